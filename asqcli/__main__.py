@@ -1,0 +1,5 @@
+"""`python -m asqcli` is `asq`."""
+
+from asqcli.cli.app import main
+
+main()

@@ -1,0 +1,91 @@
+"""Joins the commands; the one place where an exception becomes text and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from asqcli.cli import evaluate, quantize, recipes
+from asqcli.errors import AsqError, ExitCode, did_you_mean
+
+HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep what was promised."
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app.command("quantize")(quantize.quantize)
+app.command("eval")(evaluate.evaluate)
+app.add_typer(recipes.app, name="recipe")
+
+# The parser's own mistakes; typer exports only one of the subclasses.
+ParserError = typer.BadParameter.__mro__[2]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from asqcli import __version__
+
+        typer.echo(f"asq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run())
+
+
+def run() -> int:
+    """Run the command line; return the exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except AsqError as error:
+        return _fail(error.exit_code, error.message, error.hint)
+    except ParserError as error:
+        return _fail(ExitCode.USAGE, _first_lower(error.format_message()).rstrip("."), _option_hint(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(ExitCode.INTERRUPTED, "interrupted", None)
+    except MemoryError:
+        return _fail(ExitCode.MACHINE, "out of memory", "try a smaller --batch-size")
+    except Exception as error:
+        return _fail(
+            ExitCode.INTERNAL,
+            f"a fault of asq itself: {type(error).__name__}: {error}",
+            "run again with --debug and report what it prints",
+        )
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _fail(code: int, message: str, hint: str | None) -> int:
+    """Tell of a failure on stderr, and on stdout too where JSON was asked for; return its exit code."""
+    if "--debug" in sys.argv:
+        traceback.print_exc()
+    if "--json" in sys.argv:
+        name = ExitCode(code).name.lower()
+        print(json.dumps({"schema": 1, "error": {"code": name, "message": message, "hint": hint}}, indent=2))
+    sys.stderr.write(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
+    return int(code)
+
+
+def _first_lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _option_hint(error) -> str | None:
+    """Suggest the nearest option or command; the parser's own suggestions differ between its versions."""
+    context = getattr(error, "ctx", None)
+    wrong = getattr(error, "option_name", None)
+    if wrong is None or context is None:
+        return f"`{context.command_path} --help` lists what there is" if context else None
+    known = [name for parameter in context.command.params for name in parameter.opts]
+    return did_you_mean(wrong, known) or f"`{context.command_path} --help` lists the options"

@@ -1,0 +1,142 @@
+"""Tables, progress and messages. Results go to stdout; everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from asqcli.train.reporter import Reporter
+
+if TYPE_CHECKING:
+    from asqcli.nn.prepare import LayerPlan
+
+PIPED_WIDTH = 120
+
+
+def stdout() -> Console:
+    """Return the console for results."""
+    return _console(stderr=False)
+
+
+def stderr() -> Console:
+    """Return the console for progress and messages."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPED_WIDTH)
+
+
+def print_json(document: dict) -> None:
+    """Print the one JSON document of a command."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def print_facts(title: str, facts: dict[str, str]) -> None:
+    """Print names and values as a table on stdout."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for name, value in facts.items():
+        table.add_row(name, value)
+    stdout().print(table)
+
+
+def percent(value: float | None) -> str:
+    """Return an accuracy for people."""
+    return "-" if value is None else f"{value:.2f}%"
+
+
+def layer_table(plans: list[LayerPlan]) -> Table:
+    """Return the per-layer table: what is quantized, how, to how many bits."""
+    table = Table(title="Layers in the order of execution", title_justify="left")
+    for heading in ("layer", "kind", "weights", "activations", "input", "adapter"):
+        table.add_column(heading)
+    for plan in plans:
+        signed = {None: "seen at calibration", True: "signed", False: "unsigned"}[plan.signed]
+        activations = plan.activations
+        adapter = (activations or {}).get("adapter")
+        table.add_row(
+            plan.name,
+            plan.kind,
+            _operand(plan.weights),
+            _operand(activations),
+            signed if activations else "",
+            f"hidden {adapter['hidden']}" if adapter else "",
+        )
+    return table
+
+
+def _operand(settings: dict | None) -> str:
+    if settings is None:
+        return "float"
+    details = [str(settings[k]) for k in ("grid",) if k in settings]
+    details += ["per tensor"] if settings.get("per") == "tensor" else []
+    details += ["printed levels"] if settings.get("levels") == "printed" else []
+    return f"{settings['quantizer']} {settings['bits']} bits" + (f" ({', '.join(details)})" if details else "")
+
+
+class ConsoleReporter(Reporter):
+    """Tells a person on stderr: a live bar in a terminal, one line an epoch when piped."""
+
+    def __init__(self) -> None:
+        self.console = stderr()
+        self.progress: Progress | None = None
+        self.task = None
+        self.name = ""
+        self.epochs = 0
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def plan(self, plans: list[LayerPlan]) -> None:
+        self.console.print(layer_table(plans))
+
+    def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:
+        self.close()
+        self.name, self.epochs = name, epochs
+        if self.console.is_terminal and first < steps:
+            self.progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total} steps"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[speed]} {task.fields[state]}"),
+                console=self.console,
+                transient=True,
+            )
+            self.task = self.progress.add_task(name, total=steps, completed=first, speed="", state="")
+            self.progress.start()
+
+    def step(self, *, epoch: int, images: int, loss: float, top1: float) -> None:
+        if self.progress is None:
+            return
+        speed = self.progress.tasks[0].speed
+        self.progress.update(
+            self.task,
+            advance=1,
+            description=f"{self.name} epoch {epoch + 1}/{self.epochs}",
+            speed=f"{speed * images:,.0f} images/s" if speed else "",
+            state=f"loss {loss:.3f} top-1 {top1:.1f}%",
+        )
+
+    def epoch(self, record: dict) -> None:
+        self.console.print(
+            f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, "
+            f"train top-1 {record['train_top1']:.2f}%, top-1 {percent(record.get('top1'))}, {record['seconds']:.0f} s",
+            markup=False,
+        )
+        if record["epoch"] == self.epochs:
+            self.close()
+
+    def close(self) -> None:
+        """Take the live bar away."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None

@@ -1,0 +1,115 @@
+"""`asq eval`: measure the accuracy of a run, a checkpoint, or a float model with weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asqcli.cli.options import (
+    BatchSizeOption,
+    DataOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    ThreadsOption,
+    WeightsOption,
+)
+from asqcli.errors import ExitCode, InputError, UsageError
+
+
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A run folder, a checkpoint, or a model's name.")],
+    weights: WeightsOption = None,
+    data: DataOption = None,
+    batch_size: BatchSizeOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    min_top1: Annotated[
+        float | None, typer.Option("--min-top1", metavar="PERCENT", help="Exit with 1 when top-1 is lower.")
+    ] = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure accuracy on a data set's test images."""
+    if not Path(target).exists() and ("/" in target or target.endswith(".asq")) and ":" not in target:
+        raise InputError(f"no run folder or checkpoint `{target}`")
+    import torch
+
+    from asqcli.cli.console import percent, print_facts, print_json, stderr
+    from asqcli.train.evaluate import evaluate as measure
+    from asqcli.train.pipeline import EVAL_BATCH, select_device
+
+    if threads:
+        torch.set_num_threads(threads)
+    torch_device = select_device(device)
+    model, images, name = _open(target, weights, data)
+    accuracy = measure(model.to(torch_device), images.result, batch_size=batch_size or EVAL_BATCH, device=torch_device)
+    passed = min_top1 is None or accuracy.top1 >= min_top1
+    document = {
+        "schema": 1,
+        "target": target,
+        "weights": name,
+        "measured_on": images.result_name,
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "loss": accuracy.loss,
+        "images": accuracy.images,
+    }
+    if min_top1 is not None:
+        document |= {"min_top1": min_top1, "passed": passed}
+    if json_:
+        print_json(document)
+    else:
+        facts = {"target": target, "weights": name, "measured on": images.result_name}
+        facts |= {"top-1": percent(accuracy.top1), "top-5": percent(accuracy.top5), "loss": f"{accuracy.loss:.4f}"}
+        print_facts("Accuracy", facts)
+    if not passed:
+        stderr().print(f"error: top-1 is {accuracy.top1:.2f}%, less than the {min_top1:.2f}% asked for", markup=False)
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+def _open(target: str, weights: str | None, data: str | None):
+    """Return (network, data, where its weights are from)."""
+    from asqcli.train.restore import find_checkpoint
+
+    if (path := find_checkpoint(target)) is not None:
+        if weights is not None:
+            raise UsageError(f"`{target}` has its own weights; --weights goes with a model's name")
+        return *_open_checkpoint(path, target, None, data), target
+    if Path(target).is_file():
+        raise InputError(f"`{target}` is not a checkpoint of asq", "for plain weights: `asq eval MODEL --weights FILE`")
+    if weights is not None and (path := find_checkpoint(weights)) is not None:
+        return *_open_checkpoint(path, weights, target, data), weights
+    return _open_float(target, weights or "official", data)
+
+
+def _open_checkpoint(path: Path, source: str, model_name: str | None, data: str | None):
+    from asqcli.data.source import open_data
+    from asqcli.train.checkpoint import load_checkpoint
+    from asqcli.train.pipeline import preprocessing_of
+    from asqcli.train.restore import restore_model
+
+    checkpoint = load_checkpoint(path)
+    recipe = checkpoint.recipe
+    if model_name not in (None, recipe.model):
+        raise UsageError(f"`{source}` was trained with the model `{recipe.model}`, not `{model_name}`")
+    model = restore_model(checkpoint, source=source, factory=model_name)
+    name = data or recipe.data.name
+    images = open_data(name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
+    if images.classes != checkpoint.classes:
+        raise InputError(f"the classes in `{name}` are not those that `{source}` was trained on")
+    return model, images
+
+
+def _open_float(name: str, weights: str, data: str | None):
+    from asqcli.cli.resolve import Request, resolve
+    from asqcli.data.source import open_data
+    from asqcli.train.pipeline import load_float_model, preprocessing_of
+
+    flags = {"data.name": (data, "--data"), "pretrained": (weights, "--weights")}
+    recipe = resolve(Request(name, None, "float", None, flags, [])).recipe
+    images = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
+    model = load_float_model(recipe, len(images.classes))
+    return model, images, weights

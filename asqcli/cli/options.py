@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+DataOption = Annotated[
+    str | None, typer.Option("--data", metavar="NAME|DIR", help="digits, cifar10, cifar100, or an image folder.")
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--weights", metavar="FILE|RUN|official|none", help="Pretrained float weights to start from."),
+]
+BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch.")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="D", help="cpu or cuda. Default: cuda where there is one.")
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: all cores.")]

@@ -1,0 +1,201 @@
+"""`asq quantize`: train a network with quantization in the loop."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from asqcli.cli.options import (
+    BatchSizeOption,
+    DataOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    ThreadsOption,
+    WeightsOption,
+)
+from asqcli.errors import UsageError
+
+EXAMPLE = "asq quantize resnet18 --bits 4 --scheme post"
+
+
+def quantize(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="resnet20, a torchvision classifier, or module:factory.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", metavar="NAME|FILE", help="A recipe: see `asq recipe list`.")
+    ] = None,
+    scheme: Annotated[
+        str | None,
+        typer.Option("--scheme", metavar="post|asq|pot|apot|lsq|float", help="Quantizers for weights and activations."),
+    ] = None,
+    bits: Annotated[
+        int | None, typer.Option("--bits", metavar="B", help="Bits of weights and activations, 2 to 8.")
+    ] = None,
+    data: DataOption = None,
+    weights: WeightsOption = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of quantized training.")] = None,
+    batch_size: BatchSizeOption = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate at the start of the cosine.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="The run's folder. Default: runs/NAME.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=1, help="Stop after N steps, without a float warm-up.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the recipe.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, show the recipe and the layers, train nothing.")
+    ] = False,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Fine-tune a network with quantization in the loop.
+
+    Precedence: defaults for the data, then the recipe, then flags, then --set. Without --data: handwritten digits.
+    """
+    from asqcli.cli.resolve import Request
+
+    flags = {
+        "data.name": (data, "--data"),
+        "pretrained": (weights, "--weights"),
+        "train.epochs": (epochs, "--epochs"),
+        "train.batch_size": (batch_size, "--batch-size"),
+        "train.lr": (lr, "--lr"),
+        "train.seed": (seed, "--seed"),
+        "train.max_steps": (max_steps, "--max-steps"),
+    }
+    request = Request(model, recipe, scheme, bits, flags, overrides or [])
+    if resume:
+        _refuse({"--out": out, "--force": force, "--dry-run": dry_run}, "--resume")
+        _resume(resume, request, device, threads, json_)
+    else:
+        _start(request, device, threads, out, force, dry_run, json_)
+
+
+def _refuse(given: dict, beside: str) -> None:
+    for flag, value in given.items():
+        if value:
+            raise UsageError(f"`{flag}` makes no sense beside `{beside}`")
+
+
+def _start(request, device, threads, out, force, dry_run, json_) -> None:
+    from asqcli.cli.resolve import resolve
+
+    resolved = resolve(request)
+
+    from asqcli.cli.signals import StopSignals
+    from asqcli.train import pipeline
+
+    with StopSignals() as signals:
+        around = _surroundings(device, threads, signals)
+        if dry_run:
+            plans = pipeline.rehearse(resolved.recipe, around, source=resolved.source)
+            _show_rehearsal(resolved.recipe, plans, json_)
+            return
+        result = pipeline.quantize_fresh(
+            resolved.recipe, around, source=resolved.source, out=out, force=force, given=resolved.given
+        )
+    _show_result(result, json_)
+
+
+def _resume(run: str, request, device, threads, json_) -> None:
+    from asqcli.cli.console import stderr
+    from asqcli.cli.resolve import resolve, resolve_again
+    from asqcli.cli.signals import StopSignals
+    from asqcli.train import pipeline
+
+    folder, checkpoint = pipeline.open_run(run)
+    asked = resolve(request).recipe if request.recipe else resolve_again(checkpoint.recipe, request)
+    _refuse_another_recipe(checkpoint.recipe, asked, run)
+    if (result := folder.result()) is not None:
+        stderr().print(f"{run} is finished already", markup=False)
+        _show_result(result, json_)
+        return
+    threads = threads or folder.read_environment().get("threads")
+    with StopSignals() as signals:
+        around = _surroundings(device, threads, signals)
+        result = pipeline.quantize_resumed(folder, checkpoint, around, factory=request.model)
+    _show_result(result, json_)
+
+
+def _refuse_another_recipe(stored, asked, run: str) -> None:
+    if stored == asked:
+        return
+    before, after = (_flat(r.model_dump(mode="json")) for r in (stored, asked))
+    changed = [f"`{k}` {before.get(k)} -> {after.get(k)}" for k in {**before, **after} if before.get(k) != after.get(k)]
+    raise UsageError(
+        f"`{run}` cannot be resumed with another recipe: {', '.join(changed)}",
+        "leave these out, or start a new run",
+    )
+
+
+def _flat(section: dict, inside: str = "") -> dict:
+    flat = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{inside}{key}.") if isinstance(value, dict) else {inside + key: value}
+    return flat
+
+
+def _surroundings(device, threads, signals):
+    import torch
+
+    from asqcli.cli.console import ConsoleReporter
+    from asqcli.train import pipeline
+
+    if threads:
+        torch.set_num_threads(threads)
+    return pipeline.Surroundings(
+        device=pipeline.select_device(device),
+        reporter=ConsoleReporter(),
+        poll=signals.poll,
+        command=("asq", *sys.argv[1:]),
+    )
+
+
+def _show_rehearsal(recipe, plans, json_) -> None:
+    from dataclasses import asdict
+
+    import yaml
+
+    from asqcli.cli.console import layer_table, print_json, stdout
+
+    resolved = recipe.model_dump(mode="json")
+    if json_:
+        print_json({"schema": 1, "recipe": resolved, "layers": [asdict(plan) for plan in plans]})
+        return
+    sys.stdout.write(yaml.safe_dump(resolved, sort_keys=False))
+    if plans:
+        stdout().print(layer_table(plans))
+
+
+def _show_result(result: dict, json_: bool) -> None:
+    from asqcli.cli.console import percent, print_facts, print_json
+
+    if json_:
+        print_json(result)
+        return
+    quantized = result["scheme"] != "float"
+    bits = f"weights {result['weight_bits']} bits, activations {result['activation_bits']} bits"
+    facts = {
+        "network": f"{result['model']}, scheme {result['scheme']}" + (f", {bits}" if quantized else ""),
+        "measured on": result["measured_on"],
+        "float top-1": percent(result["float_top1"]),
+    }
+    if quantized:
+        facts["quantized top-1"] = f"{percent(result['top1'])} ({result['top1'] - result['float_top1']:+.2f} points)"
+        facts["before training"] = percent(result["calibrated_top1"])
+    facts |= {"top-5": percent(result["top5"]), "seed": str(result["seed"]), "run": result["run"]}
+    print_facts("Result", facts)

@@ -1,0 +1,44 @@
+"""`asq recipe`: list, show and validate recipes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from asqcli.cli.options import DebugOption
+
+app = typer.Typer(help="List, show and validate recipes.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command("list")
+def list_recipes(debug: DebugOption = False) -> None:
+    """Table the recipes that come with asq."""
+    from rich.table import Table
+
+    from asqcli.cli.console import stdout
+    from asqcli.recipe.shipped import header, shipped_recipes
+
+    table = Table(title="Recipes: `asq quantize --recipe NAME`", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("what it does")
+    for name, path in shipped_recipes().items():
+        table.add_row(name, header(path)[0])
+    stdout().print(table)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(metavar="NAME")], debug: DebugOption = False) -> None:
+    """Print a recipe, to read or to start one's own from."""
+    from asqcli.recipe.shipped import find_recipe
+
+    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+
+
+@app.command()
+def validate(file: Annotated[str, typer.Argument(metavar="FILE")], debug: DebugOption = False) -> None:
+    """Check a recipe: every mistake is told. Layer patterns are checked against the network by `quantize --dry-run`."""
+    from asqcli.cli.resolve import Request, resolve
+
+    resolved = resolve(Request(None, file, None, None, {}, []))
+    typer.echo(f"{file}: a valid recipe for {resolved.recipe.model}")

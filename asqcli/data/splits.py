@@ -1,0 +1,189 @@
+"""One split of a data set, as batches of normalised images.
+
+Small images are held in memory and augmented as whole batches; large ones are decoded from their files by worker processes.
+The order of a pass and all its augmentation are a function of the seed given, whatever the batch it starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from asqcli import images
+from asqcli.data.augment import flip, shift
+from asqcli.errors import InputError
+from asqcli.seeds import generator
+
+Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) float32, labels (N,) int64
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From a decoded image to the network's input.
+
+    Attributes:
+        image_size: height and width of the input, pixels.
+        resize: length of the shorter side before the centre crop, pixels.
+        mean, std: per channel, of pixels scaled to 0 .. 1.
+        augment: `none`, `shift` (random crop from a padded image), `shift_flip`, or `resized_crop` (a random part of the
+            image, brought to size, and flips).
+        padding: pixels around the image for the shift.
+    """
+
+    image_size: int
+    resize: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    augment: str
+    padding: int
+
+    def evaluation_pixels(self, path: Path) -> np.ndarray:
+        """Return the pixels that evaluation sees, (image_size, image_size, 3) uint8."""
+        return images.resize_and_crop(images.open_image(path), resize=self.resize, size=self.image_size)
+
+    def augment_batch(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return (N, 3, H, W) uint8 pixels with the augmentations that work on whole batches."""
+        if self.augment in ("shift", "shift_flip"):
+            pixels = shift(pixels, self.padding, generator)
+        if self.augment == "shift_flip":
+            pixels = flip(pixels, generator)
+        return pixels
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Return float32 input from (N, 3, H, W) uint8 pixels."""
+        multiplier, addend = (torch.from_numpy(v)[:, None, None] for v in images.normalization(self.mean, self.std))
+        return pixels.float().mul_(multiplier).add_(addend)
+
+
+class Split(Protocol):
+    """What training and evaluation ask of a split."""
+
+    labels: Tensor  # (N,) int64
+
+    def __len__(self) -> int: ...
+
+    def train_batches(self, batch_size: int, *, seed: tuple, first: int = 0) -> Iterator[Batch]:
+        """Yield one pass of full batches, shuffled and augmented; `first` batches are passed over.
+
+        A split smaller than the batch gives one batch with all of it. `seed`: whole numbers that name the pass.
+        """
+        ...
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield every image once, in order."""
+        ...
+
+
+def batches_per_pass(split: Split, batch_size: int) -> int:
+    """Return the number of batches of one training pass."""
+    return max(1, len(split) // batch_size)
+
+
+def _order(split: Split, batch_size: int, seed: tuple, first: int) -> list[tuple[int, Tensor]]:
+    """Return (number, indices) of each batch of a pass, from the batch `first` on."""
+    permutation = torch.randperm(len(split), generator=generator(*seed))
+    numbered = enumerate(permutation.split(batch_size)[: batches_per_pass(split, batch_size)])
+    return [(number, indices) for number, indices in numbered if number >= first]
+
+
+@dataclass(frozen=True)
+class MemorySplit:
+    """All images decoded, (N, 3, H, W) uint8."""
+
+    pixels: Tensor
+    labels: Tensor
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def train_batches(self, batch_size: int, *, seed: tuple, first: int = 0) -> Iterator[Batch]:
+        for number, indices in _order(self, batch_size, seed, first):
+            pixels = self.preprocessing.augment_batch(self.pixels[indices], generator(*seed, number))
+            yield self.preprocessing.normalize(pixels), self.labels[indices]
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        for pixels, labels in zip(self.pixels.split(batch_size), self.labels.split(batch_size), strict=True):
+            yield self.preprocessing.normalize(pixels), labels
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Images decoded from their files as they are needed."""
+
+    paths: tuple[Path, ...]
+    labels: Tensor
+    preprocessing: Preprocessing
+    workers: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def train_batches(self, batch_size: int, *, seed: tuple, first: int = 0) -> Iterator[Batch]:
+        order = _order(self, batch_size, seed, first)
+        cut = self.preprocessing.augment == "resized_crop"
+        requests = [[(int(i), (*seed, number, int(i)) if cut else None) for i in indices] for number, indices in order]
+        for (number, _), (pixels, labels) in zip(order, self._load(requests), strict=True):
+            pixels = self.preprocessing.augment_batch(pixels, generator(*seed, number))
+            yield self.preprocessing.normalize(pixels), labels
+
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        in_order = torch.arange(len(self)).split(batch_size)
+        for pixels, labels in self._load([[(int(i), None) for i in indices] for indices in in_order]):
+            yield self.preprocessing.normalize(pixels), labels
+
+    def _load(self, requests: list[list[tuple[int, tuple | None]]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (pixels (N, 3, H, W) uint8, labels) for each batch of requests."""
+        loader = DataLoader(_Decoder(self), batch_sampler=requests, num_workers=self.workers, collate_fn=_collate)
+        for pixels, labels, failure in loader:
+            if failure is not None:
+                raise failure
+            yield pixels, labels
+
+
+class _Decoder(Dataset):
+    """Its keys are (index, seed of the random part to cut out, or None for the pixels of evaluation)."""
+
+    def __init__(self, split: FileSplit) -> None:
+        self.split = split
+
+    def __getitem__(self, request: tuple[int, tuple | None]):
+        index, seed = request
+        preprocessing = self.split.preprocessing
+        try:
+            if seed is None:
+                pixels = preprocessing.evaluation_pixels(self.split.paths[index])
+            else:
+                image = images.open_image(self.split.paths[index])
+                pixels = _random_part(image, preprocessing.image_size, generator(*seed))
+        except InputError as error:
+            return None, index, error  # worker processes would wrap it in text
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), int(self.split.labels[index]), None
+
+
+def _random_part(image, size: int, generator: torch.Generator) -> np.ndarray:
+    """Return 8 to 100% of the image's area, brought to (size, size, 3), mirrored half of the time."""
+    from torchvision.transforms import RandomResizedCrop
+
+    # torchvision draws from torch's global generator, which training steps seed anew: borrow it.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        top, left, height, width = RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
+        mirrored = torch.rand(()) < 0.5
+    pixels = np.asarray(image.resize((size, size), Image.BILINEAR, box=(left, top, left + width, top + height)))
+    return pixels[:, ::-1] if mirrored else pixels
+
+
+def _collate(samples: list) -> tuple[Tensor | None, Tensor | None, Exception | None]:
+    for _, _, failure in samples:
+        if failure is not None:
+            return None, None, failure
+    return torch.stack([s[0] for s in samples]), torch.tensor([s[1] for s in samples]), None

@@ -1,0 +1,117 @@
+"""Every error that asq reports, and the exit code that goes with it.
+
+    AsqError
+    ├── CheckFailed          1  a check that the user asked for did not hold
+    ├── UsageError           2  wrong command line, recipe, override or name
+    │   ├── RecipeError         one or more mistakes in a recipe, told together
+    │   └── BoundsError         a bit-width or range that does not exist
+    ├── InputError           3  data, weights or run missing, unreadable or corrupt
+    ├── UnsupportedError     4  a network or layer that the tool cannot handle
+    ├── DivergedError        5  the loss became NaN or infinite
+    ├── MachineError         6  no such device, disk full, folder not writable
+    └── Interruption       130  SIGINT (or 143, SIGTERM), after a checkpoint was written
+
+Anything else that escapes is a fault of ours: exit code 70.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the shell sees. Scripts rely on these numbers."""
+
+    OK = 0
+    CHECK_FAILED = 1
+    USAGE = 2
+    INPUT = 3
+    UNSUPPORTED = 4
+    DIVERGED = 5
+    MACHINE = 6
+    INTERNAL = 70
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class AsqError(Exception):
+    """A failure that the user can understand and act on.
+
+    Args:
+        message: what was given, where, and what is allowed; no full stop after a single sentence.
+        hint: the next step, where there is one.
+    """
+
+    exit_code = ExitCode.INTERNAL
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class CheckFailed(AsqError):
+    exit_code = ExitCode.CHECK_FAILED
+
+
+class UsageError(AsqError):
+    exit_code = ExitCode.USAGE
+
+
+class RecipeError(UsageError):
+    """All mistakes of one recipe.
+
+    Args:
+        mistakes: (message, hint) pairs, at least one.
+        source: the file or flags that they came from, for the headline when there are several.
+    """
+
+    def __init__(self, mistakes: list[tuple[str, str | None]], source: str) -> None:
+        self.mistakes = mistakes
+        if len(mistakes) == 1:
+            super().__init__(*mistakes[0])
+        else:
+            lines = [f"{len(mistakes)} mistakes in {source}"]
+            lines += [f"  - {message}" + (f" ({hint})" if hint else "") for message, hint in mistakes]
+            super().__init__("\n".join(lines))
+
+
+class BoundsError(UsageError):
+    pass
+
+
+class InputError(AsqError):
+    exit_code = ExitCode.INPUT
+
+
+class UnsupportedError(AsqError):
+    exit_code = ExitCode.UNSUPPORTED
+
+
+class DivergedError(AsqError):
+    exit_code = ExitCode.DIVERGED
+
+
+class MachineError(AsqError):
+    exit_code = ExitCode.MACHINE
+
+
+class Interruption(AsqError):
+    """A signal ended the command after its work was saved."""
+
+    def __init__(self, signal_number: int, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.exit_code = ExitCode.TERMINATED if signal_number == signal.SIGTERM else ExitCode.INTERRUPTED
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """Return the hint that names the nearest known names, or None when nothing is near.
+
+    >>> did_you_mean("resnet81", ["resnet18", "resnet34", "vgg11"])
+    'did you mean `resnet18`?'
+    """
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else None

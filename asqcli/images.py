@@ -1,0 +1,58 @@
+"""Decode, resize, crop and normalise one image with NumPy and Pillow.
+
+Training's evaluation and the integer engine both use this code, so that they see the same pixels to the bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from asqcli.errors import InputError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def open_image(path: Path) -> Image.Image:
+    """Return the decoded image, RGB.
+
+    Raises:
+        InputError: missing, truncated, or not an image; names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be read: {error}"
+        raise InputError(f"`{path}` {reason}", "mend or remove the file; asq leaves no image out by itself") from error
+
+
+def resize_and_crop(image: Image.Image, *, resize: int, size: int) -> np.ndarray:
+    """Return the centre of the image after its shorter side was brought to `resize` pixels (bilinear).
+
+    Returns:
+        (size, size, 3), uint8. An image that has the right size already is returned as it is.
+    """
+    width, height = image.size
+    if min(width, height) != resize:
+        scale = resize / min(width, height)
+        image = image.resize((max(resize, round(width * scale)), max(resize, round(height * scale))), Image.BILINEAR)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    if (image.width, image.height) != (size, size):
+        image = image.crop((left, top, left + size, top + size))  # beyond the border: black
+    return np.asarray(image)
+
+
+def normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return (multiplier, addend), (3,) float32 each: a normalised pixel is pixel * multiplier, then + addend.
+
+    Args:
+        mean, std: per channel, of pixels scaled to 0 .. 1.
+    """
+    deviation = np.asarray(std, np.float64)
+    return (
+        (1 / (255 * deviation)).astype(np.float32),
+        (-np.asarray(mean, np.float64) / deviation).astype(np.float32),
+    )

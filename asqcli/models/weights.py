@@ -1,0 +1,152 @@
+"""Pretrained parameters: read safely, matched strictly, the head replaced only for another class count."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from asqcli.errors import InputError, MachineError
+from asqcli.models.registry import official_weights
+
+DOWNLOAD_TIMEOUT_S = 5
+SHOWN_KEYS = 6
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did.
+
+    Attributes:
+        replaced_head: names of parameters that kept their random start because the class count differs.
+    """
+
+    replaced_head: tuple[str, ...]
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a file, on the CPU: safetensors, or `torch.save` read without running its code.
+
+    A `state_dict` or `model` inside is unwrapped and `module.` prefixes are cut.
+
+    Raises:
+        InputError: missing, unreadable, or not weights.
+    """
+    if not path.is_file():
+        raise InputError(f"no weights file `{path}`")
+    with path.open("rb") as file:
+        start = file.read(16)
+    # A safetensors file begins with the length of its JSON header, 8 bytes, then the header.
+    is_safetensors = len(start) > 8 and start[8:9] == b"{"
+    state = _read_safetensors(path) if is_safetensors else _read_torch(path)
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"weights file `{path}` is corrupt: {error}") from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "WeightsUnpickler error" in str(error):
+            raise InputError(
+                f"weights file `{path}` holds more than tensors and was not opened: {_first_line(error)}",
+                "nothing in it was run; save only the `state_dict()`, best as safetensors",
+            ) from error
+        raise InputError(f"`{path}` is not a weights file: {_first_line(error)}", _FORMATS) from error
+    except Exception as error:  # torch.load has no common type for what a corrupt file can cause
+        raise InputError(f"`{path}` is not a weights file: {_first_line(error)}", _FORMATS) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()) or not content:
+        raise InputError(f"`{path}` holds no state dict", _FORMATS)
+    return content
+
+
+_FORMATS = "weights are a safetensors file, or a `torch.save` file with a state dict"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, replace_head: bool) -> LoadReport:
+    """Copy `state` into `model`.
+
+    Args:
+        state: names to tensors.
+        source: named in errors.
+        replace_head: may a last layer for another number of classes keep its random start?
+    Raises:
+        InputError: names or shapes differ in any other way; the message tables them.
+    """
+    own = model.state_dict()
+    counters = {name for name in own if name.endswith("num_batches_tracked")}  # old checkpoints lack them
+    missing = sorted(own.keys() - state.keys() - counters)
+    unexpected = sorted(state.keys() - own.keys())
+    differing = sorted(n for n in own.keys() & state.keys() if own[n].shape != state[n].shape)
+    head = [
+        n for n in differing if replace_head and own[n].shape[1:] == state[n].shape[1:] and _in_last_layer(model, n)
+    ]
+    wrong = [n for n in differing if n not in head]
+    if missing or unexpected or wrong:
+        shapes = [f"{n} {tuple(state[n].shape)}, the network has {tuple(own[n].shape)}" for n in wrong]
+        raise InputError(
+            f"the weights in `{source}` do not fit the network\n"
+            + _table({"missing": missing, "unexpected": unexpected, "another shape": shapes}),
+            "is this the right model for these weights?",
+        )
+    model.load_state_dict({n: t for n, t in state.items() if n not in head}, strict=False)
+    return LoadReport(tuple(head))
+
+
+def _in_last_layer(model: nn.Module, parameter: str) -> bool:
+    """Does `parameter` belong to the last layer with weights of each branch's end, by order of definition?"""
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return parameter.rpartition(".")[0] == layers[-1]
+
+
+def _table(columns: dict[str, list[str]]) -> str:
+    lines = []
+    for title, names in columns.items():
+        if names:
+            lines.append(f"  {title} ({len(names)}):")
+            lines += [f"    {name}" for name in names[:SHOWN_KEYS]]
+            if len(names) > SHOWN_KEYS:
+                lines.append(f"    .. and {len(names) - SHOWN_KEYS} more")
+    return "\n".join(lines)
+
+
+def fetch_official(name: str) -> tuple[dict[str, Tensor], str]:
+    """Return (state dict, its name) of torchvision's ImageNet weights, from its cache or the network.
+
+    Raises:
+        MachineError: there are none, downloads are forbidden (`ASQ_OFFLINE=1`), or the download failed.
+    """
+    weights = official_weights(name)
+    if weights is None:
+        raise MachineError(f"there are no official weights for `{name}`")
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    if not cached.is_file() and os.environ.get("ASQ_OFFLINE") == "1":
+        raise MachineError(f"the official weights of `{name}` are not in the cache and ASQ_OFFLINE forbids downloads")
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
+    except Exception as error:  # urllib, ssl, socket and hash errors have no common type
+        raise MachineError(f"the official weights of `{name}` cannot be had: {error}") from error
+    finally:
+        socket.setdefaulttimeout(before)

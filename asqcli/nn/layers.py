@@ -1,0 +1,167 @@
+"""Layers with fake quantizers in training and the integer engine's arithmetic in evaluation.
+
+In evaluation a layer convolves whole numbers held in float32, which is exact while every partial sum stays below 2^24
+(checked; float64 above). What follows is a fixed sequence of separately rounded float32 operations, so that an integer
+engine can give the same logits to the last bit, and so that a sample's result does not depend on its batch:
+
+    v = accumulator * (adapted_step_size * weight_scale[c])       v = v + bias[c]        (convolution, linear)
+    v = v * g[c]        v = v + b[c]                                                     (batch norm)
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from asqcli.quant.ordered import ordered_mean
+from asqcli.quant.quantizers import ActivationQuantizer, WeightQuantizer
+
+EXACT_FLOAT32 = 2**24
+
+
+class _QuantLayer:
+    """What QuantConv2d and QuantLinear share; mixed into nn.Conv2d and nn.Linear.
+
+    Either quantizer may be None: that operand stays in float, and evaluation is then plain float arithmetic.
+    """
+
+    weight_quantizer: WeightQuantizer | None
+    activation_quantizer: ActivationQuantizer | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.weight_quantizer is None or self.activation_quantizer is None:
+            return self._forward_fake(x)
+        return self._forward_integer(x)
+
+    def _forward_fake(self, x: Tensor) -> Tensor:
+        x_hat = x if self.activation_quantizer is None else self.activation_quantizer(x)
+        weight = self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+        return self._product(x_hat, weight, self.bias)
+
+    def _forward_integer(self, x: Tensor) -> Tensor:
+        codes, activation_scale = self.activation_quantizer.quantize(x)
+        levels, weight_scale = self.weight_quantizer.quantize(self.weight)
+        accumulator = self._accumulate(codes, levels)
+        v = accumulator * (activation_scale * self._over_channels(weight_scale, x.dim()))
+        return v if self.bias is None else v + self._over_channels(self.bias, x.dim())
+
+    def _accumulate(self, codes: Tensor, levels: Tensor) -> Tensor:
+        """Return the integer accumulators, in the dtype of `codes`."""
+        largest_code = max(-self.activation_quantizer.qmin, self.activation_quantizer.qmax)
+        largest_sum = largest_code * levels.double().abs().flatten(1).sum(dim=1).max().item()
+        if largest_sum < EXACT_FLOAT32:
+            accumulator = self._product(codes, levels, None)
+        else:
+            accumulator = self._product(codes.double(), levels.double(), None).to(codes.dtype)
+        # A GPU may convolve by transforms that leave a fraction; the sum of whole numbers is a whole number.
+        return accumulator.round() if accumulator.is_cuda and self.weight_quantizer.integer else accumulator
+
+
+class QuantConv2d(_QuantLayer, nn.Conv2d):
+    """A convolution whose weight and input are quantized. Parameters keep the names of nn.Conv2d."""
+
+    @classmethod
+    def from_float(
+        cls,
+        layer: nn.Conv2d,
+        weight_quantizer: WeightQuantizer | None,
+        activation_quantizer: ActivationQuantizer | None,
+    ) -> QuantConv2d:
+        """Return a quantized twin of `layer` that shares its parameters."""
+        twin = cls(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=layer.groups,
+            bias=layer.bias is not None,
+            padding_mode=layer.padding_mode,
+            device="meta",
+        )
+        return _adopt(twin, layer, weight_quantizer, activation_quantizer)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return self._conv_forward(x, weight, bias)
+
+    @staticmethod
+    def _over_channels(per_channel: Tensor, dims: int) -> Tensor:
+        return per_channel.reshape(-1, *[1] * 2)
+
+
+class QuantLinear(_QuantLayer, nn.Linear):
+    """A linear layer whose weight and input are quantized. Parameters keep the names of nn.Linear."""
+
+    @classmethod
+    def from_float(
+        cls,
+        layer: nn.Linear,
+        weight_quantizer: WeightQuantizer | None,
+        activation_quantizer: ActivationQuantizer | None,
+    ) -> QuantLinear:
+        """Return a quantized twin of `layer` that shares its parameters."""
+        twin = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        return _adopt(twin, layer, weight_quantizer, activation_quantizer)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def _over_channels(per_channel: Tensor, dims: int) -> Tensor:
+        return per_channel
+
+
+def _adopt(twin, layer, weight_quantizer, activation_quantizer):
+    twin.weight, twin.bias = layer.weight, layer.bias
+    twin.weight_quantizer, twin.activation_quantizer = weight_quantizer, activation_quantizer
+    return twin.train(layer.training)
+
+
+class TwoStepBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that evaluates as a multiplication and an addition, each rounded.
+
+    g = gamma / sqrt(variance + eps) and b = beta - mean * g are computed in double and rounded once. They are not merged
+    into weights or scales, which would move the rounding.
+    """
+
+    @classmethod
+    def from_float(cls, layer: nn.BatchNorm2d) -> TwoStepBatchNorm2d:
+        """Return a twin of `layer` that shares its parameters and statistics."""
+        twin = cls(
+            layer.num_features,
+            eps=layer.eps,
+            momentum=layer.momentum,
+            affine=layer.affine,
+            track_running_stats=layer.track_running_stats,
+            device="meta",
+        )
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            setattr(twin, name, getattr(layer, name))
+        return twin.train(layer.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.running_mean is None:
+            return super().forward(x)
+        g, b = self.multiplier_and_addend()
+        return x.mul(g.reshape(-1, 1, 1)).add_(b.reshape(-1, 1, 1))
+
+    def multiplier_and_addend(self) -> tuple[Tensor, Tensor]:
+        """Return (g, b), (C,) each, float32."""
+        gamma = 1.0 if self.weight is None else self.weight.double()
+        g = gamma / (self.running_var.double() + self.eps).sqrt()
+        b = -self.running_mean.double() * g
+        if self.bias is not None:
+            b = b + self.bias.double()
+        return g.float(), b.float()
+
+
+class OrderedAvgPool2d(nn.Module):
+    """Global average pool, (N, C, H, W) to (N, C, 1, 1), that evaluates in double, rows then columns, rounded once.
+
+    Stands for nn.AdaptiveAvgPool2d of output size 1.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return nn.functional.adaptive_avg_pool2d(x, 1)
+        return ordered_mean(x.movedim(1, -1).contiguous())[:, :, None, None]

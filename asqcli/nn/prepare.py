@@ -1,0 +1,103 @@
+"""Put fake quantizers into a float network, as a plan says: no tracing, any module tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from asqcli.nn.layers import OrderedAvgPool2d, QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.quant.adapter import Adapter, hidden_features
+from asqcli.quant.quantizers import ActivationQuantizer, WeightQuantizer, make_weight_quantizer
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one layer is to be quantized, in plain values that fit in JSON.
+
+    Attributes:
+        name: as in `named_modules`.
+        kind: conv, depthwise or linear.
+        weights: arguments of `make_weight_quantizer`, or None for float.
+        activations: quantizer (lsq, asq), bits, adapter, ..; or None for float.
+        signed: can the layer's input be negative? None while it has not been observed.
+    """
+
+    name: str
+    kind: str
+    weights: dict | None
+    activations: dict | None
+    signed: bool | None = None
+
+
+def prepare(model: nn.Module, plans: list[LayerPlan]) -> nn.Module:
+    """Replace the planned layers of `model` by quantized ones, in place, and return it.
+
+    Steps and thresholds are 1 until `start_from` or a state dict sets them. Every batch norm and global average pool is
+    replaced by one that evaluates in the engine's arithmetic; parameters are shared with the layers that they replace.
+
+    Args:
+        model: a float network; the quantized one when it returns.
+        plans: one per layer to quantize; `signed` is known in each that has quantized activations.
+    """
+    quantized = {
+        id(model.get_submodule(plan.name)): _quantized_layer(model.get_submodule(plan.name), plan) for plan in plans
+    }
+    # By identity, so that a module that is used under several names is replaced by one module.
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if id(child) in quantized:
+                setattr(parent, name, quantized[id(child)])
+            elif type(child) is nn.BatchNorm2d:
+                twin = quantized[id(child)] = TwoStepBatchNorm2d.from_float(child)
+                setattr(parent, name, twin)
+            elif type(child) is nn.AdaptiveAvgPool2d and child.output_size in (1, (1, 1)):
+                setattr(parent, name, OrderedAvgPool2d())
+    return model
+
+
+def _quantized_layer(layer: nn.Module, plan: LayerPlan) -> nn.Module:
+    weight_quantizer = activation_quantizer = None
+    if plan.weights is not None:
+        weight_quantizer = make_weight_quantizer(layer.weight.shape[0], **plan.weights)
+    if plan.activations is not None:
+        activation_quantizer = _activation_quantizer(layer, plan)
+    twin = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
+    return twin.from_float(layer, weight_quantizer, activation_quantizer).to(layer.weight.device)
+
+
+def _activation_quantizer(layer: nn.Module, plan: LayerPlan) -> ActivationQuantizer:
+    assert plan.signed is not None, f"signedness of {plan.name} was never observed"
+    settings = dict(plan.activations)
+    adapter = None
+    if settings.pop("quantizer") == "asq":
+        linear = isinstance(layer, nn.Linear)
+        channels = layer.in_features if linear else layer.in_channels
+        adapter_settings = settings.pop("adapter")
+        adapter = Adapter(
+            channels,
+            hidden=hidden_features(channels, adapter_settings["hidden"]),
+            bits=None if adapter_settings["bits"] == "float" else adapter_settings["bits"],
+            output=adapter_settings["output"],
+            channels_last=linear,
+        )
+    return ActivationQuantizer(signed=plan.signed, adapter=adapter, **settings)
+
+
+def quant_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (name, layer) for each quantized layer of `model`."""
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, QuantConv2d | QuantLinear))
+
+
+def quantizers(model: nn.Module) -> Iterator[WeightQuantizer | ActivationQuantizer]:
+    """Yield every weight and activation quantizer of `model`."""
+    return (m for m in model.modules() if isinstance(m, WeightQuantizer | ActivationQuantizer))
+
+
+@torch.no_grad()
+def project_steps(model: nn.Module) -> None:
+    """Bring steps and thresholds back above 0; call after each optimizer step."""
+    for quantizer in quantizers(model):
+        quantizer.project()

@@ -1,0 +1,13 @@
+"""The paper's quantizers: pure functions and small modules, no files, no printing.
+
+Equation numbers are those of "Precision Neural Network Quantization via Learnable Adaptive Modules".
+
+A quantized value is a *code* with a meaning. Activations are uniform: value = code * adapted_step_size.
+Weights go through a table: value = level_table[code] * weight_scale, where the table holds small integers,
+so that training's fake quantizer, its evaluation and an integer engine can all use the same numbers.
+
+    bounds     bits and signedness to qmin, qmax         levels     level sets and their tables
+    fake_quant the two autograd functions                step_size  starting values
+    ordered    sums whose order is fixed                 adapter    activation statistics to beta
+    quantizers the modules that layers hold, built from all of the above
+"""

@@ -1,0 +1,118 @@
+"""The ASQ adapter: what a quantizer's input looks like, to a factor on its step size (Eq. 4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asqcli.quant.fake_quant import fake_quantize, quantize
+from asqcli.quant.ordered import ordered_linear, ordered_mean
+
+HIDDEN_RATIO = 4
+NARROW = 8  # below this many channels a hidden layer would have one unit at most
+WEIGHT_QMAX = 127
+PAPER_SMALLEST_BETA = 1e-8
+
+
+def hidden_features(channels: int, hidden: int | str) -> int | None:
+    """Return the adapter's hidden width, or None for a single linear layer.
+
+    Args:
+        channels: of the quantizer's input.
+        hidden: "quarter" of the channels, as in the paper, or a number.
+
+    >>> hidden_features(64, "quarter"), hidden_features(4, "quarter"), hidden_features(64, 8)
+    (16, None, 8)
+    """
+    if channels < NARROW:
+        return None
+    return channels // HIDDEN_RATIO if hidden == "quarter" else int(hidden)
+
+
+class Adapter(nn.Module):
+    """Global average pool, Linear, ReLU, Linear: one beta per sample, above 0, near 1 before training.
+
+    Departs from the paper: its last ReLU, clamped at 1e-8, can die and stay dead; here beta = 1 + t for t >= 0 and
+    1 / (1 - t) below, which is smooth, positive, never without gradient, and made of exactly rounded operations.
+    `output="relu"` gives the paper's form.
+
+    In evaluation the pool and the linear layers are computed in double in a fixed order and rounded once, so that a sample's
+    beta does not depend on its batch. Weights are rounded to 8 bits, a scale per row, in training too.
+
+    Args:
+        channels: of the input.
+        hidden: units of the hidden layer, or None for a single linear layer.
+        bits: 8, or None for float32 weights.
+        output: "reciprocal" or "relu".
+        channels_last: is the channel dimension of the input the last one (Linear) or the second (Conv2d)?
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        hidden: int | None,
+        bits: int | None = 8,
+        output: str = "reciprocal",
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = [channels, 1] if hidden is None else [channels, hidden, 1]
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.bits, self.output, self.channels_last = bits, output, channels_last
+        last = self.layers[-1]
+        # Near 0 but not at 0: at 0 the hidden layer would get no gradient in the first step.
+        nn.init.normal_(last.weight, std=0.01 / channels**0.5)
+        nn.init.constant_(last.bias, 1.0 if output == "relu" else 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return beta, (N, 1, .., 1) with as many dimensions as `x`, float32.
+
+        Args:
+            x: (N, C, H, W), or (N, .., C) when `channels_last`; real units.
+        """
+        t = self._train_output(x) if self.training else self._eval_output(x)
+        return self._beta(t).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+    def _train_output(self, x: Tensor) -> Tensor:
+        channel_dim = x.dim() - 1 if self.channels_last else 1
+        pooled_dims = [d for d in range(1, x.dim()) if d != channel_dim]
+        hidden = x.mean(dim=pooled_dims) if pooled_dims else x
+        for layer in self.layers:
+            if layer is not self.layers[0]:
+                hidden = F.relu(hidden)
+            weight = layer.weight
+            if self.bits is not None:
+                weight = fake_quantize(weight, _row_scale(weight), qmin=-WEIGHT_QMAX, qmax=WEIGHT_QMAX)
+            hidden = F.linear(hidden, weight, layer.bias)
+        return hidden
+
+    def _eval_output(self, x: Tensor) -> Tensor:
+        if not self.channels_last:
+            x = x.movedim(1, -1).contiguous()
+        hidden = ordered_mean(x).double()
+        for layer in self.layers:
+            if layer is not self.layers[0]:
+                hidden = hidden.relu()
+            weight, scale = self.integer_weight(layer)
+            hidden = ordered_linear(hidden, weight.double(), scale.double(), layer.bias.double())
+        return hidden
+
+    def integer_weight(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Return a layer's weight as (whole numbers in -127..127, scale of each row); with float weights, scales of 1."""
+        if self.bits is None:
+            return layer.weight, torch.ones_like(layer.bias)
+        scale = _row_scale(layer.weight)
+        return quantize(layer.weight, scale, qmin=-WEIGHT_QMAX, qmax=WEIGHT_QMAX), scale.squeeze(1)
+
+    def _beta(self, t: Tensor) -> Tensor:
+        if self.output == "relu":
+            return t.relu().clamp(min=PAPER_SMALLEST_BETA)
+        return torch.where(t >= 0, 1 + t, 1 / (1 - t.clamp(max=0)))
+
+
+def _row_scale(weight: Tensor) -> Tensor:
+    """Return the step of each row, (outputs, 1); a row of zeros gets a tiny one instead of 0."""
+    tiny = torch.finfo(weight.dtype).tiny
+    return (weight.detach().abs().amax(dim=1, keepdim=True) / WEIGHT_QMAX).clamp(min=tiny * 2**24)

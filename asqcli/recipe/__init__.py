@@ -1,0 +1,8 @@
+"""A YAML recipe to checked values.
+
+schema     one model per section: every key, type, default and bound
+defaults   what a data set calls for, below anything that the user says
+load       read, override, report all mistakes together
+layers     name patterns to the settings of each layer
+shipped    the recipes that come with the package
+"""

@@ -1,0 +1,118 @@
+"""Name patterns to the settings of each layer: `weights` and `activations`, then the first and last layer's policy, then rules.
+
+layers:
+  layer1.*: {weights: {bits: 3}}          later rules lie over earlier ones
+  conv1: {activations: {quantizer: float}}
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from asqcli.errors import RecipeError, UsageError, did_you_mean
+from asqcli.recipe.mistakes import OPERANDS, Mistake, Source, mistake_in_words, models_by_quantizer
+from asqcli.recipe.schema import FloatOperand, LsqActivations, Recipe, UniformWeights
+
+FIRST_LAST_BITS = 8
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """One layer's settings in plain values; None for float."""
+
+    weights: dict | None
+    activations: dict | None
+
+
+def drop_inapplicable(section: dict, quantizer: str | None, operand: str) -> None:
+    """Before `quantizer` is laid over `section`, take out the keys that it does not know."""
+    model = models_by_quantizer(operand).get(quantizer)
+    if model is not None and section.get("quantizer") != quantizer:
+        for key in section.keys() - model.model_fields.keys():
+            del section[key]
+
+
+def resolve_layers(recipe: Recipe, names: list[str], source: str) -> dict[str, LayerSettings]:
+    """Return the settings of each layer.
+
+    Args:
+        names: of the layers that can be quantized, in the order of execution.
+        source: where the recipe came from, for error messages.
+    Raises:
+        UsageError: a pattern matches no layer.
+        RecipeError: a rule does not fit what lies under it.
+    """
+    for pattern in recipe.layers:
+        if not fnmatch.filter(names, pattern):
+            near = did_you_mean(pattern.replace("*", ""), names)
+            raise UsageError(
+                f"the rule `layers.{pattern}` in {source} matches no layer",
+                near or f"the layers are {', '.join(names[:4])}, .., {names[-1]}",
+            )
+    ends = {names[0], names[-1]}
+    settings, mistakes = {}, []
+    for name in names:
+        operands = {}
+        for operand in OPERANDS:
+            section = _base(recipe, operand, at_end=name in ends)
+            for pattern, rule in recipe.layers.items():
+                if fnmatch.fnmatchcase(name, pattern):
+                    section, wrong = _lay_rule(section, getattr(rule, operand), operand, pattern, _Plain())
+                    mistakes += [m for m in wrong if m not in mistakes]
+            operands[operand] = None if section["quantizer"] == "float" else section
+        settings[name] = LayerSettings(**operands)
+    if mistakes:
+        raise RecipeError(mistakes, source)
+    return settings
+
+
+def rule_mistakes(source: Source) -> list[Mistake]:
+    """Return what is wrong with the rules of a draft as far as that shows without a network."""
+    mistakes = []
+    for pattern, rule in source.values["layers"].items():
+        for operand in OPERANDS:
+            change = rule.get(operand) if isinstance(rule, dict) else None
+            if isinstance(change, dict):
+                mistakes += _lay_rule(source.values[operand], change, operand, pattern, source)[1]
+    return mistakes
+
+
+def _lay_rule(section: dict, change: dict, operand: str, pattern: str, source: Source) -> tuple[dict, list[Mistake]]:
+    """Return the section with a rule's change laid over it, and the mistakes in it."""
+    section = dict(section)
+    drop_inapplicable(section, change.get("quantizer"), operand)
+    for key, value in change.items():
+        both_sections = isinstance(value, dict) and isinstance(section.get(key), dict)
+        section[key] = {**section[key], **value} if both_sections else value
+    try:
+        checked = TypeAdapter(OPERANDS[operand]).validate_python(section)
+    except ValidationError as error:
+        inside = ("layers", pattern, operand)
+        return section, [mistake_in_words(e, source, inside=inside) for e in error.errors()]
+    return checked.model_dump(), []
+
+
+def _base(recipe: Recipe, operand: str, *, at_end: bool) -> dict:
+    """Return the section that rules are laid over: the recipe's own, or the first and last layer's."""
+    own = getattr(recipe, operand)
+    if not at_end or own.quantizer == "float":
+        return own.model_dump()
+    if recipe.first_last == "float":
+        return FloatOperand().model_dump()
+    if recipe.first_last == "same":
+        # The first and last layers never have an adapter.
+        return (LsqActivations(bits=own.bits) if own.quantizer == "asq" else own).model_dump()
+    ends = UniformWeights if operand == "weights" else LsqActivations
+    return ends(bits=FIRST_LAST_BITS).model_dump()
+
+
+class _Plain:
+    """A source that names no place: the rule's own path says enough."""
+
+    values: dict = {}
+
+    def where(self, path) -> str:
+        return ""

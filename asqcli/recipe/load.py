@@ -1,0 +1,189 @@
+"""Read a recipe, lay flags and overrides over it, and tell all mistakes at once.
+
+Mistakes are found in one pass over the merged mapping, and each names the file or the flag that its value came from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from asqcli.errors import InputError, RecipeError, UsageError, did_you_mean
+from asqcli.recipe.defaults import DEFAULT_BITS, DEFAULT_SCHEME
+from asqcli.recipe.layers import drop_inapplicable, rule_mistakes
+from asqcli.recipe.mistakes import OPERANDS, Keys, mistake_in_words
+from asqcli.recipe.schema import SCHEMES, Recipe
+
+
+@dataclass
+class Draft:
+    """A recipe before it is checked: nested mappings, and where each value came from."""
+
+    values: dict = field(default_factory=dict)
+    origins: dict[Keys, str] = field(default_factory=dict)
+
+    def lay(self, values: dict, origin: str, at: Keys = ()) -> None:
+        """Lay a nested mapping over this one; a change of quantizer drops the keys that the new one does not know."""
+        target = self.section(at)
+        if len(at) == 1 and at[0] in OPERANDS:
+            drop_inapplicable(target, values.get("quantizer"), at[0])
+        for key, value in values.items():
+            path = (*at, str(key))
+            if isinstance(value, dict) and not _is_leaf(path):
+                self.lay(value, origin, path)
+            else:
+                target[str(key)] = value
+                self.origins[path] = origin
+
+    def set(self, dotted: str, value: Any, origin: str) -> None:
+        """Lay one value at a dotted key."""
+        *parents, key = dotted.split(".")
+        values: Any = {key: value}
+        for parent in reversed(parents):
+            values = {parent: values}
+        self.lay(values, origin)
+
+    def origin(self, path: Keys) -> str:
+        """Return where the value at `path`, or the nearest section around it, came from."""
+        while path and path not in self.origins:
+            path = path[:-1]
+        return self.origins.get(path, "")
+
+    def where(self, path: Keys) -> str:
+        """Return the origin as it stands in a message: " in `mine.yaml`", " (from --bits)" or nothing."""
+        origin = self.origin(path)
+        if not origin:
+            return ""
+        return f" (from {origin})" if origin.startswith("--") else f" in `{origin}`"
+
+    def section(self, at: Keys) -> dict:
+        """Return the mapping at `at`, made where it is missing.
+
+        Raises:
+            RecipeError: something else stands there.
+        """
+        section = self.values
+        for depth, key in enumerate(at, start=1):
+            section = section.setdefault(key, {})
+            if not isinstance(section, dict):
+                path = at[:depth]
+                message = f"`{'.'.join(path)}` is `{section}`{self.where(path)}, it must be a section of keys"
+                raise RecipeError([(message, None)], self.origin(path))
+        return section
+
+
+def _is_leaf(path: Keys) -> bool:
+    """Layer rules are replaced whole: their patterns hold dots."""
+    return path[0] == "layers"
+
+
+def read_recipe(path: Path) -> dict:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        InputError: the file is missing or unreadable.
+        UsageError: it is not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InputError(f"recipe `{path}` cannot be read: {reason}") from error
+    try:
+        content = yaml.load(text, StrictLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"recipe `{path}` is not YAML{place}: {getattr(error, 'problem', error)}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"recipe `{path}` is not a mapping of keys to values")
+    return content
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML's safe subset, where a key that stands twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` stands twice", key_node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-4 as text; YAML 1.2, and everybody who types it, means a number.
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def scheme_values(scheme: str) -> dict:
+    """Return the quantizers that a scheme's name stands for.
+
+    Raises:
+        UsageError: unknown scheme.
+    """
+    if scheme not in SCHEMES:
+        raise UsageError(f"unknown scheme `{scheme}`, choose {', '.join(SCHEMES)}", did_you_mean(scheme, SCHEMES))
+    weights, activations = SCHEMES[scheme]
+    return {"weights": {"quantizer": weights}, "activations": {"quantizer": activations}}
+
+
+def lay_scheme(draft: Draft, scheme: str | None, bits: int | None) -> None:
+    """Lay `--scheme` and `--bits`, or the defaults where the recipe says nothing, over the draft."""
+    if scheme is not None:
+        draft.lay(scheme_values(scheme), "--scheme")
+    for operand, quantizer in scheme_values(DEFAULT_SCHEME).items():
+        section = draft.section((operand,))
+        section.setdefault("quantizer", quantizer["quantizer"])
+        if section["quantizer"] == "float":
+            continue
+        if bits is not None:
+            draft.lay({"bits": bits}, "--bits", (operand,))
+        section.setdefault("bits", DEFAULT_BITS)
+
+
+def lay_overrides(draft: Draft, overrides: Iterable[str]) -> None:
+    """Lay `KEY=VALUE` strings over the draft; values are YAML.
+
+    Raises:
+        UsageError: one is not of that form.
+    """
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"`--set {override}` is not of the form KEY=VALUE", "for example `--set train.epochs=2`")
+        try:
+            value = yaml.load(text, StrictLoader)
+        except yaml.YAMLError as error:
+            raise UsageError(f"the value of `--set {override}` is not YAML") from error
+        draft.set(key.strip(), value, "--set")
+
+
+def check(draft: Draft, source: str) -> Recipe:
+    """Return the checked recipe.
+
+    Args:
+        source: what to call the whole in a headline over several mistakes.
+    Raises:
+        RecipeError: with every mistake that was found, those in layer rules included.
+    """
+    mistakes = []
+    try:
+        recipe = Recipe.model_validate(draft.values)
+    except ValidationError as error:
+        mistakes = [mistake_in_words(e, draft) for e in error.errors()]
+    rules, operands = draft.values.get("layers"), (draft.values.get(o) for o in OPERANDS)
+    if isinstance(rules, dict) and all(isinstance(o, dict) for o in operands):
+        mistakes += rule_mistakes(draft)
+    if mistakes:
+        raise RecipeError(mistakes, source)
+    return recipe

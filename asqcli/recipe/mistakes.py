@@ -1,0 +1,119 @@
+"""What pydantic found, in our words: what was given, where, what is allowed, and a hint."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, get_args
+
+from pydantic import BaseModel
+
+from asqcli.errors import did_you_mean
+from asqcli.recipe.schema import Activations, LayerRule, Recipe, Weights
+
+Mistake = tuple[str, str | None]  # message, hint
+Keys = tuple[str, ...]
+OPERANDS: dict[str, Any] = {"weights": Weights, "activations": Activations}
+
+_BOUNDS = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
+}
+_TYPES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "string_too_short": "text",
+    "bool_type": "true or false",
+    "dict_type": "a section of keys",
+    "model_type": "a section of keys",
+    "model_attributes_type": "a section of keys",
+    "tuple_type": "a list",
+    "too_short": "a list of three numbers",
+    "too_long": "a list of three numbers",
+}
+
+
+class Source(Protocol):
+    """What a message needs to know of the draft: the values, and where each came from."""
+
+    values: dict
+
+    def where(self, path: Keys) -> str: ...
+
+
+def models_by_quantizer(operand: str) -> dict[str, type[BaseModel]]:
+    """Return the section models of `weights` or `activations` by the name of their quantizer."""
+    members = get_args(get_args(OPERANDS[operand])[0])
+    return {member.model_fields["quantizer"].default: member for member in members}
+
+
+def mistake_in_words(error: dict, source: Source, *, inside: Keys = ()) -> Mistake:
+    """Turn one of pydantic's errors into (message, hint).
+
+    Args:
+        error: an entry of `ValidationError.errors()`.
+        inside: the path of the section that was checked, when it was not the whole recipe.
+    """
+    path = _key_path((*inside, *(str(part) for part in error["loc"])))
+    key, where, given, kind = ".".join(path), source.where(path), error.get("input"), error["type"]
+    limits = error.get("ctx", {})
+    operand = next((p for p in path if p in OPERANDS), None)
+    if kind == "extra_forbidden":
+        known = _known_keys(path[:-1], error["loc"])
+        return f"unknown key `{key}`{where}", did_you_mean(path[-1], known) or f"known keys: {', '.join(known)}"
+    if kind == "missing":
+        return f"`{key}` is missing", None
+    if kind == "union_tag_invalid":
+        choices = list(models_by_quantizer(operand))
+        tag = str(limits["tag"])
+        return f"`{key}.quantizer` is `{tag}`{where}, choose {', '.join(choices)}", did_you_mean(tag, choices)
+    if kind == "literal_error":
+        choices = [str(c) for c in _literal_choices(limits["expected"])]
+        return f"`{key}` is `{given}`{where}, choose {', '.join(choices)}", did_you_mean(str(given), choices)
+    if kind in _BOUNDS and path[-1] == "bits" and operand is not None:
+        return _wrong_bits(key, where, given, models_by_quantizer(operand)[error["loc"][-2]])
+    if kind in _BOUNDS:
+        return f"`{key}` is {given}{where}, it must be {_BOUNDS[kind].format(**limits)}", None
+    if kind in _TYPES:
+        return f"`{key}` is `{given}`{where}, it must be {_TYPES[kind]}", None
+    return f"`{key}` is `{given}`{where}, {error['msg'].removeprefix('Value error, ')}", None
+
+
+def _wrong_bits(key: str, where: str, given: int, model: type[BaseModel]) -> Mistake:
+    above_four_bits = getattr(model, "above_four_bits", None)
+    most = 8 if above_four_bits is None else 4
+    name = model.model_fields["quantizer"].default.upper()
+    message = f"`{key}` is {given}{where}, choose 2 to {most}" + (f" with {name} levels" if most == 4 else "")
+    if given > 8:
+        return message, "for an unquantized layer use `quantizer: float`"
+    return message, above_four_bits if given > most else None
+
+
+def _key_path(location: Keys) -> Keys:
+    """Cut out the quantizer's name, which pydantic puts between the section and the key."""
+    for place, (part, following) in enumerate(zip(location, location[1:], strict=False)):
+        if part in OPERANDS and following in models_by_quantizer(part) and len(location) > place + 2:
+            return (*location[: place + 1], *location[place + 2 :])
+    return location
+
+
+def _literal_choices(expected: str) -> list[str]:
+    """Read pydantic's "'a', 'b' or 'c'"."""
+    return [choice.strip("' ") for choice in expected.replace(" or ", ",").split(",")]
+
+
+def _known_keys(section: Keys, location: tuple) -> list[str]:
+    """Return the keys of the section in which an unknown one was found."""
+    model: type[BaseModel] = Recipe
+    for place, key in enumerate(section):
+        if key in OPERANDS:
+            quantizer = next(p for p in location if p in models_by_quantizer(key))
+            model = models_by_quantizer(key)[quantizer]
+        elif key == "layers":
+            model = LayerRule
+            if place + 1 < len(section):
+                break
+        elif key in model.model_fields:
+            model = model.model_fields[key].annotation
+    return list(model.model_fields)

@@ -1,0 +1,195 @@
+"""The recipe: every key, with its type, default and bounds. Unknown keys are errors.
+
+`weights` and `activations` are chosen by their `quantizer`, so that a key can only stand where it means something.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Channels = tuple[float, float, float]
+
+
+class Section(BaseModel):
+    """What all sections share: fixed once read, no unknown key, no guessing of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class FloatOperand(Section):
+    """Not quantized."""
+
+    quantizer: Literal["float"] = "float"
+
+
+class UniformWeights(Section):
+    """Whole numbers of a learned step size (LSQ)."""
+
+    quantizer: Literal["lsq"] = "lsq"
+    bits: Annotated[int, Field(ge=2, le=8)]
+    per: Literal["channel", "tensor"] = "channel"
+
+
+class _LevelWeights(Section):
+    above_four_bits: ClassVar[str] = (
+        "above 4 bits the levels near zero lie closer than the step of 8-bit codes and gain nothing; "
+        "use `quantizer: lsq` for the weights (`--scheme asq`)"
+    )
+
+    bits: Annotated[int, Field(ge=2, le=4)]
+    per: Literal["channel", "tensor"] = "channel"
+
+
+class PostWeights(_LevelWeights):
+    """Powers of the square root of two: the paper's Eq. 17, on a grid of integers."""
+
+    quantizer: Literal["post"] = "post"
+    grid: Literal["17/12", "7/5", "exact"] = "17/12"
+    levels: Literal["codes", "printed"] = "codes"
+
+
+class PotWeights(_LevelWeights):
+    """Powers of two: Eq. 3."""
+
+    quantizer: Literal["pot"] = "pot"
+    levels: Literal["codes", "printed"] = "codes"
+
+
+class ApotWeights(_LevelWeights):
+    """Additive powers of two (Li et al. 2020)."""
+
+    quantizer: Literal["apot"] = "apot"
+    normalize: bool = False
+
+
+class Adapter(Section):
+    """The module that adapts the step size to each input: Eq. 4."""
+
+    hidden: int | str = "quarter"
+    bits: Literal[8, "float"] = 8
+    output: Literal["reciprocal", "relu"] = "reciprocal"
+
+    @field_validator("hidden")
+    @classmethod
+    def _quarter_or_units(cls, value):
+        if value != "quarter" and not (isinstance(value, int) and value >= 1):
+            raise ValueError("choose quarter or a number of units from 1")
+        return value
+
+
+class LsqActivations(Section):
+    """One learned step size for all inputs."""
+
+    quantizer: Literal["lsq"] = "lsq"
+    bits: Annotated[int, Field(ge=2, le=8)]
+
+
+class AsqActivations(Section):
+    """A learned step size times a factor that an adapter computes from each input."""
+
+    quantizer: Literal["asq"] = "asq"
+    bits: Annotated[int, Field(ge=2, le=8)]
+    adapter: Adapter = Adapter()
+    dequantize_by: Literal["adapted_step_size", "step_size"] = "adapted_step_size"
+
+
+Weights = Annotated[
+    FloatOperand | UniformWeights | PostWeights | PotWeights | ApotWeights, Field(discriminator="quantizer")
+]
+Activations = Annotated[FloatOperand | LsqActivations | AsqActivations, Field(discriminator="quantizer")]
+
+
+class LayerRule(Section):
+    """What differs in the layers that a pattern matches; keys as in `weights` and `activations`."""
+
+    weights: dict = {}
+    activations: dict = {}
+
+
+class Data(Section):
+    """Where images come from and how they reach the network."""
+
+    name: Annotated[str, StringConstraints(min_length=1)]
+    image_size: Annotated[int, Field(ge=4, le=2048)]
+    resize: Annotated[int, Field(ge=4, le=4096)]
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
+    augment: Literal["none", "shift", "shift_flip", "resized_crop"]
+    padding: Annotated[int, Field(ge=1)] = 4
+    workers: Annotated[int, Field(ge=0)] = 2
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value):
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Warmup(Section):
+    """Float training before quantization, where no weights can be had or the head is new."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    lr: Annotated[float, Field(gt=0)]
+
+
+class Train(Section):
+    """The paper's section 4.1."""
+
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=1)]
+    lr: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    seed: Annotated[int, Field(ge=0)] = 0
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    warmup: Warmup
+
+
+class Calibration(Section):
+    """Starting values of steps and thresholds, from training batches."""
+
+    batches: Annotated[int, Field(ge=1)] = 4
+    start: Literal["mse", "lsq"] = "mse"
+
+
+class Recipe(Section):
+    """One run."""
+
+    model: Annotated[str, StringConstraints(min_length=1)]
+    pretrained: Annotated[str, StringConstraints(min_length=1)] = "auto"
+    data: Data
+    weights: Weights
+    activations: Activations
+    first_last: Literal[8, "same", "float"] = 8
+    layers: dict[str, LayerRule] = {}
+    calibration: Calibration = Calibration()
+    train: Train
+
+    @property
+    def quantized(self) -> bool:
+        """Is anything quantized at all? False for `--scheme float`."""
+        operands = [self.weights.quantizer, self.activations.quantizer]
+        operands += [
+            q for r in self.layers.values() for q in (r.weights.get("quantizer"), r.activations.get("quantizer"))
+        ]
+        return any(q not in (None, "float") for q in operands)
+
+
+SCHEMES = {
+    # name: (weights, activations); post and asq are the paper's schemes 2 and 1
+    "post": ("post", "asq"),
+    "asq": ("lsq", "asq"),
+    "pot": ("pot", "lsq"),
+    "apot": ("apot", "lsq"),
+    "lsq": ("lsq", "lsq"),
+    "float": ("float", "float"),
+}
+
+
+def scheme_of(weights: str, activations: str) -> str:
+    """Return the scheme's name for a pair of quantizers, or `weights-activations` where none has one."""
+    return next((n for n, pair in SCHEMES.items() if pair == (weights, activations)), f"{weights}-{activations}")

@@ -1,0 +1,73 @@
+"""Signedness and starting values of every quantizer, from shuffled training batches with batch-norm statistics frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
+
+# Values kept of each layer's input, over all batches. A stride through the batch takes them from every image and channel.
+SAMPLES = 2**16
+
+
+@dataclass(frozen=True)
+class InputStatistics:
+    """What was seen of one layer's input.
+
+    Attributes:
+        signed: was any value negative?
+        samples: up to 65,536 values, (count,).
+    """
+
+    signed: bool
+    samples: Tensor
+
+
+@torch.no_grad()
+def observe_inputs(model: nn.Module, names: list[str], batches: list[Tensor]) -> dict[str, InputStatistics]:
+    """Run the float network on `batches`, (N, 3, H, W) each, and return what reaches each named layer."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in names}
+    lowest = dict.fromkeys(names, 0.0)
+    share = SAMPLES // len(batches)
+
+    def keep(name: str, x: Tensor) -> None:
+        lowest[name] = min(lowest[name], x.min().item())
+        flat = x.flatten()
+        stride = max(1, flat.numel() // share) | 1  # odd: even strides would keep hitting the same columns
+        seen[name].append(flat[::stride][:share].clone())
+
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
+        for name in names
+    ]
+    training = model.training
+    model.eval()
+    for batch in batches:
+        model(batch)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return {name: InputStatistics(lowest[name] < 0, torch.cat(seen[name])) for name in names}
+
+
+def calibrate(model: nn.Module, plans: list[LayerPlan], batches: Iterable[Tensor], *, start: str) -> list[LayerPlan]:
+    """Quantize the float `model` in place and give every quantizer its starting values.
+
+    Args:
+        plans: one per layer to quantize; returned with `signed` filled in.
+        batches: training images, (N, 3, H, W) each, on the model's device.
+        start: "mse" for the least squared error, or "lsq" for 2 * mean|x| / sqrt(qmax).
+    """
+    statistics = observe_inputs(model, [plan.name for plan in plans], list(batches))
+    plans = [replace(plan, signed=statistics[plan.name].signed) for plan in plans]
+    prepare(model, plans)
+    for name, layer in quant_layers(model):
+        if layer.weight_quantizer is not None:
+            layer.weight_quantizer.start(layer.weight, start)
+        if layer.activation_quantizer is not None:
+            layer.activation_quantizer.start(statistics[name].samples, start)
+    return plans

@@ -1,0 +1,139 @@
+"""What a phase needs to go on, in one safetensors file: parameters, momentum, and a JSON document.
+
+No pickle: a checkpoint from a stranger is safe to open. No generator states: see `asqcli.seeds`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from asqcli.errors import InputError
+from asqcli.nn.prepare import LayerPlan
+from asqcli.recipe.schema import Recipe
+from asqcli.train.run_folder import write_atomically
+
+FORMAT = 1
+DOCUMENT = "asq_checkpoint"
+MODEL, MOMENTUM = "model/", "momentum/"
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        phase: warmup, float or qat.
+        epoch, step: the next step to take; step counts within the epoch.
+        loss_sum, correct, images: of this epoch's steps so far.
+        metrics_lines: lines of metrics.jsonl that belong to this state.
+        facts: results of what came before, such as float_top1.
+    """
+
+    phase: str
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    images: int = 0
+    metrics_lines: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Checkpoint:
+    """A network in the middle of its training, or at its end.
+
+    Attributes:
+        recipe: as resolved.
+        plans: of the quantized layers; empty while the network is float.
+        classes: names, in label order.
+        model: the state dict.
+        momentum: SGD's buffers by parameter name.
+    """
+
+    recipe: Recipe
+    progress: Progress
+    plans: list[LayerPlan]
+    classes: tuple[str, ...]
+    model: dict[str, Tensor]
+    momentum: dict[str, Tensor]
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically.
+
+    Raises:
+        MachineError: it cannot be written; what stood there before stays.
+    """
+    document = {
+        "format": FORMAT,
+        "recipe": checkpoint.recipe.model_dump(mode="json"),
+        "progress": asdict(checkpoint.progress),
+        "plans": [asdict(plan) for plan in checkpoint.plans],
+        "classes": list(checkpoint.classes),
+    }
+    tensors = {MODEL + n: t for n, t in checkpoint.model.items()}
+    tensors |= {MOMENTUM + n: t for n, t in checkpoint.momentum.items()}
+    # Modules used under two names share tensors, which safetensors refuses: clone.
+    tensors = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
+    write_atomically(path, save(tensors, {DOCUMENT: json.dumps(document)}))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Is the file a checkpoint of ours? Other safetensors files are plain weights."""
+    try:
+        with safe_open(path, "pt") as file:
+            return DOCUMENT in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        InputError: missing, corrupt, or of a format that this version does not know.
+    """
+    if not path.is_file():
+        raise InputError(f"no checkpoint `{path}`")
+    try:
+        with safe_open(path, "pt") as file:
+            document = json.loads((file.metadata() or {})[DOCUMENT])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if document["format"] != FORMAT:
+            raise InputError(f"checkpoint `{path}` has format {document['format']}, this version reads {FORMAT}")
+        return Checkpoint(
+            recipe=Recipe.model_validate(document["recipe"]),
+            progress=Progress(**document["progress"]),
+            plans=[LayerPlan(**plan) for plan in document["plans"]],
+            classes=tuple(document["classes"]),
+            model=_with_prefix(tensors, MODEL),
+            momentum=_with_prefix(tensors, MOMENTUM),
+        )
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"checkpoint `{path}` is corrupt: {error}") from error
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def momentum_by_name(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    """Return SGD's momentum buffers under the names of their parameters."""
+    buffers = {name: optimizer.state.get(p, {}).get("momentum_buffer") for name, p in model.named_parameters()}
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+
+def restore_momentum(model: nn.Module, optimizer: torch.optim.SGD, momentum: dict[str, Tensor]) -> None:
+    """Give SGD the buffers that `momentum_by_name` returned."""
+    for name, parameter in model.named_parameters():
+        if name in momentum:
+            optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)

@@ -1,0 +1,167 @@
+"""One phase of training, float or quantized, which can be stopped after any step and gone on with."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from asqcli.data.splits import Split, batches_per_pass
+from asqcli.errors import DivergedError
+from asqcli.nn.prepare import project_steps
+from asqcli.seeds import stream_seed
+from asqcli.train.checkpoint import Progress, momentum_by_name, restore_momentum
+from asqcli.train.evaluate import Accuracy
+from asqcli.train.optimizer import cosine_lr, make_optimizer
+from asqcli.train.reporter import Reporter
+
+# Part of the seed, so that the phases of a run see different orders.
+PHASES = {"warmup": 0, "float": 1, "qat": 2}
+
+
+@dataclass(frozen=True)
+class PhaseSettings:
+    """How one phase trains; `max_steps` bounds the whole phase."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    seed: int
+    max_steps: int | None = None
+
+
+class Phase:
+    """A network, its optimizer and where they stand.
+
+    Args:
+        model: to train, on `device`.
+        split: training images.
+        settings: the phase's.
+        progress: where to start; advanced in place.
+        momentum: buffers to go on with, by parameter name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        settings: PhaseSettings,
+        progress: Progress,
+        *,
+        device: torch.device,
+        momentum: dict | None = None,
+    ) -> None:
+        self.model, self.split, self.settings, self.progress, self.device = model, split, settings, progress, device
+        self.steps_per_epoch = batches_per_pass(split, settings.batch_size)
+        steps = settings.epochs * self.steps_per_epoch
+        self.steps = min(steps, settings.max_steps) if settings.max_steps else steps
+        self.optimizer = make_optimizer(
+            model, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        restore_momentum(model, self.optimizer, momentum or {})
+
+    @property
+    def steps_done(self) -> int:
+        """Steps taken in this phase."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+
+    @property
+    def finished(self) -> bool:
+        """Is no epoch left, not even one that was trained and not yet closed?"""
+        return self.progress.epoch * self.steps_per_epoch >= self.steps
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the phase takes, one cut short by `max_steps` counted."""
+        return math.ceil(self.steps / self.steps_per_epoch)
+
+    def momentum(self) -> dict:
+        """Return the optimizer's buffers by parameter name."""
+        return momentum_by_name(self.model, self.optimizer)
+
+    def run(
+        self,
+        *,
+        reporter: Reporter,
+        poll: Callable[[], None],
+        watch: Callable[[], Accuracy | None],
+        after_epoch: Callable[[dict], None],
+    ) -> None:
+        """Train to the end of the phase.
+
+        Args:
+            poll: called before each step; may raise to stop, and `progress` then says where.
+            watch: returns the accuracy to put beside an epoch.
+            after_epoch: called with an epoch's record once the progress stands at the next epoch.
+        Raises:
+            DivergedError: the loss is NaN or infinite.
+        """
+        reporter.phase(self.progress.phase, epochs=self.epochs, steps=self.steps, first=self.steps_done)
+        self.model.train()
+        while not self.finished:
+            start = time.perf_counter()
+            self._finish_epoch(reporter, poll)
+            record = self._close_epoch(watch(), time.perf_counter() - start)
+            after_epoch(record)
+            reporter.epoch(record)
+
+    def _finish_epoch(self, reporter: Reporter, poll: Callable[[], None]) -> None:
+        """Take the steps that are left of the current epoch."""
+        p, seed = self.progress, (self.settings.seed, PHASES[self.progress.phase], self.progress.epoch)
+        left = min(self.steps_per_epoch - p.step, self.steps - self.steps_done)
+        if left == 0:
+            return
+        batches = self.split.train_batches(self.settings.batch_size, seed=seed, first=p.step)
+        for _, (images, labels) in zip(range(left), batches, strict=False):
+            poll()
+            torch.manual_seed(stream_seed(*seed, p.step))  # for dropout and its like
+            loss, correct = self._step(images.to(self.device), labels.to(self.device))
+            p.loss_sum += loss * len(labels)
+            p.correct += correct
+            p.images += len(labels)
+            p.step += 1
+            if not math.isfinite(p.loss_sum):
+                raise DivergedError(
+                    f"the loss became {p.loss_sum} in epoch {p.epoch + 1}, step {p.step} of the {p.phase} phase",
+                    "try a lower `--lr`; the last checkpoint is from before",
+                )
+            reporter.step(
+                epoch=p.epoch, images=len(labels), loss=p.loss_sum / p.images, top1=100 * p.correct / p.images
+            )
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
+        """Take one step; return (mean loss, images classified right)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = cosine_lr(self.settings.lr, self.steps_done, self.steps)
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        project_steps(self.model)
+        return loss.item(), (logits.argmax(dim=1) == labels).sum().item()
+
+    def _close_epoch(self, accuracy: Accuracy | None, seconds: float) -> dict:
+        """Move the progress to the next epoch; return the record of this one."""
+        p = self.progress
+        record = {
+            "phase": p.phase,
+            "epoch": p.epoch + 1,
+            "steps": self.steps_done,
+            "lr": cosine_lr(self.settings.lr, self.steps_done, self.steps),
+            "train_loss": p.loss_sum / p.images,
+            "train_top1": round(100 * p.correct / p.images, 2),
+            "seconds": round(seconds, 2),
+        }
+        if accuracy is not None:
+            record |= {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
+        p.epoch, p.step, p.loss_sum, p.correct, p.images = p.epoch + 1, 0, 0.0, 0, 0
+        p.metrics_lines += 1
+        return record

@@ -1,0 +1,392 @@
+"""A recipe to a finished run: data, weights, float warm-up, calibration, training, result.
+
+What a run has decided stands in its `Progress.facts` and so in every checkpoint; going on with a run is to enter the same
+path at the phase that the checkpoint names.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from asqcli.data.source import ImageData, open_data
+from asqcli.data.splits import Preprocessing
+from asqcli.errors import InputError, Interruption, MachineError, UsageError
+from asqcli.models.names import is_factory
+from asqcli.models.registry import build_model
+from asqcli.models.weights import fetch_official, load_weights, read_weights
+from asqcli.nn.prepare import LayerPlan
+from asqcli.nn.survey import survey_layers
+from asqcli.recipe.layers import resolve_layers
+from asqcli.recipe.schema import Recipe, scheme_of
+from asqcli.seeds import stream_seed
+from asqcli.train.calibration import calibrate
+from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from asqcli.train.evaluate import Accuracy, evaluate
+from asqcli.train.loop import Phase, PhaseSettings
+from asqcli.train.reporter import Reporter
+from asqcli.train.restore import find_checkpoint, restore_model
+from asqcli.train.run_folder import RunFolder
+
+SCHEMA = 1
+EVAL_BATCH = 256
+INIT_STREAM, CALIBRATION_STREAM = 100, 101  # parts of seeds, beside the phases of `loop`
+
+
+class StopRequested(Exception):
+    """Raised by `poll` when a signal asks to stop; carries its number."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run needs besides its recipe.
+
+    Attributes:
+        device: to train on.
+        reporter: hears what happens.
+        poll: called often; raises StopRequested to stop.
+        command: the command line, for the record.
+    """
+
+    device: torch.device
+    reporter: Reporter
+    poll: Callable[[], None] = lambda: None
+    command: tuple[str, ...] = ()
+
+
+def select_device(name: str | None) -> torch.device:
+    """Return the device of a name, or the best there is.
+
+    Raises:
+        UsageError: no such kind of device.
+        MachineError: it is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device `{name}`, choose cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MachineError("`--device cuda`: PyTorch finds no CUDA device here", "leave --device out to use the CPU")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device `{name}` is not supported, choose cpu or cuda")
+    return device
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """Return how a recipe brings images to its network."""
+    d = recipe.data
+    return Preprocessing(d.image_size, d.resize, d.mean, d.std, d.augment, d.padding)
+
+
+def plan_layers(recipe: Recipe, model: nn.Module, source: str) -> list[LayerPlan]:
+    """Return how each layer of the float `model` is to be quantized; signedness is not known yet."""
+    size = recipe.data.image_size
+    layers = survey_layers(model, torch.zeros(1, 3, size, size))
+    settings = resolve_layers(recipe, [layer.name for layer in layers], source)
+    return [LayerPlan(layer.name, layer.kind, **asdict(settings[layer.name])) for layer in layers]
+
+
+@dataclass
+class Start:
+    """The float network that a run starts from.
+
+    Attributes:
+        model: float, with the weights that were asked for.
+        weights: where they are from, in words.
+        warm_up: does it need float training first?
+    """
+
+    model: nn.Module
+    weights: str
+    warm_up: bool
+
+
+def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
+    """Build the float network and load its weights, as `pretrained` says."""
+    torch.manual_seed(stream_seed(recipe.train.seed, INIT_STREAM))
+    model = build_model(recipe.model, classes)
+    wanted = recipe.pretrained
+    if wanted == "none":
+        return Start(model, "none", warm_up=True)
+    if wanted in ("auto", "official"):
+        try:
+            state, name = fetch_official(recipe.model)
+        except MachineError as error:
+            if wanted == "official":
+                raise MachineError(error.message, "give a file with --weights, or --weights none") from error
+            reporter.note(f"no pretrained weights: {error.message}")
+            return Start(model, f"none ({error.message})", warm_up=True)
+    elif (checkpoint_path := find_checkpoint(wanted)) is not None:
+        name = wanted
+        state = _float_state(load_checkpoint(checkpoint_path), model)
+    else:
+        state, name = read_weights(Path(wanted)), wanted
+    report = load_weights(model, state, source=name, replace_head=True)
+    if report.replaced_head:
+        reporter.note(
+            f"the weights in {name} are for another number of classes: a new head for {classes} "
+            f"({', '.join(report.replaced_head)})"
+        )
+    else:
+        reporter.note(f"weights: {name}")
+    return Start(model, name, warm_up=bool(report.replaced_head))
+
+
+def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict:
+    """Return the float parameters of a run, its quantizers left out."""
+    own = model.state_dict()
+    return {n: t for n, t in checkpoint.model.items() if n in own}
+
+
+class Run:
+    """One run of `asq quantize`, from the start or from a checkpoint."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, data: ImageData, around: Surroundings) -> None:
+        self.recipe, self.folder, self.data, self.around = recipe, folder, data, around
+        self.plans: list[LayerPlan] = []  # of the network as it stands: empty while it is float
+        self.started = time.perf_counter()
+
+    def fresh(self, start: Start, plans: list[LayerPlan]) -> dict:
+        """Run everything; return the result."""
+        self.model = start.model.to(self.around.device)
+        facts = {"weights": start.weights}
+        warmup = self.recipe.train.warmup
+        if not self.recipe.quantized:
+            return self._train_float(Progress("float", facts=facts))
+        progress = Progress("warmup", facts=facts)
+        if start.warm_up and warmup.epochs and self.recipe.train.max_steps is None:
+            self._warm_up(progress)
+        return self._quantize(progress, plans)
+
+    def resume(self, checkpoint: Checkpoint, plans: list[LayerPlan], model: nn.Module) -> dict:
+        """Go on from a checkpoint; return the result."""
+        self.model, self.plans, progress = model.to(self.around.device), checkpoint.plans, checkpoint.progress
+        self.folder.cut_metrics(progress.metrics_lines)
+        if progress.phase == "float":
+            return self._train_float(progress, checkpoint.momentum)
+        if progress.phase == "qat":
+            return self._train_qat(progress, checkpoint.momentum)
+        self._warm_up(progress, checkpoint.momentum)
+        return self._quantize(progress, plans)
+
+    def _warm_up(self, progress: Progress, momentum: dict | None = None) -> None:
+        warmup = self.recipe.train.warmup
+        progress.facts["warmup_epochs"] = warmup.epochs
+        self.around.reporter.note(f"training a float baseline first: {warmup.epochs} epochs")
+        self._train(self._settings(epochs=warmup.epochs, lr=warmup.lr), progress, momentum)
+
+    def _train_float(self, progress: Progress, momentum: dict | None = None) -> dict:
+        self._train(self._settings(), progress, momentum)
+        return self._finish(progress)
+
+    def _quantize(self, progress: Progress, plans: list[LayerPlan]) -> dict:
+        """From a float network to the result."""
+        facts = progress.facts
+        facts["float_top1"] = self._evaluate().top1
+        self.around.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
+        torch.manual_seed(stream_seed(self.recipe.train.seed, CALIBRATION_STREAM))  # adapters start at random
+        settings = self.recipe.calibration
+        batches = self.data.train.train_batches(
+            self.recipe.train.batch_size, seed=(self.recipe.train.seed, CALIBRATION_STREAM)
+        )
+        images = [x.to(self.around.device) for _, (x, _) in zip(range(settings.batches), batches, strict=False)]
+        self.plans = calibrate(self.model, plans, images, start=settings.start)
+        facts["calibrated_top1"] = self._evaluate().top1
+        self.around.reporter.plan(self.plans)
+        self.around.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
+        qat = Progress("qat", metrics_lines=progress.metrics_lines, facts=facts)
+        return self._train_qat(qat)
+
+    def _train_qat(self, progress: Progress, momentum: dict | None = None) -> dict:
+        self._train(self._settings(max_steps=self.recipe.train.max_steps), progress, momentum)
+        return self._finish(progress)
+
+    def _settings(self, **changes) -> PhaseSettings:
+        t = self.recipe.train
+        values = {n: getattr(t, n) for n in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "seed")}
+        return PhaseSettings(**{**values, "max_steps": t.max_steps, **changes})
+
+    def _train(self, settings: PhaseSettings, progress: Progress, momentum: dict | None) -> None:
+        around = self.around
+        phase = Phase(self.model, self.data.train, settings, progress, device=around.device, momentum=momentum)
+
+        def after_epoch(record: dict) -> None:
+            self.folder.append_metrics(record)
+            self._save("last", phase)
+            if self.data.watch is not None and record["top1"] > progress.facts.get(f"best_{progress.phase}", -1.0):
+                progress.facts[f"best_{progress.phase}"] = record["top1"]
+                self._save("best", phase)
+
+        try:
+            self._save("last", phase)
+            phase.run(reporter=around.reporter, poll=around.poll, watch=self._watch, after_epoch=after_epoch)
+        except StopRequested as stop:
+            self._save("last", phase)
+            raise Interruption(
+                stop.signal_number,
+                f"stopped in epoch {progress.epoch + 1} of the {progress.phase} phase; the work so far is saved",
+                f"go on with `asq quantize --resume {self.folder.path}`",
+            ) from None
+
+    def _watch(self) -> Accuracy:
+        """Return the accuracy to put beside an epoch: on the validation split, or on the result's where there is none."""
+        return self._evaluate(watch=True)
+
+    def _evaluate(self, *, watch: bool = False) -> Accuracy:
+        split = self.data.watch if watch and self.data.watch is not None else self.data.result
+        return evaluate(self.model, split, batch_size=EVAL_BATCH, device=self.around.device, poll=self.around.poll)
+
+    def _save(self, name: str, phase: Phase) -> None:
+        state = Checkpoint(
+            self.recipe, phase.progress, self.plans, self.data.classes, self.model.state_dict(), phase.momentum()
+        )
+        save_checkpoint(self.folder.checkpoint(name), state)
+
+    def _finish(self, progress: Progress) -> dict:
+        """Measure the last weights, never the best epoch, and write the result."""
+        accuracy, recipe, facts = self._evaluate(), self.recipe, progress.facts
+        result = {
+            "schema": SCHEMA,
+            "run": str(self.folder.path),
+            "model": recipe.model,
+            "scheme": scheme_of(recipe.weights.quantizer, recipe.activations.quantizer),
+            "weight_bits": getattr(recipe.weights, "bits", "float"),
+            "activation_bits": getattr(recipe.activations, "bits", "float"),
+            "weights": facts["weights"],
+            "warmup_epochs": facts.get("warmup_epochs", 0),
+            "data": recipe.data.name,
+            "measured_on": self.data.result_name,
+            "float_top1": facts.get("float_top1", accuracy.top1),
+            "calibrated_top1": facts.get("calibrated_top1"),
+            **asdict(accuracy),
+            "epochs": progress.epoch,
+            "seed": recipe.train.seed,
+            "seconds": round(time.perf_counter() - self.started, 1),
+        }
+        self.folder.write_result(result)
+        return result
+
+
+def quantize_fresh(
+    recipe: Recipe, around: Surroundings, *, source: str, out: str | None, force: bool, given: str | None
+) -> dict:
+    """Do a run from the start; everything that can be wrong is looked at before the run's folder is made.
+
+    Args:
+        source: where the recipe came from, for error messages.
+        out, force: as for `RunFolder.create`.
+        given: the text of the recipe's file.
+    """
+    data, start, plans = _load(recipe, around, source)
+    folder = RunFolder.create(out, _run_name(recipe), force=force)
+    folder.write_recipe(recipe.model_dump(mode="json"), given)
+    folder.write_environment(_environment(around))
+    around.reporter.note(f"run folder: {folder.path}")
+    return _interruptible(folder, lambda: Run(recipe, folder, data, around).fresh(start, plans))
+
+
+def quantize_resumed(folder: RunFolder, checkpoint: Checkpoint, around: Surroundings, *, factory: str | None) -> dict:
+    """Go on with a run that was interrupted.
+
+    Args:
+        factory: the `module:factory` that the caller names, where the run was trained with one.
+    """
+    recipe = checkpoint.recipe
+    model = restore_model(checkpoint, source=str(folder.path), factory=factory)
+    data = _open_training_data(recipe)
+    if checkpoint.classes != data.classes:
+        raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
+    plans = checkpoint.plans or (plan_layers(recipe, model, str(folder.path)) if recipe.quantized else [])
+    around.reporter.note(
+        f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
+    )
+    return _interruptible(folder, lambda: Run(recipe, folder, data, around).resume(checkpoint, plans, model))
+
+
+def rehearse(recipe: Recipe, around: Surroundings, *, source: str) -> list[LayerPlan]:
+    """Do what comes before a run's folder is made, and return the layers' plans: `--dry-run`."""
+    return _load(recipe, around, source)[2]
+
+
+def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[ImageData, Start, list[LayerPlan]]:
+    data = _open_training_data(recipe)
+    start = start_model(recipe, len(data.classes), around.reporter)
+    plans = plan_layers(recipe, start.model, source) if recipe.quantized else []
+    return data, start, plans
+
+
+def _open_training_data(recipe: Recipe) -> ImageData:
+    data = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers)
+    if data.train is None:
+        raise InputError(f"`{recipe.data.name}` has no training images", "put them into `train/` beside `test/`")
+    return data
+
+
+def _interruptible(folder: RunFolder, work: Callable[[], dict]) -> dict:
+    """Do the work; a stop between the phases needs no checkpoint of its own."""
+    try:
+        return work()
+    except StopRequested as stop:
+        raise Interruption(
+            stop.signal_number, "stopped between two phases", f"go on with `asq quantize --resume {folder.path}`"
+        ) from None
+
+
+def _run_name(recipe: Recipe) -> str:
+    model = recipe.model.rpartition(":")[2] if is_factory(recipe.model) else recipe.model
+    if not recipe.quantized:
+        return f"{model}-float"
+    w, a = (getattr(s, "bits", "float") for s in (recipe.weights, recipe.activations))
+    return f"{model}-w{w}a{a}-{scheme_of(recipe.weights.quantizer, recipe.activations.quantizer)}"
+
+
+def _environment(around: Surroundings) -> dict:
+    packages = ("asqcli", "torch", "torchvision", "numpy", "pillow")
+    return {
+        "command": list(around.command),
+        "python": platform.python_version(),
+        "platform": f"{sys.platform} {platform.machine()}",
+        **{name: version(name) for name in packages},
+        "device": str(around.device),
+        "threads": torch.get_num_threads(),
+        "offline": os.environ.get("ASQ_OFFLINE") == "1",
+    }
+
+
+def open_run(path: str) -> tuple[RunFolder, Checkpoint]:
+    """Return a run's folder and its last checkpoint.
+
+    Raises:
+        InputError: not a run, or it was stopped before its first checkpoint.
+    """
+    folder = RunFolder.open(Path(path))
+    if not folder.checkpoint("last").is_file():
+        raise InputError(f"`{path}` was stopped before its first checkpoint", "start it again, with --force")
+    return folder, load_checkpoint(folder.checkpoint("last"))
+
+
+def load_float_model(recipe: Recipe, classes: int) -> nn.Module:
+    """Return the float network with exactly the weights that `pretrained` names, to be measured as it is.
+
+    Raises:
+        MachineError: the official weights cannot be had.
+        InputError: the weights do not fit, another number of classes included.
+    """
+    start = start_model(recipe, classes, Reporter())
+    if start.warm_up and recipe.pretrained != "none":
+        raise InputError(f"the weights in `{recipe.pretrained}` are not for {classes} classes")
+    return start.model

@@ -1,0 +1,24 @@
+"""What training tells while it runs. Library code never prints: the command line, or you, implement this."""
+
+from __future__ import annotations
+
+from asqcli.nn.prepare import LayerPlan
+
+
+class Reporter:
+    """Hears what happens; this one keeps silent. Override what you want to hear."""
+
+    def note(self, text: str) -> None:
+        """A decision that the user should know of, one line."""
+
+    def plan(self, plans: list[LayerPlan]) -> None:
+        """How each layer is about to be quantized."""
+
+    def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:
+        """A phase of `steps` steps in `epochs` epochs starts, or goes on from step `first`."""
+
+    def step(self, *, epoch: int, images: int, loss: float, top1: float) -> None:
+        """A step of `images` images is done; loss and top1 (percent) are running means over the epoch."""
+
+    def epoch(self, record: dict) -> None:
+        """An epoch is done; `record` is its line of metrics.jsonl."""

@@ -1,0 +1,59 @@
+"""A run folder or checkpoint to the network that it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from asqcli.errors import InputError, UsageError
+from asqcli.models.names import is_factory
+from asqcli.models.registry import build_model
+from asqcli.nn.prepare import prepare
+from asqcli.train.checkpoint import Checkpoint, is_checkpoint
+from asqcli.train.run_folder import RunFolder
+
+
+def find_checkpoint(target: str) -> Path | None:
+    """Return the checkpoint file behind a run folder or a checkpoint's own path; None when it is neither."""
+    path = Path(target)
+    if path.is_dir():
+        return RunFolder.open(path).checkpoint("last")
+    return path if path.is_file() and is_checkpoint(path) else None
+
+
+def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = None) -> nn.Module:
+    """Return the network of a checkpoint, with its parameters, on the CPU.
+
+    Args:
+        source: named in errors.
+        factory: the `module:factory` that the caller names. A run folder may come from a stranger, so a factory that
+            stands in it is never imported by itself.
+    Raises:
+        UsageError: the run was trained with a factory that the caller does not name.
+        InputError: the parameters do not fit.
+    """
+    name = checkpoint.recipe.model
+    if is_factory(name):
+        require_factory_named(name, factory, source)
+    model = build_model(name, len(checkpoint.classes))
+    try:
+        if checkpoint.plans:
+            prepare(model, checkpoint.plans)
+        model.load_state_dict(checkpoint.model)
+    except (RuntimeError, AttributeError, TypeError, KeyError) as error:
+        raise InputError(f"the checkpoint in `{source}` does not fit `{name}`: {str(error).splitlines()[0]}") from error
+    return model
+
+
+def require_factory_named(name: str, factory: str | None, source: str) -> None:
+    """Refuse to import a factory that only a run folder names.
+
+    Raises:
+        UsageError: the caller named none, or another.
+    """
+    if factory != name:
+        raise UsageError(
+            f"`{source}` was trained with the model `{name}`, which is code; a run may not import it by itself",
+            f"name it yourself: `asq eval {name} --weights {source}`, or `asq quantize {name} --resume {source}`",
+        )

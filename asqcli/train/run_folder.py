@@ -1,0 +1,157 @@
+"""The files of a run.
+
+recipe.given.yaml  recipe.yaml    as given, and as resolved with every default
+environment.json                  versions, device, threads, the command
+metrics.jsonl                     one line per epoch
+checkpoints/last                  what `--resume` and `asq eval` need; `checkpoints/best` where there is a validation split
+result.json                       written last: present means finished
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from asqcli.errors import InputError, MachineError, UsageError
+
+RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
+    "result.json",
+    "metrics.jsonl",
+    "recipe.yaml",
+    "recipe.given.yaml",
+    "environment.json",
+)
+
+
+@contextmanager
+def _machine_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = "free some space and `--resume` the run" if error.errno == errno.ENOSPC else "choose another `--out`"
+        raise MachineError(f"cannot write `{path}`: {error.strerror or error}", hint) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that its name holds the old content or the new, never a part.
+
+    Raises:
+        MachineError: disk full, folder not writable; the old content stays.
+    """
+    part = path.with_name(path.name + ".part")
+    with _machine_errors(path):
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+
+
+class RunFolder:
+    """A run's folder, and the only code that knows its file names."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, out: str | None, name: str, *, force: bool) -> RunFolder:
+        """Make a fresh folder: `out`, or `runs/name`, numbered when that is taken.
+
+        Raises:
+            UsageError: `out` is there already and `force` is not given, or it is not a run's folder.
+            MachineError: it cannot be written.
+        """
+        path = Path(out) if out else _numbered(Path("runs") / name)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not force:
+                raise UsageError(
+                    f"`{path}` is there already", "choose another `--out`, or replace the run with --force"
+                )
+            if not (path / RECIPE).is_file():
+                raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
+            with _machine_errors(path):
+                shutil.rmtree(path)
+        folder = cls(path)
+        with _machine_errors(path):
+            folder.checkpoint("last").parent.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Return the folder of a run that was made before.
+
+        Raises:
+            InputError: it is not one.
+        """
+        if not (path / RECIPE).is_file():
+            raise InputError(f"`{path}` is not the folder of a run: it has no {RECIPE}")
+        return cls(path)
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the file of the checkpoint `last` or `best`."""
+        return self.path / "checkpoints" / name
+
+    def write_recipe(self, resolved: dict, given: str | None) -> None:
+        """Store the resolved recipe, and the text of the file that was given."""
+        text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+        write_atomically(self.path / RECIPE, text.encode())
+        if given is not None:
+            write_atomically(self.path / GIVEN, given.encode())
+
+    def write_environment(self, environment: dict) -> None:
+        """Store what the run ran on."""
+        write_atomically(self.path / ENVIRONMENT, _json(environment))
+
+    def read_environment(self) -> dict:
+        """Return what `write_environment` stored, or nothing."""
+        path = self.path / ENVIRONMENT
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def append_metrics(self, record: dict) -> None:
+        """Add one line to the metrics."""
+        with _machine_errors(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict]:
+        """Return the lines of the metrics."""
+        path = self.path / METRICS
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def cut_metrics(self, lines: int) -> None:
+        """Keep the first `lines` lines: those that a checkpoint knows of."""
+        path = self.path / METRICS
+        if path.is_file():
+            kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+            write_atomically(path, "".join(kept).encode())
+
+    def write_result(self, result: dict) -> None:
+        """Store the result, which marks the run as finished."""
+        write_atomically(self.path / RESULT, _json(result))
+
+    def result(self) -> dict | None:
+        """Return the result of a finished run, or None."""
+        path = self.path / RESULT
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _numbered(path: Path) -> Path:
+    candidate, number = path, 1
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}-{number}")
+    return candidate
+
+
+def _json(content: dict) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
