@@ -1,4 +1,4 @@
-"""asqcli: quantize convolutional networks to 2 to 8 bits, with adaptive step sizes and powers of the square root of two."""
+"""Quantize convolutional networks to 2 to 8 bits: adaptive step sizes, powers of the square root of two."""
 
 from importlib.metadata import version
 

@@ -1,7 +1,7 @@
 """A data set's name or folder to its splits.
 
-A folder holds one folder per class, or `train/`, `val/` and `test/` that do. `val/` is for watching, `test/` for the result;
-with one of them it is the result; with neither, a fixed tenth of the training images is held out for it.
+A folder holds one folder per class, or `train/`, `val/` and `test/` that do. `val/` is for watching, `test/` for the
+result; with one of them it is the result; with neither, a fixed tenth of the training images is held out for it.
 """
 
 from __future__ import annotations
@@ -91,13 +91,14 @@ def _read_cifar(kind: str, name: str):
     root = Path(os.environ.get("ASQ_DATA", Path.home() / ".cache" / "asqcli")) if by_name else Path(name)
     read = CIFAR10 if kind == "cifar10" else CIFAR100
     try:
-        # Files in torchvision's layout are pickles; torchvision compares their MD5 with the published ones before it reads.
+        # Files in torchvision's layout are pickles; torchvision compares their MD5 with the published ones before it
+        # reads.
         download = by_name and os.environ.get("ASQ_OFFLINE") != "1"
         train, test = (read(root, train=t, download=download) for t in (True, False))
     except Exception as error:  # missing, corrupt, or one of the many ways in which a download fails
         raise InputError(
             f"{kind} cannot be read from `{root}`: {str(error).splitlines()[0]}",
-            f"unpack the python version of {kind} there, or pass the folder that holds `{CIFAR_FOLDERS[kind]}` with --data",
+            f"unpack its python version there, or pass the folder that holds `{CIFAR_FOLDERS[kind]}` with --data",
         ) from error
     return tuple(train.classes), (train.data, np.array(train.targets)), (test.data, np.array(test.targets))
 

@@ -1,6 +1,7 @@
 """One split of a data set, as batches of normalised images.
 
-Small images are held in memory and augmented as whole batches; large ones are decoded from their files by worker processes.
+Small images are held in memory and augmented as whole batches; large ones are decoded from their files by worker
+processes.
 The order of a pass and all its augmentation are a function of the seed given, whatever the batch it starts from.
 """
 
@@ -33,7 +34,8 @@ class Preprocessing:
         image_size: height and width of the input, pixels.
         resize: length of the shorter side before the centre crop, pixels.
         mean, std: per channel, of pixels scaled to 0 .. 1.
-        augment: `none`, `shift` (random crop from a padded image), `shift_flip`, or `resized_crop` (a random part of the
+        augment: `none`, `shift` (random crop from a padded image), `shift_flip`, or `resized_crop` (a random part of
+        the
             image, brought to size, and flips).
         padding: pixels around the image for the shift.
     """

@@ -61,7 +61,8 @@ def official_weights(name: str):
 def _torchvision_model(name: str, num_classes: int) -> nn.Module:
     from torchvision import models
 
-    # googlenet and inception_v3 have auxiliary heads that only training runs, and an initialisation that takes a minute.
+    # googlenet and inception_v3 have auxiliary heads that only training runs, and an initialisation that takes a
+    # minute.
     extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return models.get_model(name, weights=None, num_classes=num_classes, **extra)
 

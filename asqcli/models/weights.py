@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,7 +147,8 @@ def fetch_official(name: str) -> tuple[dict[str, Tensor], str]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
+        with contextlib.redirect_stdout(sys.stderr):  # where torch.hub says that it downloads
+            return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
     except Exception as error:  # urllib, ssl, socket and hash errors have no common type
         raise MachineError(f"the official weights of `{name}` cannot be had: {error}") from error
     finally:

@@ -120,8 +120,8 @@ def _adopt(twin, layer, weight_quantizer, activation_quantizer):
 class TwoStepBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that evaluates as a multiplication and an addition, each rounded.
 
-    g = gamma / sqrt(variance + eps) and b = beta - mean * g are computed in double and rounded once. They are not merged
-    into weights or scales, which would move the rounding.
+    g = gamma / sqrt(variance + eps) and b = beta - mean * g are computed in double and rounded once. They are not
+    merged into weights or scales, which would move the rounding.
     """
 
     @classmethod

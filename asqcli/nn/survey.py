@@ -54,8 +54,15 @@ def survey_layers(model: nn.Module, example: Tensor) -> list[SurveyedLayer]:
                 "asq quantizes Conv2d and Linear layers; choose a convolutional network",
             )
     executed: dict[str, nn.Module] = {}
+
+    def remember(name: str):
+        def hook(module: nn.Module, _) -> None:
+            executed.setdefault(name, module)
+
+        return hook
+
     hooks = [
-        module.register_forward_pre_hook(lambda m, _, name=name: executed.setdefault(name, m))
+        module.register_forward_pre_hook(remember(name))
         for name, module in model.named_modules()
         if type(module) in QUANTIZABLE
     ]
@@ -67,7 +74,8 @@ def survey_layers(model: nn.Module, example: Tensor) -> list[SurveyedLayer]:
         raise
     except Exception as error:
         raise UnsupportedError(
-            f"the network fails on an input of shape {tuple(example.shape)}: {type(error).__name__}: {error}",
+            f"the network fails on an input of shape {tuple(example.shape)}: "
+            f"{type(error).__name__}: {str(error).splitlines()[0]}",
             "try another `--set data.image_size=N`",
         ) from error
     finally:

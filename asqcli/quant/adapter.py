@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,8 +39,8 @@ class Adapter(nn.Module):
     1 / (1 - t) below, which is smooth, positive, never without gradient, and made of exactly rounded operations.
     `output="relu"` gives the paper's form.
 
-    In evaluation the pool and the linear layers are computed in double in a fixed order and rounded once, so that a sample's
-    beta does not depend on its batch. Weights are rounded to 8 bits, a scale per row, in training too.
+    In evaluation the pool and the linear layers are computed in double in a fixed order and rounded once, so that a
+    sample's beta does not depend on its batch. Weights are rounded to 8 bits, a scale per row, in training too.
 
     Args:
         channels: of the input.
@@ -59,7 +61,7 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels, 1] if hidden is None else [channels, hidden, 1]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
         self.bits, self.output, self.channels_last = bits, output, channels_last
         last = self.layers[-1]
         # Near 0 but not at 0: at 0 the hidden layer would get no gradient in the first step.
@@ -100,7 +102,7 @@ class Adapter(nn.Module):
         return hidden
 
     def integer_weight(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Return a layer's weight as (whole numbers in -127..127, scale of each row); with float weights, scales of 1."""
+        """Return (whole numbers in -127..127, scale of each row); with float weights, themselves and 1."""
         if self.bits is None:
             return layer.weight, torch.ones_like(layer.bias)
         scale = _row_scale(layer.weight)

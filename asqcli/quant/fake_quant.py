@@ -1,8 +1,8 @@
 """Quantize and dequantize in float, as two autograd functions: uniform steps, and level sets.
 
 Each function is one node of the graph, forward and backward, so that either can be fused without touching its users.
-Reciprocals are taken first and multiplied by, everywhere: `x / s` and `x * (1 / s)` differ in the last bit, and an engine
-that multiplies must see the codes that training saw.
+Reciprocals are taken first and multiplied by, everywhere: `x / s` and `x * (1 / s)` differ in the last bit, and an
+engine that multiplies must see the codes that training saw.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def gradient_scale(elements: int, qmax: int) -> float:
     """Return 1 / sqrt(elements * qmax), which LSQ multiplies step gradients by.
 
     Args:
-        elements: values that share the step; for activations those of one sample, so that neither the batch size nor the
+        elements: values that share the step; for activations those of one sample, so that neither the batch size nor
+        the
             number of processes changes it.
         qmax: largest code.
     """
@@ -53,8 +54,8 @@ def fake_quantize(
     Paper: Eqs. 4 and 5; backward by Eqs. 7 to 9. Gradient of x by STE, zero where clipped; of step_size the sum over
     samples of d adapted_step_size * beta, times `step_gradient_scale`; of beta d adapted_step_size * step_size.
 
-    Departs from the paper: dequantizes by the adapted step, whose gradient Eq. 7 is; Eq. 6 multiplies by `step_size`. And
-    `-x/s + round(v/s)` of Eq. 7 is read as `-x/s_a + round(x/s_a)`.
+    Departs from the paper: dequantizes by the adapted step, whose gradient Eq. 7 is; Eq. 6 multiplies by `step_size`.
+    And `-x/s + round(v/s)` of Eq. 7 is read as `-x/s_a + round(x/s_a)`.
 
     Args:
         x: activations (N, C, H, W) or weights (C_out, C_in, K_h, K_w), real units.
@@ -134,8 +135,8 @@ def fake_quantize_to_levels(
     """Replace each weight by the nearest level times the threshold, staying in float.
 
     Paper: Eqs. 3 and 17; the gradient of the threshold is Eq. 7 with the threshold in the step's place:
-    q(w/alpha) - w/alpha inside, sign(w) where clipped, times `threshold_gradient_scale`. Gradient of weight by STE, zero
-    where clipped.
+    q(w/alpha) - w/alpha inside, sign(w) where clipped, times `threshold_gradient_scale`. Gradient of weight by STE,
+    zero where clipped.
 
     Args:
         weight: (C_out, ..), real units.

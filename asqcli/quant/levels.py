@@ -4,10 +4,11 @@ No integer engine equals an irrational grid, so the square root of two is a frac
 within 0.2%, the seven magnitudes of 4-bit POST are {96, 68, 48, 34, 24, 17, 12} / 96. Everything downstream, the fake
 quantizer of training included, uses the integers.
 
-A code of a power set is a sign bit over b - 1 bits of magnitude index: 0 is zero, k = 1.. is the k-th largest magnitude.
+A code of a power set is a sign bit over b - 1 bits of magnitude index: 0 is zero, k = 1.. is the k-th largest
+magnitude.
 
-Departs from the paper: Eqs. 3 and 17 as printed hold 2^b + 1 levels, which no b-bit code can name; the paper's remark that
-2-bit POST is ternary fits 2^b - 1. `printed=True` gives the printed set, whose codes take b + 1 bits.
+Departs from the paper: Eqs. 3 and 17 as printed hold 2^b + 1 levels, which no b-bit code can name; the paper's remark
+that 2-bit POST is ternary fits 2^b - 1. `printed=True` gives the printed set, whose codes take b + 1 bits.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 
 from asqcli.errors import BoundsError
 from asqcli.quant.bounds import check_bits, integer_bounds
@@ -57,7 +58,7 @@ class LevelSet:
     def boundaries(self) -> tuple[float, ...]:
         """Midpoints between neighbouring magnitudes, zero included, smallest first."""
         ascending = (0, *reversed(self.magnitudes))
-        return tuple((low + high) / 2 for low, high in zip(ascending, ascending[1:], strict=False))
+        return tuple((low + high) / 2 for low, high in pairwise(ascending))
 
     @property
     def level_table(self) -> tuple[float, ...]:

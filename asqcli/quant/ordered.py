@@ -16,8 +16,8 @@ LANES = 8
 def ordered_mean(x: Tensor) -> Tensor:
     """Return the mean over all dimensions between the first and the last, in float32.
 
-    Sums in double: first along the last but one dimension, element after element, then along the one before it, and so on;
-    then divides, then rounds once.
+    Sums in double: first along the last but one dimension, element after element, then along the one before it, and
+    so on; then divides, then rounds once.
 
     Args:
         x: channels last, (N, H, W, C) or (N, length, C) or (N, C).
@@ -38,7 +38,8 @@ def ordered_mean(x: Tensor) -> Tensor:
 def ordered_linear(x: Tensor, integer_weight: Tensor, row_scale: Tensor, bias: Tensor) -> Tensor:
     """Return (integer_weight @ x) * row_scale + bias in double.
 
-    Eight partial sums: lane j adds the products of the inputs j, j + 8, j + 16, .. in this order; then lanes 4 to 7 are added to
+    Eight partial sums: lane j adds the products of the inputs j, j + 8, j + 16, .. in this order; then lanes 4 to 7
+    are added to
     lanes 0 to 3, lanes 2 and 3 to 0 and 1, lane 1 to 0. Then a multiplication, then an addition, each rounded.
 
     Args:

@@ -1,4 +1,5 @@
-"""Name patterns to the settings of each layer: `weights` and `activations`, then the first and last layer's policy, then rules.
+"""Name patterns to the settings of each layer: `weights` and `activations`, then the first and last layer's policy,
+then rules.
 
 layers:
   layer1.*: {weights: {bits: 3}}          later rules lie over earlier ones
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -112,7 +114,7 @@ def _base(recipe: Recipe, operand: str, *, at_end: bool) -> dict:
 class _Plain:
     """A source that names no place: the rule's own path says enough."""
 
-    values: dict = {}
+    values: ClassVar[dict] = {}
 
     def where(self, path) -> str:
         return ""

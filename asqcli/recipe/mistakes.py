@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Protocol, get_args
 
 from pydantic import BaseModel
@@ -92,7 +93,7 @@ def _wrong_bits(key: str, where: str, given: int, model: type[BaseModel]) -> Mis
 
 def _key_path(location: Keys) -> Keys:
     """Cut out the quantizer's name, which pydantic puts between the section and the key."""
-    for place, (part, following) in enumerate(zip(location, location[1:], strict=False)):
+    for place, (part, following) in enumerate(pairwise(location)):
         if part in OPERANDS and following in models_by_quantizer(part) and len(location) > place + 2:
             return (*location[: place + 1], *location[place + 2 :])
     return location

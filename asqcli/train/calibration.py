@@ -1,4 +1,4 @@
-"""Signedness and starting values of every quantizer, from shuffled training batches with batch-norm statistics frozen."""
+"""Signedness and starting values of every quantizer, from training batches, batch-norm statistics frozen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
 
-# Values kept of each layer's input, over all batches. A stride through the batch takes them from every image and channel.
+# Values kept of each layer's input, over all batches. A stride through the batch takes them from every image and
+# channel.
 SAMPLES = 2**16
 
 

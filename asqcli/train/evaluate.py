@@ -14,7 +14,7 @@ from asqcli.data.splits import Split
 
 @dataclass(frozen=True)
 class Accuracy:
-    """top1 and top5 in percent, rounded to two places; loss is the mean cross-entropy. With fewer than 5 classes, top5 is 100."""
+    """top1 and top5 in percent, rounded to two places; loss, the mean cross-entropy. With up to 5 classes top5 is 100."""
 
     top1: float
     top5: float

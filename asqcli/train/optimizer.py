@@ -15,7 +15,8 @@ DECAYED = (nn.Conv2d, nn.Linear)
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Return SGD's groups: weight decay on the weights of convolutions and linear layers, none on anything else.
 
-    Steps, thresholds, adapters, batch norm and biases are not decayed: a decayed step shrinks the range that it stands for.
+    Steps, thresholds, adapters, batch norm and biases are not decayed: a decayed step shrinks the range that it
+    stands for.
     """
     in_adapters = {id(p) for m in model.modules() if isinstance(m, Adapter) for p in m.parameters()}
     decayed = {id(m.weight) for m in model.modules() if isinstance(m, DECAYED)} - in_adapters

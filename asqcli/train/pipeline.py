@@ -1,7 +1,7 @@
 """A recipe to a finished run: data, weights, float warm-up, calibration, training, result.
 
-What a run has decided stands in its `Progress.facts` and so in every checkpoint; going on with a run is to enter the same
-path at the phase that the checkpoint names.
+What a run has decided stands in its `Progress.facts` and so in every checkpoint; going on with a run is to enter the
+same path at the phase that the checkpoint names.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ class Run:
             ) from None
 
     def _watch(self) -> Accuracy:
-        """Return the accuracy to put beside an epoch: on the validation split, or on the result's where there is none."""
+        """Return the accuracy to put beside an epoch: on the validation split, else on the result's images."""
         return self._evaluate(watch=True)
 
     def _evaluate(self, *, watch: bool = False) -> Accuracy:

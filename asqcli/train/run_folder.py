@@ -3,8 +3,8 @@
 recipe.given.yaml  recipe.yaml    as given, and as resolved with every default
 environment.json                  versions, device, threads, the command
 metrics.jsonl                     one line per epoch
-checkpoints/last                  what `--resume` and `asq eval` need; `checkpoints/best` where there is a validation split
-result.json                       written last: present means finished
+checkpoints/last                  what `--resume` and `asq eval` need; `checkpoints/best` where there is a validation
+split result.json                       written last: present means finished
 """
 
 from __future__ import annotations
