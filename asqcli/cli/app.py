@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from typing import Annotated
@@ -52,7 +53,7 @@ def run() -> int:
     except AsqError as error:
         return _fail(error.exit_code, error.message, error.hint)
     except ParserError as error:
-        return _fail(ExitCode.USAGE, _first_lower(error.format_message()).rstrip("."), _option_hint(error))
+        return _fail(ExitCode.USAGE, _parser_message(error), _option_hint(error))
     except (KeyboardInterrupt, typer.Abort):
         return _fail(ExitCode.INTERRUPTED, "interrupted", None)
     except MemoryError:
@@ -77,7 +78,9 @@ def _fail(code: int, message: str, hint: str | None) -> int:
     return int(code)
 
 
-def _first_lower(text: str) -> str:
+def _parser_message(error) -> str:
+    """Return the parser's message in our style, without the suggestions that our hint makes."""
+    text = re.sub(r" ?\((Possible options|Did you mean).*", "", error.format_message()).rstrip(".")
     return text[:1].lower() + text[1:]
 
 

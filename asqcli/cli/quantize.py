@@ -23,7 +23,7 @@ EXAMPLE = "asq quantize resnet18 --bits 4 --scheme post"
 
 def quantize(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="resnet20, a torchvision classifier, or module:factory.")
+        str | None, typer.Argument(metavar="MODEL", help="resnet20, a torchvision classifier, or module:factory.")
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", metavar="NAME|FILE", help="A recipe: see `asq recipe list`.")

@@ -35,8 +35,7 @@ class Preprocessing:
         resize: length of the shorter side before the centre crop, pixels.
         mean, std: per channel, of pixels scaled to 0 .. 1.
         augment: `none`, `shift` (random crop from a padded image), `shift_flip`, or `resized_crop` (a random part of
-        the
-            image, brought to size, and flips).
+            the image, brought to size, and flips).
         padding: pixels around the image for the shift.
     """
 

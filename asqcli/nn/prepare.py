@@ -45,9 +45,9 @@ def prepare(model: nn.Module, plans: list[LayerPlan]) -> nn.Module:
     quantized = {
         id(model.get_submodule(plan.name)): _quantized_layer(model.get_submodule(plan.name), plan) for plan in plans
     }
-    # By identity, so that a module that is used under several names is replaced by one module.
+    # By identity, and not through named_children, which names a shared module once: each name gets the same new module.
     for parent in list(model.modules()):
-        for name, child in parent.named_children():
+        for name, child in list(parent._modules.items()):
             if id(child) in quantized:
                 setattr(parent, name, quantized[id(child)])
             elif type(child) is nn.BatchNorm2d:

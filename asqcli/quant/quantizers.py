@@ -40,7 +40,7 @@ class WeightQuantizer(nn.Module, ABC):
 
     @abstractmethod
     def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (levels, shape of `weight`, entries of the level table; weight_scale, (C_out,) or (1,), real units)."""
+        """Return levels (table entries, shape of `weight`) and weight_scale ((C_out,) or (1,), real units)."""
 
     @abstractmethod
     def start(self, weight: Tensor, method: str) -> None:

@@ -77,7 +77,8 @@ def rule_mistakes(source: Source) -> list[Mistake]:
     for pattern, rule in source.values["layers"].items():
         for operand in OPERANDS:
             change = rule.get(operand) if isinstance(rule, dict) else None
-            if isinstance(change, dict):
+            base_is_sound = not _lay_rule(source.values[operand], {}, operand, pattern, source)[1]
+            if isinstance(change, dict) and base_is_sound:
                 mistakes += _lay_rule(source.values[operand], change, operand, pattern, source)[1]
     return mistakes
 

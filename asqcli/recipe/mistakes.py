@@ -15,10 +15,10 @@ Keys = tuple[str, ...]
 OPERANDS: dict[str, Any] = {"weights": Weights, "activations": Activations}
 
 _BOUNDS = {
-    "greater_than_equal": "at least {ge}",
-    "greater_than": "above {gt}",
-    "less_than_equal": "at most {le}",
-    "less_than": "below {lt}",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "above {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "below {lt:g}",
 }
 _TYPES = {
     "int_type": "a whole number",
@@ -107,14 +107,12 @@ def _literal_choices(expected: str) -> list[str]:
 def _known_keys(section: Keys, location: tuple) -> list[str]:
     """Return the keys of the section in which an unknown one was found."""
     model: type[BaseModel] = Recipe
-    for place, key in enumerate(section):
+    for key in section:
         if key in OPERANDS:
             quantizer = next(p for p in location if p in models_by_quantizer(key))
             model = models_by_quantizer(key)[quantizer]
         elif key == "layers":
-            model = LayerRule
-            if place + 1 < len(section):
-                break
+            model = LayerRule  # the pattern that follows is no key of it
         elif key in model.model_fields:
             model = model.model_fields[key].annotation
     return list(model.model_fields)

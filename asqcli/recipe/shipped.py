@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from asqcli.errors import InputError, did_you_mean
@@ -10,9 +10,10 @@ from asqcli.errors import InputError, did_you_mean
 
 def shipped_recipes() -> dict[str, Path]:
     """Return name to file, sorted by name."""
-    folder = resources.files("asqcli.recipes")
-    files = [Path(str(entry)) for entry in folder.iterdir() if entry.name.endswith(".yaml")]
-    return {file.stem: file for file in sorted(files)}
+    # A folder of YAML is a namespace package; an editable install adds places to it that are no folders.
+    places = find_spec("asqcli.recipes").submodule_search_locations
+    folder = next(path for path in map(Path, places) if path.is_dir())
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 
 def find_recipe(name: str) -> Path:

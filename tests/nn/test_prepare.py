@@ -1,0 +1,123 @@
+import pytest
+import torch
+from torch import nn
+
+from asqcli.errors import UnsupportedError
+from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.nn.prepare import LayerPlan, prepare, project_steps, quant_layers, quantizers
+from asqcli.nn.survey import survey_layers
+from asqcli.train.calibration import calibrate
+
+ASQ = {
+    "quantizer": "asq",
+    "bits": 4,
+    "adapter": {"hidden": "quarter", "bits": 8, "output": "reciprocal"},
+    "dequantize_by": "adapted_step_size",
+}
+LSQ = {"quantizer": "lsq", "bits": 4}
+POST = {"quantizer": "post", "bits": 4}
+
+
+def plans_for(model, weights=POST, activations=ASQ):
+    layers = survey_layers(model, torch.zeros(1, 3, 8, 8))
+    return [LayerPlan(layer.name, layer.kind, weights, activations) for layer in layers]
+
+
+def test_survey_follows_execution_not_definition():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.unused, self.first = nn.Linear(4, 2), nn.Linear(4, 2), nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.last(self.first(x).mean((2, 3)))
+
+    layers = survey_layers(Backwards(), torch.zeros(1, 3, 8, 8))
+    assert [(layer.name, layer.kind) for layer in layers] == [("first", "conv"), ("last", "linear")]
+
+
+def test_survey_names_what_cannot_be_quantized():
+    with pytest.raises(UnsupportedError, match="`1` is a ConvTranspose2d"):
+        survey_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 3)), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(UnsupportedError, match="no Conv2d or Linear"):
+        survey_layers(nn.Flatten(), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(UnsupportedError, match="fails on an input of shape"):
+        survey_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3)), torch.zeros(1, 3, 8, 8))
+
+
+def test_calibration_swaps_layers_and_observes_signedness(tiny_net):
+    parameters = {name: p.data_ptr() for name, p in tiny_net.named_parameters()}
+    images = torch.randn(8, 3, 8, 8)
+    plans = calibrate(tiny_net, plans_for(tiny_net), [images], start="mse")
+    assert {p.name: p.signed for p in plans} == {
+        "stem": True,
+        "depthwise": False,
+        "pointwise": False,
+        "linear_bottleneck": True,
+        "head": True,
+    }
+    assert [type(m) for _, m in quant_layers(tiny_net)] == [QuantConv2d] * 4 + [QuantLinear]
+    assert isinstance(tiny_net.bn, TwoStepBatchNorm2d)
+    after = dict(tiny_net.named_parameters())
+    assert all(after[name].data_ptr() == pointer for name, pointer in parameters.items())
+    assert dict(tiny_net.named_modules())["depthwise"].weight_quantizer.clipping_threshold.shape == (8,)
+
+
+def test_quantized_network_is_near_the_float_one_at_8_bits(tiny_net):
+    images = torch.randn(16, 3, 8, 8)
+    expected = tiny_net(images)
+    lsq8 = {"quantizer": "lsq", "bits": 8}
+    calibrate(tiny_net, plans_for(tiny_net, lsq8, lsq8), [images], start="mse")
+    assert (tiny_net(images) - expected).abs().max() < 0.03 * expected.abs().max()
+
+
+@pytest.mark.parametrize("start", ["mse", "lsq"])
+def test_batch_of_one_equals_batch_of_many_to_the_bit(tiny_net, start):
+    torch.manual_seed(3)
+    images = torch.randn(33, 3, 8, 8)
+    calibrate(tiny_net, plans_for(tiny_net), [images], start=start)
+    with torch.no_grad():
+        for quantizer in quantizers(tiny_net):
+            if getattr(quantizer, "adapter", None) is not None:
+                quantizer.adapter.layers[-1].weight.normal_(std=1.0)  # betas that differ between samples
+        together = tiny_net(images)
+        assert torch.equal(together, torch.cat([tiny_net(images[i : i + 1]) for i in range(33)]))
+        assert torch.equal(together[5:12], tiny_net(images[5:12]))
+
+
+def test_a_module_used_twice_is_swapped_once():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 3, 1)
+            self.b = self.a
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    model = Shared()
+    prepare(model, [LayerPlan("a", "conv", POST, LSQ, signed=True)])
+    assert model.a is model.b and isinstance(model.a, QuantConv2d)
+
+
+def test_steps_are_projected_back_above_zero(tiny_net):
+    calibrate(tiny_net, plans_for(tiny_net), [torch.randn(4, 3, 8, 8)], start="mse")
+    with torch.no_grad():
+        for quantizer in quantizers(tiny_net):
+            for parameter in quantizer.parameters(recurse=False):
+                parameter.fill_(-1.0)
+    project_steps(tiny_net)
+    for quantizer in quantizers(tiny_net):
+        assert all((p > 0).all() and (1 / p).isfinite().all() for p in quantizer.parameters(recurse=False))
+    assert tiny_net(torch.randn(2, 3, 8, 8)).isfinite().all()
+
+
+def test_state_dict_keeps_float_names_and_round_trips(tiny_net):
+    names = set(tiny_net.state_dict())
+    images = torch.randn(4, 3, 8, 8)
+    plans = calibrate(tiny_net, plans_for(tiny_net), [images], start="mse")
+    state = tiny_net.state_dict()
+    assert names <= set(state)
+    twin = prepare(type(tiny_net)(), plans)
+    twin.load_state_dict(state)
+    assert torch.equal(twin.eval()(images), tiny_net(images))
