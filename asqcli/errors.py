@@ -111,7 +111,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Return the hint that names the nearest known names, or None when nothing is near.
 
     >>> did_you_mean("resnet81", ["resnet18", "resnet34", "vgg11"])
-    'did you mean `resnet18`?'
+    'did you mean `resnet18` or `resnet34`?'
     """
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else None

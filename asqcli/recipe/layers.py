@@ -18,7 +18,7 @@ from asqcli.errors import RecipeError, UsageError, did_you_mean
 from asqcli.recipe.mistakes import OPERANDS, Mistake, Source, mistake_in_words, models_by_quantizer
 from asqcli.recipe.schema import FloatOperand, LsqActivations, Recipe, UniformWeights
 
-FIRST_LAST_BITS = 8
+_END_LAYERS = {"weights": UniformWeights(bits=8), "activations": LsqActivations(bits=8)}
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,19 @@ def resolve_layers(recipe: Recipe, names: list[str], source: str) -> dict[str, L
 
 
 def rule_mistakes(source: Source) -> list[Mistake]:
-    """Return what is wrong with the rules of a draft as far as that shows without a network."""
+    """Return what is wrong with the rules of a draft as far as that shows without a network.
+
+    A rule may match the first or the last layer, so one that fits their policy is not wrong.
+    """
     mistakes = []
     for pattern, rule in source.values["layers"].items():
         for operand in OPERANDS:
             change = rule.get(operand) if isinstance(rule, dict) else None
-            base_is_sound = not _lay_rule(source.values[operand], {}, operand, pattern, source)[1]
+            bases = source.values[operand], _END_LAYERS[operand].model_dump()
+            base_is_sound = not _lay_rule(bases[0], {}, operand, pattern, source)[1]
             if isinstance(change, dict) and base_is_sound:
-                mistakes += _lay_rule(source.values[operand], change, operand, pattern, source)[1]
+                wrong = [_lay_rule(base, change, operand, pattern, source)[1] for base in bases]
+                mistakes += wrong[0] if all(wrong) else []
     return mistakes
 
 
@@ -108,8 +113,7 @@ def _base(recipe: Recipe, operand: str, *, at_end: bool) -> dict:
     if recipe.first_last == "same":
         # The first and last layers never have an adapter.
         return (LsqActivations(bits=own.bits) if own.quantizer == "asq" else own).model_dump()
-    ends = UniformWeights if operand == "weights" else LsqActivations
-    return ends(bits=FIRST_LAST_BITS).model_dump()
+    return _END_LAYERS[operand].model_dump()
 
 
 class _Plain:

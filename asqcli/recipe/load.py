@@ -36,6 +36,7 @@ class Draft:
         for key, value in values.items():
             path = (*at, str(key))
             if isinstance(value, dict) and not _is_leaf(path):
+                self.origins.setdefault(path, origin)
                 self.lay(value, origin, path)
             else:
                 target[str(key)] = value

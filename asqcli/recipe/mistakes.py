@@ -63,11 +63,13 @@ def mistake_in_words(error: dict, source: Source, *, inside: Keys = ()) -> Mista
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1], error["loc"])
         return f"unknown key `{key}`{where}", did_you_mean(path[-1], known) or f"known keys: {', '.join(known)}"
+    if kind == "missing" and path[-1].isdigit():
+        return f"`{'.'.join(path[:-1])}` is `{list(given)}`{where}, it must be a list of three numbers", None
     if kind == "missing":
         return f"`{key}` is missing", None
     if kind == "union_tag_invalid":
         choices = list(models_by_quantizer(operand))
-        tag = str(limits["tag"])
+        tag, where = str(limits["tag"]), source.where((*path, "quantizer"))
         return f"`{key}.quantizer` is `{tag}`{where}, choose {', '.join(choices)}", did_you_mean(tag, choices)
     if kind == "literal_error":
         choices = [str(c) for c in _literal_choices(limits["expected"])]

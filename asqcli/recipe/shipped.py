@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
+import asqcli
 from asqcli.errors import InputError, did_you_mean
 
 
 def shipped_recipes() -> dict[str, Path]:
     """Return name to file, sorted by name."""
-    # A folder of YAML is a namespace package; an editable install adds places to it that are no folders.
-    places = find_spec("asqcli.recipes").submodule_search_locations
-    folder = next(path for path in map(Path, places) if path.is_dir())
+    package = Path(asqcli.__file__).parent
+    installed, checkout = package / "recipes", package.parent / "recipes"
+    folder = installed if installed.is_dir() else checkout
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from asqcli.nn.prepare import LayerPlan
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a reporter can be had without torch
+    from asqcli.nn.prepare import LayerPlan
 
 
 class Reporter:

@@ -92,7 +92,8 @@ def test_dequantizing_by_the_step_size_is_equation_6():
 
 
 @pytest.mark.parametrize(
-    "level_set", [make(bits) for make in (post_levels, pot_levels, apot_levels) for bits in (2, 3, 4)]
+    "level_set",
+    [make(bits) for make in (post_levels, pot_levels, apot_levels) for bits in (2, 3, 4)]
     + [post_levels(4, grid="7/5", printed=True), post_levels(3, grid="exact")],
 )
 def test_level_sets_follow_equation_7_with_the_threshold(level_set):

@@ -6,9 +6,7 @@ import pytest
 from asqcli.errors import BoundsError
 from asqcli.quant.levels import apot_levels, post_levels, pot_levels, uniform_level_table
 
-POWER_SETS = [
-    (make, bits) for make in (post_levels, pot_levels, apot_levels) for bits in (2, 3, 4)
-]
+POWER_SETS = [(make, bits) for make in (post_levels, pot_levels, apot_levels) for bits in (2, 3, 4)]
 
 
 def test_post_on_each_grid_worked_by_hand():

@@ -1,0 +1,254 @@
+"""The commands as processes: exit code, text, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+QUICK = ("--max-steps", "2", "--set", "data.image_size=16", "--threads", "1")
+
+
+def asq(*args, cwd, env=None) -> subprocess.CompletedProcess:
+    """Run `asq` and check what holds for every command: no traceback, one error line first where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "asqcli", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "ASQ_OFFLINE": "1", "TORCH_HOME": str(cwd), **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert (done.returncode == 0) == ("error: " not in done.stderr), done.stderr
+    return done
+
+
+def fails(code, text, *args, cwd, hint=None, **kwargs):
+    done = asq(*args, cwd=cwd, **kwargs)
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+    assert hint is None or f"hint: {hint}" in done.stderr, done.stderr
+    assert done.stdout == ""
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A finished run on the digits, and what the command printed."""
+    cwd = tmp_path_factory.mktemp("run")
+    done = asq("quantize", "resnet20", "--bits", "4", "--scheme", "post", "--out", "r", "--json", *QUICK, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd / "r", done
+
+
+def test_quantize_prints_one_json_document_and_the_layers(run_folder):
+    folder, done = run_folder
+    document = json.loads(done.stdout)
+    assert document["schema"] == 1 and document["run"] == "r" and document["epochs"] == 1
+    assert {"float_top1", "top1", "top5"} <= document.keys()
+    assert document == json.loads((folder / "result.json").read_text())
+    assert "layer3.2.conv2 │ conv   │ post 4 bits" in done.stderr and "no pretrained weights" in done.stderr
+    assert "qat epoch 1/1" in done.stderr  # piped: one line an epoch
+
+
+def test_eval_of_a_run_gives_its_result_to_the_digit(run_folder):
+    folder, done = run_folder
+    expected = json.loads(done.stdout)
+    for target in (folder, folder / "checkpoints" / "last"):
+        measured = json.loads(asq("eval", target, "--json", "--batch-size", "7", cwd=folder).stdout)
+        assert [measured[k] for k in ("top1", "top5", "images")] == [expected[k] for k in ("top1", "top5", "images")]
+    by_name = json.loads(asq("eval", "resnet20", "--weights", folder, "--json", cwd=folder).stdout)
+    assert by_name["top1"] == expected["top1"]
+
+
+def test_eval_checks_a_minimum(run_folder):
+    folder, _ = run_folder
+    done = asq("eval", folder, "--min-top1", "101", "--json", cwd=folder)
+    assert done.returncode == 1 and json.loads(done.stdout)["passed"] is False
+    assert "less than the 101.00% asked for" in done.stderr
+    assert asq("eval", folder, "--min-top1", "0", cwd=folder).returncode == 0
+
+
+def test_resume_of_a_finished_run_and_with_another_recipe(run_folder):
+    folder, done = run_folder
+    again = asq("quantize", "--resume", folder, "--json", cwd=folder)
+    assert again.returncode == 0 and json.loads(again.stdout) == json.loads(done.stdout)
+    fails(2, "`train.lr` 0.02 -> 0.5", "quantize", "--resume", folder, "--lr", "0.5", cwd=folder)
+    fails(3, "is not the folder of a run", "quantize", "--resume", folder / "checkpoints", cwd=folder)
+    fails(2, "`--out` makes no sense beside `--resume`", "quantize", "--resume", folder, "--out", "x", cwd=folder)
+
+
+def test_out_is_not_overwritten(run_folder):
+    folder, _ = run_folder
+    before = (folder / "result.json").read_bytes()
+    fails(2, "is there already", "quantize", "resnet20", "--out", folder, *QUICK, cwd=folder)
+    assert (folder / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_first_and_resume_finishes(tmp_path, number):
+    command = ["quantize", "resnet20", "--weights", "none", "--out", "r", "--threads", "1"]
+    command += ["--set", "train.warmup.epochs=1", "--epochs", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "asqcli", *command],
+        cwd=tmp_path,
+        env={**os.environ, "ASQ_OFFLINE": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("training a float baseline"):
+                break
+        while not (tmp_path / "r" / "checkpoints" / "last").exists():
+            assert process.poll() is None
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 128 + number, rest
+    assert "error: stopped in epoch" in rest and "hint: go on with `asq quantize --resume r`" in rest
+    assert asq("quantize", "--resume", "r", cwd=tmp_path).returncode == 0
+    phases = [json.loads(line)["phase"] for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert phases == ["warmup", "qat"]
+
+
+def test_dry_run_trains_nothing_and_its_recipe_can_be_run(tmp_path):
+    done = asq("quantize", "resnet20", "--bits", "3", "--dry-run", "--json", *QUICK, cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert document["recipe"]["weights"]["bits"] == 3 and len(document["layers"]) == 20
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "mine.yaml").write_text(json.dumps(document["recipe"]))  # JSON is YAML
+    assert asq("recipe", "validate", "mine.yaml", cwd=tmp_path).returncode == 0
+
+
+def test_wrong_command_lines(tmp_path):
+    fails(2, "no model was named", "quantize", cwd=tmp_path)
+    fails(2, "unknown model `resnet81`", "quantize", "resnet81", cwd=tmp_path, hint="did you mean `resnet18`")
+    fails(2, "unknown scheme `psot`", "quantize", "resnet20", "--scheme", "psot", cwd=tmp_path, hint="did you mean")
+    for bits in ("1", "9"):
+        fails(2, f"is {bits} (from --bits)", "quantize", "resnet20", "--scheme", "lsq", "--bits", bits, cwd=tmp_path)
+    fails(2, "choose 2 to 4 with POST levels", "quantize", "resnet20", "--bits", "8", "--set", "activations.bits=8",
+          cwd=tmp_path, hint="above 4 bits")  # fmt: skip
+    fails(2, "no such option", "quantize", "--recpie", "x", cwd=tmp_path, hint="did you mean `--recipe`")
+    fails(2, "no such command", "quantise", cwd=tmp_path)
+    fails(2, "matches no layer", "quantize", "resnet20", "--set", "layers={layer1.0.cnv1: {weights: {bits: 3}}}",
+          cwd=tmp_path, hint="did you mean `layer1.0.conv1`")  # fmt: skip
+    fails(2, "unknown device `cpuu`", "quantize", "resnet20", "--device", "cpuu", cwd=tmp_path)
+    fails(3, "no data set or folder", "quantize", "resnet20", "--data", "nowhere", cwd=tmp_path)
+    fails(3, "no run folder or checkpoint", "eval", "runs/absent", cwd=tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_mistakes_in_a_recipe(tmp_path):
+    (tmp_path / "mine.yaml").write_text("model: resnet20\nwieghts: {bits: 3}\ntrain: {epochs: many, lr: 0}\n")
+    done = asq("quantize", "--recipe", "mine.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "usage" and error["message"].startswith("3 mistakes in `mine.yaml`")
+    for text in ("unknown key `wieghts`", "did you mean `weights`", "`train.epochs` is `many`", "`train.lr` is 0"):
+        assert text in error["message"]
+    (tmp_path / "broken.yaml").write_text("model: [resnet20\ntrain: 3")
+    fails(2, "is not YAML at line 2", "recipe", "validate", "broken.yaml", cwd=tmp_path)
+    fails(3, "no recipe or file", "recipe", "show", "resnet20_digits", cwd=tmp_path, hint="did you mean")
+
+
+def test_weights_that_do_not_fit_or_are_none(tmp_path):
+    torch.save({"conv1.weight": torch.ones(16, 3, 3, 3), "other": torch.ones(1)}, tmp_path / "other.pt")
+    fails(3, "missing (", "quantize", "resnet20", "--weights", "other.pt", *QUICK, cwd=tmp_path, hint="is this the")
+    (tmp_path / "notes.txt").write_text("buy milk")
+    fails(3, "`notes.txt` is not a weights file", "quantize", "resnet20", "--weights", "notes.txt", cwd=tmp_path)
+    (tmp_path / "evil.pt").write_bytes(b"cos\nsystem\n(S'touch harm'\ntR.")
+    fails(3, "evil.pt", "quantize", "resnet20", "--weights", "evil.pt", cwd=tmp_path)
+    fails(3, "no weights file", "eval", "resnet20", "--weights", "absent.pt", cwd=tmp_path)
+    fails(6, "no official weights", "quantize", "resnet20", "--weights", "official", cwd=tmp_path)
+    assert not (tmp_path / "harm").exists() and not (tmp_path / "runs").exists()
+
+
+def test_images_that_are_missing_or_broken(tmp_path, image_folder):
+    (tmp_path / "empty").mkdir()
+    fails(3, "no images in `empty`", "quantize", "resnet20", "--data", "empty", cwd=tmp_path)
+    broken = image_folder / "bee" / "4.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    fails(3, "bee/4.jpg` cannot be read", "quantize", "resnet20", "--data", image_folder, cwd=tmp_path, hint="mend or")
+    (image_folder / "dog").mkdir()
+    fails(3, "dog` has no images", "quantize", "resnet20", "--data", image_folder, cwd=tmp_path, hint="remove it")
+
+
+def test_the_machine_has_its_limits(tmp_path):
+    if not torch.cuda.is_available():
+        fails(6, "finds no CUDA device", "quantize", "resnet20", "--device", "cuda", cwd=tmp_path, hint="leave")
+    (tmp_path / "file").write_text("in the way")
+    fails(6, "cannot write `file/run`", "quantize", "resnet20", "--out", "file/run", *QUICK, cwd=tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(tmp_path):
+    (tmp_path / "ro").mkdir(mode=0o555)
+    fails(6, "cannot write `ro/run`", "quantize", "resnet20", "--out", "ro/run", *QUICK, cwd=tmp_path)
+
+
+FACTORY = """
+from torch import nn
+def net(num_classes=10):
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes))
+def broken(num_classes=10): raise ValueError("not today")
+"""
+
+OWN_RECIPE = """
+model: own:net
+data: {name: images}
+weights: {quantizer: post, bits: 3}
+activations: {quantizer: asq, bits: 3}
+train: {epochs: 2, batch_size: 8, warmup: {epochs: 2}}
+"""
+
+
+def test_an_own_network_on_own_images_from_an_own_recipe(tmp_path, image_folder):
+    (tmp_path / "own.py").write_text(FACTORY)
+    (tmp_path / "own.yaml").write_text(OWN_RECIPE)
+    done = asq("quantize", "--recipe", "own.yaml", "--out", "r", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    # the run folder does not import code by itself; the caller names it
+    fails(2, "is code", "eval", "r", cwd=tmp_path, hint="name it yourself")
+    measured = json.loads(asq("eval", "own:net", "--weights", "r", "--json", cwd=tmp_path).stdout)
+    assert measured["top1"] == result["top1"]
+    fails(4, "raised ValueError: not today", "quantize", "own:broken", "--data", image_folder, cwd=tmp_path)
+    fails(2, "no module `absent`", "quantize", "absent:net", "--data", image_folder, cwd=tmp_path)
+    fails(2, "no function `nett`", "quantize", "own:nett", cwd=tmp_path, hint="did you mean `net`")
+
+
+def test_help_is_instant_and_leaves_torch_alone(tmp_path):
+    for args in (["--help"], ["quantize", "--help"], ["recipe", "list"]):
+        code = f"import sys; sys.argv = ['asq', *{args}]\nfrom asqcli.cli.app import run\nrun()\nassert 'torch' not in sys.modules"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "quantize" in asq("--help", cwd=tmp_path).stdout
+    assert asq("--version", cwd=tmp_path).stdout.startswith("asq ")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "asqcli", "quantize", "resnet20", "--bits", "1", "--debug"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" in done.stderr
+
+
+def test_real_checkpoint_on_real_images(real_data, tmp_path):
+    """An independent program measured 81.03 and 88.72% on these 10,000 images."""
+    import tarfile
+
+    with tarfile.open(real_data / "cifar10-jpeg.tar.xz") as archive:
+        members = [m for m in archive if m.name.startswith("cifar10-jpeg/test/")]
+        archive.extractall(tmp_path, members, filter="data")
+    args = ["--data", tmp_path / "cifar10-jpeg", "--json"]
+    for file, top1 in {"resnet20-12fca82f.th": 81.03, "resnet20-cifar10-jpeg.safetensors": 88.72}.items():
+        measured = json.loads(asq("eval", "resnet20", "--weights", real_data / file, *args, cwd=tmp_path).stdout)
+        assert (measured["images"], measured["top1"]) == (10_000, pytest.approx(top1, abs=0.03))

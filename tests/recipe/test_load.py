@@ -1,0 +1,168 @@
+import pytest
+import yaml
+
+from asqcli.cli.resolve import Request, resolve, resolve_again
+from asqcli.errors import InputError, RecipeError, UsageError
+from asqcli.recipe.load import read_recipe
+from asqcli.recipe.schema import Recipe, scheme_of
+from asqcli.recipe.shipped import find_recipe, header, shipped_recipes
+
+
+def ask(model="resnet20", recipe=None, scheme=None, bits=None, overrides=(), **flags):
+    return Request(
+        model, recipe, scheme, bits, {k.replace("__", "."): (v, "--flag") for k, v in flags.items()}, overrides
+    )
+
+
+def resolved(*args, **kwargs) -> Recipe:
+    return resolve(ask(*args, **kwargs)).recipe
+
+
+def mistakes(*args, **kwargs) -> list[tuple[str, str | None]]:
+    with pytest.raises(RecipeError) as failure:
+        resolved(*args, **kwargs)
+    return failure.value.mistakes
+
+
+def write(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_nothing_but_a_model_is_a_whole_recipe():
+    recipe = resolved()
+    assert (recipe.weights.quantizer, recipe.activations.quantizer) == ("post", "asq")
+    assert recipe.weights.bits == recipe.activations.bits == 4
+    assert recipe.data.name == "digits" and recipe.first_last == 8
+    assert resolved("resnet18").data.image_size == 32
+
+
+@pytest.mark.parametrize(
+    ("scheme", "weights", "activations"),
+    [("post", "post", "asq"), ("asq", "lsq", "asq"), ("pot", "pot", "lsq"), ("apot", "apot", "lsq"),
+     ("lsq", "lsq", "lsq"), ("float", "float", "float")],
+)  # fmt: skip
+def test_schemes_are_pairs_of_quantizers(scheme, weights, activations):
+    recipe = resolved(scheme=scheme)
+    assert (recipe.weights.quantizer, recipe.activations.quantizer) == (weights, activations)
+    assert scheme_of(weights, activations) == scheme and recipe.quantized == (scheme != "float")
+
+
+def test_set_beats_flags_beat_the_recipe_beats_defaults(tmp_path):
+    path = write(tmp_path, "model: resnet20\ntrain: {epochs: 7, lr: 0.5, batch_size: 32}\n")
+    recipe = resolved(None, path, train__epochs=8, train__lr=0.25, overrides=["train.lr=0.125"])
+    assert (recipe.train.epochs, recipe.train.lr, recipe.train.batch_size) == (8, 0.125, 32)
+    assert recipe.train.momentum == 0.9 and recipe.train.warmup.epochs == 15
+
+
+def test_a_flag_that_changes_the_quantizer_drops_keys_it_does_not_know(tmp_path):
+    path = write(tmp_path, "model: resnet20\nweights: {quantizer: post, bits: 3, grid: 7/5}\n")
+    assert resolved(None, path).weights.grid == "7/5"
+    assert resolved(None, path, scheme="lsq").weights.model_dump() == {"quantizer": "lsq", "bits": 3, "per": "channel"}
+
+
+def test_the_resolved_recipe_resolves_to_itself(tmp_path):
+    recipe = resolved(scheme="post", overrides=["layers={conv1: {weights: {bits: 6}}}"])
+    path = write(tmp_path, yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert resolved(None, path) == recipe
+    assert resolve_again(recipe, ask("resnet20")) == recipe
+    assert resolve_again(recipe, ask("resnet20", train__lr=9.0)) != recipe
+
+
+def test_scientific_notation_is_a_number(tmp_path):
+    path = write(tmp_path, "model: resnet20\ntrain: {weight_decay: 1e-4, lr: 5E-2}\n")
+    assert resolved(None, path).train.weight_decay == 1e-4
+
+
+@pytest.mark.parametrize("bits", [0, 1, 9, 32])
+def test_bits_out_of_range(bits):
+    told = mistakes(scheme="lsq", bits=bits)
+    assert told[0][0] == f"`weights.bits` is {bits} (from --bits), choose 2 to 8" and len(told) == 2
+
+
+def test_post_above_four_bits_says_why_and_what_to_use():
+    [(message, hint)] = mistakes(scheme="post", bits=8)
+    assert "choose 2 to 4 with POST levels" in message and "--scheme asq" in hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("wieghts: {bits: 3}", "unknown key `wieghts` in", "`weights`"),
+        ("weights: {quantizer: post, bit: 3}", "unknown key `weights.bit` in", "did you mean `bits`?"),
+        ("weights: {quantizer: lsq, grid: 7/5}", "unknown key `weights.grid` in", "quantizer, bits, per"),
+        ("weights: {quantizer: psot}", "`weights.quantizer` is `psot` in", "`post`"),
+        ("train: {epochs: many}", "`train.epochs` is `many` in", None),
+        ("train: {epochs: true}", "`train.epochs` is `True` in", None),
+        ("train: {momentum: 1.0}", "it must be below 1", None),
+        ("first_last: 4", "`first_last` is `4` in", None),
+        ("data: {augment: flop}", "choose none, shift, shift_flip, resized_crop", None),
+        ("data: {mean: [1, 2]}", "a list of three numbers", None),
+        ("activations: {quantizer: asq, adapter: {hiden: 3}}", "unknown key `activations.adapter.hiden`", "`hidden`"),
+        ("layers: {conv1: {weights: {bits: 77}}}", "`layers.conv1.weights.bits` is 77", None),
+        ("layers: {conv1: {weight: {bits: 7}}}", "unknown key `layers.conv1.weight`", "`weights`"),
+        ("layers: {conv1: {weights: {quantizer: lsq, grid: 7/5}}}", "`layers.conv1.weights.grid`", None),
+    ],
+)
+def test_each_mistake_names_key_file_and_remedy(tmp_path, text, message, hint):
+    [(told, remedy)] = mistakes(None, write(tmp_path, f"model: resnet20\n{text}\n"))
+    assert message in told
+    assert (hint is None) or hint in remedy
+
+
+def test_all_mistakes_are_told_at_once(tmp_path):
+    path = write(tmp_path, "model: resnet20\nmodle: x\nweights: {quantizer: post, bits: 8}\ntrain: {lr: -1}\n")
+    with pytest.raises(RecipeError) as failure:
+        resolved(None, path, overrides=["train.epochs=x"])
+    assert len(failure.value.mistakes) == 4
+    assert failure.value.message.startswith(f"4 mistakes in `{path}`")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: [1,", "is not YAML at line"),
+        ("model: a\nmodel: b\n", "`model` stands twice"),
+        ("- a\n- b\n", "not a mapping"),
+        ("", "not a mapping"),
+        ("model: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message):
+        read_recipe(type(tmp_path)(write(tmp_path, text)))
+
+
+@pytest.mark.parametrize("section", ["weights: post", "train: 3", "data: digits", "layers: [a]"])
+def test_a_value_where_a_section_belongs(tmp_path, section):
+    [(told, _)] = mistakes(None, write(tmp_path, f"model: resnet20\n{section}\n"))
+    assert "it must be a section of keys" in told
+
+
+def test_model_and_recipe_must_agree(tmp_path):
+    with pytest.raises(UsageError, match="is for the model `resnet20`, not `resnet18`"):
+        resolved("resnet18", write(tmp_path, "model: resnet20\n"))
+    with pytest.raises(UsageError, match="no model"):
+        resolved(None)
+
+
+def test_overrides_that_are_none():
+    with pytest.raises(UsageError, match="KEY=VALUE"):
+        resolved(overrides=["train.epochs"])
+    with pytest.raises(UsageError, match="not YAML"):
+        resolved(overrides=["train.epochs=[1"])
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_are_valid_and_say_what_they_are(name):
+    assert resolved(None, name).model
+    lines = header(find_recipe(name))
+    assert lines[0] and any(line.startswith("Run: asq quantize") for line in lines)
+    assert any(line.startswith("Expected") for line in lines) and any(line.startswith("Takes") for line in lines)
+
+
+def test_an_unknown_recipe_gets_the_nearest_name():
+    with pytest.raises(InputError) as failure:
+        find_recipe("resnet20_digits_w4a4")
+    assert "resnet20_digits_w4a4_asq_post" in failure.value.hint

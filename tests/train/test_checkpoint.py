@@ -1,0 +1,82 @@
+import os
+
+import pytest
+import torch
+
+from asqcli.cli.resolve import Request, resolve
+from asqcli.errors import InputError, MachineError, UsageError
+from asqcli.nn.prepare import LayerPlan
+from asqcli.train.checkpoint import Checkpoint, Progress, is_checkpoint, load_checkpoint, save_checkpoint
+from asqcli.train.run_folder import RunFolder, write_atomically
+
+
+def example():
+    recipe = resolve(Request("resnet20", None, None, None, {}, [])).recipe
+    progress = Progress("qat", epoch=2, step=5, loss_sum=0.1 + 0.2, correct=7, images=9, facts={"float_top1": 90.0})
+    plans = [LayerPlan("conv1", "conv", {"quantizer": "post", "bits": 4}, None, signed=True)]
+    model = {"w": torch.randn(3, 4), "n": torch.tensor(7)}
+    return Checkpoint(recipe, progress, plans, ("a", "b"), model, {"w": torch.randn(3, 4)})
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    saved = example()
+    save_checkpoint(tmp_path / "last", saved)
+    loaded = load_checkpoint(tmp_path / "last")
+    assert (loaded.recipe, loaded.progress, loaded.plans, loaded.classes) == (
+        saved.recipe, saved.progress, saved.plans, saved.classes
+    )  # fmt: skip
+    for a, b in ((saved.model, loaded.model), (saved.momentum, loaded.momentum)):
+        assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    assert is_checkpoint(tmp_path / "last") and not list(tmp_path.glob("*.part"))
+
+
+def test_corrupt_checkpoints_are_refused(tmp_path):
+    save_checkpoint(tmp_path / "last", example())
+    content = (tmp_path / "last").read_bytes()
+    for n, broken in enumerate([content[:50], content[:-10], b"", content.replace(b'"format\\": 1', b'"format\\": 9')]):
+        path = tmp_path / f"broken{n}"
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match=f"broken{n}"):
+            load_checkpoint(path)
+    with pytest.raises(InputError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "absent")
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "last"
+    write_atomically(path, b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MachineError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and not list(tmp_path.glob("*.part"))
+
+
+def test_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [RunFolder.create(None, "net-w4a4-post", force=False).path.name for _ in range(3)]
+    assert names == ["net-w4a4-post", "net-w4a4-post-2", "net-w4a4-post-3"]
+    run = RunFolder.create("mine", "x", force=False)
+    run.write_recipe({"model": "x"}, None)
+    with pytest.raises(UsageError, match="there already"):
+        RunFolder.create("mine", "x", force=False)
+    assert not (RunFolder.create("mine", "x", force=True).path / "recipe.yaml").exists()
+
+
+def test_force_replaces_nothing_but_runs(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="not the folder of a run"):
+        RunFolder.create(str(tmp_path / "thesis"), "x", force=True)
+    assert (tmp_path / "thesis" / "chapter1.txt").exists()
+
+
+def test_metrics_are_cut_to_what_a_checkpoint_knows(tmp_path):
+    run = RunFolder.create(str(tmp_path / "run"), "x", force=False)
+    for epoch in range(4):
+        run.append_metrics({"epoch": epoch})
+    run.cut_metrics(2)
+    assert [m["epoch"] for m in run.metrics()] == [0, 1]

@@ -1,0 +1,176 @@
+"""Whole runs in one process, on small image folders."""
+
+import json
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from asqcli.cli.resolve import Request, resolve
+from asqcli.errors import DivergedError, Interruption
+from asqcli.nn.prepare import quant_layers
+from asqcli.train import pipeline
+from asqcli.train.checkpoint import load_checkpoint
+from asqcli.train.restore import restore_model
+
+CPU = torch.device("cpu")
+
+
+def recipe_for(folder, *overrides, scheme="post", bits=3, weights=None):
+    flags = {"data.name": (str(folder), "--data"), "pretrained": (weights, "--weights")}
+    small = ["train.epochs=2", "train.batch_size=8", "train.warmup.epochs=1", "data.image_size=16"]
+    return resolve(Request("resnet20", None, scheme, bits, flags, [*small, *overrides])).recipe
+
+
+def run(recipe, out, poll=lambda: None):
+    around = pipeline.Surroundings(CPU, pipeline.Reporter(), poll)
+    return pipeline.quantize_fresh(recipe, around, source="test", out=str(out), force=False, given=None)
+
+
+def resume(out, poll=lambda: None):
+    folder, checkpoint = pipeline.open_run(str(out))
+    return pipeline.quantize_resumed(
+        folder, checkpoint, pipeline.Surroundings(CPU, pipeline.Reporter(), poll), factory=None
+    )
+
+
+def final_weights(out):
+    return load_checkpoint(out / "checkpoints" / "last").model
+
+
+def epochs_of(out):
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+def test_a_run_leaves_everything_and_evaluates_to_its_result(tmp_path, image_folder):
+    out = tmp_path / "run"
+    result = run(recipe_for(image_folder), out)
+    assert {p.name for p in out.iterdir()} == {
+        "recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints", "result.json"
+    }  # fmt: skip
+    assert json.loads((out / "result.json").read_text()) == result
+    assert result["warmup_epochs"] == 1 and [e["phase"] for e in epochs_of(out)] == ["warmup", "qat", "qat"]
+    checkpoint = load_checkpoint(out / "checkpoints" / "last")
+    model = restore_model(checkpoint, source="run")
+    assert len(list(quant_layers(model))) == 20
+    data = pipeline.open_data(str(image_folder), pipeline.preprocessing_of(checkpoint.recipe), workers=0)
+    again = pipeline.evaluate(model, data.result, batch_size=1, device=CPU)
+    assert (again.top1, again.images) == (result["top1"], result["images"])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path, image_folder):
+    for name, seed in {"a": 0, "b": 0, "c": 1}.items():
+        run(recipe_for(image_folder, f"train.seed={seed}"), tmp_path / name)
+    a, b, c = (final_weights(tmp_path / n) for n in "abc")
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert not torch.equal(a["conv1.weight"], c["conv1.weight"])
+    assert epochs_of(tmp_path / "a") == epochs_of(tmp_path / "b")
+
+
+@pytest.mark.parametrize("stop_at", [3, 5, 7, 10, 13, 18])
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, image_folder, stop_at):
+    """Stops land in the warm-up, in its evaluation, between the phases, and in training."""
+    reference = tmp_path / "whole"
+    expected = run(recipe_for(image_folder), reference)
+    polls = 0
+
+    def poll():
+        nonlocal polls
+        polls += 1
+        if polls == stop_at:
+            raise pipeline.StopRequested(signal.SIGTERM)
+
+    out = tmp_path / "stopped"
+    with pytest.raises(Interruption) as stop:
+        run(recipe_for(image_folder), out, poll)
+    assert stop.value.exit_code == 143 and "--resume" in stop.value.hint
+    assert not (out / "result.json").exists()
+    result = resume(out)
+    a, b = final_weights(reference), final_weights(out)
+    assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    assert epochs_of(reference) == epochs_of(out)
+    varying = ("run", "seconds")
+    assert {k: v for k, v in result.items() if k not in varying} == {
+        k: v for k, v in expected.items() if k not in varying
+    }
+
+
+def test_max_steps_bounds_training_and_skips_the_warm_up(tmp_path, image_folder):
+    recipe = recipe_for(image_folder, "train.max_steps=3", "train.epochs=50")
+    result = run(recipe, tmp_path / "run")
+    assert result["warmup_epochs"] == 0 and epochs_of(tmp_path / "run")[-1]["steps"] == 3
+
+
+def test_a_float_run_is_a_baseline_for_others(tmp_path, image_folder):
+    baseline = run(recipe_for(image_folder, scheme="float", bits=None), tmp_path / "float")
+    assert baseline["scheme"] == "float" and baseline["top1"] == baseline["float_top1"]
+    result = run(recipe_for(image_folder, weights=str(tmp_path / "float")), tmp_path / "quantized")
+    assert result["float_top1"] == baseline["top1"] and result["warmup_epochs"] == 0
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, image_folder):
+    recipe = recipe_for(image_folder, "train.lr=1e30", "train.warmup.epochs=0")
+    with pytest.raises(DivergedError, match="the loss became"):
+        run(recipe, tmp_path / "run")
+    kept = load_checkpoint(tmp_path / "run" / "checkpoints" / "last")
+    assert all(t.isfinite().all() for t in kept.model.values())
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_best_is_kept_only_beside_a_validation_split(tmp_path, write_image_folder):
+    for split, count in {"train": 8, "val": 3, "test": 3}.items():
+        write_image_folder(tmp_path / "data" / split, {"a": count, "b": count})
+    result = run(recipe_for(tmp_path / "data"), tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "best").is_file() and "test`" in result["measured_on"]
+
+
+def test_every_scheme_trains(tmp_path, image_folder):
+    for scheme in ("asq", "pot", "apot", "lsq"):
+        out = tmp_path / scheme
+        result = run(recipe_for(image_folder, "train.max_steps=2", scheme=scheme, bits=4), out)
+        assert result["scheme"] == scheme
+
+
+def test_options_of_the_quantizers_train(tmp_path, image_folder):
+    for n, overrides in enumerate([
+        ["weights.grid=exact", "activations.dequantize_by=step_size"],
+        ["weights.grid=7/5", "weights.levels=printed", "activations.adapter={hidden: 3, bits: float, output: relu}"],
+        ["weights.per=tensor", "calibration.start=lsq", "first_last=same"],
+        ["first_last=float", "layers={layer1.0.conv1: {weights: {quantizer: float}}}"],
+    ]):  # fmt: skip
+        result = run(recipe_for(image_folder, "train.max_steps=2", *overrides), tmp_path / str(n))
+        assert result["images"] == 3
+
+
+def test_large_images_are_streamed(tmp_path, write_image_folder):
+    folder = write_image_folder(tmp_path / "large", {"a": 12, "b": 12}, size=(90, 80))
+    recipe = recipe_for(folder, "train.max_steps=2", "data.workers=1")
+    assert recipe.data.augment == "resized_crop" and recipe.data.resize == 18
+    assert run(recipe, tmp_path / "run")["images"] == 2
+
+
+def test_a_reporter_hears_plan_phases_steps_and_epochs(tmp_path, image_folder):
+    heard = []
+
+    class Listener(pipeline.Reporter):
+        def plan(self, plans):
+            heard.append(("plan", len(plans)))
+
+        def phase(self, name, *, epochs, steps, first):
+            heard.append(("phase", name, epochs, steps, first))
+
+        def step(self, **state):
+            heard.append(("step", state["images"]))
+
+        def epoch(self, record):
+            heard.append(("epoch", record["phase"], record["epoch"]))
+
+    around = replace(pipeline.Surroundings(CPU, Listener()), command=("asq",))
+    pipeline.quantize_fresh(
+        recipe_for(image_folder), around, source="test", out=str(tmp_path / "run"), force=False, given="model: x\n"
+    )
+    assert ("plan", 20) in heard and ("phase", "qat", 2, 8, 0) in heard and ("epoch", "qat", 2) in heard
+    assert sum(h[0] == "step" for h in heard) == 12
+    assert (tmp_path / "run" / "recipe.given.yaml").read_text() == "model: x\n"
