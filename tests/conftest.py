@@ -1,4 +1,4 @@
-"""What the tests share: offline everywhere, one tiny network, small image folders, the real data where it is at hand."""
+"""What the tests share: offline everywhere, a tiny network, image folders, the real data where it is at hand."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from asqcli.errors import RecipeError, UsageError, did_you_mean
 from asqcli.recipe.mistakes import OPERANDS, Mistake, Source, mistake_in_words, models_by_quantizer
-from asqcli.recipe.schema import FloatOperand, LsqActivations, Recipe, UniformWeights
+from asqcli.recipe.schema import FloatOperand, LsqActivations, Quantization, UniformWeights
 
 _END_LAYERS = {"weights": UniformWeights(bits=8), "activations": LsqActivations(bits=8)}
 
@@ -37,7 +37,7 @@ def drop_inapplicable(section: dict, quantizer: str | None, operand: str) -> Non
             del section[key]
 
 
-def resolve_layers(recipe: Recipe, names: list[str], source: str) -> dict[str, LayerSettings]:
+def resolve_layers(recipe: Quantization, names: list[str], source: str) -> dict[str, LayerSettings]:
     """Return the settings of each layer.
 
     Args:
@@ -103,7 +103,7 @@ def _lay_rule(section: dict, change: dict, operand: str, pattern: str, source: S
     return checked.model_dump(), []
 
 
-def _base(recipe: Recipe, operand: str, *, at_end: bool) -> dict:
+def _base(recipe: Quantization, operand: str, *, at_end: bool) -> dict:
     """Return the section that rules are laid over: the recipe's own, or the first and last layer's."""
     own = getattr(recipe, operand)
     if not at_end or own.quantizer == "float":

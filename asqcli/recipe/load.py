@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
@@ -18,7 +18,9 @@ from asqcli.errors import InputError, RecipeError, UsageError, did_you_mean
 from asqcli.recipe.defaults import DEFAULT_BITS, DEFAULT_SCHEME
 from asqcli.recipe.layers import drop_inapplicable, rule_mistakes
 from asqcli.recipe.mistakes import OPERANDS, Keys, mistake_in_words
-from asqcli.recipe.schema import SCHEMES, Recipe
+from asqcli.recipe.schema import SCHEMES, Quantization, Recipe
+
+Checked = TypeVar("Checked", bound=Quantization)
 
 
 @dataclass
@@ -169,17 +171,18 @@ def lay_overrides(draft: Draft, overrides: Iterable[str]) -> None:
         draft.set(key.strip(), value, "--set")
 
 
-def check(draft: Draft, source: str) -> Recipe:
+def check(draft: Draft, source: str, model: type[Checked] = Recipe) -> Checked:
     """Return the checked recipe.
 
     Args:
+        model: Recipe, or Quantization for its part that concerns layers.
         source: what to call the whole in a headline over several mistakes.
     Raises:
         RecipeError: with every mistake that was found, those in layer rules included.
     """
     mistakes = []
     try:
-        recipe = Recipe.model_validate(draft.values)
+        recipe = model.model_validate(draft.values)
     except ValidationError as error:
         mistakes = [mistake_in_words(e, draft) for e in error.errors()]
     rules, operands = draft.values.get("layers"), (draft.values.get(o) for o in OPERANDS)

@@ -156,18 +156,13 @@ class Calibration(Section):
     start: Literal["mse", "lsq"] = "mse"
 
 
-class Recipe(Section):
-    """One run."""
+class Quantization(Section):
+    """What becomes of a network's layers."""
 
-    model: Annotated[str, StringConstraints(min_length=1)]
-    pretrained: Annotated[str, StringConstraints(min_length=1)] = "auto"
-    data: Data
     weights: Weights
     activations: Activations
     first_last: Literal[8, "same", "float"] = 8
     layers: dict[str, LayerRule] = {}
-    calibration: Calibration = Calibration()
-    train: Train
 
     @property
     def quantized(self) -> bool:
@@ -177,6 +172,21 @@ class Recipe(Section):
             q for r in self.layers.values() for q in (r.weights.get("quantizer"), r.activations.get("quantizer"))
         ]
         return any(q not in (None, "float") for q in operands)
+
+
+class _Subject(Section):
+    """What is trained, on what. A base of its own so that it comes first in a written recipe."""
+
+    model: Annotated[str, StringConstraints(min_length=1)]
+    pretrained: Annotated[str, StringConstraints(min_length=1)] = "auto"
+    data: Data
+
+
+class Recipe(Quantization, _Subject):
+    """One run."""
+
+    calibration: Calibration = Calibration()
+    train: Train
 
 
 SCHEMES = {

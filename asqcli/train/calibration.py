@@ -1,18 +1,33 @@
-"""Signedness and starting values of every quantizer, from training batches, batch-norm statistics frozen."""
+"""From settings to a quantized network: plans of the layers, signedness, starting values from training batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
+from asqcli.nn.survey import survey_layers
+from asqcli.recipe.layers import resolve_layers
+from asqcli.recipe.schema import Quantization
 
 # Values kept of each layer's input, over all batches. A stride through the batch takes them from every image and
 # channel.
 SAMPLES = 2**16
+
+
+def plan_layers(quantization: Quantization, model: nn.Module, example: Tensor, *, source: str) -> list[LayerPlan]:
+    """Return how each layer of the float `model` is to be quantized; signedness is not known yet.
+
+    Args:
+        example: one input, (1, 3, H, W).
+        source: where the settings came from, for error messages.
+    """
+    layers = survey_layers(model, example)
+    settings = resolve_layers(quantization, [layer.name for layer in layers], source)
+    return [LayerPlan(layer.name, layer.kind, **asdict(settings[layer.name])) for layer in layers]
 
 
 @dataclass(frozen=True)

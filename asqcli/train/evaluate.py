@@ -14,7 +14,7 @@ from asqcli.data.splits import Split
 
 @dataclass(frozen=True)
 class Accuracy:
-    """top1 and top5 in percent, rounded to two places (top5 is 100 with up to 5 classes); loss, the mean cross-entropy."""
+    """top1 and top5 in percent, rounded to two places (top5 is 100 with up to 5 classes); loss: mean cross-entropy."""
 
     top1: float
     top5: float

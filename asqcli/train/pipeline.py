@@ -25,11 +25,9 @@ from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.models.weights import fetch_official, load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan
-from asqcli.nn.survey import survey_layers
-from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
-from asqcli.train.calibration import calibrate
+from asqcli.train.calibration import calibrate, plan_layers
 from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from asqcli.train.evaluate import Accuracy, evaluate
 from asqcli.train.loop import Phase, PhaseSettings
@@ -90,14 +88,6 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
     """Return how a recipe brings images to its network."""
     d = recipe.data
     return Preprocessing(d.image_size, d.resize, d.mean, d.std, d.augment, d.padding)
-
-
-def plan_layers(recipe: Recipe, model: nn.Module, source: str) -> list[LayerPlan]:
-    """Return how each layer of the float `model` is to be quantized; signedness is not known yet."""
-    size = recipe.data.image_size
-    layers = survey_layers(model, torch.zeros(1, 3, size, size))
-    settings = resolve_layers(recipe, [layer.name for layer in layers], source)
-    return [LayerPlan(layer.name, layer.kind, **asdict(settings[layer.name])) for layer in layers]
 
 
 @dataclass
@@ -296,7 +286,7 @@ def quantize_fresh(
     folder.write_recipe(recipe.model_dump(mode="json"), given)
     folder.write_environment(_environment(around))
     around.reporter.note(f"run folder: {folder.path}")
-    return _interruptible(folder, lambda: Run(recipe, folder, data, around).fresh(start, plans))
+    return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).fresh(start, plans))
 
 
 def quantize_resumed(folder: RunFolder, checkpoint: Checkpoint, around: Surroundings, *, factory: str | None) -> dict:
@@ -310,11 +300,11 @@ def quantize_resumed(folder: RunFolder, checkpoint: Checkpoint, around: Surround
     data = _open_training_data(recipe)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
-    plans = checkpoint.plans or (plan_layers(recipe, model, str(folder.path)) if recipe.quantized else [])
+    plans = checkpoint.plans or (_plan(recipe, model, str(folder.path)) if recipe.quantized else [])
     around.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
-    return _interruptible(folder, lambda: Run(recipe, folder, data, around).resume(checkpoint, plans, model))
+    return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).resume(checkpoint, plans, model))
 
 
 def rehearse(recipe: Recipe, around: Surroundings, *, source: str) -> list[LayerPlan]:
@@ -325,8 +315,13 @@ def rehearse(recipe: Recipe, around: Surroundings, *, source: str) -> list[Layer
 def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[ImageData, Start, list[LayerPlan]]:
     data = _open_training_data(recipe)
     start = start_model(recipe, len(data.classes), around.reporter)
-    plans = plan_layers(recipe, start.model, source) if recipe.quantized else []
+    plans = _plan(recipe, start.model, source) if recipe.quantized else []
     return data, start, plans
+
+
+def _plan(recipe: Recipe, model: nn.Module, source: str) -> list[LayerPlan]:
+    size = recipe.data.image_size
+    return plan_layers(recipe, model, torch.zeros(1, 3, size, size), source=source)
 
 
 def _open_training_data(recipe: Recipe) -> ImageData:
@@ -336,9 +331,10 @@ def _open_training_data(recipe: Recipe) -> ImageData:
     return data
 
 
-def _interruptible(folder: RunFolder, work: Callable[[], dict]) -> dict:
+def _interruptible(folder: RunFolder, around: Surroundings, work: Callable[[], dict]) -> dict:
     """Do the work; a stop between the phases needs no checkpoint of its own."""
     try:
+        around.poll()  # from here on a signal is asked for, not taken at once
         return work()
     except StopRequested as stop:
         raise Interruption(

@@ -226,7 +226,8 @@ def test_an_own_network_on_own_images_from_an_own_recipe(tmp_path, image_folder)
 
 def test_help_is_instant_and_leaves_torch_alone(tmp_path):
     for args in (["--help"], ["quantize", "--help"], ["recipe", "list"]):
-        code = f"import sys; sys.argv = ['asq', *{args}]\nfrom asqcli.cli.app import run\nrun()\nassert 'torch' not in sys.modules"
+        code = f"import sys; sys.argv = ['asq', *{args}]\nfrom asqcli.cli.app import run\nrun()\n"
+        code += "assert 'torch' not in sys.modules"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert "quantize" in asq("--help", cwd=tmp_path).stdout

@@ -10,7 +10,7 @@ def test_each_shift_is_a_crop_of_the_padded_image():
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     places = set()
     for n in range(40):
-        crops = {(t, l): padded[n, :, t : t + 6, l : l + 5] for t in range(5) for l in range(5)}
+        crops = {(t, k): padded[n, :, t : t + 6, k : k + 5] for t in range(5) for k in range(5)}
         places |= {place for place, crop in crops.items() if torch.equal(crop, shifted[n])}
         assert any(torch.equal(crop, shifted[n]) for crop in crops.values())
     assert len(places) > 12

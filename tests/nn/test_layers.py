@@ -38,7 +38,7 @@ def integer_convolution(codes, levels, layer):
     """Direct convolution of int64 arrays, one output at a time."""
     codes, levels = codes.astype(np.int64), levels.astype(np.int64)
     (ph, pw), (sh, sw), (dh, dw) = layer.padding, layer.stride, layer.dilation
-    n, c, h, w = codes.shape
+    n, _, h, w = codes.shape
     out_c, per_group, kh, kw = levels.shape
     padded = np.pad(codes, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
     out_h, out_w = (h + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (w + 2 * pw - dw * (kw - 1) - 1) // sw + 1

@@ -1,4 +1,4 @@
-"""The two autograd functions against the paper's equations written a second way: value by value, in double, no tensors."""
+"""The two autograd functions against the paper's equations written a second way: value by value, in double."""
 
 import math
 

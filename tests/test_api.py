@@ -1,0 +1,46 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from asqcli.api import quantize_module
+from asqcli.errors import RecipeError, UsageError
+from asqcli.nn.prepare import quant_layers
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readmes_loop_learns(tiny_net):
+    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "quantize_module" in b)
+    torch.manual_seed(0)
+    images, labels = torch.randn(32, 3, 8, 8), torch.arange(32) % 2
+    names = {"model": tiny_net, "batches": [images], "loader": [(images, labels)] * 25}
+    first = torch.nn.functional.cross_entropy(tiny_net(images), labels).item()
+    tiny_net.train()
+    exec(block, names)
+    assert names["loss"].item() < 0.7 * first
+
+
+def test_settings_of_single_layers(tiny_net):
+    quantize_module(
+        tiny_net,
+        [torch.randn(4, 3, 8, 8)],
+        scheme="lsq",
+        bits=3,
+        activations={"quantizer": "asq"},
+        first_last="same",
+        layers={"pointwise": {"weights": {"quantizer": "post", "bits": 4, "grid": "7/5"}}},
+    )
+    layers = dict(quant_layers(tiny_net))
+    assert layers["pointwise"].weight_quantizer.level_set.largest == 40
+    assert layers["stem"].weight_quantizer.code_bits == 3 and layers["stem"].activation_quantizer.adapter is None
+    assert layers["depthwise"].activation_quantizer.adapter is not None
+
+
+def test_mistakes_are_told(tiny_net):
+    with pytest.raises(RecipeError, match="2 mistakes in the arguments"):
+        quantize_module(tiny_net, [torch.randn(1, 3, 8, 8)], scheme="post", bits=5, first_last=4)
+    with pytest.raises(UsageError, match="matches no layer"):
+        quantize_module(tiny_net, [torch.randn(1, 3, 8, 8)], layers={"pontwise": {}})
+    assert not list(quant_layers(tiny_net))
