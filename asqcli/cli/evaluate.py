@@ -38,8 +38,9 @@ def evaluate(
     import torch
 
     from asqcli.cli.console import percent, print_facts, print_json, stderr
+    from asqcli.train.evaluate import EVAL_BATCH
     from asqcli.train.evaluate import evaluate as measure
-    from asqcli.train.pipeline import EVAL_BATCH, select_device
+    from asqcli.train.surroundings import select_device
 
     if threads:
         torch.set_num_threads(threads)
@@ -106,7 +107,8 @@ def _open_checkpoint(path: Path, source: str, model_name: str | None, data: str 
 def _open_float(name: str, weights: str, data: str | None):
     from asqcli.cli.resolve import Request, resolve
     from asqcli.data.source import open_data
-    from asqcli.train.pipeline import load_float_model, preprocessing_of
+    from asqcli.train.pipeline import preprocessing_of
+    from asqcli.train.start import load_float_model
 
     flags = {"data.name": (data, "--data"), "pretrained": (weights, "--weights")}
     recipe = resolve(Request(name, None, "float", None, flags, [])).recipe

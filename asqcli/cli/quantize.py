@@ -153,12 +153,12 @@ def _surroundings(device, threads, signals):
     import torch
 
     from asqcli.cli.console import ConsoleReporter
-    from asqcli.train import pipeline
+    from asqcli.train.surroundings import Surroundings, select_device
 
     if threads:
         torch.set_num_threads(threads)
-    return pipeline.Surroundings(
-        device=pipeline.select_device(device),
+    return Surroundings(
+        device=select_device(device),
         reporter=ConsoleReporter(),
         poll=signals.poll,
         command=("asq", *sys.argv[1:]),

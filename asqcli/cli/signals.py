@@ -24,7 +24,7 @@ class StopSignals:
 
     def poll(self) -> None:
         """Raise StopRequested when a signal has come."""
-        from asqcli.train.pipeline import StopRequested
+        from asqcli.train.surroundings import StopRequested
 
         self.polled = True
         if self.received is not None:

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from asqcli.data.splits import Split
 
+EVAL_BATCH = 256
+
 
 @dataclass(frozen=True)
 class Accuracy:

@@ -6,13 +6,9 @@ same path at the phase that the checkpoint names.
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,126 +16,28 @@ from torch import nn
 
 from asqcli.data.source import ImageData, open_data
 from asqcli.data.splits import Preprocessing
-from asqcli.errors import InputError, Interruption, MachineError, UsageError
+from asqcli.errors import InputError, Interruption
 from asqcli.models.names import is_factory
-from asqcli.models.registry import build_model
-from asqcli.models.weights import fetch_official, load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
 from asqcli.train.calibration import calibrate, plan_layers
 from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
-from asqcli.train.evaluate import Accuracy, evaluate
+from asqcli.train.evaluate import EVAL_BATCH, Accuracy, evaluate
 from asqcli.train.loop import Phase, PhaseSettings
-from asqcli.train.reporter import Reporter
-from asqcli.train.restore import find_checkpoint, restore_model
+from asqcli.train.restore import restore_model
 from asqcli.train.run_folder import RunFolder
+from asqcli.train.start import Start, start_model
+from asqcli.train.surroundings import StopRequested, Surroundings, environment
 
 SCHEMA = 1
-EVAL_BATCH = 256
-INIT_STREAM, CALIBRATION_STREAM = 100, 101  # parts of seeds, beside the phases of `loop`
-
-
-class StopRequested(Exception):
-    """Raised by `poll` when a signal asks to stop; carries its number."""
-
-    def __init__(self, signal_number: int) -> None:
-        self.signal_number = signal_number
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a run needs besides its recipe.
-
-    Attributes:
-        device: to train on.
-        reporter: hears what happens.
-        poll: called often; raises StopRequested to stop.
-        command: the command line, for the record.
-    """
-
-    device: torch.device
-    reporter: Reporter
-    poll: Callable[[], None] = lambda: None
-    command: tuple[str, ...] = ()
-
-
-def select_device(name: str | None) -> torch.device:
-    """Return the device of a name, or the best there is.
-
-    Raises:
-        UsageError: no such kind of device.
-        MachineError: it is not there.
-    """
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"unknown device `{name}`, choose cpu or cuda") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise MachineError("`--device cuda`: PyTorch finds no CUDA device here", "leave --device out to use the CPU")
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device `{name}` is not supported, choose cpu or cuda")
-    return device
+CALIBRATION_STREAM = 101  # part of the seed, beside the phases of `loop`
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
     """Return how a recipe brings images to its network."""
     d = recipe.data
     return Preprocessing(d.image_size, d.resize, d.mean, d.std, d.augment, d.padding)
-
-
-@dataclass
-class Start:
-    """The float network that a run starts from.
-
-    Attributes:
-        model: float, with the weights that were asked for.
-        weights: where they are from, in words.
-        warm_up: does it need float training first?
-    """
-
-    model: nn.Module
-    weights: str
-    warm_up: bool
-
-
-def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
-    """Build the float network and load its weights, as `pretrained` says."""
-    torch.manual_seed(stream_seed(recipe.train.seed, INIT_STREAM))
-    model = build_model(recipe.model, classes)
-    wanted = recipe.pretrained
-    if wanted == "none":
-        return Start(model, "none", warm_up=True)
-    if wanted in ("auto", "official"):
-        try:
-            state, name = fetch_official(recipe.model)
-        except MachineError as error:
-            if wanted == "official":
-                raise MachineError(error.message, "give a file with --weights, or --weights none") from error
-            reporter.note(f"no pretrained weights: {error.message}")
-            return Start(model, f"none ({error.message})", warm_up=True)
-    elif (checkpoint_path := find_checkpoint(wanted)) is not None:
-        name = wanted
-        state = _float_state(load_checkpoint(checkpoint_path), model)
-    else:
-        state, name = read_weights(Path(wanted)), wanted
-    report = load_weights(model, state, source=name, replace_head=True)
-    if report.replaced_head:
-        reporter.note(
-            f"the weights in {name} are for another number of classes: a new head for {classes} "
-            f"({', '.join(report.replaced_head)})"
-        )
-    else:
-        reporter.note(f"weights: {name}")
-    return Start(model, name, warm_up=bool(report.replaced_head))
-
-
-def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict:
-    """Return the float parameters of a run, its quantizers left out."""
-    own = model.state_dict()
-    return {n: t for n, t in checkpoint.model.items() if n in own}
 
 
 class Run:
@@ -284,7 +182,7 @@ def quantize_fresh(
     data, start, plans = _load(recipe, around, source)
     folder = RunFolder.create(out, _run_name(recipe), force=force)
     folder.write_recipe(recipe.model_dump(mode="json"), given)
-    folder.write_environment(_environment(around))
+    folder.write_environment(environment(around))
     around.reporter.note(f"run folder: {folder.path}")
     return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).fresh(start, plans))
 
@@ -350,19 +248,6 @@ def _run_name(recipe: Recipe) -> str:
     return f"{model}-w{w}a{a}-{scheme_of(recipe.weights.quantizer, recipe.activations.quantizer)}"
 
 
-def _environment(around: Surroundings) -> dict:
-    packages = ("asqcli", "torch", "torchvision", "numpy", "pillow")
-    return {
-        "command": list(around.command),
-        "python": platform.python_version(),
-        "platform": f"{sys.platform} {platform.machine()}",
-        **{name: version(name) for name in packages},
-        "device": str(around.device),
-        "threads": torch.get_num_threads(),
-        "offline": os.environ.get("ASQ_OFFLINE") == "1",
-    }
-
-
 def open_run(path: str) -> tuple[RunFolder, Checkpoint]:
     """Return a run's folder and its last checkpoint.
 
@@ -373,16 +258,3 @@ def open_run(path: str) -> tuple[RunFolder, Checkpoint]:
     if not folder.checkpoint("last").is_file():
         raise InputError(f"`{path}` was stopped before its first checkpoint", "start it again, with --force")
     return folder, load_checkpoint(folder.checkpoint("last"))
-
-
-def load_float_model(recipe: Recipe, classes: int) -> nn.Module:
-    """Return the float network with exactly the weights that `pretrained` names, to be measured as it is.
-
-    Raises:
-        MachineError: the official weights cannot be had.
-        InputError: the weights do not fit, another number of classes included.
-    """
-    start = start_model(recipe, classes, Reporter())
-    if start.warm_up and recipe.pretrained != "none":
-        raise InputError(f"the weights in `{recipe.pretrained}` are not for {classes} classes")
-    return start.model

@@ -12,7 +12,9 @@ from asqcli.errors import DivergedError, Interruption
 from asqcli.nn.prepare import quant_layers
 from asqcli.train import pipeline
 from asqcli.train.checkpoint import load_checkpoint
+from asqcli.train.reporter import Reporter
 from asqcli.train.restore import restore_model
+from asqcli.train.surroundings import StopRequested, Surroundings
 
 CPU = torch.device("cpu")
 
@@ -24,14 +26,14 @@ def recipe_for(folder, *overrides, scheme="post", bits=3, weights=None):
 
 
 def run(recipe, out, poll=lambda: None):
-    around = pipeline.Surroundings(CPU, pipeline.Reporter(), poll)
+    around = Surroundings(CPU, Reporter(), poll)
     return pipeline.quantize_fresh(recipe, around, source="test", out=str(out), force=False, given=None)
 
 
 def resume(out, poll=lambda: None):
     folder, checkpoint = pipeline.open_run(str(out))
     return pipeline.quantize_resumed(
-        folder, checkpoint, pipeline.Surroundings(CPU, pipeline.Reporter(), poll), factory=None
+        folder, checkpoint, Surroundings(CPU, Reporter(), poll), factory=None
     )
 
 
@@ -80,7 +82,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, image_folder, stop_at)
         nonlocal polls
         polls += 1
         if polls == stop_at:
-            raise pipeline.StopRequested(signal.SIGTERM)
+            raise StopRequested(signal.SIGTERM)
 
     out = tmp_path / "stopped"
     with pytest.raises(Interruption) as stop:
@@ -154,7 +156,7 @@ def test_large_images_are_streamed(tmp_path, write_image_folder):
 def test_a_reporter_hears_plan_phases_steps_and_epochs(tmp_path, image_folder):
     heard = []
 
-    class Listener(pipeline.Reporter):
+    class Listener(Reporter):
         def plan(self, plans):
             heard.append(("plan", len(plans)))
 
@@ -167,7 +169,7 @@ def test_a_reporter_hears_plan_phases_steps_and_epochs(tmp_path, image_folder):
         def epoch(self, record):
             heard.append(("epoch", record["phase"], record["epoch"]))
 
-    around = replace(pipeline.Surroundings(CPU, Listener()), command=("asq",))
+    around = replace(Surroundings(CPU, Listener()), command=("asq",))
     pipeline.quantize_fresh(
         recipe_for(image_folder), around, source="test", out=str(tmp_path / "run"), force=False, given="model: x\n"
     )

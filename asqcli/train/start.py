@@ -1,0 +1,85 @@
+"""The float network that a run starts from: built, and given the weights that were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from asqcli.errors import InputError, MachineError
+from asqcli.models.registry import build_model
+from asqcli.models.weights import fetch_official, load_weights, read_weights
+from asqcli.recipe.schema import Recipe
+from asqcli.seeds import stream_seed
+from asqcli.train.checkpoint import Checkpoint, load_checkpoint
+from asqcli.train.reporter import Reporter
+from asqcli.train.restore import find_checkpoint
+
+INIT_STREAM = 100  # part of the seed, beside the phases of `loop`
+
+
+@dataclass
+class Start:
+    """The float network that a run starts from.
+
+    Attributes:
+        model: float, with the weights that were asked for.
+        weights: where they are from, in words.
+        warm_up: does it need float training first?
+    """
+
+    model: nn.Module
+    weights: str
+    warm_up: bool
+
+
+def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
+    """Build the float network and load its weights, as `pretrained` says."""
+    torch.manual_seed(stream_seed(recipe.train.seed, INIT_STREAM))
+    model = build_model(recipe.model, classes)
+    wanted = recipe.pretrained
+    if wanted == "none":
+        return Start(model, "none", warm_up=True)
+    if wanted in ("auto", "official"):
+        try:
+            state, name = fetch_official(recipe.model)
+        except MachineError as error:
+            if wanted == "official":
+                raise MachineError(error.message, "give a file with --weights, or --weights none") from error
+            reporter.note(f"no pretrained weights: {error.message}")
+            return Start(model, f"none ({error.message})", warm_up=True)
+    elif (checkpoint_path := find_checkpoint(wanted)) is not None:
+        name = wanted
+        state = _float_state(load_checkpoint(checkpoint_path), model)
+    else:
+        state, name = read_weights(Path(wanted)), wanted
+    report = load_weights(model, state, source=name, replace_head=True)
+    if report.replaced_head:
+        reporter.note(
+            f"the weights in {name} are for another number of classes: a new head for {classes} "
+            f"({', '.join(report.replaced_head)})"
+        )
+    else:
+        reporter.note(f"weights: {name}")
+    return Start(model, name, warm_up=bool(report.replaced_head))
+
+
+def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict:
+    """Return the float parameters of a run, its quantizers left out."""
+    own = model.state_dict()
+    return {n: t for n, t in checkpoint.model.items() if n in own}
+
+
+def load_float_model(recipe: Recipe, classes: int) -> nn.Module:
+    """Return the float network with exactly the weights that `pretrained` names, to be measured as it is.
+
+    Raises:
+        MachineError: the official weights cannot be had.
+        InputError: the weights do not fit, another number of classes included.
+    """
+    start = start_model(recipe, classes, Reporter())
+    if start.warm_up and recipe.pretrained != "none":
+        raise InputError(f"the weights in `{recipe.pretrained}` are not for {classes} classes")
+    return start.model

@@ -1,0 +1,73 @@
+"""What a run needs besides its recipe: a device, somebody to tell, a way to be stopped."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+
+from asqcli.errors import MachineError, UsageError
+from asqcli.train.reporter import Reporter
+
+
+class StopRequested(Exception):
+    """Raised by `poll` when a signal asks to stop; carries its number."""
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a run needs besides its recipe.
+
+    Attributes:
+        device: to train on.
+        reporter: hears what happens.
+        poll: called often; raises StopRequested to stop.
+        command: the command line, for the record.
+    """
+
+    device: torch.device
+    reporter: Reporter
+    poll: Callable[[], None] = lambda: None
+    command: tuple[str, ...] = ()
+
+
+def select_device(name: str | None) -> torch.device:
+    """Return the device of a name, or the best there is.
+
+    Raises:
+        UsageError: no such kind of device.
+        MachineError: it is not there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device `{name}`, choose cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise MachineError("`--device cuda`: PyTorch finds no CUDA device here", "leave --device out to use the CPU")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device `{name}` is not supported, choose cpu or cuda")
+    return device
+
+
+def environment(around: Surroundings) -> dict:
+    """Return what a run ran on, for the record."""
+    packages = ("asqcli", "torch", "torchvision", "numpy", "pillow")
+    return {
+        "command": list(around.command),
+        "python": platform.python_version(),
+        "platform": f"{sys.platform} {platform.machine()}",
+        **{name: version(name) for name in packages},
+        "device": str(around.device),
+        "threads": torch.get_num_threads(),
+        "offline": os.environ.get("ASQ_OFFLINE") == "1",
+    }
