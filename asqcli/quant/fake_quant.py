@@ -78,32 +78,38 @@ def fake_quantize(
 class _UniformFakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, step_size, beta, qmin, qmax, step_gradient_scale):
-        ctx.save_for_backward(x, step_size, beta)
-        ctx.bounds, ctx.step_gradient_scale = (qmin, qmax), step_gradient_scale
         adapted_step_size = step_size if beta is None else step_size * beta
-        return quantize(x, adapted_step_size, qmin=qmin, qmax=qmax).mul_(adapted_step_size)
+        x_hat = quantize(x, adapted_step_size, qmin=qmin, qmax=qmax).mul_(adapted_step_size)
+        ctx.save_for_backward(x, x_hat, step_size, beta)
+        ctx.bounds, ctx.step_gradient_scale = (qmin, qmax), step_gradient_scale
+        return x_hat
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, step_size, beta = ctx.saved_tensors
-        qmin, qmax = ctx.bounds
+        x, x_hat, step_size, beta = ctx.saved_tensors
         adapted_step_size = step_size if beta is None else step_size * beta
-        scaled = x * (1.0 / adapted_step_size)
-        clamped = scaled.clamp(qmin, qmax)
-        kept = scaled == clamped  # inside the bounds, edges included
-        grad_x = grad * kept if ctx.needs_input_grad[0] else None
+        reciprocal = 1.0 / adapted_step_size
+        scaled = x * reciprocal
+        grad_x = torch.ops.aten.hardtanh_backward(grad, scaled, *ctx.bounds)  # grad where qmin < scaled < qmax, else 0
         grad_step_size = grad_beta = None
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            # Eq. 7: round(v) - v inside, the bound outside, where rounding changes nothing.
-            residual = clamped.round().sub_(scaled.mul_(kept))
-            grad_adapted = (grad * residual).sum_to_size(adapted_step_size.shape)
+            # Eq. 7 is round(v) - v inside and the bound, which is the code, outside. As two inner products, with x_hat
+            # for the codes: no temporary of the size of x.
+            codes_part = _inner_product(grad, x_hat, adapted_step_size.shape) * reciprocal
+            grad_adapted = codes_part - _inner_product(grad_x, scaled, adapted_step_size.shape)
             if beta is None:
                 grad_step_size = grad_adapted * ctx.step_gradient_scale
             else:
                 grad_step_size = (grad_adapted * beta).sum_to_size(step_size.shape) * ctx.step_gradient_scale  # Eq. 8
                 grad_beta = grad_adapted * step_size  # Eq. 9
         return grad_x, grad_step_size, grad_beta, None, None, None
+
+
+def _inner_product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
+    """Return the sums of a * b over what `shape` shares: () for one sum, (N, 1, ..) for one per leading index."""
+    rows = shape.numel()
+    return torch.linalg.vecdot(a.reshape(rows, -1), b.reshape(rows, -1)).reshape(shape)
 
 
 def quantize_to_levels(weight: Tensor, clipping_threshold: Tensor, level_set: LevelSet) -> tuple[Tensor, Tensor]:
@@ -152,21 +158,22 @@ def fake_quantize_to_levels(
 class _LevelFakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, weight, clipping_threshold, level_set, threshold_gradient_scale):
-        ctx.save_for_backward(weight, clipping_threshold)
-        ctx.level_set, ctx.threshold_gradient_scale = level_set, threshold_gradient_scale
         levels, scale = quantize_to_levels(weight, clipping_threshold, level_set)
-        return levels.mul_(scale)
+        w_hat = levels.mul_(scale)
+        ctx.save_for_backward(weight, w_hat, clipping_threshold)
+        ctx.largest, ctx.threshold_gradient_scale = level_set.largest, threshold_gradient_scale
+        return w_hat
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        weight, clipping_threshold = ctx.saved_tensors
-        largest = ctx.level_set.largest
-        scaled = weight * (1.0 / (clipping_threshold / largest))
-        kept = scaled.abs() <= largest
-        grad_weight = grad * kept if ctx.needs_input_grad[0] else None
+        weight, w_hat, clipping_threshold = ctx.saved_tensors
+        scaled = weight * (1.0 / (clipping_threshold / ctx.largest))
+        grad_weight = torch.ops.aten.hardtanh_backward(grad, scaled, -ctx.largest, ctx.largest)
         grad_threshold = None
         if ctx.needs_input_grad[1]:
-            residual = _nearest_level(scaled, ctx.level_set).sub_(scaled.mul_(kept)).div_(largest)
-            grad_threshold = (grad * residual).sum_to_size(clipping_threshold.shape) * ctx.threshold_gradient_scale
+            shape = clipping_threshold.shape
+            levels_part = _inner_product(grad, w_hat, shape) / clipping_threshold
+            residual = levels_part - _inner_product(grad_weight, scaled, shape) / ctx.largest
+            grad_threshold = residual * ctx.threshold_gradient_scale
         return grad_weight, grad_threshold, None, None
