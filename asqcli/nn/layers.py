@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.ordered import ordered_mean
-from asqcli.quant.quantizers import ActivationQuantizer, WeightQuantizer
+from asqcli.quant.weight_quantizers import WeightQuantizer
 
 EXACT_FLOAT32 = 2**24
 
@@ -46,8 +47,7 @@ class _QuantLayer:
 
     def _accumulate(self, codes: Tensor, levels: Tensor) -> Tensor:
         """Return the integer accumulators, in the dtype of `codes`."""
-        largest_code = max(-self.activation_quantizer.qmin, self.activation_quantizer.qmax)
-        largest_sum = largest_code * levels.double().abs().flatten(1).sum(dim=1).max().item()
+        largest_sum = self.activation_quantizer.largest_code * levels.double().abs().flatten(1).sum(dim=1).max().item()
         if largest_sum < EXACT_FLOAT32:
             accumulator = self._product(codes, levels, None)
         else:

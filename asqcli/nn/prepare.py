@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from asqcli.nn.layers import OrderedAvgPool2d, QuantConv2d, QuantLinear, TwoStepBatchNorm2d
-from asqcli.quant.adapter import Adapter, hidden_features
-from asqcli.quant.quantizers import ActivationQuantizer, WeightQuantizer, make_weight_quantizer
+from asqcli.quant.activation_quantizers import ActivationQuantizer, make_activation_quantizer
+from asqcli.quant.weight_quantizers import WeightQuantizer, make_weight_quantizer
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class LayerPlan:
         name: as in `named_modules`.
         kind: conv, depthwise or linear.
         weights: arguments of `make_weight_quantizer`, or None for float.
-        activations: quantizer (lsq, asq), bits, adapter, ..; or None for float.
+        activations: arguments of `make_activation_quantizer`, or None for float.
         signed: can the layer's input be negative? None while it has not been observed.
     """
 
@@ -60,30 +60,17 @@ def prepare(model: nn.Module, plans: list[LayerPlan]) -> nn.Module:
 
 def _quantized_layer(layer: nn.Module, plan: LayerPlan) -> nn.Module:
     weight_quantizer = activation_quantizer = None
+    linear = isinstance(layer, nn.Linear)
     if plan.weights is not None:
         weight_quantizer = make_weight_quantizer(layer.weight.shape[0], **plan.weights)
     if plan.activations is not None:
-        activation_quantizer = _activation_quantizer(layer, plan)
-    twin = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
-    return twin.from_float(layer, weight_quantizer, activation_quantizer).to(layer.weight.device)
-
-
-def _activation_quantizer(layer: nn.Module, plan: LayerPlan) -> ActivationQuantizer:
-    assert plan.signed is not None, f"signedness of {plan.name} was never observed"
-    settings = dict(plan.activations)
-    adapter = None
-    if settings.pop("quantizer") == "asq":
-        linear = isinstance(layer, nn.Linear)
+        assert plan.signed is not None, f"signedness of {plan.name} was never observed"
         channels = layer.in_features if linear else layer.in_channels
-        adapter_settings = settings.pop("adapter")
-        adapter = Adapter(
-            channels,
-            hidden=hidden_features(channels, adapter_settings["hidden"]),
-            bits=None if adapter_settings["bits"] == "float" else adapter_settings["bits"],
-            output=adapter_settings["output"],
-            channels_last=linear,
+        activation_quantizer = make_activation_quantizer(
+            channels, signed=plan.signed, channels_last=linear, **plan.activations
         )
-    return ActivationQuantizer(signed=plan.signed, adapter=adapter, **settings)
+    twin = QuantLinear if linear else QuantConv2d
+    return twin.from_float(layer, weight_quantizer, activation_quantizer).to(layer.weight.device)
 
 
 def quant_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

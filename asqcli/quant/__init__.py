@@ -7,7 +7,8 @@ Weights go through a table: value = level_table[code] * weight_scale, where the 
 so that training's fake quantizer, its evaluation and an integer engine can all use the same numbers.
 
     bounds     bits and signedness to qmin, qmax         levels     level sets and their tables
-    fake_quant the two autograd functions                step_size  starting values
-    ordered    sums whose order is fixed                 adapter    activation statistics to beta
-    quantizers the modules that layers hold, built from all of the above
+    fake_quant the paper's autograd functions            baselines  PACT's and LSQ+'s
+    step_size  starting values                           ordered    sums whose order is fixed
+    adapter    activation statistics to beta
+    weight_quantizers, activation_quantizers             the modules that layers hold, built from all of the above
 """

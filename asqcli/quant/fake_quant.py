@@ -96,8 +96,8 @@ class _UniformFakeQuantize(torch.autograd.Function):
         if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
             # Eq. 7 is round(v) - v inside and the bound, which is the code, outside. As two inner products, with x_hat
             # for the codes: no temporary of the size of x.
-            codes_part = _inner_product(grad, x_hat, adapted_step_size.shape) * reciprocal
-            grad_adapted = codes_part - _inner_product(grad_x, scaled, adapted_step_size.shape)
+            codes_part = inner_product(grad, x_hat, adapted_step_size.shape) * reciprocal
+            grad_adapted = codes_part - inner_product(grad_x, scaled, adapted_step_size.shape)
             if beta is None:
                 grad_step_size = grad_adapted * ctx.step_gradient_scale
             else:
@@ -106,7 +106,7 @@ class _UniformFakeQuantize(torch.autograd.Function):
         return grad_x, grad_step_size, grad_beta, None, None, None
 
 
-def _inner_product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
+def inner_product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
     """Return the sums of a * b over what `shape` shares: () for one sum, (N, 1, ..) for one per leading index."""
     rows = shape.numel()
     return torch.linalg.vecdot(a.reshape(rows, -1), b.reshape(rows, -1)).reshape(shape)
@@ -125,10 +125,11 @@ def quantize_to_levels(weight: Tensor, clipping_threshold: Tensor, level_set: Le
         scale = clipping_threshold / largest magnitude, the real value of level 1.
     """
     scale = clipping_threshold / level_set.largest
-    return _nearest_level(weight * (1.0 / scale), level_set), scale
+    return nearest_level(weight * (1.0 / scale), level_set), scale
 
 
-def _nearest_level(scaled: Tensor, level_set: LevelSet) -> Tensor:
+def nearest_level(scaled: Tensor, level_set: LevelSet) -> Tensor:
+    """Return the level nearest to each value; `scaled`: any shape, in units of the level table."""
     boundaries = scaled.new_tensor(level_set.boundaries)
     magnitudes = scaled.new_tensor((0.0, *reversed(level_set.magnitudes)))
     # right=True counts a boundary as passed when met: ties go to the larger magnitude.
@@ -173,7 +174,7 @@ class _LevelFakeQuantize(torch.autograd.Function):
         grad_threshold = None
         if ctx.needs_input_grad[1]:
             shape = clipping_threshold.shape
-            levels_part = _inner_product(grad, w_hat, shape) / clipping_threshold
-            residual = levels_part - _inner_product(grad_weight, scaled, shape) / ctx.largest
+            levels_part = inner_product(grad, w_hat, shape) / clipping_threshold
+            residual = levels_part - inner_product(grad_weight, scaled, shape) / ctx.largest
             grad_threshold = residual * ctx.threshold_gradient_scale
         return grad_weight, grad_threshold, None, None

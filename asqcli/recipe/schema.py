@@ -98,10 +98,27 @@ class AsqActivations(Section):
     dequantize_by: Literal["adapted_step_size", "step_size"] = "adapted_step_size"
 
 
+class PactActivations(Section):
+    """One learned clipping threshold (Choi et al. 2018)."""
+
+    quantizer: Literal["pact"] = "pact"
+    bits: Annotated[int, Field(ge=2, le=8)]
+
+
+class OffsetActivations(Section):
+    """A learned step size and a learned offset, a whole number of steps (Bhalgat et al. 2020)."""
+
+    quantizer: Literal["lsq+"] = "lsq+"
+    bits: Annotated[int, Field(ge=2, le=8)]
+
+
 Weights = Annotated[
     FloatOperand | UniformWeights | PostWeights | PotWeights | ApotWeights, Field(discriminator="quantizer")
 ]
-Activations = Annotated[FloatOperand | LsqActivations | AsqActivations, Field(discriminator="quantizer")]
+Activations = Annotated[
+    FloatOperand | LsqActivations | AsqActivations | PactActivations | OffsetActivations,
+    Field(discriminator="quantizer"),
+]
 
 
 class LayerRule(Section):

@@ -1,14 +1,14 @@
 """Training with quantization in the loop.
 
-    pipeline      a recipe to a finished run: data, weights, warm-up, calibration, training, result
-    start         the float network that a run starts from
-    calibration   plans, signedness and starting values of the quantizers
-    loop          one phase of training, resumable at any step
-    optimizer     parameter groups and the learning rate
-    evaluate      accuracy
-    checkpoint    what a phase needs to go on, in one safetensors file
-    restore       a run folder or checkpoint to the network that it holds
-    run_folder    the files of a run, written atomically
-    surroundings  what a run needs besides its recipe
-    reporter      what training tells while it runs
+pipeline      a recipe to a finished run: data, weights, warm-up, calibration, training, result
+start         the float network that a run starts from
+calibration   plans, signedness and starting values of the quantizers
+loop          one phase of training, resumable at any step
+optimizer     parameter groups and the learning rate
+evaluate      accuracy
+checkpoint    what a phase needs to go on, in one safetensors file
+restore       a run folder or checkpoint to the network that it holds
+run_folder    the files of a run, written atomically
+surroundings  what a run needs besides its recipe
+reporter      what training tells while it runs
 """

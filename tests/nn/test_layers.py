@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from asqcli.nn.layers import OrderedAvgPool2d, QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.quant.activation_quantizers import StepSizeQuantizer
 from asqcli.quant.adapter import Adapter
-from asqcli.quant.quantizers import ActivationQuantizer, make_weight_quantizer
+from asqcli.quant.weight_quantizers import make_weight_quantizer
 
 SCHEMES = [
     {"quantizer": "lsq", "bits": 2},
@@ -26,7 +27,7 @@ def started(layer, weights, x, *, bits=4, asq=True, linear=False):
     adapter = Adapter(channels, hidden=None if channels < 8 else channels // 4, channels_last=linear) if asq else None
     if adapter is not None:
         nn.init.normal_(adapter.layers[-1].weight, std=0.5)
-    activations = ActivationQuantizer(bits=bits, signed=bool((x < 0).any()), adapter=adapter)
+    activations = StepSizeQuantizer(bits=bits, signed=bool((x < 0).any()), adapter=adapter)
     activations.start(x, "mse")
     weight_quantizer = make_weight_quantizer(layer.weight.shape[0], **weights)
     weight_quantizer.start(layer.weight.detach(), "mse")

@@ -32,9 +32,7 @@ def run(recipe, out, poll=lambda: None):
 
 def resume(out, poll=lambda: None):
     folder, checkpoint = pipeline.open_run(str(out))
-    return pipeline.quantize_resumed(
-        folder, checkpoint, Surroundings(CPU, Reporter(), poll), factory=None
-    )
+    return pipeline.quantize_resumed(folder, checkpoint, Surroundings(CPU, Reporter(), poll), factory=None)
 
 
 def final_weights(out):

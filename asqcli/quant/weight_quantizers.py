@@ -1,4 +1,4 @@
-"""The modules that quantized layers hold: two for weights, one for activations."""
+"""The modules that hold a layer's weight quantizer: uniform, or by a level set."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from asqcli.quant.adapter import Adapter
 from asqcli.quant.bounds import integer_bounds
 from asqcli.quant.fake_quant import (
     fake_quantize,
     fake_quantize_to_levels,
     gradient_scale,
+    nearest_level,
     quantize,
     quantize_to_levels,
 )
@@ -41,6 +41,10 @@ class WeightQuantizer(nn.Module, ABC):
     @abstractmethod
     def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return levels (table entries, shape of `weight`) and weight_scale ((C_out,) or (1,), real units)."""
+
+    @abstractmethod
+    def nearest_level(self, levels: Tensor) -> Tensor:
+        """Return the entry of the level table nearest to each value, which is in units of the table."""
 
     @abstractmethod
     def start(self, weight: Tensor, method: str) -> None:
@@ -94,6 +98,9 @@ class UniformWeightQuantizer(WeightQuantizer):
     def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         return quantize(weight, self._spread(self.step_size, weight), qmin=self.qmin, qmax=self.qmax), self.step_size
 
+    def nearest_level(self, levels: Tensor) -> Tensor:
+        return levels.round().clamp(self.qmin, self.qmax)
+
     @torch.no_grad()
     def start(self, weight: Tensor, method: str) -> None:
         rows = self._rows(weight)
@@ -141,6 +148,9 @@ class LevelWeightQuantizer(WeightQuantizer):
         levels, scale = quantize_to_levels(weight, threshold, self.level_set)
         return levels, scale.flatten()
 
+    def nearest_level(self, levels: Tensor) -> Tensor:
+        return nearest_level(levels, self.level_set)
+
     @torch.no_grad()
     def start(self, weight: Tensor, method: str) -> None:
         # LSQ's rule is made for uniform steps; a threshold always starts at the least squared error.
@@ -155,73 +165,6 @@ class LevelWeightQuantizer(WeightQuantizer):
 
     def _normalized(self, weight: Tensor) -> Tensor:
         return (weight - weight.mean()) / weight.std() if self.normalize else weight
-
-
-class ActivationQuantizer(nn.Module):
-    """LSQ activations, or ASQ when it holds an adapter: codes times one step size, adapted to each sample.
-
-    Args:
-        bits: 2 to 8.
-        signed: can the input be negative?
-        adapter: None for LSQ.
-        dequantize_by: "adapted_step_size" (what Eq. 7 is the gradient of), or "step_size" (Eq. 6 as printed).
-    """
-
-    def __init__(
-        self,
-        *,
-        bits: int,
-        signed: bool,
-        adapter: Adapter | None = None,
-        dequantize_by: str = "adapted_step_size",
-    ) -> None:
-        super().__init__()
-        self.bits, self.signed, self.dequantize_by = bits, signed, dequantize_by
-        self.qmin, self.qmax = integer_bounds(bits, signed=signed)
-        self.step_size = nn.Parameter(torch.ones(()))
-        self.adapter = adapter
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the fake-quantized `x`, real units. `x`: (N, C, H, W), or (N, .., C) for a Linear layer."""
-        beta = None if self.adapter is None else self.adapter(x)
-        x_hat = fake_quantize(
-            x,
-            self.step_size,
-            beta,
-            qmin=self.qmin,
-            qmax=self.qmax,
-            step_gradient_scale=gradient_scale(x[0].numel(), self.qmax),
-        )
-        return x_hat / beta if self._dequantizes_as_printed else x_hat
-
-    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (codes, scale): whole numbers, shape of `x`; and () or (N, 1, .., 1), the real value of code 1."""
-        if self.adapter is None:
-            return quantize(x, self.step_size, qmin=self.qmin, qmax=self.qmax), self.step_size
-        adapted_step_size = self.step_size * self.adapter(x)
-        codes = quantize(x, adapted_step_size, qmin=self.qmin, qmax=self.qmax)
-        return codes, self.step_size if self._dequantizes_as_printed else adapted_step_size
-
-    @torch.no_grad()
-    def start(self, samples: Tensor, method: str) -> None:
-        """Set the step size from activations, any shape; `method` is "mse" or "lsq"."""
-        rows = samples.reshape(1, -1)
-        if method == "lsq":
-            self.step_size.copy_(lsq_start(rows, self.qmax).squeeze())
-            return
-        threshold = least_squares_start(
-            rows, lambda x, t: fake_quantize(x, t / self.qmax, qmin=self.qmin, qmax=self.qmax)
-        )
-        self.step_size.copy_((threshold / self.qmax).squeeze())
-
-    @torch.no_grad()
-    def project(self) -> None:
-        """Bring the step size back above 0; call after each optimizer step."""
-        self.step_size.clamp_(min=SMALLEST_STEP)
-
-    @property
-    def _dequantizes_as_printed(self) -> bool:
-        return self.adapter is not None and self.dequantize_by == "step_size"
 
 
 def make_weight_quantizer(

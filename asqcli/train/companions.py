@@ -1,0 +1,121 @@
+"""What can go beside the optimizer: averaged weights, and weights that stop oscillating.
+
+Each sees the model after every step and has a state that checkpoints keep, so that a resumed run goes on with it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from asqcli.nn.prepare import quant_layers
+from asqcli.quant.weight_quantizers import WeightQuantizer
+
+
+class Companion(Protocol):
+    """What the training loop asks of a companion."""
+
+    def after_step(self, model: nn.Module) -> None: ...
+
+    def state(self) -> dict[str, Tensor]: ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
+
+
+class WeightAverage:
+    """An exponential moving average of all parameters; buffers such as batch-norm statistics are copied.
+
+    Args:
+        model: what to average; its present state is the start.
+        decay: share of the old average that a step keeps.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module) -> None:
+        parameters = dict(model.named_parameters())
+        for name, tensor in model.state_dict().items():
+            if name in parameters:
+                self.average[name].lerp_(tensor, 1 - self.decay)
+            else:
+                self.average[name].copy_(tensor)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.average
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in state.items():
+            self.average[name].copy_(tensor)
+
+
+class OscillationFreezer:
+    """Freezes weights that keep jumping between two levels (Nagel et al. 2022, "Overcoming oscillations").
+
+    A jump counts when its direction is opposite to the weight's last one. A weight whose running frequency of such
+    jumps passes `threshold` is held at the rounded running mean of its levels for the rest of the phase.
+
+    Args:
+        model: with quantized layers; those with float or normalised weights are passed over.
+        threshold: jumps per step.
+        momentum: of the running frequency and mean.
+    """
+
+    def __init__(self, model: nn.Module, threshold: float, momentum: float = 0.01) -> None:
+        self.threshold, self.momentum = threshold, momentum
+        self.layers = {name: m for name, m in quant_layers(model) if self._can_hold(m.weight_quantizer)}
+        self.tensors: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            levels = self._levels(layer)
+            self.tensors |= {
+                f"{name}/levels": levels,
+                f"{name}/mean": levels.clone(),
+                f"{name}/direction": torch.zeros_like(levels),
+                f"{name}/frequency": torch.zeros_like(levels),
+                f"{name}/frozen": torch.zeros_like(levels, dtype=torch.bool),
+            }
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module) -> None:
+        for name, layer in self.layers.items():
+            levels, mean, direction, frequency, frozen = (
+                self.tensors[f"{name}/{part}"] for part in ("levels", "mean", "direction", "frequency", "frozen")
+            )
+            now, scale = layer.weight_quantizer.quantize(layer.weight)
+            jump = (now - levels).sign()
+            oscillated = (jump != 0) & (jump == -direction)
+            direction.copy_(torch.where(jump != 0, jump, direction))
+            frequency.lerp_(oscillated.to(frequency.dtype), self.momentum)
+            mean.lerp_(now, self.momentum)
+            frozen |= frequency > self.threshold
+            held = layer.weight_quantizer.nearest_level(mean)
+            levels.copy_(torch.where(frozen, held, now))
+            real = levels * scale.reshape(-1, *[1] * (levels.dim() - 1))
+            layer.weight.copy_(torch.where(frozen, real, layer.weight))
+
+    @property
+    def frozen_share(self) -> float:
+        """Return the share of weights that are frozen."""
+        masks = [t for name, t in self.tensors.items() if name.endswith("/frozen")]
+        return sum(m.sum().item() for m in masks) / sum(m.numel() for m in masks)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.tensors
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in state.items():
+            self.tensors[name].copy_(tensor)
+
+    @staticmethod
+    def _can_hold(quantizer: WeightQuantizer | None) -> bool:
+        """With APoT's normalisation a level is no fixed value of its weight."""
+        return quantizer is not None and not getattr(quantizer, "normalize", False)
+
+    @staticmethod
+    @torch.no_grad()
+    def _levels(layer: nn.Module) -> Tensor:
+        return layer.weight_quantizer.quantize(layer.weight)[0].clone()
