@@ -118,8 +118,9 @@ def _resume(run: str, request, device, threads, json_) -> None:
     from asqcli.train import pipeline
 
     folder, checkpoint = pipeline.open_run(run)
-    asked = resolve(request).recipe if request.recipe else resolve_again(checkpoint.recipe, request)
-    _refuse_another_recipe(checkpoint.recipe, asked, run)
+    stored = folder.recipe() if checkpoint is None else checkpoint.recipe
+    asked = resolve(request).recipe if request.recipe else resolve_again(stored, request)
+    _refuse_another_recipe(stored, asked, run)
     if (result := folder.result()) is not None:
         stderr().print(f"{run} is finished already", markup=False)
         _show_result(result, json_)

@@ -153,8 +153,15 @@ class Warmup(Section):
     lr: Annotated[float, Field(gt=0)]
 
 
+class Distillation(Section):
+    """A float teacher: the network as it was before quantization."""
+
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+
+
 class Train(Section):
-    """The paper's section 4.1."""
+    """The paper's section 4.1, and below `warmup` what is off in the paper."""
 
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=1)]
@@ -164,6 +171,11 @@ class Train(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     max_steps: Annotated[int, Field(ge=1)] | None = None
     warmup: Warmup
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    distillation: Distillation | None = None
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    freeze_oscillations: Annotated[float, Field(gt=0, lt=1)] | None = None
+    batch_norm_batches: Annotated[int, Field(ge=0)] = 0
 
 
 class Calibration(Section):

@@ -22,7 +22,7 @@ from asqcli.train.run_folder import write_atomically
 
 FORMAT = 1
 DOCUMENT = "asq_checkpoint"
-MODEL, MOMENTUM = "model/", "momentum/"
+MODEL, MOMENTUM, COMPANION = "model/", "momentum/", "companion/"
 
 
 @dataclass
@@ -57,6 +57,7 @@ class Checkpoint:
         classes: names, in label order.
         model: the state dict.
         momentum: SGD's buffers by parameter name.
+        companions: the states of what goes beside the optimizer, by its name.
     """
 
     recipe: Recipe
@@ -65,6 +66,7 @@ class Checkpoint:
     classes: tuple[str, ...]
     model: dict[str, Tensor]
     momentum: dict[str, Tensor]
+    companions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -79,12 +81,24 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "progress": asdict(checkpoint.progress),
         "plans": [asdict(plan) for plan in checkpoint.plans],
         "classes": list(checkpoint.classes),
+        "companions": list(checkpoint.companions),
     }
     tensors = {MODEL + n: t for n, t in checkpoint.model.items()}
     tensors |= {MOMENTUM + n: t for n, t in checkpoint.momentum.items()}
+    for companion, state in checkpoint.companions.items():
+        tensors |= {f"{COMPANION}{companion}/{n}": t for n, t in state.items()}
+    save_weights(path, tensors, {DOCUMENT: json.dumps(document)})
+
+
+def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file atomically.
+
+    Raises:
+        MachineError: it cannot be written; what stood there before stays.
+    """
     # Modules used under two names share tensors, which safetensors refuses: clone.
     tensors = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
-    write_atomically(path, save(tensors, {DOCUMENT: json.dumps(document)}))
+    write_atomically(path, save(tensors, metadata))
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -117,6 +131,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             classes=tuple(document["classes"]),
             model=_with_prefix(tensors, MODEL),
             momentum=_with_prefix(tensors, MOMENTUM),
+            companions={n: _with_prefix(tensors, f"{COMPANION}{n}/") for n in document["companions"]},
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint `{path}` is corrupt: {error}") from error

@@ -9,19 +9,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
 from asqcli.nn.prepare import project_steps
 from asqcli.seeds import stream_seed
-from asqcli.train.checkpoint import Progress, momentum_by_name, restore_momentum
+from asqcli.train.checkpoint import Checkpoint, Progress, momentum_by_name, restore_momentum
+from asqcli.train.companions import Companion
+from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.evaluate import Accuracy
+from asqcli.train.objective import Objective
 from asqcli.train.optimizer import cosine_lr, make_optimizer
 from asqcli.train.reporter import Reporter
 
 # Part of the seed, so that the phases of a run see different orders.
 PHASES = {"warmup": 0, "float": 1, "qat": 2}
+SAVE_EVERY_S = 600  # an hour-long epoch must not be lost to a crash
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,9 @@ class Phase:
         split: training images.
         settings: the phase's.
         progress: where to start; advanced in place.
-        momentum: buffers to go on with, by parameter name.
+        objective: the loss.
+        companions: what sees the model after every step, by name.
+        checkpoint: whose momentum and companions' states to go on with.
     """
 
     def __init__(
@@ -56,16 +61,22 @@ class Phase:
         progress: Progress,
         *,
         device: torch.device,
-        momentum: dict | None = None,
+        objective: Objective,
+        companions: dict[str, Companion],
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.model, self.split, self.settings, self.progress, self.device = model, split, settings, progress, device
+        self.objective, self.companions = objective, companions
         self.steps_per_epoch = batches_per_pass(split, settings.batch_size)
         steps = settings.epochs * self.steps_per_epoch
         self.steps = min(steps, settings.max_steps) if settings.max_steps else steps
         self.optimizer = make_optimizer(
             model, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
-        restore_momentum(model, self.optimizer, momentum or {})
+        if checkpoint is not None:
+            restore_momentum(model, self.optimizer, checkpoint.momentum)
+            for name, state in checkpoint.companions.items():
+                companions[name].load_state(state)
 
     @property
     def steps_done(self) -> int:
@@ -93,6 +104,7 @@ class Phase:
         poll: Callable[[], None],
         watch: Callable[[], Accuracy | None],
         after_epoch: Callable[[dict], None],
+        save: Callable[[], None],
     ) -> None:
         """Train to the end of the phase.
 
@@ -100,6 +112,7 @@ class Phase:
             poll: called before each step; may raise to stop, and `progress` then says where.
             watch: returns the accuracy to put beside an epoch.
             after_epoch: called with an epoch's record once the progress stands at the next epoch.
+            save: called within long epochs, every ten minutes.
         Raises:
             DivergedError: the loss is NaN or infinite.
         """
@@ -107,31 +120,30 @@ class Phase:
         self.model.train()
         while not self.finished:
             start = time.perf_counter()
-            self._finish_epoch(reporter, poll)
+            self._finish_epoch(reporter, poll, save)
             record = self._close_epoch(watch(), time.perf_counter() - start)
             after_epoch(record)
             reporter.epoch(record)
 
-    def _finish_epoch(self, reporter: Reporter, poll: Callable[[], None]) -> None:
+    def _finish_epoch(self, reporter: Reporter, poll: Callable[[], None], save: Callable[[], None]) -> None:
         """Take the steps that are left of the current epoch."""
         p, seed = self.progress, (self.settings.seed, PHASES[self.progress.phase], self.progress.epoch)
         left = min(self.steps_per_epoch - p.step, self.steps - self.steps_done)
         if left == 0:
             return
+        saved = time.monotonic()
         batches = self.split.train_batches(self.settings.batch_size, seed=seed, first=p.step)
         for _, (images, labels) in zip(range(left), batches, strict=False):
             poll()
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                save()
+                saved = time.monotonic()
             torch.manual_seed(stream_seed(*seed, p.step))  # for dropout and its like
             loss, correct = self._step(images.to(self.device), labels.to(self.device))
             p.loss_sum += loss * len(labels)
             p.correct += correct
             p.images += len(labels)
             p.step += 1
-            if not math.isfinite(p.loss_sum):
-                raise DivergedError(
-                    f"the loss became {p.loss_sum} in epoch {p.epoch + 1}, step {p.step} of the {p.phase} phase",
-                    "try a lower `--lr`; the last checkpoint is from before",
-                )
             reporter.step(
                 epoch=p.epoch, images=len(labels), loss=p.loss_sum / p.images, top1=100 * p.correct / p.images
             )
@@ -141,12 +153,24 @@ class Phase:
         for group in self.optimizer.param_groups:
             group["lr"] = cosine_lr(self.settings.lr, self.steps_done, self.steps)
         logits = self.model(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = self.objective(logits, labels, images)
+        if not math.isfinite(value := loss.item()):
+            self._diverged(value, images)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         project_steps(self.model)
-        return loss.item(), (logits.argmax(dim=1) == labels).sum().item()
+        for companion in self.companions.values():
+            companion.after_step(self.model)
+        return value, (logits.argmax(dim=1) == labels).sum().item()
+
+    def _diverged(self, loss: float, images: torch.Tensor) -> None:
+        p, origin = self.progress, first_nonfinite(self.model, images)
+        where = f"; the first NaN or infinity is in {origin}" if origin else ""
+        raise DivergedError(
+            f"the loss became {loss} in epoch {p.epoch + 1}, step {p.step + 1} of the {p.phase} phase{where}",
+            "try a lower `--lr`; the last checkpoint is from before",
+        )
 
     def _close_epoch(self, accuracy: Accuracy | None, seconds: float) -> dict:
         """Move the progress to the next epoch; return the record of this one."""

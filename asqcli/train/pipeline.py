@@ -18,20 +18,26 @@ from asqcli.data.source import ImageData, open_data
 from asqcli.data.splits import Preprocessing
 from asqcli.errors import InputError, Interruption
 from asqcli.models.names import is_factory
+from asqcli.models.registry import build_model
+from asqcli.models.weights import read_weights
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
+from asqcli.train.batch_norm import reestimate_batch_norm
 from asqcli.train.calibration import calibrate, plan_layers
-from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
+from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint, save_weights
+from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, Accuracy, evaluate
 from asqcli.train.loop import Phase, PhaseSettings
-from asqcli.train.restore import restore_model
+from asqcli.train.objective import Objective
+from asqcli.train.restore import require_factory_named, restore_model
 from asqcli.train.run_folder import RunFolder
 from asqcli.train.start import Start, start_model
 from asqcli.train.surroundings import StopRequested, Surroundings, environment
 
 SCHEMA = 1
-CALIBRATION_STREAM = 101  # part of the seed, beside the phases of `loop`
+CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`
+TEACHER, AVERAGE = "float", "average"
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -65,21 +71,24 @@ class Run:
         self.model, self.plans, progress = model.to(self.around.device), checkpoint.plans, checkpoint.progress
         self.folder.cut_metrics(progress.metrics_lines)
         if progress.phase == "float":
-            return self._train_float(progress, checkpoint.momentum)
+            return self._train_float(progress, checkpoint)
         if progress.phase == "qat":
-            return self._train_qat(progress, checkpoint.momentum)
-        self._warm_up(progress, checkpoint.momentum)
+            return self._train_qat(progress, checkpoint)
+        self._warm_up(progress, checkpoint)
         return self._quantize(progress, plans)
 
-    def _warm_up(self, progress: Progress, momentum: dict | None = None) -> None:
+    def _warm_up(self, progress: Progress, checkpoint: Checkpoint | None = None) -> None:
         warmup = self.recipe.train.warmup
         progress.facts["warmup_epochs"] = warmup.epochs
         self.around.reporter.note(f"training a float baseline first: {warmup.epochs} epochs")
-        self._train(self._settings(epochs=warmup.epochs, lr=warmup.lr), progress, momentum)
+        settings = self._settings(epochs=warmup.epochs, lr=warmup.lr)
+        self._train(self._phase(settings, progress, Objective(), {}, checkpoint))
 
-    def _train_float(self, progress: Progress, momentum: dict | None = None) -> dict:
-        self._train(self._settings(), progress, momentum)
-        return self._finish(progress)
+    def _train_float(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
+        objective = Objective(label_smoothing=self.recipe.train.label_smoothing)
+        phase = self._phase(self._settings(), progress, objective, self._average(), checkpoint)
+        self._train(phase)
+        return self._finish(phase)
 
     def _quantize(self, progress: Progress, plans: list[LayerPlan]) -> dict:
         """From a float network to the result."""
@@ -88,51 +97,109 @@ class Run:
         self.around.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
         torch.manual_seed(stream_seed(self.recipe.train.seed, CALIBRATION_STREAM))  # adapters start at random
         settings = self.recipe.calibration
-        batches = self.data.train.train_batches(
-            self.recipe.train.batch_size, seed=(self.recipe.train.seed, CALIBRATION_STREAM)
-        )
-        images = [x.to(self.around.device) for _, (x, _) in zip(range(settings.batches), batches, strict=False)]
+        images = self._training_images(settings.batches, CALIBRATION_STREAM)
+        if self.recipe.train.distillation is not None:
+            save_weights(self.folder.checkpoint(TEACHER), self.model.state_dict())
         self.plans = calibrate(self.model, plans, images, start=settings.start)
         facts["calibrated_top1"] = self._evaluate().top1
         self.around.reporter.plan(self.plans)
         self.around.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
-        qat = Progress("qat", metrics_lines=progress.metrics_lines, facts=facts)
-        return self._train_qat(qat)
+        return self._train_qat(Progress("qat", metrics_lines=progress.metrics_lines, facts=facts))
 
-    def _train_qat(self, progress: Progress, momentum: dict | None = None) -> dict:
-        self._train(self._settings(max_steps=self.recipe.train.max_steps), progress, momentum)
-        return self._finish(progress)
+    def _train_qat(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
+        train = self.recipe.train
+        objective = Objective(label_smoothing=train.label_smoothing)
+        if train.distillation is not None:
+            objective = Objective(
+                label_smoothing=train.label_smoothing, teacher=self._teacher(), **train.distillation.model_dump()
+            )
+        companions: dict[str, Companion] = self._average()
+        if train.freeze_oscillations is not None:
+            # Before the average, which is to see the weights as they are held.
+            companions = {"oscillations": OscillationFreezer(self.model, train.freeze_oscillations), **companions}
+        settings = self._settings(max_steps=train.max_steps)
+        phase = self._phase(settings, progress, objective, companions, checkpoint)
+        self._train(phase)
+        return self._finish(phase)
+
+    def _teacher(self) -> nn.Module:
+        """Return the float network as it was before quantization, from the file that `_quantize` wrote."""
+        teacher = build_model(self.recipe.model, len(self.data.classes))
+        teacher.load_state_dict(read_weights(self.folder.checkpoint(TEACHER)))
+        return teacher.to(self.around.device).eval()
+
+    def _average(self) -> dict[str, Companion]:
+        decay = self.recipe.train.average_decay
+        return {} if decay is None else {AVERAGE: WeightAverage(self.model, decay)}
+
+    def _phase(
+        self,
+        settings: PhaseSettings,
+        progress: Progress,
+        objective: Objective,
+        companions: dict[str, Companion],
+        checkpoint: Checkpoint | None,
+    ) -> Phase:
+        return Phase(
+            self.model,
+            self.data.train,
+            settings,
+            progress,
+            device=self.around.device,
+            objective=objective,
+            companions=companions,
+            checkpoint=checkpoint,
+        )
 
     def _settings(self, **changes) -> PhaseSettings:
         t = self.recipe.train
         values = {n: getattr(t, n) for n in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "seed")}
         return PhaseSettings(**{**values, "max_steps": t.max_steps, **changes})
 
-    def _train(self, settings: PhaseSettings, progress: Progress, momentum: dict | None) -> None:
-        around = self.around
-        phase = Phase(self.model, self.data.train, settings, progress, device=around.device, momentum=momentum)
+    def _train(self, phase: Phase) -> None:
+        around, progress = self.around, phase.progress
 
         def after_epoch(record: dict) -> None:
+            best = f"best_{progress.phase}"
+            better = self.data.watch is not None and record["top1"] > progress.facts.get(best, -1.0)
+            if better:
+                progress.facts[best] = record["top1"]
             self.folder.append_metrics(record)
             self._save("last", phase)
-            if self.data.watch is not None and record["top1"] > progress.facts.get(f"best_{progress.phase}", -1.0):
-                progress.facts[f"best_{progress.phase}"] = record["top1"]
+            if better:
                 self._save("best", phase)
 
+        def save() -> None:
+            self._save("last", phase)
+
         try:
-            self._save("last", phase)
-            phase.run(reporter=around.reporter, poll=around.poll, watch=self._watch, after_epoch=after_epoch)
+            save()
+            phase.run(
+                reporter=around.reporter,
+                poll=around.poll,
+                watch=lambda: self._watch(phase),
+                after_epoch=after_epoch,
+                save=save,
+            )
         except StopRequested as stop:
-            self._save("last", phase)
+            save()
             raise Interruption(
                 stop.signal_number,
                 f"stopped in epoch {progress.epoch + 1} of the {progress.phase} phase; the work so far is saved",
                 f"go on with `asq quantize --resume {self.folder.path}`",
             ) from None
 
-    def _watch(self) -> Accuracy:
+    def _watch(self, phase: Phase) -> Accuracy:
         """Return the accuracy to put beside an epoch: on the validation split, else on the result's images."""
-        return self._evaluate(watch=True)
+        average = phase.companions.get(AVERAGE)
+        if average is None:
+            return self._evaluate(watch=True)
+        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(average.state())
+        try:
+            return self._evaluate(watch=True)
+        finally:
+            self.model.load_state_dict(own)
 
     def _evaluate(self, *, watch: bool = False) -> Accuracy:
         split = self.data.watch if watch and self.data.watch is not None else self.data.result
@@ -140,13 +207,36 @@ class Run:
 
     def _save(self, name: str, phase: Phase) -> None:
         state = Checkpoint(
-            self.recipe, phase.progress, self.plans, self.data.classes, self.model.state_dict(), phase.momentum()
+            self.recipe,
+            phase.progress,
+            self.plans,
+            self.data.classes,
+            self.model.state_dict(),
+            phase.momentum(),
+            {name: companion.state() for name, companion in phase.companions.items()},
         )
         save_checkpoint(self.folder.checkpoint(name), state)
 
-    def _finish(self, progress: Progress) -> dict:
+    def _training_images(self, count: int, stream: int) -> list[torch.Tensor]:
+        """Return `count` batches of shuffled training images on the device; `stream` names the order."""
+        t = self.recipe.train
+        batches = self.data.train.train_batches(t.batch_size, seed=(t.seed, stream))
+        return [images.to(self.around.device) for _, (images, _) in zip(range(count), batches, strict=False)]
+
+    def _settle(self, phase: Phase) -> None:
+        """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
+        average, batches = phase.companions.get(AVERAGE), self.recipe.train.batch_norm_batches
+        if average is not None:
+            self.model.load_state_dict(average.state())
+        if batches:
+            reestimate_batch_norm(self.model, self._training_images(batches, BATCH_NORM_STREAM))
+        if average is not None or batches:
+            self._save("last", phase)
+
+    def _finish(self, phase: Phase) -> dict:
         """Measure the last weights, never the best epoch, and write the result."""
-        accuracy, recipe, facts = self._evaluate(), self.recipe, progress.facts
+        self._settle(phase)
+        accuracy, recipe, progress, facts = self._evaluate(), self.recipe, phase.progress, phase.progress.facts
         result = {
             "schema": SCHEMA,
             "run": str(self.folder.path),
@@ -187,12 +277,21 @@ def quantize_fresh(
     return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).fresh(start, plans))
 
 
-def quantize_resumed(folder: RunFolder, checkpoint: Checkpoint, around: Surroundings, *, factory: str | None) -> dict:
+def quantize_resumed(
+    folder: RunFolder, checkpoint: Checkpoint | None, around: Surroundings, *, factory: str | None
+) -> dict:
     """Go on with a run that was interrupted.
 
     Args:
+        checkpoint: its last one; None when it was stopped before the first, and starts over.
         factory: the `module:factory` that the caller names, where the run was trained with one.
     """
+    if checkpoint is None:
+        recipe = folder.recipe()
+        require_factory_named(recipe.model, factory, str(folder.path))
+        data, start, plans = _load(recipe, around, str(folder.path))
+        folder.cut_metrics(0)
+        return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).fresh(start, plans))
     recipe = checkpoint.recipe
     model = restore_model(checkpoint, source=str(folder.path), factory=factory)
     data = _open_training_data(recipe)
@@ -248,13 +347,12 @@ def _run_name(recipe: Recipe) -> str:
     return f"{model}-w{w}a{a}-{scheme_of(recipe.weights.quantizer, recipe.activations.quantizer)}"
 
 
-def open_run(path: str) -> tuple[RunFolder, Checkpoint]:
-    """Return a run's folder and its last checkpoint.
+def open_run(path: str) -> tuple[RunFolder, Checkpoint | None]:
+    """Return a run's folder and its last checkpoint, None before the first.
 
     Raises:
-        InputError: not a run, or it was stopped before its first checkpoint.
+        InputError: not a run, or a corrupt checkpoint.
     """
     folder = RunFolder.open(Path(path))
-    if not folder.checkpoint("last").is_file():
-        raise InputError(f"`{path}` was stopped before its first checkpoint", "start it again, with --force")
-    return folder, load_checkpoint(folder.checkpoint("last"))
+    last = folder.checkpoint("last")
+    return folder, load_checkpoint(last) if last.is_file() else None

@@ -34,8 +34,7 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
         InputError: the parameters do not fit.
     """
     name = checkpoint.recipe.model
-    if is_factory(name):
-        require_factory_named(name, factory, source)
+    require_factory_named(name, factory, source)
     model = build_model(name, len(checkpoint.classes))
     try:
         if checkpoint.plans:
@@ -47,12 +46,12 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
 
 
 def require_factory_named(name: str, factory: str | None, source: str) -> None:
-    """Refuse to import a factory that only a run folder names.
+    """Refuse to import a factory that only a run folder names; other models are ours to build.
 
     Raises:
         UsageError: the caller named none, or another.
     """
-    if factory != name:
+    if is_factory(name) and factory != name:
         raise UsageError(
             f"`{source}` was trained with the model `{name}`, which is code; a run may not import it by itself",
             f"name it yourself: `asq eval {name} --weights {source}`, or `asq quantize {name} --resume {source}`",

@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 
 from asqcli.errors import InputError, MachineError, UsageError
+from asqcli.recipe.schema import Recipe
 
 RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
     "result.json",
@@ -47,6 +48,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     part = path.with_name(path.name + ".part")
     with _machine_errors(path):
+        path.parent.mkdir(exist_ok=True)
         try:
             with part.open("wb") as file:
                 file.write(content)
@@ -82,10 +84,9 @@ class RunFolder:
                 raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
             with _machine_errors(path):
                 shutil.rmtree(path)
-        folder = cls(path)
         with _machine_errors(path):
-            folder.checkpoint("last").parent.mkdir(parents=True, exist_ok=True)
-        return folder
+            path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -108,6 +109,17 @@ class RunFolder:
         write_atomically(self.path / RECIPE, text.encode())
         if given is not None:
             write_atomically(self.path / GIVEN, given.encode())
+
+    def recipe(self) -> Recipe:
+        """Return the resolved recipe.
+
+        Raises:
+            InputError: somebody changed it to something that is none.
+        """
+        try:
+            return Recipe.model_validate(yaml.safe_load((self.path / RECIPE).read_text(encoding="utf-8")))
+        except (ValueError, yaml.YAMLError) as error:
+            raise InputError(f"`{self.path / RECIPE}` is not a resolved recipe any more") from error
 
     def write_environment(self, environment: dict) -> None:
         """Store what the run ran on."""

@@ -97,6 +97,50 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, image_folder, stop_at)
     }
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path, image_folder):
+    recipe, whole, killed = recipe_for(image_folder), tmp_path / "whole", tmp_path / "killed"
+    run(recipe, whole)
+    run(recipe, killed)
+    (killed / "checkpoints" / "last").unlink()
+    (killed / "result.json").unlink()
+    resume(killed)
+    a, b = final_weights(whole), final_weights(killed)
+    assert all(torch.equal(a[n], b[n]) for n in a) and epochs_of(whole) == epochs_of(killed)
+
+
+EVERYTHING = (
+    "train.label_smoothing=0.1",
+    "train.distillation={weight: 0.7, temperature: 2.0}",
+    "train.average_decay=0.9",
+    "train.freeze_oscillations=0.001",
+    "train.batch_norm_batches=2",
+)
+
+
+def test_all_options_together_resume_to_the_same_bits(tmp_path, image_folder):
+    expected = run(recipe_for(image_folder, *EVERYTHING), tmp_path / "whole")
+    polls = 0
+
+    def poll():
+        nonlocal polls
+        polls += 1
+        if polls == 14:
+            raise StopRequested(signal.SIGINT)
+
+    out = tmp_path / "stopped"
+    with pytest.raises(Interruption):
+        run(recipe_for(image_folder, *EVERYTHING), out, poll)
+    assert resume(out)["loss"] == expected["loss"]
+    a, b = final_weights(tmp_path / "whole"), final_weights(out)
+    assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.parametrize("option", EVERYTHING)
+def test_each_option_changes_the_result(tmp_path, image_folder, option):
+    plain = run(recipe_for(image_folder), tmp_path / "plain")
+    assert run(recipe_for(image_folder, option), tmp_path / "with")["loss"] != plain["loss"]
+
+
 def test_max_steps_bounds_training_and_skips_the_warm_up(tmp_path, image_folder):
     recipe = recipe_for(image_folder, "train.max_steps=3", "train.epochs=50")
     result = run(recipe, tmp_path / "run")
