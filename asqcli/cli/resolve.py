@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asqcli.data.layout import DataTraits, data_traits
-from asqcli.errors import UsageError
+from asqcli.errors import InputError, UsageError
 from asqcli.models.names import made_for_small_images
 from asqcli.recipe import load
 from asqcli.recipe.defaults import DEFAULT_DATA, defaults
@@ -98,7 +98,7 @@ def _lay_defaults(draft: load.Draft) -> None:
     name = data.setdefault("name", DEFAULT_DATA)
     model = draft.values["model"]
     float_only = all(draft.section((o,)).get("quantizer") == "float" for o in ("weights", "activations"))
-    traits = data_traits(name) if isinstance(name, str) else DataTraits("small", 32)
+    traits = _traits(name)
     values = defaults(
         traits.kind,
         traits.image_size,
@@ -110,6 +110,14 @@ def _lay_defaults(draft: load.Draft) -> None:
         values["data"]["resize"] = round(image_size * values["data"]["resize"] / values["data"]["image_size"])
     for section, own in ((values["data"], data), (values["train"], train)):
         _fill(own, section)
+
+
+def _traits(name: object) -> DataTraits:
+    """Return what the data are like. Data that are missing are an error once they are read: mistakes are told first."""
+    try:
+        return data_traits(name) if isinstance(name, str) else DataTraits("large", 224)
+    except InputError:
+        return DataTraits("large", 224)
 
 
 def _fill(own: dict, values: dict) -> None:

@@ -1,0 +1,85 @@
+import torch
+from torch import nn
+
+from asqcli.api import quantize_module
+from asqcli.train.batch_norm import reestimate_batch_norm
+from asqcli.train.companions import OscillationFreezer, WeightAverage
+from asqcli.train.diagnose import first_nonfinite
+from asqcli.train.objective import Objective
+
+
+def test_the_average_follows_its_formula():
+    layer = nn.Linear(2, 1, bias=False)
+    average = WeightAverage(layer, decay=0.75)
+    expected = layer.weight.detach().clone()
+    for step in range(5):
+        with torch.no_grad():
+            layer.weight.add_(step)
+        average.after_step(layer)
+        expected = 0.75 * expected + 0.25 * layer.weight.detach()
+    torch.testing.assert_close(average.state()["weight"], expected)
+
+
+def test_buffers_are_copied_not_averaged():
+    norm = nn.BatchNorm2d(3)
+    average = WeightAverage(norm, decay=0.99)
+    norm.train()(torch.randn(4, 3, 2, 2) + 5)
+    average.after_step(norm)
+    assert torch.equal(average.state()["running_mean"], norm.running_mean)
+
+
+def test_a_weight_that_jumps_to_and_fro_is_held_and_others_are_not():
+    model = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False))
+    quantize_module(model, [torch.randn(4, 3, 2, 2)], scheme="lsq", bits=3, first_last="same")
+    layer = model[0]
+    with torch.no_grad():
+        layer.weight_quantizer.step_size.fill_(1.0)
+        layer.weight.copy_(torch.tensor([0.4, 1.0, -2.0]).reshape(1, 3, 1, 1))
+    freezer = OscillationFreezer(model, threshold=0.2, momentum=0.1)
+    for step in range(12):
+        with torch.no_grad():
+            layer.weight[0, 0] = 0.4 if step % 2 else 0.6  # rounds to 0 and 1 in turn
+            layer.weight[0, 1] = 1.0 + 0.1 * step  # passes a boundary once
+        freezer.after_step(model)
+    assert freezer.tensors["0/frozen"].flatten().tolist() == [True, False, False]
+    assert layer.weight[0, 0].item() in (0.0, 1.0)
+    assert 0.3 < freezer.frozen_share < 0.4
+
+
+def test_distillation_is_the_weighted_sum_of_both_losses():
+    torch.manual_seed(0)
+    logits, labels, images = torch.randn(6, 4), torch.arange(6) % 4, torch.randn(6, 3, 2, 2)
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).eval()
+    objective = Objective(teacher=teacher, weight=0.3, temperature=2.0)
+    p = torch.softmax(teacher(images) / 2, 1)
+    divergence = (p * (p.log() - torch.log_softmax(logits / 2, 1))).sum(1).mean()
+    expected = 0.7 * nn.functional.cross_entropy(logits, labels) + 0.3 * 4 * divergence
+    torch.testing.assert_close(objective(logits, labels, images), expected)
+
+
+def test_label_smoothing_by_hand():
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    target = torch.tensor([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]])
+    expected = -(target * torch.log_softmax(logits, 1)).sum()
+    torch.testing.assert_close(Objective(label_smoothing=0.1)(logits, labels, torch.zeros(1)), expected)
+
+
+def test_batch_norm_gets_the_plain_average_over_the_batches():
+    model = nn.Sequential(nn.BatchNorm2d(2, momentum=0.3), nn.Dropout(0.5)).eval()
+    batches = [torch.randn(8, 2, 3, 3) * 2 + k for k in range(4)]
+    reestimate_batch_norm(model, batches)
+    torch.testing.assert_close(model[0].running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0))
+    torch.testing.assert_close(model[0].running_var, torch.stack([b.var((0, 2, 3)) for b in batches]).mean(0))
+    assert model[0].momentum == 0.3 and not model[0].training
+
+
+def test_the_first_layer_to_give_a_nan_is_named():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    images = torch.randn(2, 3, 4, 4)
+    assert first_nonfinite(model, images) is None
+    with torch.no_grad():
+        model[2].weight.fill_(3e38)
+    assert first_nonfinite(model, images) == "the output of layer `2`"
+    with torch.no_grad():
+        model[0].bias[1] = torch.nan
+    assert first_nonfinite(model, images) == "the parameter `0.bias`"
