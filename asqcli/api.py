@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from asqcli.nn.prepare import project_steps
+from asqcli.nn.survey import survey
 from asqcli.recipe.load import Draft, check, lay_scheme
 from asqcli.recipe.schema import Quantization
 from asqcli.train.calibration import calibrate, plan_layers
@@ -44,6 +45,6 @@ def quantize_module(
     lay_scheme(draft, scheme, bits)
     draft.lay({"weights": weights or {}, "activations": activations or {}}, "")
     quantization = check(draft, "the arguments", Quantization)
-    plans = plan_layers(quantization, model, batches[0][:1], source="the arguments")
+    plans = plan_layers(quantization, model, survey(model, batches[0][:1]), source="the arguments")
     calibrate(model, plans, batches, start=start)
     return model

@@ -115,3 +115,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else None
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, for a message of one line."""
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -53,6 +53,9 @@ def run() -> int:
     except AsqError as error:
         return _fail(error.exit_code, error.message, error.hint)
     except ParserError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(error.ctx.get_help() + "\n")
+            return ExitCode.USAGE
         return _fail(ExitCode.USAGE, _parser_message(error), _option_hint(error))
     except (KeyboardInterrupt, typer.Abort):
         return _fail(ExitCode.INTERRUPTED, "interrupted", None)

@@ -128,8 +128,9 @@ class ConsoleReporter(Reporter):
 
     def epoch(self, record: dict) -> None:
         self.console.print(
-            f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, "
-            f"train top-1 {record['train_top1']:.2f}%, top-1 {percent(record.get('top1'))}, {record['seconds']:.0f} s",
+            f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, top-1 "
+            f"{record['train_top1']:.2f}% in training, {percent(record.get('top1'))} in evaluation, "
+            f"{record['seconds']:.0f} s",
             markup=False,
         )
         if record["epoch"] == self.epochs:

@@ -27,7 +27,8 @@ def evaluate(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     min_top1: Annotated[
-        float | None, typer.Option("--min-top1", metavar="PERCENT", help="Exit with 1 when top-1 is lower.")
+        float | None,
+        typer.Option("--min-top1", metavar="PERCENT", min=0, max=100, help="Exit with 1 when top-1 is lower."),
     ] = None,
     json_: JsonOption = False,
     debug: DebugOption = False,
@@ -73,6 +74,7 @@ def evaluate(
 
 def _open(target: str, weights: str | None, data: str | None):
     """Return (network, data, where its weights are from)."""
+    from asqcli.models.names import CIFAR_DEPTHS, is_factory
     from asqcli.train.restore import find_checkpoint
 
     if (path := find_checkpoint(target)) is not None:
@@ -83,6 +85,8 @@ def _open(target: str, weights: str | None, data: str | None):
         raise InputError(f"`{target}` is not a checkpoint of asq", "for plain weights: `asq eval MODEL --weights FILE`")
     if weights is not None and (path := find_checkpoint(weights)) is not None:
         return *_open_checkpoint(path, weights, target, data), weights
+    if weights is None and (is_factory(target) or target in CIFAR_DEPTHS):
+        raise UsageError(f"`{target}` has no official weights", "name a file or a run with --weights")
     return _open_float(target, weights or "official", data)
 
 

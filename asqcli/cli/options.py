@@ -19,4 +19,6 @@ BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, help
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="D", help="cpu or cuda. Default: cuda where there is one.")
 ]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. Default: all cores.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads. Default: all cores.")
+]

@@ -59,6 +59,9 @@ def quantize(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show the recipe and the layers, train nothing.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Measure where a training step's time goes, and stop.")
+    ] = False,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -79,10 +82,10 @@ def quantize(
     }
     request = Request(model, recipe, scheme, bits, flags, overrides or [])
     if resume:
-        _refuse({"--out": out, "--force": force, "--dry-run": dry_run}, "--resume")
+        _refuse({"--out": out, "--force": force, "--dry-run": dry_run, "--profile": profile}, "--resume")
         _resume(resume, request, device, threads, json_)
     else:
-        _start(request, device, threads, out, force, dry_run, json_)
+        _start(request, device, threads, out, force, dry_run, profile, json_)
 
 
 def _refuse(given: dict, beside: str) -> None:
@@ -91,7 +94,7 @@ def _refuse(given: dict, beside: str) -> None:
             raise UsageError(f"`{flag}` makes no sense beside `{beside}`")
 
 
-def _start(request, device, threads, out, force, dry_run, json_) -> None:
+def _start(request, device, threads, out, force, dry_run, profile, json_) -> None:
     from asqcli.cli.resolve import resolve
 
     resolved = resolve(request)
@@ -104,6 +107,9 @@ def _start(request, device, threads, out, force, dry_run, json_) -> None:
         if dry_run:
             plans = pipeline.rehearse(resolved.recipe, around, source=resolved.source)
             _show_rehearsal(resolved.recipe, plans, json_)
+            return
+        if profile:
+            _show_profile(pipeline.profile(resolved.recipe, around, source=resolved.source), json_)
             return
         result = pipeline.quantize_fresh(
             resolved.recipe, around, source=resolved.source, out=out, force=force, given=resolved.given
@@ -180,6 +186,23 @@ def _show_rehearsal(recipe, plans, json_) -> None:
     sys.stdout.write(yaml.safe_dump(resolved, sort_keys=False))
     if plans:
         stdout().print(layer_table(plans))
+
+
+def _show_profile(profile, json_: bool) -> None:
+    from dataclasses import asdict
+
+    from asqcli.cli.console import print_facts, print_json
+
+    if json_:
+        print_json({"schema": 1, **asdict(profile), "ratio": round(profile.ratio, 3)})
+        return
+    facts = {
+        "float step": f"{profile.float_ms:.1f} ms",
+        "quantized step": f"{profile.quantized_ms:.1f} ms, {profile.ratio:.2f} of the float step",
+    }
+    facts |= {f"  {name}": f"{ms:.1f} ms" for name, ms in profile.sections_ms.items()}
+    facts |= {name: f"{share:.1f}% of the quantized step" for name, share in profile.operators.items()}
+    print_facts("Where a training step goes (medians, alternating)", facts)
 
 
 def _show_result(result: dict, json_: bool) -> None:

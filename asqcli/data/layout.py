@@ -82,6 +82,8 @@ def list_images(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
     if not classes:
         raise InputError(f"no images in `{folder}`", "an image folder holds one folder per class, named as the class")
+    if len(classes) == 1:
+        raise InputError(f"`{folder}` has one class, `{classes[0]}`; a classifier needs two or more")
     samples = []
     for label, name in enumerate(classes):
         files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in EXTENSIONS)
@@ -99,6 +101,6 @@ def _typical_side(folders: dict[str, Path]) -> int:
         try:
             with Image.open(path) as image:
                 sides.append(min(image.size))
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             continue  # an unreadable image is named when the data set is read
     return int(statistics.median(sides)) if sides else SMALL_SIDE

@@ -109,8 +109,10 @@ def _open_folder(folder: Path, preprocessing: Preprocessing, workers: int, with_
     classes = next(iter(listed.values()))[0]
     for split, (names, _) in listed.items():
         if names != classes:
-            odd = sorted(set(names) ^ set(classes))
-            raise InputError(f"the classes in `{folders[split]}` differ from the other split's: {', '.join(odd)}")
+            first = next(iter(folders.values()))
+            lacks = [f"`{name}` is only in `{first}`" for name in classes if name not in names]
+            lacks += [f"`{name}` is only in `{folders[split]}`" for name in names if name not in classes]
+            raise InputError(f"the splits have other classes: {', '.join(lacks)}")
     train, val, test = (listed[s][1] if s in listed else None for s in ("train", "val", "test"))
     if test is not None:
         result_name = f"{len(test):,} images of `{folders['test']}`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from asqcli.errors import UnsupportedError, UsageError, did_you_mean
+from asqcli.errors import UnsupportedError, UsageError, did_you_mean, first_line
 from asqcli.models.cifar_resnet import CifarResNet
 from asqcli.models.names import CIFAR_DEPTHS, is_factory
 
@@ -70,10 +71,13 @@ def _torchvision_model(name: str, num_classes: int) -> nn.Module:
 def _call_factory(name: str, num_classes: int) -> nn.Module:
     factory = _find_factory(name)
     try:
-        accepts = inspect.signature(factory).parameters
-        model = factory(num_classes=num_classes) if "num_classes" in accepts else factory()
-    except Exception as error:
-        raise UnsupportedError(f"the factory `{name}` raised {type(error).__name__}: {error}", _DEBUG) from error
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            accepts = inspect.signature(factory).parameters
+            model = factory(num_classes=num_classes) if "num_classes" in accepts else factory()
+    except (Exception, SystemExit) as error:
+        raise UnsupportedError(
+            f"the factory `{name}` raised {type(error).__name__}: {first_line(error)}", _DEBUG
+        ) from error
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"the factory `{name}` returned {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -84,11 +88,14 @@ _DEBUG = "run again with --debug to see where"
 
 def _find_factory(name: str):
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise UsageError(f"`{name}` is not of the form package.module:factory", "for example `my_models:small_net`")
     here = str(Path.cwd())
     if here not in sys.path:  # a console script does not look in the current folder by itself
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        with contextlib.redirect_stdout(sys.stderr):
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name + ".").startswith(error.name + "."):
             raise UsageError(
@@ -96,8 +103,10 @@ def _find_factory(name: str):
                 "it is looked for in the current folder and among the installed packages",
             ) from error
         raise UnsupportedError(f"importing `{module_name}` failed: {error}", _DEBUG) from error
-    except Exception as error:
-        raise UnsupportedError(f"importing `{module_name}` raised {type(error).__name__}: {error}", _DEBUG) from error
+    except (Exception, SystemExit) as error:
+        raise UnsupportedError(
+            f"importing `{module_name}` raised {type(error).__name__}: {first_line(error)}", _DEBUG
+        ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
         public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]

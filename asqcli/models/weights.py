@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
+import re
 import socket
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from asqcli.errors import InputError, MachineError
+from asqcli.errors import InputError, MachineError, first_line
 from asqcli.models.registry import official_weights
 
 DOWNLOAD_TIMEOUT_S = 5
@@ -60,16 +61,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "WeightsUnpickler error" in str(error):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on old formats is none for our user
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has no common type for what a corrupt or hostile file can cause
+        # What torch goes on to say is how to run the code in the file; that is not passed on.
+        if wanted := re.search(r"GLOBAL (\S+)|`?(\S+?)`? was not an allowed global", str(error)):
             raise InputError(
-                f"weights file `{path}` holds more than tensors and was not opened: {_first_line(error)}",
+                f"weights file `{path}` was not opened: it wants to run `{wanted[1] or wanted[2]}`",
                 "nothing in it was run; save only the `state_dict()`, best as safetensors",
             ) from error
-        raise InputError(f"`{path}` is not a weights file: {_first_line(error)}", _FORMATS) from error
-    except Exception as error:  # torch.load has no common type for what a corrupt file can cause
-        raise InputError(f"`{path}` is not a weights file: {_first_line(error)}", _FORMATS) from error
+        raise InputError(f"`{path}` is not a weights file", _FORMATS) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -79,10 +81,6 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 _FORMATS = "weights are a safetensors file, or a `torch.save` file with a state dict"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, replace_head: bool) -> LoadReport:
@@ -111,6 +109,10 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, rep
             + _table({"missing": missing, "unexpected": unexpected, "another shape": shapes}),
             "is this the right model for these weights?",
         )
+    for name in own.keys() & state.keys() - set(head):
+        tensor = state[name]
+        if tensor.is_floating_point() != own[name].is_floating_point() or not tensor.isfinite().all():
+            raise InputError(f"`{name}` in `{source}` is of type {tensor.dtype}, or not all of it is finite")
     model.load_state_dict({n: t for n, t in state.items() if n not in head}, strict=False)
     return LoadReport(tuple(head))
 
@@ -150,6 +152,6 @@ def fetch_official(name: str) -> tuple[dict[str, Tensor], str]:
         with contextlib.redirect_stdout(sys.stderr):  # where torch.hub says that it downloads
             return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
     except Exception as error:  # urllib, ssl, socket and hash errors have no common type
-        raise MachineError(f"the official weights of `{name}` cannot be had: {error}") from error
+        raise MachineError(f"the official weights of `{name}` cannot be had: {first_line(error)}") from error
     finally:
         socket.setdefaulttimeout(before)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from asqcli.errors import AsqError, UnsupportedError
+from asqcli.errors import UnsupportedError, first_line
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
 # Layers with weights that multiply activations and that would stay in float unnoticed.
@@ -38,21 +38,31 @@ class SurveyedLayer:
     in_channels: int
 
 
-def survey_layers(model: nn.Module, example: Tensor) -> list[SurveyedLayer]:
-    """Return the Conv2d and Linear layers of `model` in the order of their first execution in evaluation mode.
+@dataclass(frozen=True)
+class Survey:
+    """What one run of a network showed.
+
+    Attributes:
+        layers: its Conv2d and Linear layers in the order of their first execution.
+        unused: names of those that were never called; they cannot be quantized.
+        output: what the network returned.
+    """
+
+    layers: tuple[SurveyedLayer, ...]
+    unused: tuple[str, ...]
+    output: object
+
+
+def survey(model: nn.Module, example: Tensor) -> Survey:
+    """Run `model` once in evaluation mode.
 
     Args:
         model: a float network.
         example: one input, (1, 3, H, W).
     Raises:
-        UnsupportedError: a layer type that cannot be quantized, nothing to quantize, or the network raises.
+        UnsupportedError: the network raises.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, UNSUPPORTED):
-            raise UnsupportedError(
-                f"layer `{name}` is a {type(module).__name__}, which asq cannot quantize",
-                "asq quantizes Conv2d and Linear layers; choose a convolutional network",
-            )
+    candidates = {name: module for name, module in model.named_modules() if type(module) in QUANTIZABLE}
     executed: dict[str, nn.Module] = {}
 
     def remember(name: str):
@@ -61,30 +71,37 @@ def survey_layers(model: nn.Module, example: Tensor) -> list[SurveyedLayer]:
 
         return hook
 
-    hooks = [
-        module.register_forward_pre_hook(remember(name))
-        for name, module in model.named_modules()
-        if type(module) in QUANTIZABLE
-    ]
+    hooks = [module.register_forward_pre_hook(remember(name)) for name, module in candidates.items()]
     training = model.training
     try:
         with torch.no_grad():
-            model.eval()(example)
-    except AsqError:
-        raise
-    except Exception as error:
+            output = model.eval()(example)
+    except (Exception, SystemExit) as error:
         raise UnsupportedError(
             f"the network fails on an input of shape {tuple(example.shape)}: "
-            f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            "try another `--set data.image_size=N`",
+            f"{type(error).__name__}: {first_line(error)}",
+            "it must take images of 3 channels; try another `--set data.image_size=N`",
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
         model.train(training)
-    if not executed:
-        raise UnsupportedError("the network has no Conv2d or Linear layer to quantize")
-    return [_describe(name, module) for name, module in executed.items()]
+    layers = tuple(_describe(name, module) for name, module in executed.items())
+    return Survey(layers, tuple(name for name in candidates if name not in executed), output)
+
+
+def refuse_unsupported(model: nn.Module) -> None:
+    """Refuse a network with layers that would stay in float unnoticed.
+
+    Raises:
+        UnsupportedError: names the first of them.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, UNSUPPORTED):
+            raise UnsupportedError(
+                f"layer `{name}` is a {type(module).__name__}, which asq cannot quantize",
+                "asq quantizes Conv2d and Linear layers; choose a convolutional network",
+            )
 
 
 def _describe(name: str, module: nn.Module) -> SurveyedLayer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -80,7 +81,8 @@ class Adapter(nn.Module):
     def _train_output(self, x: Tensor) -> Tensor:
         channel_dim = x.dim() - 1 if self.channels_last else 1
         pooled_dims = [d for d in range(1, x.dim()) if d != channel_dim]
-        hidden = x.mean(dim=pooled_dims) if pooled_dims else x
+        # Not x.mean(): its backward writes a tensor of the size of x, that of a sum does not.
+        hidden = x.sum(dim=pooled_dims) / math.prod(x.shape[d] for d in pooled_dims) if pooled_dims else x
         for layer in self.layers:
             if layer is not self.layers[0]:
                 hidden = F.relu(hidden)

@@ -107,9 +107,11 @@ class _UniformFakeQuantize(torch.autograd.Function):
 
 
 def inner_product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
-    """Return the sums of a * b over what `shape` shares: () for one sum, (N, 1, ..) for one per leading index."""
-    rows = shape.numel()
-    return torch.linalg.vecdot(a.reshape(rows, -1), b.reshape(rows, -1)).reshape(shape)
+    """Return the sums of a * b over what `shape` shares: () for one sum, (N, 1, ..) for one per leading index.
+
+    Not a matrix product: its operands would have to be copied when channels come last in memory.
+    """
+    return (a * b).sum_to_size(shape)
 
 
 def quantize_to_levels(weight: Tensor, clipping_threshold: Tensor, level_set: LevelSet) -> tuple[Tensor, Tensor]:

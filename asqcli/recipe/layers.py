@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from asqcli.errors import RecipeError, UsageError, did_you_mean
+from asqcli.errors import RecipeError, did_you_mean
 from asqcli.recipe.mistakes import OPERANDS, Mistake, Source, mistake_in_words, models_by_quantizer
 from asqcli.recipe.schema import FloatOperand, LsqActivations, Quantization, UniformWeights
 
@@ -31,7 +31,7 @@ class LayerSettings:
 
 def drop_inapplicable(section: dict, quantizer: str | None, operand: str) -> None:
     """Before `quantizer` is laid over `section`, take out the keys that it does not know."""
-    model = models_by_quantizer(operand).get(quantizer)
+    model = models_by_quantizer(operand).get(quantizer) if isinstance(quantizer, str) else None
     if model is not None and section.get("quantizer") != quantizer:
         for key in section.keys() - model.model_fields.keys():
             del section[key]
@@ -44,16 +44,15 @@ def resolve_layers(recipe: Quantization, names: list[str], source: str) -> dict[
         names: of the layers that can be quantized, in the order of execution.
         source: where the recipe came from, for error messages.
     Raises:
-        UsageError: a pattern matches no layer.
-        RecipeError: a rule does not fit what lies under it.
+        RecipeError: patterns match no layer, or a rule does not fit what lies under it.
     """
-    for pattern in recipe.layers:
-        if not fnmatch.filter(names, pattern):
-            near = did_you_mean(pattern.replace("*", ""), names)
-            raise UsageError(
-                f"the rule `layers.{pattern}` in {source} matches no layer",
-                near or f"the layers are {', '.join(names[:4])}, .., {names[-1]}",
-            )
+    dead = [pattern for pattern in recipe.layers if not fnmatch.filter(names, pattern)]
+    if dead:
+        listed = f"the layers are {', '.join(names[:4])}, .., {names[-1]}"
+        raise RecipeError([
+            (f"the rule `layers.{p}` in {source} matches no layer", did_you_mean(p.replace("*", ""), names) or listed)
+            for p in dead
+        ], source)  # fmt: skip
     ends = {names[0], names[-1]}
     settings, mistakes = {}, []
     for name in names:

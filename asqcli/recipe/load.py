@@ -37,16 +37,18 @@ class Draft:
             drop_inapplicable(target, values.get("quantizer"), at[0])
         for key, value in values.items():
             path = (*at, str(key))
-            if isinstance(value, dict) and not _is_leaf(path):
+            if isinstance(value, dict) and isinstance(target.get(str(key), {}), dict):
                 self.origins.setdefault(path, origin)
+                target.setdefault(str(key), {})
                 self.lay(value, origin, path)
             else:
                 target[str(key)] = value
                 self.origins[path] = origin
 
     def set(self, dotted: str, value: Any, origin: str) -> None:
-        """Lay one value at a dotted key."""
-        *parents, key = dotted.split(".")
+        """Lay one value at a dotted key. In `layers.PATTERN.weights.bits` the pattern may hold dots of its own."""
+        rule = re.fullmatch(r"layers\.(.+?)\.(weights|activations)((?:\.\w+)*)", dotted)
+        *parents, key = ("layers", rule[1], *(rule[2] + rule[3]).split(".")) if rule else dotted.split(".")
         values: Any = {key: value}
         for parent in reversed(parents):
             values = {parent: values}
@@ -81,11 +83,6 @@ class Draft:
         return section
 
 
-def _is_leaf(path: Keys) -> bool:
-    """Layer rules are replaced whole: their patterns hold dots."""
-    return path[0] == "layers"
-
-
 def read_recipe(path: Path) -> dict:
     """Return the mapping in a YAML file.
 
@@ -100,6 +97,8 @@ def read_recipe(path: Path) -> dict:
         raise InputError(f"recipe `{path}` cannot be read: {reason}") from error
     try:
         content = yaml.load(text, StrictLoader)
+    except RecursionError as error:
+        raise UsageError(f"recipe `{path}` is nested too deeply") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -148,6 +147,8 @@ def lay_scheme(draft: Draft, scheme: str | None, bits: int | None) -> None:
         section = draft.section((operand,))
         section.setdefault("quantizer", quantizer["quantizer"])
         if section["quantizer"] == "float":
+            if bits is not None and scheme == "float":
+                raise UsageError("`--bits` makes no sense beside `--scheme float`")
             continue
         if bits is not None:
             draft.lay({"bits": bits}, "--bits", (operand,))

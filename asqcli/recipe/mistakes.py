@@ -21,6 +21,7 @@ _BOUNDS = {
     "less_than": "below {lt:g}",
 }
 _TYPES = {
+    "finite_number": "a finite number",
     "int_type": "a whole number",
     "float_type": "a number",
     "string_type": "text",
@@ -80,7 +81,10 @@ def mistake_in_words(error: dict, source: Source, *, inside: Keys = ()) -> Mista
         return f"`{key}` is {given}{where}, it must be {_BOUNDS[kind].format(**limits)}", None
     if kind in _TYPES:
         return f"`{key}` is `{given}`{where}, it must be {_TYPES[kind]}", None
-    return f"`{key}` is `{given}`{where}, {error['msg'].removeprefix('Value error, ')}", None
+    reason = error["msg"].removeprefix("Value error, ")
+    if isinstance(given, dict):  # what is wrong is how its keys go together
+        return f"`{key}`{where}: {reason}", None
+    return f"`{key}` is `{given}`{where}, {reason}", None
 
 
 def _wrong_bits(key: str, where: str, given: int, model: type[BaseModel]) -> Mistake:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,7 +18,7 @@ Channels = tuple[float, float, float]
 class Section(BaseModel):
     """What all sections share: fixed once read, no unknown key, no guessing of types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class FloatOperand(Section):
@@ -51,6 +51,12 @@ class PostWeights(_LevelWeights):
     quantizer: Literal["post"] = "post"
     grid: Literal["17/12", "7/5", "exact"] = "17/12"
     levels: Literal["codes", "printed"] = "codes"
+
+    @model_validator(mode="after")
+    def _fits_int8(self):
+        if (self.bits, self.grid, self.levels) == (4, "17/12", "printed"):
+            raise ValueError("the printed 4-bit levels do not fit in int8 on the grid 17/12: choose 7/5 or exact")
+        return self
 
 
 class PotWeights(_LevelWeights):
@@ -139,6 +145,19 @@ class Data(Section):
     augment: Literal["none", "shift", "shift_flip", "resized_crop"]
     padding: Annotated[int, Field(ge=1)] = 4
     workers: Annotated[int, Field(ge=0)] = 2
+
+    @field_validator("std")
+    @classmethod
+    def _above_zero(cls, value):
+        if min(value) <= 0:
+            raise ValueError("each must be above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _crop_fits(self):
+        if self.resize < self.image_size:
+            raise ValueError("`resize` must be at least `image_size`")
+        return self
 
     @field_validator("mean", "std", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import asqcli
-from asqcli.errors import InputError, did_you_mean
+from asqcli.errors import InputError, UsageError, did_you_mean
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -27,7 +27,8 @@ def find_recipe(name: str) -> Path:
         return shipped[name]
     if path.is_file():
         return path
-    raise InputError(
+    is_path = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
+    raise (InputError if is_path else UsageError)(
         f"no recipe or file `{name}`",
         did_you_mean(path.stem, shipped) or "`asq recipe list` shows those that come with asq",
     )

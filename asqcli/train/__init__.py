@@ -11,4 +11,6 @@ restore       a run folder or checkpoint to the network that it holds
 run_folder    the files of a run, written atomically
 surroundings  what a run needs besides its recipe
 reporter      what training tells while it runs
+objective, companions, batch_norm    what a recipe can add: a teacher, averages, held weights, fresh statistics
+profile, diagnose                    where a step's time goes; where a NaN came from
 """

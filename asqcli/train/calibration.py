@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from asqcli.errors import UnsupportedError
 from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
-from asqcli.nn.survey import survey_layers
+from asqcli.nn.survey import Survey, refuse_unsupported
 from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.schema import Quantization
 
@@ -18,16 +19,20 @@ from asqcli.recipe.schema import Quantization
 SAMPLES = 2**16
 
 
-def plan_layers(quantization: Quantization, model: nn.Module, example: Tensor, *, source: str) -> list[LayerPlan]:
+def plan_layers(quantization: Quantization, model: nn.Module, seen: Survey, *, source: str) -> list[LayerPlan]:
     """Return how each layer of the float `model` is to be quantized; signedness is not known yet.
 
     Args:
-        example: one input, (1, 3, H, W).
+        seen: the survey of the model.
         source: where the settings came from, for error messages.
+    Raises:
+        UnsupportedError: the network has layers that cannot be quantized, or none that can.
     """
-    layers = survey_layers(model, example)
-    settings = resolve_layers(quantization, [layer.name for layer in layers], source)
-    return [LayerPlan(layer.name, layer.kind, **asdict(settings[layer.name])) for layer in layers]
+    refuse_unsupported(model)
+    if not seen.layers:
+        raise UnsupportedError("the network calls no Conv2d or Linear layer that could be quantized")
+    settings = resolve_layers(quantization, [layer.name for layer in seen.layers], source)
+    return [LayerPlan(layer.name, layer.kind, **asdict(settings[layer.name])) for layer in seen.layers]
 
 
 @dataclass(frozen=True)

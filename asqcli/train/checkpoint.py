@@ -5,6 +5,7 @@ No pickle: a checkpoint from a stranger is safe to open. No generator states: se
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,6 +88,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors |= {MOMENTUM + n: t for n, t in checkpoint.momentum.items()}
     for companion, state in checkpoint.companions.items():
         tensors |= {f"{COMPANION}{companion}/{n}": t for n, t in state.items()}
+    document["digest"] = _digest(tensors)
     save_weights(path, tensors, {DOCUMENT: json.dumps(document)})
 
 
@@ -124,6 +126,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         if document["format"] != FORMAT:
             raise InputError(f"checkpoint `{path}` has format {document['format']}, this version reads {FORMAT}")
+        if _digest(tensors) != document["digest"]:
+            raise InputError(f"checkpoint `{path}` is corrupt: its tensors are not those that were written")
         return Checkpoint(
             recipe=Recipe.model_validate(document["recipe"]),
             progress=Progress(**document["progress"]),
@@ -135,6 +139,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint `{path}` is corrupt: {error}") from error
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """Return a checksum of names and values; a flipped bit in a weight would go unseen."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

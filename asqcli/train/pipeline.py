@@ -16,11 +16,12 @@ from torch import nn
 
 from asqcli.data.source import ImageData, open_data
 from asqcli.data.splits import Preprocessing
-from asqcli.errors import InputError, Interruption
+from asqcli.errors import InputError, Interruption, UnsupportedError, UsageError
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.models.weights import read_weights
 from asqcli.nn.prepare import LayerPlan
+from asqcli.nn.survey import survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
 from asqcli.train.batch_norm import reestimate_batch_norm
@@ -30,6 +31,7 @@ from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, Accuracy, evaluate
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
+from asqcli.train.profile import StepProfile, profile_step
 from asqcli.train.restore import require_factory_named, restore_model
 from asqcli.train.run_folder import RunFolder
 from asqcli.train.start import Start, start_model
@@ -64,6 +66,10 @@ class Run:
         progress = Progress("warmup", facts=facts)
         if start.warm_up and warmup.epochs and self.recipe.train.max_steps is None:
             self._warm_up(progress)
+        elif start.warm_up:
+            # The batch-norm statistics of a network that was never trained say nothing of what flows through it, and
+            # starting values read off with them would make training diverge.
+            self._reestimate_batch_norm(self.recipe.calibration.batches)
         return self._quantize(progress, plans)
 
     def resume(self, checkpoint: Checkpoint, plans: list[LayerPlan], model: nn.Module) -> dict:
@@ -186,7 +192,7 @@ class Run:
             raise Interruption(
                 stop.signal_number,
                 f"stopped in epoch {progress.epoch + 1} of the {progress.phase} phase; the work so far is saved",
-                f"go on with `asq quantize --resume {self.folder.path}`",
+                _how_to_go_on(self.recipe, self.folder),
             ) from None
 
     def _watch(self, phase: Phase) -> Accuracy:
@@ -223,13 +229,16 @@ class Run:
         batches = self.data.train.train_batches(t.batch_size, seed=(t.seed, stream))
         return [images.to(self.around.device) for _, (images, _) in zip(range(count), batches, strict=False)]
 
+    def _reestimate_batch_norm(self, batches: int) -> None:
+        reestimate_batch_norm(self.model, self._training_images(batches, BATCH_NORM_STREAM))
+
     def _settle(self, phase: Phase) -> None:
         """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
         average, batches = phase.companions.get(AVERAGE), self.recipe.train.batch_norm_batches
         if average is not None:
             self.model.load_state_dict(average.state())
         if batches:
-            reestimate_batch_norm(self.model, self._training_images(batches, BATCH_NORM_STREAM))
+            self._reestimate_batch_norm(batches)
         if average is not None or batches:
             self._save("last", phase)
 
@@ -297,7 +306,7 @@ def quantize_resumed(
     data = _open_training_data(recipe)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
-    plans = checkpoint.plans or (_plan(recipe, model, str(folder.path)) if recipe.quantized else [])
+    plans = checkpoint.plans or _plan(recipe, model, len(data.classes), around, str(folder.path))
     around.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
@@ -306,19 +315,46 @@ def quantize_resumed(
 
 def rehearse(recipe: Recipe, around: Surroundings, *, source: str) -> list[LayerPlan]:
     """Do what comes before a run's folder is made, and return the layers' plans: `--dry-run`."""
-    return _load(recipe, around, source)[2]
+    _, start, plans = _load(recipe, around, source)
+    if start.warm_up and recipe.quantized and recipe.train.max_steps is None:
+        around.reporter.note(f"a float baseline would be trained first: {recipe.train.warmup.epochs} epochs")
+    return plans
+
+
+def profile(recipe: Recipe, around: Surroundings, *, source: str) -> StepProfile:
+    """Measure where a step of the run would go: `--profile`. Nothing is kept."""
+    data, start, plans = _load(recipe, around, source)
+    if not plans:
+        raise UsageError("`--profile` compares the quantized step with the float one: nothing is quantized here")
+    t, device = recipe.train, around.device
+    batches = data.train.train_batches(t.batch_size, seed=(t.seed, CALIBRATION_STREAM))
+    some = [(x.to(device), y.to(device)) for _, (x, y) in zip(range(recipe.calibration.batches), batches, strict=False)]
+    return profile_step(start.model.to(device), plans, some, t, start=recipe.calibration.start)
 
 
 def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[ImageData, Start, list[LayerPlan]]:
     data = _open_training_data(recipe)
+    around.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
     start = start_model(recipe, len(data.classes), around.reporter)
-    plans = _plan(recipe, start.model, source) if recipe.quantized else []
+    plans = _plan(recipe, start.model, len(data.classes), around, source)
     return data, start, plans
 
 
-def _plan(recipe: Recipe, model: nn.Module, source: str) -> list[LayerPlan]:
+def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, source: str) -> list[LayerPlan]:
+    """Run the network once: does it give a logit per class? Then plan its layers, if any are to be quantized."""
     size = recipe.data.image_size
-    return plan_layers(recipe, model, torch.zeros(1, 3, size, size), source=source)
+    seen = survey(model, torch.zeros(1, 3, size, size))
+    shape = tuple(seen.output.shape) if isinstance(seen.output, torch.Tensor) else type(seen.output).__name__
+    if shape != (1, classes):
+        raise UnsupportedError(
+            f"for one image `{recipe.model}` returns {shape}, not logits of shape {(1, classes)}",
+            f"the network must return one tensor with a value for each of the {classes} classes",
+        )
+    if not recipe.quantized:
+        return []
+    if seen.unused:
+        around.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
+    return plan_layers(recipe, model, seen, source=source)
 
 
 def _open_training_data(recipe: Recipe) -> ImageData:
@@ -335,8 +371,13 @@ def _interruptible(folder: RunFolder, around: Surroundings, work: Callable[[], d
         return work()
     except StopRequested as stop:
         raise Interruption(
-            stop.signal_number, "stopped between two phases", f"go on with `asq quantize --resume {folder.path}`"
+            stop.signal_number, "stopped between two phases", _how_to_go_on(folder.recipe(), folder)
         ) from None
+
+
+def _how_to_go_on(recipe: Recipe, folder: RunFolder) -> str:
+    factory = f"{recipe.model} " if is_factory(recipe.model) else ""
+    return f"go on with `asq quantize {factory}--resume {folder.path}`"
 
 
 def _run_name(recipe: Recipe) -> str:

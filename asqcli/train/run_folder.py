@@ -127,8 +127,7 @@ class RunFolder:
 
     def read_environment(self) -> dict:
         """Return what `write_environment` stored, or nothing."""
-        path = self.path / ENVIRONMENT
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return self._read_json(ENVIRONMENT) or {}
 
     def append_metrics(self, record: dict) -> None:
         """Add one line to the metrics."""
@@ -153,8 +152,14 @@ class RunFolder:
 
     def result(self) -> dict | None:
         """Return the result of a finished run, or None."""
-        path = self.path / RESULT
-        return json.loads(path.read_text()) if path.is_file() else None
+        return self._read_json(RESULT)
+
+    def _read_json(self, name: str) -> dict | None:
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError as error:
+            raise InputError(f"`{path}` is corrupt: {error}", "remove it and `--resume` the run") from error
 
 
 def _numbered(path: Path) -> Path:

@@ -81,5 +81,8 @@ def load_float_model(recipe: Recipe, classes: int) -> nn.Module:
     """
     start = start_model(recipe, classes, Reporter())
     if start.warm_up and recipe.pretrained != "none":
-        raise InputError(f"the weights in `{recipe.pretrained}` are not for {classes} classes")
+        raise InputError(
+            f"the weights in `{recipe.pretrained}` are not for the {classes} classes of `{recipe.data.name}`",
+            "name their own data with --data",
+        )
     return start.model

@@ -44,8 +44,10 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, legacy):
     torch.save({"state_dict": Malice()}, tmp_path / "evil.pt", _use_new_zipfile_serialization=not legacy)
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Malice()))
     for name in ("evil.pt", "plain.pkl"):
-        with pytest.raises(InputError):
+        wants = r"wants to run `(_io|io|builtins)\.open`" if name == "evil.pt" else "is not a weights file"
+        with pytest.raises(InputError, match=wants) as refusal:
             read_weights(tmp_path / name)
+        assert "weights_only" not in refusal.value.message
     assert not (tmp_path / "harm").exists()
 
 
@@ -67,6 +69,12 @@ def test_missing_unexpected_and_misshapen_keys_stand_in_one_table(state):
     text = failure.value.message
     assert "missing (1):\n    bn1.bias" in text and "unexpected (1):\n    layer9.weight" in text
     assert "another shape (1):\n    conv1.weight (16, 1, 3, 3), the network has (16, 3, 3, 3)" in text
+
+
+def test_weights_that_are_no_numbers(state):
+    state["conv1.weight"][0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"`conv1.weight` in `x.pt`"):
+        load_weights(build_model("resnet20", 10), state, source="x.pt", replace_head=True)
 
 
 def test_a_head_for_other_classes_is_replaced_and_said(state):

@@ -5,7 +5,7 @@ from torch import nn
 from asqcli.errors import UnsupportedError
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.nn.prepare import LayerPlan, prepare, project_steps, quant_layers, quantizers
-from asqcli.nn.survey import survey_layers
+from asqcli.nn.survey import refuse_unsupported, survey
 from asqcli.train.calibration import calibrate
 
 ASQ = {
@@ -19,7 +19,7 @@ POST = {"quantizer": "post", "bits": 4}
 
 
 def plans_for(model, weights=POST, activations=ASQ):
-    layers = survey_layers(model, torch.zeros(1, 3, 8, 8))
+    layers = survey(model, torch.zeros(1, 3, 8, 8)).layers
     return [LayerPlan(layer.name, layer.kind, weights, activations) for layer in layers]
 
 
@@ -32,17 +32,16 @@ def test_survey_follows_execution_not_definition():
         def forward(self, x):
             return self.last(self.first(x).mean((2, 3)))
 
-    layers = survey_layers(Backwards(), torch.zeros(1, 3, 8, 8))
-    assert [(layer.name, layer.kind) for layer in layers] == [("first", "conv"), ("last", "linear")]
+    seen = survey(Backwards(), torch.zeros(1, 3, 8, 8))
+    assert [(layer.name, layer.kind) for layer in seen.layers] == [("first", "conv"), ("last", "linear")]
+    assert seen.unused == ("unused",) and seen.output.shape == (1, 2)
 
 
-def test_survey_names_what_cannot_be_quantized():
+def test_what_cannot_be_quantized_is_named():
     with pytest.raises(UnsupportedError, match="`1` is a ConvTranspose2d"):
-        survey_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 3)), torch.zeros(1, 3, 8, 8))
-    with pytest.raises(UnsupportedError, match="no Conv2d or Linear"):
-        survey_layers(nn.Flatten(), torch.zeros(1, 3, 8, 8))
+        refuse_unsupported(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 3)))
     with pytest.raises(UnsupportedError, match="fails on an input of shape"):
-        survey_layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3)), torch.zeros(1, 3, 8, 8))
+        survey(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3)), torch.zeros(1, 3, 8, 8))
 
 
 def test_calibration_swaps_layers_and_observes_signedness(tiny_net):

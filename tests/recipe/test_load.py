@@ -163,6 +163,43 @@ def test_shipped_recipes_are_valid_and_say_what_they_are(name):
 
 
 def test_an_unknown_recipe_gets_the_nearest_name():
-    with pytest.raises(InputError) as failure:
+    with pytest.raises(UsageError) as failure:
         find_recipe("resnet20_digits_w4a4")
     assert "resnet20_digits_w4a4_asq_post" in failure.value.hint
+    with pytest.raises(InputError, match="no recipe or file"):
+        find_recipe("absent/mine.yaml")
+
+
+def test_set_reaches_layers_with_dotted_names_and_keeps_the_recipes_rules(tmp_path):
+    path = write(
+        tmp_path, "model: resnet20\nlayers: {'*.conv2': {weights: {bits: 3}}, conv1: {weights: {per: tensor}}}\n"
+    )
+    recipe = resolved(None, path, overrides=["layers.layer1.0.conv1.weights.bits=2", "layers.conv1.weights.bits=6"])
+    assert list(recipe.layers) == ["*.conv2", "conv1", "layer1.0.conv1"]
+    assert recipe.layers["conv1"].weights == {"per": "tensor", "bits": 6}
+    assert recipe.layers["layer1.0.conv1"].weights == {"bits": 2}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("weights={quantizer: {a: 1}}", "`weights"),
+        ("weights.bits={a: 1}", "`weights.bits` is `{'a': 1}`"),
+        ("train.lr=.inf", "a finite number"),
+        ("data.std=[0, 1, 1]", "each must be above 0"),
+        ("data.resize=8", "`resize` must be at least `image_size`"),
+        ("weights.levels=printed", "do not fit in int8 on the grid 17/12"),
+    ],
+)
+def test_odd_overrides(override, message):
+    assert message in mistakes(overrides=[override])[0][0]
+
+
+def test_bits_of_a_float_run():
+    with pytest.raises(UsageError, match="makes no sense"):
+        resolved(scheme="float", bits=4)
+
+
+def test_data_that_are_missing_do_not_hide_mistakes():
+    [(told, _)] = mistakes(data__name="nowhere", overrides=["train.epochs=x"])
+    assert "train.epochs" in told

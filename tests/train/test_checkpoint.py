@@ -38,6 +38,11 @@ def test_corrupt_checkpoints_are_refused(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(InputError, match=f"broken{n}"):
             load_checkpoint(path)
+    flipped = bytearray(content)
+    flipped[-3] ^= 4  # in a tensor: the file is well formed
+    (tmp_path / "flipped").write_bytes(flipped)
+    with pytest.raises(InputError, match="not those that were written"):
+        load_checkpoint(tmp_path / "flipped")
     with pytest.raises(InputError, match="no checkpoint"):
         load_checkpoint(tmp_path / "absent")
 

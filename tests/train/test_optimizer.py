@@ -2,7 +2,7 @@ import torch
 
 from asqcli.models.registry import build_model
 from asqcli.nn.prepare import LayerPlan, prepare
-from asqcli.nn.survey import survey_layers
+from asqcli.nn.survey import survey
 from asqcli.train.optimizer import cosine_lr, parameter_groups
 
 ASQ = {"quantizer": "asq", "bits": 4, "adapter": {"hidden": "quarter", "bits": 8, "output": "reciprocal"}}
@@ -10,7 +10,7 @@ ASQ = {"quantizer": "asq", "bits": 4, "adapter": {"hidden": "quarter", "bits": 8
 
 def test_only_weights_of_convolutions_and_linear_layers_decay():
     model = build_model("resnet20", 10)
-    layers = survey_layers(model, torch.zeros(1, 3, 16, 16))
+    layers = survey(model, torch.zeros(1, 3, 16, 16)).layers
     prepare(model, [LayerPlan(s.name, s.kind, {"quantizer": "post", "bits": 4}, ASQ, signed=False) for s in layers])
     decayed, free = parameter_groups(model, 1e-4)
     names = {id(p): n for n, p in model.named_parameters()}

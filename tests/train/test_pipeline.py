@@ -215,6 +215,6 @@ def test_a_reporter_hears_plan_phases_steps_and_epochs(tmp_path, image_folder):
     pipeline.quantize_fresh(
         recipe_for(image_folder), around, source="test", out=str(tmp_path / "run"), force=False, given="model: x\n"
     )
-    assert ("plan", 20) in heard and ("phase", "qat", 2, 8, 0) in heard and ("epoch", "qat", 2) in heard
-    assert sum(h[0] == "step" for h in heard) == 12
+    assert ("plan", 20) in heard and ("phase", "qat", 2, 10, 0) in heard and ("epoch", "qat", 2) in heard
+    assert sum(h[0] == "step" for h in heard) == 15
     assert (tmp_path / "run" / "recipe.given.yaml").read_text() == "model: x\n"

@@ -1,0 +1,134 @@
+"""Where a training step goes: the float and the quantized step side by side, and the operators of the quantized one."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from asqcli.nn.prepare import LayerPlan, project_steps
+from asqcli.recipe.schema import Train
+from asqcli.train.calibration import calibrate
+from asqcli.train.optimizer import make_optimizer
+
+WARM_STEPS, TIMED_STEPS, TRACED_STEPS = 3, 10, 3
+# Names of operators to the part of the step that they belong to; the first that matches counts.
+PARTS = {
+    "FakeQuantize": "fake quantizers",
+    "conv": "convolutions",
+    "batch_norm": "batch norm",
+    "mean": "adapters and pools",
+    "mm": "adapters and linear layers",
+    "linear": "adapters and linear layers",
+    "threshold_backward": "relu",
+    "clamp_min": "relu",
+    "relu": "relu",
+}
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """What was measured.
+
+    Attributes:
+        float_ms, quantized_ms: medians of a whole step, alternating in one run.
+        sections_ms: forward, backward, update: medians of the quantized step.
+        operators: share of the quantized step's processor time by part, in percent, largest first.
+    """
+
+    float_ms: float
+    quantized_ms: float
+    sections_ms: dict[str, float]
+    operators: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """The quantized step in units of the float step."""
+        return self.quantized_ms / self.float_ms
+
+
+def profile_step(
+    model: nn.Module, plans: list[LayerPlan], batches: Iterable[tuple[Tensor, Tensor]], train: Train, *, start: str
+) -> StepProfile:
+    """Measure steps of the float `model` and of its quantized twin, which `model` becomes.
+
+    Args:
+        batches: (images, labels) on the model's device; the first ones calibrate.
+        train: the recipe's section, for the optimizer.
+    """
+    batches = list(batches)
+    twin = copy.deepcopy(model)
+    calibrate(model, plans, [images for images, _ in batches], start=start)
+    steps = {"float": _Step(twin, batches, train), "quantized": _Step(model, batches, train)}
+    for step in steps.values():
+        for _ in range(WARM_STEPS):
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(TIMED_STEPS):
+        for name, step in steps.items():
+            times[name].append(step())
+    sections = steps["quantized"].sections
+    return StepProfile(
+        float_ms=statistics.median(times["float"]),
+        quantized_ms=statistics.median(times["quantized"]),
+        sections_ms={name: statistics.median(values[WARM_STEPS:]) for name, values in sections.items()},
+        operators=_operators(steps["quantized"]),
+    )
+
+
+class _Step:
+    """One step of training, timed by section."""
+
+    def __init__(self, model: nn.Module, batches: list[tuple[Tensor, Tensor]], train: Train) -> None:
+        self.model, self.batches, self.taken = model.train(), batches, 0
+        self.optimizer = make_optimizer(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        self.sections: dict[str, list[float]] = {"forward": [], "backward": [], "update": []}
+
+    def __call__(self) -> float:
+        """Take a step; return its time in milliseconds."""
+        images, labels = self.batches[self.taken % len(self.batches)]
+        self.taken += 1
+        begin = time.perf_counter()
+        loss = self._timed("forward", lambda: F.cross_entropy(self.model(images), labels))
+        self._timed("backward", lambda: (self.optimizer.zero_grad(set_to_none=True), loss.backward()))
+        self._timed("update", lambda: (self.optimizer.step(), project_steps(self.model)))
+        return 1000 * (time.perf_counter() - begin)
+
+    def _timed(self, section: str, work: Callable):
+        begin = time.perf_counter()
+        result = work()
+        if self.batches[0][0].is_cuda:
+            torch.cuda.synchronize()
+        self.sections[section].append(1000 * (time.perf_counter() - begin))
+        return result
+
+
+def _operators(step: _Step) -> dict[str, float]:
+    """Return the share of each part in the processor time of some steps, in percent."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, acc_events=True) as trace:
+        for _ in range(TRACED_STEPS):
+            step()
+    parts: dict[str, float] = {}
+    for event in trace.events():
+        part = _part_of(event)
+        parts[part] = parts.get(part, 0.0) + event.self_cpu_time_total
+    total = sum(parts.values())
+    shares = {name: round(100 * spent / total, 1) for name, spent in parts.items()}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def _part_of(event) -> str:
+    """Return the part that an operator belongs to: its own, or that of the nearest caller that has one."""
+    while event is not None:
+        for key, part in PARTS.items():
+            if key in event.name:
+                return part
+        event = event.cpu_parent
+    return "everything else"
