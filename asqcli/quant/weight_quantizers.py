@@ -19,6 +19,8 @@ from asqcli.quant.fake_quant import (
 from asqcli.quant.levels import LevelSet, apot_levels, post_levels, pot_levels, uniform_level_table
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
 
+START_SAMPLES, START_SAMPLES_PER_ROW = 2**16, 2**10
+
 
 class WeightQuantizer(nn.Module, ABC):
     """What both weight quantizers promise.
@@ -60,6 +62,14 @@ class WeightQuantizer(nn.Module, ABC):
     def integer(self) -> bool:
         """Are all levels integers, so that an integer engine can run them?"""
         return True
+
+    def _sampled_rows(self, weight: Tensor) -> Tensor:
+        """Return `_rows`, long ones sampled at the same places for every call: enough for a start."""
+        rows = self._rows(weight)
+        count = max(START_SAMPLES // rows.shape[0], START_SAMPLES_PER_ROW)
+        if rows.shape[1] <= count:
+            return rows
+        return rows[:, torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))[:count]]
 
     def _rows(self, weight: Tensor) -> Tensor:
         """View the weights that share a scale parameter as the rows of a matrix."""
@@ -103,7 +113,7 @@ class UniformWeightQuantizer(WeightQuantizer):
 
     @torch.no_grad()
     def start(self, weight: Tensor, method: str) -> None:
-        rows = self._rows(weight)
+        rows = self._sampled_rows(weight)
         if method == "lsq":
             self.step_size.copy_(lsq_start(rows, self.qmax))
             return
@@ -154,7 +164,7 @@ class LevelWeightQuantizer(WeightQuantizer):
     @torch.no_grad()
     def start(self, weight: Tensor, method: str) -> None:
         # LSQ's rule is made for uniform steps; a threshold always starts at the least squared error.
-        rows = self._rows(self._normalized(weight))
+        rows = self._sampled_rows(self._normalized(weight))
         self.clipping_threshold.copy_(
             least_squares_start(rows, lambda x, t: fake_quantize_to_levels(x, t, self.level_set))
         )

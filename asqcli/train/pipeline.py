@@ -20,7 +20,7 @@ from asqcli.errors import InputError, Interruption, UnsupportedError, UsageError
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.models.weights import read_weights
-from asqcli.nn.prepare import LayerPlan
+from asqcli.nn.prepare import LayerPlan, adapter_share
 from asqcli.nn.survey import survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
@@ -39,6 +39,7 @@ from asqcli.train.surroundings import StopRequested, Surroundings, environment
 
 SCHEMA = 1
 CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`
+LARGE_ADAPTER_SHARE = 0.1
 TEACHER, AVERAGE = "float", "average"
 
 
@@ -109,6 +110,11 @@ class Run:
         self.plans = calibrate(self.model, plans, images, start=settings.start)
         facts["calibrated_top1"] = self._evaluate().top1
         self.around.reporter.plan(self.plans)
+        if (share := adapter_share(self.model)) > LARGE_ADAPTER_SHARE:
+            self.around.reporter.note(
+                f"warning: the adapters take {share:.0%} of the stored bytes; "
+                "`--set activations.adapter.hidden=8` makes them small"
+            )
         self.around.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
         return self._train_qat(Progress("qat", metrics_lines=progress.metrics_lines, facts=facts))
 

@@ -124,6 +124,15 @@ def test_dry_run_trains_nothing_and_its_recipe_can_be_run(tmp_path):
     assert asq("recipe", "validate", "mine.yaml", cwd=tmp_path).returncode == 0
 
 
+def test_profile_measures_and_leaves_nothing(tmp_path):
+    done = asq("quantize", "resnet20", "--profile", "--json", "--batch-size", "32", *QUICK, cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert document["ratio"] > 0 and sum(document["operators"].values()) == pytest.approx(100, abs=1)
+    assert {"forward", "backward", "update"} == document["sections_ms"].keys()
+    assert "fake quantizers" in document["operators"] and not (tmp_path / "runs").exists()
+    fails(2, "nothing is quantized", "quantize", "resnet20", "--scheme", "float", "--profile", cwd=tmp_path)
+
+
 def test_wrong_command_lines(tmp_path):
     fails(2, "no model was named", "quantize", cwd=tmp_path)
     fails(2, "unknown model `resnet81`", "quantize", "resnet81", cwd=tmp_path, hint="did you mean `resnet18`")
