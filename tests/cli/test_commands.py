@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import safe_open
 
 QUICK = ("--max-steps", "2", "--set", "data.image_size=16", "--threads", "1")
 
@@ -90,12 +91,28 @@ def test_out_is_not_overwritten(run_folder):
     assert (folder / "result.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_first_and_resume_finishes(tmp_path, number):
-    command = ["quantize", "resnet20", "--weights", "none", "--out", "r", "--threads", "1"]
-    command += ["--set", "train.warmup.epochs=1", "--epochs", "1"]
+SHORT_RUN = ["quantize", "resnet20", "--weights", "none", "--threads", "1", "--epochs", "1"]
+SHORT_RUN += ["--set", "train.warmup.epochs=1", "--set", "train.batch_size=128"]
+
+
+def weights_and_epochs(run):
+    with safe_open(run / "checkpoints" / "last", "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return weights, [(line["phase"], line["epoch"], line["train_loss"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("whole")
+    assert asq(*SHORT_RUN, "--out", "r", cwd=cwd).returncode == 0
+    return weights_and_epochs(cwd / "r")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, uninterrupted, number):
     with subprocess.Popen(
-        [sys.executable, "-m", "asqcli", *command],
+        [sys.executable, "-m", "asqcli", *SHORT_RUN, "--out", "r"],
         cwd=tmp_path,
         env={**os.environ, "ASQ_OFFLINE": "1"},
         stderr=subprocess.PIPE,
@@ -108,11 +125,16 @@ def test_a_signal_saves_first_and_resume_finishes(tmp_path, number):
             assert process.poll() is None
         process.send_signal(number)
         rest = process.stderr.read()
-    assert process.returncode == 128 + number, rest
-    assert "error: stopped in epoch" in rest and "hint: go on with `asq quantize --resume r`" in rest
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 128 + number, rest
+        assert "error: stopped in epoch" in rest and "hint: go on with `asq quantize --resume r`" in rest
     assert asq("quantize", "--resume", "r", cwd=tmp_path).returncode == 0
-    phases = [json.loads(line)["phase"] for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
-    assert phases == ["warmup", "qat"]
+    weights, epochs = weights_and_epochs(tmp_path / "r")
+    expected_weights, expected_epochs = uninterrupted
+    assert epochs == expected_epochs and weights.keys() == expected_weights.keys()
+    assert all(torch.equal(weights[name], expected_weights[name]) for name in weights)
 
 
 def test_dry_run_trains_nothing_and_its_recipe_can_be_run(tmp_path):
