@@ -22,8 +22,11 @@ def list_recipes(debug: DebugOption = False) -> None:
     table = Table(title="Recipes: `asq quantize --recipe NAME`", title_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("what it does")
+    table.add_column("takes")
     for name, path in shipped_recipes().items():
-        table.add_row(name, header(path)[0])
+        what, *details = header(path)
+        takes = next(line for line in details if line.startswith("Takes: "))
+        table.add_row(name, what, takes.removeprefix("Takes: "))
     stdout().print(table)
 
 

@@ -87,7 +87,7 @@ class Run:
     def _warm_up(self, progress: Progress, checkpoint: Checkpoint | None = None) -> None:
         warmup = self.recipe.train.warmup
         progress.facts["warmup_epochs"] = warmup.epochs
-        self.around.reporter.note(f"training a float baseline first: {warmup.epochs} epochs")
+        self.around.reporter.note(f"training a float baseline first, epochs: {warmup.epochs}")
         settings = self._settings(epochs=warmup.epochs, lr=warmup.lr)
         self._train(self._phase(settings, progress, Objective(), {}, checkpoint))
 
@@ -323,7 +323,7 @@ def rehearse(recipe: Recipe, around: Surroundings, *, source: str) -> list[Layer
     """Do what comes before a run's folder is made, and return the layers' plans: `--dry-run`."""
     _, start, plans = _load(recipe, around, source)
     if start.warm_up and recipe.quantized and recipe.train.max_steps is None:
-        around.reporter.note(f"a float baseline would be trained first: {recipe.train.warmup.epochs} epochs")
+        around.reporter.note(f"a float baseline would be trained first, epochs: {recipe.train.warmup.epochs}")
     return plans
 
 
