@@ -156,7 +156,7 @@ def test_a_float_run_is_a_baseline_for_others(tmp_path, image_folder):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, image_folder):
     recipe = recipe_for(image_folder, "train.lr=1e30", "train.warmup.epochs=0")
-    with pytest.raises(DivergedError, match="the loss became .* the first NaN or infinity is in"):
+    with pytest.raises(DivergedError, match=r"the loss became .* the first NaN or infinity is in"):
         run(recipe, tmp_path / "run")
     kept = load_checkpoint(tmp_path / "run" / "checkpoints" / "last")
     assert all(t.isfinite().all() for t in kept.model.values())
