@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from asqcli.cli import evaluate, quantize, recipes
+from asqcli.cli import evaluate, overhead, quantize, recipes
 from asqcli.errors import AsqError, ExitCode, did_you_mean
 
 HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep what was promised."
@@ -18,6 +18,7 @@ HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 app.command("quantize")(quantize.quantize)
 app.command("eval")(evaluate.evaluate)
+app.command("overhead")(overhead.overhead)
 app.add_typer(recipes.app, name="recipe")
 
 # The parser's own mistakes; typer exports only one of the subclasses.

@@ -14,13 +14,18 @@ from asqcli.errors import UnsupportedError, UsageError, did_you_mean, first_line
 from asqcli.models.cifar_resnet import CifarResNet
 from asqcli.models.names import CIFAR_DEPTHS, is_factory
 
+CIFAR_CLASSES, CIFAR_IMAGE_SIZE = 10, 32
+IMAGENET_CLASSES, IMAGENET_IMAGE_SIZE = 1000, 224
 
-def build_model(name: str, num_classes: int) -> nn.Module:
+
+def build_model(name: str, num_classes: int | None, *, image_size: int | None = None) -> nn.Module:
     """Return a float network with random weights in training mode.
 
     Args:
         name: a CIFAR ResNet, a torchvision classifier, or `package.module:factory`.
-        num_classes: outputs.
+        num_classes: outputs; None for the network's own number (10 for the CIFAR family, 1000 for torchvision's and for
+            a factory that names none).
+        image_size: pixels; matters only to networks that are built for one size. None for their usual one.
     Raises:
         UsageError: unknown name, or a factory that cannot be found.
         UnsupportedError: the network cannot be built: the factory raises, or the constructor does.
@@ -28,7 +33,7 @@ def build_model(name: str, num_classes: int) -> nn.Module:
     if is_factory(name):
         return _call_factory(name, num_classes)
     if name in CIFAR_DEPTHS:
-        return CifarResNet(CIFAR_DEPTHS[name], num_classes)
+        return CifarResNet(CIFAR_DEPTHS[name], CIFAR_CLASSES if num_classes is None else num_classes)
     known = torchvision_classifiers()
     if name not in known:
         raise UsageError(
@@ -36,7 +41,7 @@ def build_model(name: str, num_classes: int) -> nn.Module:
             did_you_mean(name, [*CIFAR_DEPTHS, *known])
             or "a CIFAR ResNet (resnet20), a torchvision classifier (resnet18), or `package.module:factory`",
         )
-    return _torchvision_model(name, num_classes)
+    return _torchvision_model(name, IMAGENET_CLASSES if num_classes is None else num_classes, image_size)
 
 
 def torchvision_classifiers() -> list[str]:
@@ -59,21 +64,45 @@ def official_weights(name: str):
     return next((w for w in weights if w.name == "IMAGENET1K_V1"), weights[0] if weights else None)
 
 
-def _torchvision_model(name: str, num_classes: int) -> nn.Module:
+def usual_image_size(name: str) -> int:
+    """Return the pixels of the images that `name` is made for: what its official weights were measured on, or 224."""
+    if name in CIFAR_DEPTHS:
+        return CIFAR_IMAGE_SIZE
+    if is_factory(name) or name not in torchvision_classifiers() or (weights := official_weights(name)) is None:
+        return IMAGENET_IMAGE_SIZE
+    return getattr(weights.transforms, "keywords", {}).get("crop_size", IMAGENET_IMAGE_SIZE)
+
+
+def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> nn.Module:
     from torchvision import models
 
     # googlenet and inception_v3 have auxiliary heads that only training runs, and an initialisation that takes a
     # minute.
     extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return models.get_model(name, weights=None, num_classes=num_classes, **extra)
+    # These have parameters for each position in an image of one size.
+    if image_size is not None and name.startswith("vit_"):
+        extra["image_size"] = image_size
+    if image_size is not None and name.startswith("maxvit_"):
+        extra["input_size"] = (image_size, image_size)
+    try:
+        return models.get_model(name, weights=None, num_classes=num_classes, **extra)
+    except (Exception, SystemExit) as error:
+        size, hint = "", _DEBUG
+        if image_size is not None:
+            size, hint = f" for images of {image_size}x{image_size} pixels", "try another size"
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UnsupportedError(f"`{name}` cannot be built{size}: {reason}", hint) from error
 
 
-def _call_factory(name: str, num_classes: int) -> nn.Module:
+def _call_factory(name: str, num_classes: int | None) -> nn.Module:
     factory = _find_factory(name)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            accepts = inspect.signature(factory).parameters
-            model = factory(num_classes=num_classes) if "num_classes" in accepts else factory()
+            parameter = inspect.signature(factory).parameters.get("num_classes")
+            if num_classes is None and parameter is not None and parameter.default is inspect.Parameter.empty:
+                num_classes = IMAGENET_CLASSES
+            takes_none = parameter is None or num_classes is None
+            model = factory() if takes_none else factory(num_classes=num_classes)
     except (Exception, SystemExit) as error:
         raise UnsupportedError(
             f"the factory `{name}` raised {type(error).__name__}: {first_line(error)}", _DEBUG

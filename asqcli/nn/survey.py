@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.errors import UnsupportedError, first_line
+from asqcli.nn.calls import Call, CallRecord
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
 # Layers with weights that multiply activations and that would stay in float unnoticed.
@@ -53,40 +54,47 @@ class Survey:
     output: object
 
 
-def survey(model: nn.Module, example: Tensor) -> Survey:
+class RunError(UnsupportedError):
+    """The network raised on an input.
+
+    Attributes:
+        call: the innermost call that was running, or None when none had begun.
+        reason: what was raised, in one line.
+    """
+
+    def __init__(self, shape: torch.Size, call: Call | None, reason: str, hint: str) -> None:
+        place = f" in {call}" if call is not None and call.name else ""
+        super().__init__(f"the network fails on an input of shape {tuple(shape)}{place}: {reason}", hint)
+        self.call, self.reason = call, reason
+
+
+def survey(model: nn.Module, example: Tensor, *, size_option: str = "--set data.image_size=N") -> Survey:
     """Run `model` once in evaluation mode.
 
     Args:
         model: a float network.
         example: one input, (1, 3, H, W).
+        size_option: what the user can set another image size with, for the hint.
     Raises:
-        UnsupportedError: the network raises.
+        RunError: the network raises.
     """
-    candidates = {name: module for name, module in model.named_modules() if type(module) in QUANTIZABLE}
-    executed: dict[str, nn.Module] = {}
-
-    def remember(name: str):
-        def hook(module: nn.Module, _) -> None:
-            executed.setdefault(name, module)
-
-        return hook
-
-    hooks = [module.register_forward_pre_hook(remember(name)) for name, module in candidates.items()]
     training = model.training
+    record = CallRecord(model)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), record:
             output = model.eval()(example)
     except (Exception, SystemExit) as error:
-        raise UnsupportedError(
-            f"the network fails on an input of shape {tuple(example.shape)}: "
+        raise RunError(
+            example.shape,
+            record.running[-1] if record.running else None,
             f"{type(error).__name__}: {first_line(error)}",
-            "it must take images of 3 channels; try another `--set data.image_size=N`",
+            f"it must take images of 3 channels; try another `{size_option}`",
         ) from error
     finally:
-        for hook in hooks:
-            hook.remove()
         model.train(training)
+    executed = {call.name: call.module for call in record.calls if type(call.module) in QUANTIZABLE}
     layers = tuple(_describe(name, module) for name, module in executed.items())
+    candidates = (name for name, module in model.named_modules() if type(module) in QUANTIZABLE)
     return Survey(layers, tuple(name for name in candidates if name not in executed), output)
 
 

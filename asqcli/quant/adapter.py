@@ -33,6 +33,15 @@ def hidden_features(channels: int, hidden: int | str) -> int | None:
     return channels // HIDDEN_RATIO if hidden == "quarter" else int(hidden)
 
 
+def layer_widths(channels: int, hidden: int | None) -> list[int]:
+    """Return the adapter's widths from its input to beta: each neighbouring pair is a linear layer.
+
+    >>> layer_widths(64, 16), layer_widths(4, None)
+    ([64, 16, 1], [4, 1])
+    """
+    return [channels, 1] if hidden is None else [channels, hidden, 1]
+
+
 class Adapter(nn.Module):
     """Global average pool, Linear, ReLU, Linear: one beta per sample, above 0, near 1 before training.
 
@@ -61,8 +70,7 @@ class Adapter(nn.Module):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        widths = [channels, 1] if hidden is None else [channels, hidden, 1]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(widths))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(layer_widths(channels, hidden)))
         self.bits, self.output, self.channels_last = bits, output, channels_last
         last = self.layers[-1]
         # Near 0 but not at 0: at 0 the hidden layer would get no gradient in the first step.

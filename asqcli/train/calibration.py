@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from asqcli.errors import UnsupportedError
 from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
-from asqcli.nn.survey import Survey, refuse_unsupported
+from asqcli.nn.survey import Survey, SurveyedLayer, refuse_unsupported
 from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.schema import Quantization
 
@@ -31,8 +31,13 @@ def plan_layers(quantization: Quantization, model: nn.Module, seen: Survey, *, s
     refuse_unsupported(model)
     if not seen.layers:
         raise UnsupportedError("the network calls no Conv2d or Linear layer that could be quantized")
-    settings = resolve_layers(quantization, [layer.name for layer in seen.layers], source)
-    return [LayerPlan(layer.name, layer.kind, **asdict(settings[layer.name])) for layer in seen.layers]
+    return plans_for(quantization, seen.layers, source=source)
+
+
+def plans_for(quantization: Quantization, layers: Sequence[SurveyedLayer], *, source: str) -> list[LayerPlan]:
+    """Return the plan of each layer; `layers` in the order of execution, because the first and the last are special."""
+    settings = resolve_layers(quantization, [layer.name for layer in layers], source)
+    return [LayerPlan(layer.name, layer.kind, **asdict(settings[layer.name])) for layer in layers]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""The adapters' shares as a bar chart. Needs matplotlib, which only `asqcli[report]` installs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from asqcli.errors import MachineError, UsageError
+
+COLOURS = {"published": "#9a9a9a", "stored": "#d1652c", "compute": "#3b75af"}
+BAR_WIDTH = 0.38
+
+
+def check_plot(path: Path) -> None:
+    """Find out, before anything is counted, whether a chart can be drawn at all.
+
+    Raises:
+        UsageError: the name does not end in .png.
+        MachineError: matplotlib is missing.
+    """
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"`--plot` writes PNG, and `{path}` does not end in .png")
+    if find_spec("matplotlib") is None:
+        raise MachineError("`--plot` needs matplotlib", "pip install 'asqcli[report]'")
+
+
+def write_plot(path: Path, title: str, rows: Sequence[dict]) -> None:
+    """Draw the chart into a PNG file.
+
+    Args:
+        rows: of the command's JSON: bits, param_percent, stored_param_percent, compute_percent.
+    Raises:
+        MachineError: the file cannot be written.
+    """
+    picture = io.BytesIO()
+    _draw(title, rows).savefig(picture, format="png", dpi=150)
+    try:
+        path.write_bytes(picture.getvalue())
+    except OSError as error:
+        raise MachineError(f"cannot write `{path}`: {error.strerror}") from error
+
+
+def _draw(title: str, rows: Sequence[dict]):
+    from matplotlib.figure import Figure  # not pyplot, which looks for a screen
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure.suptitle(f"What the adapters of ASQ add to {title}")
+    storage, compute = figure.subplots(1, 2)
+    _bars(storage, rows, {"as published": "param_percent", "as stored by export": "stored_param_percent"},
+          (COLOURS["published"], COLOURS["stored"]))  # fmt: skip
+    storage.set_ylabel("storage added, % of the rest")
+    storage.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    _bars(compute, rows, {"as published": "compute_percent"}, (COLOURS["compute"],))
+    compute.set_ylabel("operations added, % (as published)")
+    return figure
+
+
+def _bars(axes, rows: Sequence[dict], keys: dict[str, str], colours: Sequence[str]) -> None:
+    """Draw a group of bars for each bit-width, one bar for each key, with its number on top."""
+    for k, (label, key) in enumerate(keys.items()):
+        places = [place + (k - (len(keys) - 1) / 2) * BAR_WIDTH for place in range(len(rows))]
+        bars = axes.bar(places, [row[key] for row in rows], BAR_WIDTH, label=label, color=colours[k])
+        axes.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
+    axes.set_xticks(range(len(rows)), [f"{row['bits']} bits" for row in rows])
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
