@@ -27,7 +27,7 @@ def print_tables(document: dict) -> None:
     console.print(_published(document["rows"]))
     unit, unit_bytes = ("MB", 1e6) if document["float_bytes"] >= LARGE_BYTES else ("kB", 1e3)
     _title(console, "As stored by `asq export`")
-    _say(console, f"In {unit}. First and last layer at 8 bits. Scales: also steps, biases and level tables.")
+    _say(console, f"In {unit}. First and last layer at 8 bits. Scales: also steps, biases, tables.")
     console.print(_stored(document["rows"], document["float_bytes"], unit_bytes))
     _title(console, "Operations by kind, for hardware without multipliers")
     _say(console, "In millions, if no weight is zero and all levels are equally frequent.")
@@ -72,7 +72,7 @@ def _published(rows: Sequence[dict]) -> Table:
 def _stored(rows: Sequence[dict], float_bytes: int, unit_bytes: float) -> Table:
     some_float = any(row["stored"]["floats"] for row in rows)
     headings = ["bits", "scheme", "codes", "scales", "norms", *(["float"] if some_float else []), "adapters"]
-    table = _table(*headings, "total", "of float32", "param %", left=2)
+    table = _table(*headings, "total", "of float", "param %", left=2)
     for row in rows:
         stored = row["stored"]
         scales = sum(stored[part] for part in ("level_tables", "weight_scales", "biases", "step_sizes"))

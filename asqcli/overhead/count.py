@@ -103,6 +103,10 @@ class Network:
         return self.layers[:1] + self.layers[1:][-1:]
 
 
+class TooSmallError(UnsupportedError):
+    """An input with fewer pixels than the network takes."""
+
+
 def count_model(name: str, input_size: int) -> Network:
     """Return the costs of a network by its name, built without weights; a factory that needs them gets them.
 
@@ -111,23 +115,23 @@ def count_model(name: str, input_size: int) -> Network:
         UnsupportedError: the network cannot be built, run or counted.
     """
     try:
-        return count_network(build_on_meta(name, None, image_size=input_size), input_size)
-    except UsageError:
+        return _count_on_meta(name, input_size)
+    except (UsageError, TooSmallError):
         raise
-    except RunError as error:
-        if (smallest := _smallest_size(name, input_size)) is not None and _gets_an_image(error.call):
-            raise UnsupportedError(
-                f"an input of {input_size}x{input_size} pixels is too small for `{name}`: "
-                f"it runs out of pixels in {error.call}",
-                f"`--input-size {smallest}` and more works",
-            ) from error
-        if not is_factory(name):
-            raise
     except Exception:
         if not is_factory(name):
             raise
     # The factory, or its network, wants weights with values, or is wrong: then the same error comes again.
     return count_network(build_model(name, None, image_size=input_size).cpu(), input_size)
+
+
+def _count_on_meta(name: str, input_size: int) -> Network:
+    model = build_on_meta(name, None, image_size=input_size)
+    try:
+        return count_network(model, input_size)
+    except RunError as error:
+        _explain_too_small(name, model, input_size, error)
+        raise
 
 
 def count_network(model: nn.Module, input_size: int) -> Network:
@@ -203,6 +207,7 @@ _MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "mv": lambda out, a, b: a.numel(),
     "addmv": lambda out, bias, a, b, *_: a.numel(),
     "dot": lambda out, a, b: a.numel(),
+    "vdot": lambda out, a, b: a.numel(),
 } | {f"_scaled_dot_product_{name}": _attention for name in _FUSED_ATTENTION}
 # Operators of other libraries have a namespace; of torch's own, these multiply matrices or vectors unseen.
 _UNCOUNTABLE = (
@@ -259,7 +264,7 @@ def _describe_network(
 
 
 def _own_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Return each module's parameters that no module before it and none inside it holds."""
+    """Return each module's parameters, without those inside it and those that a module before it holds too."""
     taken: set[int] = set()
     own: dict[str, list[nn.Parameter]] = {}
     for name, module in model.named_modules():
@@ -280,11 +285,18 @@ def _numel(shape: torch.Size | None) -> int:
     return 0 if shape is None else math.prod(shape)
 
 
-def _gets_an_image(call: Call | None) -> bool:
-    return call is not None and call.input_shape is not None and len(call.input_shape) == 4
+def _explain_too_small(name: str, model: nn.Module, input_size: int, failure: RunError) -> None:
+    """Raise TooSmallError when a layer failed on pixels and a larger input works."""
+    shape = None if failure.call is None else failure.call.input_shape
+    if shape is not None and len(shape) == 4 and (smallest := _smallest_size(model, input_size)) is not None:
+        raise TooSmallError(
+            f"an input of {input_size}x{input_size} pixels is too small for `{name}`: "
+            f"it runs out of pixels in {failure.call}",
+            f"`--input-size {smallest}` and more works",
+        ) from failure
 
 
-def _smallest_size(name: str, failing: int) -> int | None:
+def _smallest_size(model: nn.Module, failing: int) -> int | None:
     """Return the least input size above `failing` that the network takes, or None where none up to 1024 works.
 
     Supposes that a larger one works where a smaller one does.
@@ -292,12 +304,13 @@ def _smallest_size(name: str, failing: int) -> int | None:
 
     def works(size: int) -> bool:
         try:
-            count_network(build_on_meta(name, None, image_size=size), size)
-        except Exception:
+            count_network(model, size)
+        except UnsupportedError:
             return False
         return True
 
-    high = next((failing << k for k in range(1, 12) if failing << k <= LARGEST_TRIED and works(failing << k)), None)
+    doubled = (failing << k for k in range(1, LARGEST_TRIED.bit_length()))
+    high = next((size for size in doubled if size <= LARGEST_TRIED and works(size)), None)
     if high is None:
         return None
     low = failing

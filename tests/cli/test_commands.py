@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -278,8 +279,88 @@ def test_an_own_network_on_own_images_from_an_own_recipe(tmp_path, image_folder)
     fails(2, "no function `nett`", "quantize", "own:nett", cwd=tmp_path, hint="did you mean `net`")
 
 
+def test_overhead_of_resnet18_is_table_1(tmp_path):
+    done = asq("overhead", "resnet18", cwd=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    published = done.stdout.split("As published")[1].split("As stored")[0]
+    rows = [line.split() for line in published.splitlines() if line[:1].isdigit()]
+    assert [(row[0], row[3], row[6]) for row in rows] == [
+        ("8", "2.67", "0.04"), ("4", "5.34", "0.07"), ("3", "7.11", "0.10"), ("2", "10.67", "0.14"),
+    ]  # fmt: skip
+    assert "11,689,512 parameters, 1,814,073,344 multiply-adds" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_overhead_in_json_by_layer_with_a_plot_and_a_check(tmp_path):
+    pytest.importorskip("matplotlib")
+    args = ("overhead", "resnet20", "--bits", "4,8,4", "--json", "--per-layer", "--plot", "shares.png")
+    done = asq(*args, "--max-param-percent", "6.01", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert done.returncode == 1 and document["passed"] is False
+    assert "error: at 4 bits the adapters add 6.02% to the parameters, more than the 6.01% asked for" in done.stderr
+    assert (document["schema"], document["model"], document["input_size"]) == (1, "resnet20", 32)
+    assert document["quantizable"] is True and document["parameters"] == 269_722
+    four, eight = document["rows"]
+    assert (four["bits"], four["scheme"], eight["bits"], eight["scheme"]) == (4, "post", 8, "asq")
+    for row in (four, eight):
+        assert all(round(row[key], 2) == row[key] for key in row if key.endswith("_percent"))
+        stored = dict(row["stored"])
+        assert stored.pop("total") == sum(stored.values())
+        assert row["stored_param_percent"] == round(
+            100 * stored["adapters"] / (sum(stored.values()) - stored["adapters"]), 2
+        )
+    layers = document["layers"]
+    assert len(layers) == 20 and sum(layer["multiply_adds"] for layer in layers) == document["multiply_adds"]
+    assert [layer["name"] for layer in layers if not layer["adapter_parameters"]] == ["conv1", "linear"]
+    first = {"bits": 4, "quantized_bytes": 432 / 2, "equivalent_operations": 442_368 / 8}
+    assert layers[0]["rows"][0] == first and layers[0]["output_shape"] == [16, 32, 32]
+    assert (tmp_path / "shares.png").read_bytes().startswith(b"\x89PNG")
+    within = asq("overhead", "resnet20", "--bits", "4", "--per-layer", "--max-param-percent", "6.02", cwd=tmp_path)
+    assert within.returncode == 0 and "layer3.2.conv2" in within.stdout
+
+
+def test_overhead_of_a_network_that_cannot_be_quantized(tmp_path):
+    done = asq("overhead", "vit_b_32", "--bits", "4", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["quantizable"] is False
+    assert "does not take this network: layer `encoder.layers.encoder_layer_0.self_attention`" in done.stderr
+    assert "(33.2%) are in no layer that asq quantizes" in done.stderr
+
+
+def test_overhead_of_what_is_wrong(tmp_path):
+    (tmp_path / "own.py").write_text(FACTORY)
+    fails(2, "unknown model `resnet81`", "overhead", "resnet81", cwd=tmp_path, hint="did you mean `resnet18`")
+    fails(2, "1 bits cannot be quantized to, choose 2 to 8", "overhead", "resnet18", "--bits", "4,1", cwd=tmp_path)
+    fails(2, "9 bits cannot be quantized to, choose 2 to 8", "overhead", "resnet18", "--bits", "9", cwd=tmp_path)
+    fails(2, "`--bits` is `4;3`", "overhead", "resnet18", "--bits", "4;3", cwd=tmp_path, hint="--bits 8,4,3,2")
+    fails(2, "--input-size", "overhead", "resnet18", "--input-size", "0", cwd=tmp_path)
+    fails(2, "does not end in .png", "overhead", "resnet18", "--plot", "a.pdf", cwd=tmp_path)
+    fails(4, "runs out of pixels in layer `features.12` (MaxPool2d)", "overhead", "alexnet", "--input-size", "32",
+          cwd=tmp_path, hint="`--input-size 63` and more works")  # fmt: skip
+    fails(4, "raised ValueError: not today", "overhead", "own:broken", cwd=tmp_path)
+    fails(4, "returns tuple, not one row of logits", "overhead", "own:pair", cwd=tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    if importlib.util.find_spec("matplotlib"):
+        fails(6, "cannot write `file/a.png`", "overhead", "resnet20", "--plot", "file/a.png", cwd=tmp_path)
+    talking = asq("overhead", "own:talks", "--json", cwd=tmp_path)
+    assert json.loads(talking.stdout)["outputs"] == 10 and "hello from the factory" in talking.stderr
+
+
+def test_overhead_without_matplotlib(tmp_path):
+    code = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *args: None if name == 'matplotlib' else find(name, *args)\n"
+        "sys.argv = ['asq', 'overhead', 'resnet20', '--plot', 'a.png']\n"
+        "from asqcli.cli.app import run\n"
+        "sys.exit(run())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 6
+    assert done.stderr == "error: `--plot` needs matplotlib\nhint: pip install 'asqcli[report]'\n"
+
+
 def test_help_is_instant_and_leaves_torch_alone(tmp_path):
-    for args in (["--help"], ["quantize", "--help"], ["recipe", "list"]):
+    for args in (["--help"], ["quantize", "--help"], ["overhead", "--help"], ["recipe", "list"]):
         code = f"import sys; sys.argv = ['asq', *{args}]\nfrom asqcli.cli.app import run\nrun()\n"
         code += "assert 'torch' not in sys.modules"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
