@@ -72,6 +72,14 @@ def test_layers_worked_by_hand(device):
     assert [layer.name for layer in network.ends] == ["stem.0", "head"]
 
 
+def test_a_weight_that_two_layers_share_is_counted_once():
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model[1].weight = model[0].weight
+    network = count_network(model, 8)
+    assert [layer.parameters for layer in network.layers] == [84, 0] and network.parameters == 84
+    assert [layer.multiply_adds for layer in network.layers] == [36 * 81, 16 * 81]
+
+
 def products_by_ones(layer: nn.Module, size: int) -> int:
     """Return how many products a layer adds up: with ones for weights and input, each adds 1 to the outputs' sum."""
     nn.init.ones_(layer.weight)

@@ -35,6 +35,10 @@ def test_shares_of_shifts(levels, share):
     assert shift_share(levels.magnitudes) == share
 
 
+def test_only_whole_powers_of_two_are_shifts():
+    assert shift_share((8, 7, 6, 5, 4, 3, 2, 1)) == Fraction(4, 8)  # 8/3 is no shift, though 8 is a power of two
+
+
 def test_operations_by_hand():
     ends, middle = 16 * 24 + 12, 16 * 140
     kinds = weight_operations(small_network(), 4)
