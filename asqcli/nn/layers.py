@@ -13,7 +13,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from asqcli.quant.activation_quantizers import ActivationQuantizer
-from asqcli.quant.ordered import ordered_mean
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 EXACT_FLOAT32 = 2**24
@@ -153,15 +152,3 @@ class TwoStepBatchNorm2d(nn.BatchNorm2d):
         if self.bias is not None:
             b = b + self.bias.double()
         return g.float(), b.float()
-
-
-class OrderedAvgPool2d(nn.Module):
-    """Global average pool, (N, C, H, W) to (N, C, 1, 1), that evaluates in double, rows then columns, rounded once.
-
-    Stands for nn.AdaptiveAvgPool2d of output size 1.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            return nn.functional.adaptive_avg_pool2d(x, 1)
-        return ordered_mean(x.movedim(1, -1).contiguous())[:, :, None, None]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from asqcli.nn.layers import OrderedAvgPool2d, QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.nn.arithmetic import evaluate_exactly
+from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.quant.activation_quantizers import ActivationQuantizer, make_activation_quantizer
 from asqcli.quant.weight_quantizers import WeightQuantizer, make_weight_quantizer
 
@@ -35,8 +36,9 @@ class LayerPlan:
 def prepare(model: nn.Module, plans: list[LayerPlan]) -> nn.Module:
     """Replace the planned layers of `model` by quantized ones, in place, and return it.
 
-    Steps and thresholds are 1 until `start_from` or a state dict sets them. Every batch norm and global average pool is
-    replaced by one that evaluates in the engine's arithmetic; parameters are shared with the layers that they replace.
+    Steps and thresholds are 1 until `start_from` or a state dict sets them. Every batch norm is replaced by one that
+    evaluates in the engine's arithmetic, which pools and gates do too; parameters are shared with the layers that they
+    replace.
 
     Args:
         model: a float network; the quantized one when it returns.
@@ -53,8 +55,7 @@ def prepare(model: nn.Module, plans: list[LayerPlan]) -> nn.Module:
             elif type(child) is nn.BatchNorm2d:
                 twin = quantized[id(child)] = TwoStepBatchNorm2d.from_float(child)
                 setattr(parent, name, twin)
-            elif type(child) is nn.AdaptiveAvgPool2d and child.output_size in (1, (1, 1)):
-                setattr(parent, name, OrderedAvgPool2d())
+    evaluate_exactly(model)
     return model
 
 

@@ -1,16 +1,26 @@
-"""Sums whose order is fixed: the same bits for every batch size, library and language.
+"""Sums and functions whose arithmetic is fixed: the same bits for every batch size, library and language.
 
-float32 matrix products change with the batch, and library reductions with the processor. What the adapters and average
-pools need is small, so it is added in double, in an order written here, and rounded once at the end.
+float32 matrix products change with the batch, library reductions with the processor, and `exp` with the library. What
+lies between the quantized layers is small, so it is computed in double, in an order written here, by additions,
+multiplications and divisions alone, and rounded once at the end. The integer engine holds the same in NumPy.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 LANES = 8
+
+# exp(-y) = 2^-k * exp(-r): ln 2 in two parts, of which the first has 32 bits, so that k * LN2_HIGH is exact.
+LOG2_E = 1.4426950408889634
+LN2_HIGH = 0.6931471803691238
+LN2_LOW = 1.9082149292705877e-10
+EXP_COEFFICIENTS = tuple(1 / math.factorial(n) for n in range(12, -1, -1))
+EXP_LARGEST = 700.0  # exp(-700) is still a normal double
 
 
 def ordered_mean(x: Tensor) -> Tensor:
@@ -24,23 +34,105 @@ def ordered_mean(x: Tensor) -> Tensor:
     Returns:
         (N, C), float32.
     """
-    count = 1
+    count = math.prod(x.shape[1:-1])
     total = x
     while total.dim() > 2:
-        count *= total.shape[-2]
-        running = torch.zeros_like(total[..., 0, :], dtype=torch.float64)
-        for element in total.unbind(-2):
-            running += element
-        total = running
+        total = _ordered_sum(total.unbind(-2))
     return (total.double() / count).float()
+
+
+def ordered_avg_pool(
+    x: Tensor,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int] = (0, 0),
+    *,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """Return averages over windows, (N, C, H, W) to (N, C, H_out, W_out), float32.
+
+    Each row of a window is summed from left to right and the rows from top to bottom, in double; then a division by the
+    number of values, then one rounding.
+
+    Args:
+        count_include_pad: do the zeros of the padding count as values?
+    """
+    return (
+        _pool(x.double(), kernel_size, stride, padding)
+        .div_(_window_sizes(x, kernel_size, stride, padding, count_include_pad))
+        .float()
+    )
+
+
+def _window_sizes(x: Tensor, kernel_size, stride, padding, count_include_pad: bool) -> Tensor:
+    """Return the number of values in each window, () or (H_out, W_out), double."""
+    if count_include_pad or padding == (0, 0):
+        return x.new_tensor(math.prod(kernel_size), dtype=torch.float64)
+    return _pool(x.new_ones(1, 1, *x.shape[2:], dtype=torch.float64), kernel_size, stride, padding)[0, 0]
+
+
+def _pool(x: Tensor, kernel_size, stride, padding) -> Tensor:
+    """Return the sums over windows of (N, C, H, W) in double."""
+    (top, left), (window_h, window_w) = padding, kernel_size
+    x = F.pad(x, (left, left, top, top))
+    across = [(x.shape[d] - k) // s * s + 1 for d, k, s in zip((2, 3), kernel_size, stride, strict=True)]
+    x = _ordered_sum([x[:, :, :, j : j + across[1] : stride[1]] for j in range(window_w)])
+    return _ordered_sum([x[:, :, i : i + across[0] : stride[0]] for i in range(window_h)])
+
+
+def ordered_adaptive_avg_pool(x: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """Return averages over `output_size` windows that cover the image, (N, C, H, W) to (N, C, *output_size), float32.
+
+    Window i of o along a side of n pixels goes from floor(i * n / o) to ceil((i + 1) * n / o); its values are added as
+    in `ordered_avg_pool`.
+    """
+    heights, widths = (adaptive_windows(n, o) for n, o in zip(x.shape[2:], output_size, strict=True))
+    counts = x.new_tensor(
+        [[(bottom - top) * (right - left) for left, right in widths] for top, bottom in heights], dtype=torch.float64
+    )
+    x = x.double()
+    for dim, windows in ((3, widths), (2, heights)):
+        x = torch.stack([_ordered_sum(x.narrow(dim, a, b - a).unbind(dim)) for a, b in windows], dim=dim)
+    return x.div_(counts).float()
+
+
+def adaptive_windows(pixels: int, windows: int) -> list[tuple[int, int]]:
+    """Return (first, end) of each window along one side.
+
+    >>> adaptive_windows(7, 2)
+    [(0, 4), (3, 7)]
+    """
+    return [(i * pixels // windows, -(-(i + 1) * pixels // windows)) for i in range(windows)]
+
+
+def ordered_sigmoid(x: Tensor) -> Tensor:
+    """Return 1 / (1 + exp(-x)) in float32, of the shape of `x`.
+
+    In double, with e = exp(-|x|) by Horner's rule on the Taylor series to the 12th power after a division by powers of
+    two; then e / (1 + e) below zero and 1 / (1 + e) from zero on, rounded once. Off by less than one unit in the last
+    place of float32, and equal everywhere, which library functions are not.
+    """
+    x = x.double()
+    e = _exp_of_negative(x.abs().clamp(max=EXP_LARGEST))
+    return (torch.where(x < 0, e, 1.0) / (1.0 + e)).float()
+
+
+def _exp_of_negative(y: Tensor) -> Tensor:
+    """Return exp(-y) for y in 0..700, double."""
+    k = (y * LOG2_E).round()
+    r = (k * LN2_HIGH - y) + k * LN2_LOW  # exp(-y) = exp(r) / 2^k, |r| <= ln(2) / 2
+    power = torch.full_like(r, EXP_COEFFICIENTS[0])
+    for coefficient in EXP_COEFFICIENTS[1:]:
+        power = power * r + coefficient
+    return power * ((1023 - k.long()) << 52).view(torch.float64)  # the bits of 2^-k
 
 
 def ordered_linear(x: Tensor, integer_weight: Tensor, row_scale: Tensor, bias: Tensor) -> Tensor:
     """Return (integer_weight @ x) * row_scale + bias in double.
 
     Eight partial sums: lane j adds the products of the inputs j, j + 8, j + 16, .. in this order; then lanes 4 to 7
-    are added to
-    lanes 0 to 3, lanes 2 and 3 to 0 and 1, lane 1 to 0. Then a multiplication, then an addition, each rounded.
+    are added to lanes 0 to 3, lanes 2 and 3 to 0 and 1, lane 1 to 0. Then a multiplication, then an addition, each
+    rounded.
 
     Args:
         x: (N, inputs), float64.
@@ -59,3 +151,11 @@ def ordered_linear(x: Tensor, integer_weight: Tensor, row_scale: Tensor, bias: T
         half = lanes.shape[-1] // 2
         lanes = lanes[..., :half] + lanes[..., half:]
     return lanes.squeeze(-1) * row_scale + bias
+
+
+def _ordered_sum(terms) -> Tensor:
+    """Return the sum of tensors of one shape in double, added from the first to the last."""
+    running = torch.zeros_like(terms[0], dtype=torch.float64)
+    for term in terms:
+        running += term
+    return running

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from asqcli.nn.layers import OrderedAvgPool2d, QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.quant.activation_quantizers import StepSizeQuantizer
 from asqcli.quant.adapter import Adapter
 from asqcli.quant.weight_quantizers import make_weight_quantizer
@@ -132,10 +132,3 @@ def test_batch_norm_is_a_multiplication_and_an_addition():
     torch.testing.assert_close(twin(x), norm(x), rtol=1e-5, atol=1e-6)
     assert torch.equal(twin.train()(x), norm.train()(x))
     assert twin.running_mean is norm.running_mean
-
-
-def test_average_pool_does_not_depend_on_the_batch():
-    x = torch.randn(9, 6, 7, 5)
-    pool = OrderedAvgPool2d().eval()
-    assert torch.equal(pool(x), torch.cat([pool(x[i : i + 1]) for i in range(9)]))
-    torch.testing.assert_close(pool(x), nn.functional.adaptive_avg_pool2d(x, 1))
