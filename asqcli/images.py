@@ -45,6 +45,26 @@ def resize_and_crop(image: Image.Image, *, resize: int, size: int) -> np.ndarray
     return np.asarray(image)
 
 
+def fit(pixels: np.ndarray, *, resize: int, size: int) -> np.ndarray:
+    """Return `resize_and_crop` of each image, (N, size, size, 3) uint8.
+
+    Args:
+        pixels: (N, H, W, 3), uint8.
+    """
+    if pixels.shape[1:3] == (size, size) and resize == size:
+        return pixels
+    return np.stack([resize_and_crop(Image.fromarray(p), resize=resize, size=size) for p in pixels])
+
+
+def normalize(pixels: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Return network input, (N, 3, H, W) float32 with channels last in memory, from (N, H, W, 3) uint8."""
+    multiplier, addend = normalization(mean, std)
+    normalized = pixels.astype(np.float32)
+    normalized *= multiplier
+    normalized += addend
+    return normalized.transpose(0, 3, 1, 2)
+
+
 def normalization(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return (multiplier, addend), (3,) float32 each: a normalised pixel is pixel * multiplier, then + addend.
 

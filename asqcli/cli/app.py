@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from asqcli.cli import evaluate, overhead, quantize, recipes
+from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes
 from asqcli.errors import AsqError, ExitCode, did_you_mean
 
 HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep what was promised."
@@ -19,6 +19,8 @@ app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_ma
 app.command("quantize")(quantize.quantize)
 app.command("eval")(evaluate.evaluate)
 app.command("overhead")(overhead.overhead)
+app.command("export")(export.export)
+app.command("infer")(infer.infer)
 app.add_typer(recipes.app, name="recipe")
 
 # The parser's own mistakes; typer exports only one of the subclasses.

@@ -1,7 +1,8 @@
-"""`asq eval`: measure the accuracy of a run, a checkpoint, or a float model with weights."""
+"""`asq eval`: measure the accuracy of a run, a checkpoint, an exported file, or a float model with weights."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,9 @@ from asqcli.errors import ExitCode, InputError, UsageError
 
 
 def evaluate(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="A run folder, a checkpoint, or a model's name.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A run folder, a checkpoint, an .asq file, or a model's name.")
+    ],
     weights: WeightsOption = None,
     data: DataOption = None,
     batch_size: BatchSizeOption = None,
@@ -35,25 +38,19 @@ def evaluate(
 ) -> None:
     """Measure accuracy on a data set's test images."""
     if not Path(target).exists() and ("/" in target or target.endswith(".asq")) and ":" not in target:
-        raise InputError(f"no run folder or checkpoint `{target}`")
-    import torch
-
+        raise InputError(f"no run folder, checkpoint or exported file `{target}`")
     from asqcli.cli.console import percent, print_facts, print_json, stderr
-    from asqcli.train.evaluate import EVAL_BATCH
-    from asqcli.train.evaluate import evaluate as measure
-    from asqcli.train.surroundings import select_device
 
-    if threads:
-        torch.set_num_threads(threads)
-    torch_device = select_device(device)
-    model, images, name = _open(target, weights, data)
-    accuracy = measure(model.to(torch_device), images.result, batch_size=batch_size or EVAL_BATCH, device=torch_device)
+    if Path(target).is_file() and _is_exported(target):
+        accuracy, measured_on, name = _measure_exported(target, weights, data, device, threads)
+    else:
+        accuracy, measured_on, name = _measure_network(target, weights, data, batch_size, device, threads)
     passed = min_top1 is None or accuracy.top1 >= min_top1
     document = {
         "schema": 1,
         "target": target,
         "weights": name,
-        "measured_on": images.result_name,
+        "measured_on": measured_on,
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "loss": accuracy.loss,
@@ -64,12 +61,51 @@ def evaluate(
     if json_:
         print_json(document)
     else:
-        facts = {"target": target, "weights": name, "measured on": images.result_name}
+        facts = {"target": target, "weights": name, "measured on": measured_on}
         facts |= {"top-1": percent(accuracy.top1), "top-5": percent(accuracy.top5), "loss": f"{accuracy.loss:.4f}"}
         print_facts("Accuracy", facts)
     if not passed:
         stderr().print(f"error: top-1 is {accuracy.top1:.2f}%, less than the {min_top1:.2f}% asked for", markup=False)
         raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+def _is_exported(target: str) -> bool:
+    from asqcli.artifact.file import SUFFIX, is_artifact
+
+    return target.endswith(SUFFIX) or is_artifact(Path(target))
+
+
+def _measure_exported(target: str, weights: str | None, data: str | None, device: str | None, threads: int | None):
+    """Return (accuracy, what it was measured on, where the weights are from), by the integer engine; no torch."""
+    from asqcli.data.samples import find_samples
+    from asqcli.engine import load
+    from asqcli.engine.predict import measure, require_classes
+
+    if weights is not None or device not in (None, "cpu"):
+        raise UsageError("an exported file has its own weights and runs on the CPU", "leave out --weights and --device")
+    session = load(target, threads=threads or os.cpu_count() or 1)
+    data = data or session.artifact.document.provenance.data
+    if data is None:
+        raise UsageError(f"`{target}` does not say what it was trained on", "name a data set with --data")
+    samples = find_samples(data)
+    require_classes(session, samples.classes, data)
+    return measure(session, samples.result), samples.result_name, target
+
+
+def _measure_network(target: str, weights, data, batch_size, device, threads):
+    """Return (accuracy, what it was measured on, where the weights are from), by torch."""
+    import torch
+
+    from asqcli.train.evaluate import EVAL_BATCH
+    from asqcli.train.evaluate import evaluate as measure
+    from asqcli.train.surroundings import select_device
+
+    if threads:
+        torch.set_num_threads(threads)
+    torch_device = select_device(device)
+    model, images, name = _open(target, weights, data)
+    accuracy = measure(model.to(torch_device), images.result, batch_size=batch_size or EVAL_BATCH, device=torch_device)
+    return accuracy, images.result_name, name
 
 
 def _open(target: str, weights: str | None, data: str | None):

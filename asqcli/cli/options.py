@@ -22,3 +22,7 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, max=256, help="CPU threads. Default: all cores.")
 ]
+FactoryOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODULE:FACTORY", help="Needed where the run was trained with a factory of yours."),
+]

@@ -1,29 +1,21 @@
-"""A data set's name or folder to its splits.
-
-A folder holds one folder per class, or `train/`, `val/` and `test/` that do. `val/` is for watching, `test/` for the
-result; with one of them it is the result; with neither, a fixed tenth of the training images is held out for it.
-"""
+"""A data set's name or folder to its splits, ready to give batches."""
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from asqcli import images
-from asqcli.data.digits import CLASSES, load_digits
-from asqcli.data.layout import CIFAR_FOLDERS, NAMES, data_kind, list_images, split_folders
+from asqcli.data.layout import data_kind
+from asqcli.data.samples import ArraySamples, FileSamples, Samples, find_samples
 from asqcli.data.splits import FileSplit, MemorySplit, Preprocessing, Split
 from asqcli.errors import InputError, UsageError
-from asqcli.seeds import generator
 
 MEMORY_LIMIT_BYTES = 2**31
-HELD_OUT_SHARE = 10
 SHOWN_FILES = 5
 
 
@@ -57,89 +49,37 @@ def open_data(name: str, preprocessing: Preprocessing, *, workers: int, with_tra
         InputError: missing, empty or unreadable images, classes that differ between the splits.
         UsageError: `resized_crop` for images that come without files.
     """
-    kind = data_kind(name)
-    if kind == "folder":
-        return _open_folder(Path(name), preprocessing, workers, with_train)
-    if preprocessing.augment == "resized_crop":
+    if preprocessing.augment == "resized_crop" and (kind := data_kind(name)) != "folder":
         raise UsageError(
             f"`data.augment` is resized_crop, which works on image folders, not on {kind}",
             "choose none, shift or shift_flip",
         )
-    classes, train, test = (CLASSES, *load_digits()) if kind == "digits" else _read_cifar(kind, name)
+    found = find_samples(name)
+
+    def read(samples: Samples | None, wanted: bool = True) -> Split | None:
+        if not wanted or samples is None:
+            return None
+        if isinstance(samples, ArraySamples):
+            return _from_arrays(samples, preprocessing)
+        return _from_files(samples, preprocessing, workers)
+
     return ImageData(
-        classes=classes,
-        train=_from_arrays(*train, preprocessing),
-        result=_from_arrays(*test, preprocessing),
-        watch=None,
-        result_name=f"{len(test[1]):,} test images of {kind}",
+        classes=found.classes,
+        train=read(found.train, with_train),
+        result=read(found.result),
+        watch=read(found.watch, with_train),
+        result_name=found.result_name,
     )
 
 
-def _from_arrays(pixels: np.ndarray, labels: np.ndarray, preprocessing: Preprocessing) -> MemorySplit:
-    """Pixels: (N, H, W, 3) uint8."""
-    resize, size = preprocessing.resize, preprocessing.image_size
-    if pixels.shape[1:3] != (size, size) or resize != size:
-        pixels = np.stack([images.resize_and_crop(Image.fromarray(p), resize=resize, size=size) for p in pixels])
+def _from_arrays(samples: ArraySamples, preprocessing: Preprocessing) -> MemorySplit:
+    pixels = images.fit(samples.pixels, resize=preprocessing.resize, size=preprocessing.image_size)
     tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    return MemorySplit(tensor, torch.as_tensor(labels, dtype=torch.int64), preprocessing)
+    return MemorySplit(tensor, torch.as_tensor(samples.labels, dtype=torch.int64), preprocessing)
 
 
-def _read_cifar(kind: str, name: str):
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    by_name = name in NAMES
-    root = Path(os.environ.get("ASQ_DATA", Path.home() / ".cache" / "asqcli")) if by_name else Path(name)
-    read = CIFAR10 if kind == "cifar10" else CIFAR100
-    try:
-        # Files in torchvision's layout are pickles; torchvision compares their MD5 with the published ones before it
-        # reads.
-        download = by_name and os.environ.get("ASQ_OFFLINE") != "1"
-        train, test = (read(root, train=t, download=download) for t in (True, False))
-    except Exception as error:  # missing, corrupt, or one of the many ways in which a download fails
-        raise InputError(
-            f"{kind} cannot be read from `{root}`: {str(error).splitlines()[0]}",
-            f"unpack its python version there, or pass the folder that holds `{CIFAR_FOLDERS[kind]}` with --data",
-        ) from error
-    return tuple(train.classes), (train.data, np.array(train.targets)), (test.data, np.array(test.targets))
-
-
-def _open_folder(folder: Path, preprocessing: Preprocessing, workers: int, with_train: bool) -> ImageData:
-    folders = split_folders(folder)
-    listed = {split: list_images(path) for split, path in folders.items()}
-    classes = next(iter(listed.values()))[0]
-    for split, (names, _) in listed.items():
-        if names != classes:
-            first = next(iter(folders.values()))
-            lacks = [f"`{name}` is only in `{first}`" for name in classes if name not in names]
-            lacks += [f"`{name}` is only in `{folders[split]}`" for name in names if name not in classes]
-            raise InputError(f"the splits have other classes: {', '.join(lacks)}")
-    train, val, test = (listed[s][1] if s in listed else None for s in ("train", "val", "test"))
-    if test is not None:
-        result_name = f"{len(test):,} images of `{folders['test']}`"
-    elif val is not None:
-        test, val, result_name = val, None, f"{len(val):,} images of `{folders['val']}`"
-    else:
-        train, test = _hold_out(train, folder)
-        result_name = f"{len(test):,} held-out images, a tenth of `{folders['train']}`"
-
-    def read(samples: list[tuple[Path, int]] | None, wanted: bool = True) -> Split | None:
-        return _read_split(samples, preprocessing, workers) if wanted and samples is not None else None
-
-    return ImageData(classes, read(train, with_train), read(test), read(val, with_train), result_name)
-
-
-def _hold_out(samples: list[tuple[Path, int]], folder: Path) -> tuple[list, list]:
-    """Return (training samples, held-out samples): the same tenth for every run."""
-    order = torch.randperm(len(samples), generator=generator(0)).tolist()
-    count = max(1, len(samples) // HELD_OUT_SHARE)
-    if count == len(samples):
-        raise InputError(f"`{folder}` has one image, too few to hold some out")
-    return [samples[i] for i in sorted(order[count:])], [samples[i] for i in sorted(order[:count])]
-
-
-def _read_split(samples: list[tuple[Path, int]], preprocessing: Preprocessing, workers: int) -> Split:
-    paths = tuple(path for path, _ in samples)
-    labels = torch.tensor([label for _, label in samples])
+def _from_files(samples: FileSamples, preprocessing: Preprocessing, workers: int) -> Split:
+    paths, labels = samples.paths, torch.from_numpy(samples.labels)
     in_memory = len(paths) * 3 * preprocessing.image_size**2 <= MEMORY_LIMIT_BYTES
     if preprocessing.augment == "resized_crop" or not in_memory:
         return FileSplit(paths, labels, preprocessing, workers)

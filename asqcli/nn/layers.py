@@ -10,6 +10,8 @@ engine can give the same logits to the last bit, and so that a sample's result d
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from asqcli.quant.activation_quantizers import ActivationQuantizer
@@ -26,6 +28,8 @@ class _QuantLayer:
 
     weight_quantizer: WeightQuantizer | None
     activation_quantizer: ActivationQuantizer | None
+    # Called with codes and accumulators in evaluation, by whoever compares them with the engine's.
+    observe: Callable[[Tensor, Tensor], None] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training or self.weight_quantizer is None or self.activation_quantizer is None:
@@ -41,16 +45,18 @@ class _QuantLayer:
         codes, activation_scale = self.activation_quantizer.quantize(x)
         levels, weight_scale = self.weight_quantizer.quantize(self.weight)
         accumulator = self._accumulate(codes, levels)
-        v = accumulator * (activation_scale * self._over_channels(weight_scale, x.dim()))
+        if self.observe is not None:
+            self.observe(codes, accumulator)
+        v = accumulator.to(codes.dtype) * (activation_scale * self._over_channels(weight_scale, x.dim()))
         return v if self.bias is None else v + self._over_channels(self.bias, x.dim())
 
     def _accumulate(self, codes: Tensor, levels: Tensor) -> Tensor:
-        """Return the integer accumulators, in the dtype of `codes`."""
+        """Return the integer accumulators, in the dtype of `codes` or, where that cannot hold them, in float64."""
         largest_sum = self.activation_quantizer.largest_code * levels.double().abs().flatten(1).sum(dim=1).max().item()
         if largest_sum < EXACT_FLOAT32:
             accumulator = self._product(codes, levels, None)
         else:
-            accumulator = self._product(codes.double(), levels.double(), None).to(codes.dtype)
+            accumulator = self._product(codes.double(), levels.double(), None)
         # A GPU may convolve by transforms that leave a fraction; the sum of whole numbers is a whole number.
         return accumulator.round() if accumulator.is_cuda and self.weight_quantizer.integer else accumulator
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from asqcli.errors import MachineError, UsageError
+from asqcli.files import write_atomically
 
 COLOURS = {"published": "#9a9a9a", "stored": "#d1652c", "compute": "#3b75af"}
 BAR_WIDTH = 0.38
@@ -36,10 +37,7 @@ def write_plot(path: Path, title: str, rows: Sequence[dict]) -> None:
     """
     picture = io.BytesIO()
     _draw(title, rows).savefig(picture, format="png", dpi=150)
-    try:
-        path.write_bytes(picture.getvalue())
-    except OSError as error:
-        raise MachineError(f"cannot write `{path}`: {error.strerror}") from error
+    write_atomically(path, picture.getvalue())
 
 
 def _draw(title: str, rows: Sequence[dict]):

@@ -42,6 +42,10 @@ class ActivationQuantizer(nn.Module, ABC):
         """Return (codes, scale): whole numbers, shape of `x`; and () or (N, 1, .., 1), the real value of code 1."""
 
     @abstractmethod
+    def integer_form(self) -> tuple[int, int, Tensor]:
+        """Return (qmin, qmax, step_size): codes are clamp(round(x / step), qmin, qmax), for the step of each sample."""
+
+    @abstractmethod
     def start(self, samples: Tensor, method: str) -> None:
         """Set the parameters from activations, any shape; `method` is "mse" or "lsq"."""
 
@@ -93,6 +97,9 @@ class StepSizeQuantizer(ActivationQuantizer):
         codes = quantize(x, adapted_step_size, qmin=self.qmin, qmax=self.qmax)
         return codes, self.step_size if self.dequantizes_as_printed else adapted_step_size
 
+    def integer_form(self) -> tuple[int, int, Tensor]:
+        return self.qmin, self.qmax, self.step_size
+
     @torch.no_grad()
     def start(self, samples: Tensor, method: str) -> None:
         self.step_size.copy_(start_step_size(samples, self.qmin, self.qmax, method))
@@ -120,8 +127,11 @@ class PactQuantizer(ActivationQuantizer):
         return fake_quantize_pact(x, self.clipping_threshold, qmin=self.qmin, qmax=self.qmax)
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        step_size = self.clipping_threshold / self.qmax
-        return quantize(x, step_size, qmin=self.qmin, qmax=self.qmax), step_size
+        qmin, qmax, step_size = self.integer_form()
+        return quantize(x, step_size, qmin=qmin, qmax=qmax), step_size
+
+    def integer_form(self) -> tuple[int, int, Tensor]:
+        return self.qmin, self.qmax, self.clipping_threshold / self.qmax
 
     @torch.no_grad()
     def start(self, samples: Tensor, method: str) -> None:
@@ -157,6 +167,10 @@ class OffsetQuantizer(ActivationQuantizer):
         zero = zero_point(self.step_size, self.offset, self.qmax)
         codes = (x * (1.0 / self.step_size)).round_().add_(zero).clamp_(0, self.qmax)
         return codes.sub_(zero), self.step_size
+
+    def integer_form(self) -> tuple[int, int, Tensor]:
+        zero = int(zero_point(self.step_size, self.offset, self.qmax))
+        return -zero, self.qmax - zero, self.step_size
 
     @torch.no_grad()
     def start(self, samples: Tensor, method: str) -> None:

@@ -17,9 +17,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from asqcli.errors import InputError
+from asqcli.files import write_atomically
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import Recipe
-from asqcli.train.run_folder import write_atomically
 
 FORMAT = 1
 DOCUMENT = "asq_checkpoint"

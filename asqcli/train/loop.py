@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from asqcli.accuracy import Accuracy
 from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
 from asqcli.nn.prepare import project_steps
@@ -17,7 +18,6 @@ from asqcli.seeds import stream_seed
 from asqcli.train.checkpoint import Checkpoint, Progress, momentum_by_name, restore_momentum
 from asqcli.train.companions import Companion
 from asqcli.train.diagnose import first_nonfinite
-from asqcli.train.evaluate import Accuracy
 from asqcli.train.objective import Objective
 from asqcli.train.optimizer import cosine_lr, make_optimizer
 from asqcli.train.reporter import Reporter

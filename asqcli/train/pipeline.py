@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from asqcli.accuracy import Accuracy
 from asqcli.data.source import ImageData, open_data
 from asqcli.data.splits import Preprocessing
 from asqcli.errors import InputError, Interruption, UnsupportedError, UsageError
@@ -28,7 +29,7 @@ from asqcli.train.batch_norm import reestimate_batch_norm
 from asqcli.train.calibration import calibrate, plan_layers
 from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint, save_weights
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
-from asqcli.train.evaluate import EVAL_BATCH, Accuracy, evaluate
+from asqcli.train.evaluate import EVAL_BATCH, evaluate
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
 from asqcli.train.profile import StepProfile, profile_step

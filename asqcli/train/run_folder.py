@@ -4,22 +4,20 @@ recipe.given.yaml  recipe.yaml    as given, and as resolved with every default
 environment.json                  versions, device, threads, the command
 metrics.jsonl                     one line per epoch
 checkpoints/last                  what `--resume` and `asq eval` need; `checkpoints/best` where there is a validation
-split result.json                       written last: present means finished
+split
+result.json                       written last: present means finished
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
-from asqcli.errors import InputError, MachineError, UsageError
+from asqcli.errors import InputError, UsageError
+from asqcli.files import machine_errors, write_atomically
 from asqcli.recipe.schema import Recipe
 
 RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
@@ -29,35 +27,6 @@ RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
     "recipe.given.yaml",
     "environment.json",
 )
-
-
-@contextmanager
-def _machine_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        hint = "free some space and `--resume` the run" if error.errno == errno.ENOSPC else "choose another `--out`"
-        raise MachineError(f"cannot write `{path}`: {error.strerror or error}", hint) from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that its name holds the old content or the new, never a part.
-
-    Raises:
-        MachineError: disk full, folder not writable; the old content stays.
-    """
-    part = path.with_name(path.name + ".part")
-    with _machine_errors(path):
-        path.parent.mkdir(exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
 
 
 class RunFolder:
@@ -82,9 +51,9 @@ class RunFolder:
                 )
             if not (path / RECIPE).is_file():
                 raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
-            with _machine_errors(path):
+            with machine_errors(path):
                 shutil.rmtree(path)
-        with _machine_errors(path):
+        with machine_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
@@ -131,7 +100,7 @@ class RunFolder:
 
     def append_metrics(self, record: dict) -> None:
         """Add one line to the metrics."""
-        with _machine_errors(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
+        with machine_errors(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict]:

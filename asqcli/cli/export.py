@@ -1,0 +1,143 @@
+"""`asq export`: write a trained network as integers, for `asq infer` and for other runtimes."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption
+from asqcli.errors import InputError, UsageError
+
+
+class Format(str, Enum):
+    """What the file is written for."""
+
+    asq = "asq"
+    onnx = "onnx"
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder or a checkpoint.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: in the run folder, with its name.")
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="The engine's own file, or ONNX.")] = Format.asq,
+    data: DataOption = None,
+    model: FactoryOption = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a trained network as integer codes, level tables and scales.
+
+    With --data, measure the network as it was trained and the integer engine on the test images, too.
+    """
+    path = _find(run)
+    file = out or _default_file(path, format_)
+    _refuse_to_overwrite(file, format_)
+    if format_ is Format.onnx:
+        from asqcli.export.onnx import require_onnx, write_onnx
+
+        require_onnx()
+    from asqcli.artifact.file import part_bytes, write_artifact
+    from asqcli.cli.console import print_json
+    from asqcli.export.network import export_run, float_bytes
+    from asqcli.files import write_atomically
+    from asqcli.train.checkpoint import load_checkpoint
+    from asqcli.train.restore import restore_model
+
+    checkpoint = load_checkpoint(path)
+    network = restore_model(checkpoint, source=run, factory=model)
+    artifact = export_run(checkpoint, network)
+    content = write_artifact(artifact) if format_ is Format.asq else write_onnx(artifact)
+    write_atomically(file, content)
+    document = {
+        "schema": 1,
+        "file": str(file),
+        "format": format_.value,
+        "bytes": len(content),
+        "float_bytes": float_bytes(network),
+        "share_of_float": round(len(content) / float_bytes(network), 4),
+        "layers": len([n for n in artifact.document.nodes if n.op in ("conv", "linear")]),
+        "multiply_adds": artifact.plan.multiply_adds,
+    }
+    if format_ is Format.asq:
+        document["parts"] = part_bytes(artifact)
+    if data is not None:
+        document |= _measure(artifact, network, checkpoint, data)
+    print_json(document) if json_ else _print_summary(document)
+
+
+def _find(run: str) -> Path:
+    from asqcli.train.restore import find_checkpoint
+
+    path = find_checkpoint(run)
+    if path is None:
+        raise InputError(f"no run folder or checkpoint `{run}`", "`asq quantize` makes one")
+    if not path.is_file():
+        raise InputError(f"`{run}` has no checkpoint yet", "go on with `asq quantize --resume`")
+    return path
+
+
+def _default_file(checkpoint: Path, format_: Format) -> Path:
+    folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    return folder / f"{folder.resolve().name}.{format_.value}"
+
+
+def _refuse_to_overwrite(file: Path, format_: Format) -> None:
+    """Replace an earlier export, but nothing else."""
+    from asqcli.artifact.file import is_artifact
+
+    if file.is_dir():
+        raise UsageError(f"`{file}` is a folder", "--out names the file")
+    earlier = is_artifact(file) if format_ is Format.asq else file.suffix == ".onnx"
+    if file.exists() and not earlier:
+        raise UsageError(f"`{file}` is there already, and is no exported network", "choose another `--out`")
+
+
+def _measure(artifact, network, checkpoint, data: str) -> dict:
+    """Return the accuracies of the float network, the trained one and the engine."""
+    import os
+
+    import torch
+
+    from asqcli.data.samples import find_samples
+    from asqcli.data.source import open_data
+    from asqcli.engine.predict import measure
+    from asqcli.engine.session import Session
+    from asqcli.train.evaluate import EVAL_BATCH, evaluate
+    from asqcli.train.pipeline import preprocessing_of
+
+    samples = find_samples(data)
+    if samples.classes != checkpoint.classes:
+        raise InputError(f"the classes in `{data}` are not those that the run was trained on")
+    split = open_data(data, preprocessing_of(checkpoint.recipe), workers=0, with_train=False).result
+    trained = evaluate(network, split, batch_size=EVAL_BATCH, device=torch.device("cpu"))
+    integer = measure(Session(artifact, threads=os.cpu_count() or 1), samples.result)
+    accuracies = {"measured_on": samples.result_name, "quantized_top1": trained.top1, "integer_top1": integer.top1}
+    if data == checkpoint.recipe.data.name and "float_top1" in checkpoint.progress.facts:
+        accuracies["float_top1"] = checkpoint.progress.facts["float_top1"]
+    return accuracies
+
+
+def _print_summary(document: dict) -> None:
+    from asqcli.cli.console import percent, print_facts
+
+    facts = {
+        "file": document["file"],
+        "size": f"{document['bytes']:,} bytes, {document['share_of_float']:.3f} of the float "
+        f"network's {document['float_bytes']:,}",
+    }
+    for part, size in document.get("parts", {}).items():
+        if size:
+            facts[f"  {part.replace('_', ' ')}"] = f"{size:,} bytes"
+    facts["layers"] = f"{document['layers']}, {document['multiply_adds']:,} multiply-adds for one image"
+    if "integer_top1" in document:
+        facts["measured on"] = document["measured_on"]
+        if "float_top1" in document:
+            facts["float top-1"] = f"{percent(document['float_top1'])}, before training with quantization"
+        facts["quantized top-1"] = f"{percent(document['quantized_top1'])}, in training's own arithmetic"
+        facts["integer top-1"] = f"{percent(document['integer_top1'])}, in the integer engine"
+    print_facts("Exported", facts)

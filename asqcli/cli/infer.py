@@ -1,0 +1,257 @@
+"""`asq infer`: run an exported network on images or a data set, and prove that it answers as it was trained to.
+
+Imports no torch, unless the network of a run is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption, ThreadsOption
+from asqcli.errors import ExitCode, InputError, UsageError
+
+if TYPE_CHECKING:
+    from asqcli.engine import Session
+    from asqcli.engine.predict import Prediction
+    from asqcli.engine.verify import Verification
+
+SPECIFICATION = "shift-lut"
+SPECIFICATION_IMAGES = 100  # of a data set that the slow kernel is run on
+SHOWN_LAYERS = 10
+
+
+def infer(
+    file: Annotated[Path, typer.Argument(metavar="FILE.asq", help="What `asq export` wrote.")],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT..", help="Image files, folders of images, or - for a list on standard input."),
+    ] = None,
+    data: DataOption = None,
+    top_k: Annotated[int, typer.Option("--top-k", min=1, metavar="K", help="Classes to show of each image.")] = 3,
+    kernel: Annotated[str, typer.Option("--kernel", metavar="NAME", help="auto, matmul or shift-lut.")] = "auto",
+    threads: ThreadsOption = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Compare every code and logit with --run's network, else with shift-lut; exit 1 on any."
+        ),
+    ] = False,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="The run that the file was exported from.")
+    ] = None,
+    model: FactoryOption = None,
+    json_: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run an exported network in the integer engine: classes of images, or accuracy over a data set."""
+    _check_arguments(inputs, data, verify, run)
+    # One thread for each matrix product: batches are what runs side by side. Read by NumPy when it is loaded.
+    session = _open(file, kernel, threads)
+    document: dict = {"schema": 1, "file": str(file), "kernel": session.kernel.name, "threads": session.threads}
+    predictions: list[Prediction] = []
+    if data is not None:
+        samples = _samples(session, data)
+        document |= _accuracy(session, samples)
+        batches = _data_batches(session, samples, everything=run is not None)
+    else:
+        from asqcli.engine.predict import predict
+
+        paths = list(_image_files(inputs))
+        predictions = list(predict(session, paths, top_k=top_k))
+        document["predictions"] = [_prediction(p) for p in predictions]
+        batches = _file_batches(session, [p.path for p in predictions if p.error is None])
+    verification = None
+    if verify:
+        verification = _verify(session, batches, run, model)
+        document["verify"] = _verification(verification, session, run)
+    _show(document, predictions, verification, json_)
+    unreadable = [p for p in predictions if p.error is not None]
+    if unreadable:
+        raise InputError(f"{len(unreadable)} of {len(predictions)} images cannot be read: {unreadable[0].error}")
+    if verification is not None and not verification.exact:
+        _tell_difference(verification)
+        raise typer.Exit(ExitCode.CHECK_FAILED)
+
+
+def _check_arguments(inputs, data, verify: bool, run) -> None:
+    if bool(inputs) == (data is not None):
+        raise UsageError("name images, or a data set with --data" + (", not both" if inputs else ""))
+    if run is not None and not verify:
+        raise UsageError("`--run` names the network for `--verify`")
+
+
+def _open(file: Path, kernel: str, threads: int | None) -> Session:
+    from asqcli.engine import load
+
+    return load(file, kernel=kernel, threads=threads or os.cpu_count() or 1)
+
+
+def _image_files(inputs: list[str]):
+    """Yield the files that the arguments name.
+
+    Raises:
+        InputError: a folder without images.
+    """
+    from asqcli.images import EXTENSIONS
+
+    for text in inputs:
+        if text == "-":
+            yield from (Path(line) for line in sys.stdin.read().splitlines() if line.strip())
+        elif Path(text).is_dir():
+            found = sorted(p for p in Path(text).rglob("*") if p.suffix.lower() in EXTENSIONS)
+            if not found:
+                raise InputError(f"no images in the folder `{text}`")
+            yield from found
+        else:
+            yield Path(text)
+
+
+def _samples(session: Session, data: str):
+    from asqcli.data.samples import find_samples
+    from asqcli.engine.predict import require_classes
+
+    samples = find_samples(data)
+    require_classes(session, samples.classes, data)
+    return samples
+
+
+def _accuracy(session: Session, samples) -> dict:
+    from asqcli.engine.predict import measure
+
+    accuracy = measure(session, samples.result)
+    return {
+        "measured_on": samples.result_name,
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "loss": accuracy.loss,
+        "images": accuracy.images,
+    }
+
+
+def _data_batches(session: Session, samples, *, everything: bool):
+    from asqcli.engine.predict import input_batches
+
+    limit = len(samples.result) if everything else SPECIFICATION_IMAGES
+    for inputs, _ in input_batches(session, samples.result, min(session.batch, limit)):
+        if limit <= 0:
+            return
+        yield inputs[:limit]
+        limit -= len(inputs)
+
+
+def _file_batches(session: Session, paths: list[Path]):
+    import numpy as np
+
+    from asqcli.engine.predict import normalize, read_pixels
+
+    document = session.artifact.document
+    for first in range(0, len(paths), session.batch):
+        part = paths[first : first + session.batch]
+        yield normalize(np.stack([read_pixels(path, document) for path in part]), document)
+
+
+def _verify(session: Session, batches, run: str | None, model: str | None) -> Verification:
+    from asqcli.engine.verify import verify
+
+    def ours(inputs, observe):
+        return session.run(inputs, observe=observe)
+
+    if run is not None:
+        return verify(ours, _trained(session, run, model), batches)
+    from asqcli.engine.session import Session
+
+    reference = Session(session.artifact, kernel=SPECIFICATION)
+    return verify(ours, lambda inputs, observe: reference.run(inputs, observe=observe), batches)
+
+
+def _trained(session: Session, run: str, model: str | None):
+    from asqcli.export.trained import TrainedRunner
+    from asqcli.train.checkpoint import load_checkpoint
+    from asqcli.train.restore import find_checkpoint, restore_model
+
+    path = find_checkpoint(run)
+    if path is None:
+        raise InputError(f"no run folder or checkpoint `{run}`")
+    checkpoint = load_checkpoint(path)
+    if checkpoint.classes != session.artifact.document.classes:
+        raise InputError(f"`{run}` has other classes than the exported network")
+    return TrainedRunner(restore_model(checkpoint, source=run, factory=model))
+
+
+def _prediction(prediction: Prediction) -> dict:
+    if prediction.error is not None:
+        return {"input": str(prediction.path), "error": prediction.error}
+    classes = [{"index": c.index, "label": c.label, "score": round(c.score, 6)} for c in prediction.classes]
+    return {"input": str(prediction.path), "classes": classes}
+
+
+def _verification(result: Verification, session: Session, run: str | None) -> dict:
+    differing = {name: layer for name, layer in result.layers.items() if layer.codes or layer.accumulators}
+    return {
+        "images": result.images,
+        "label_agreement": round(result.label_agreement, 2),
+        "max_abs_logit_difference": result.max_abs_logit_difference,
+        "logit_mismatches": result.logit_mismatches,
+        "code_mismatches": result.code_mismatches,
+        "accumulator_mismatches": result.accumulator_mismatches,
+        "kernels": [session.kernel.name, SPECIFICATION if run is None else "training"],
+        "layers": len(result.layers),
+        "differing_layers": {
+            name: {"codes": layer.codes, "accumulators": layer.accumulators} for name, layer in differing.items()
+        },
+    }
+
+
+def _show(document: dict, predictions: list[Prediction], verification, json_: bool) -> None:
+    from asqcli.cli.console import percent, print_facts, print_json, stdout
+
+    if json_:
+        print_json(document)
+        return
+    if predictions:
+        from rich.table import Table
+
+        table = Table(title=f"Most likely classes, by the kernel {document['kernel']}", title_justify="left")
+        for heading, side in (("image", "left"), ("class", "left"), ("score", "right")):
+            table.add_column(heading, justify=side, overflow="fold")
+        for prediction in predictions:
+            if prediction.error is not None:
+                table.add_row(str(prediction.path), "cannot be read", "")
+            for rank, c in enumerate(prediction.classes):
+                table.add_row("" if rank else str(prediction.path), c.label, f"{100 * c.score:.1f}%")
+        stdout().print(table)
+    if "top1" in document:
+        facts = {"measured on": document["measured_on"], "kernel": document["kernel"]}
+        facts |= {"top-1": percent(document["top1"]), "top-5": percent(document["top5"])}
+        facts |= {"loss": f"{document['loss']:.4f}"}
+        print_facts("Accuracy", facts)
+    if verification is not None:
+        _show_verification(document["verify"])
+
+
+def _show_verification(verify: dict) -> None:
+    from asqcli.cli.console import print_facts
+
+    print_facts(
+        f"{verify['kernels'][0]} beside {verify['kernels'][1]}",
+        {
+            "images": f"{verify['images']:,}",
+            "same label": f"{verify['label_agreement']:.2f}%",
+            "logits that differ": f"{verify['logit_mismatches']:,}, at most by {verify['max_abs_logit_difference']:.3g}",
+            "codes that differ": f"{verify['code_mismatches']:,} in {verify['layers']} layers",
+            "accumulators that differ": f"{verify['accumulator_mismatches']:,}",
+        },
+    )
+
+
+def _tell_difference(verification: Verification) -> None:
+    from asqcli.cli.console import stderr
+
+    names = [name for name, layer in verification.layers.items() if layer.codes or layer.accumulators]
+    where = f", first in the layer `{names[0]}`" if names else " in the logits alone"
+    stderr().print(f"error: the answers differ{where}; the format promises equal ones", markup=False, soft_wrap=True)

@@ -1,0 +1,81 @@
+"""A prepared network, or the run that trained it, to an artifact."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from asqcli import __version__
+from asqcli.artifact import Artifact
+from asqcli.artifact import document as doc
+from asqcli.data.layout import NAMES
+from asqcli.errors import InputError, UnsupportedError
+from asqcli.export.lower import lower
+from asqcli.export.trace import trace
+from asqcli.models.names import is_factory
+from asqcli.nn.prepare import quant_layers
+from asqcli.recipe.schema import scheme_of
+from asqcli.train.checkpoint import Checkpoint
+
+
+def export_network(
+    model: nn.Module, *, classes: tuple[str, ...], preprocessing: doc.Input, provenance: doc.Provenance
+) -> Artifact:
+    """Return a prepared network as integers.
+
+    Args:
+        model: with quantized layers; it is set to evaluation.
+        classes: names, in label order.
+    Raises:
+        UnsupportedError: an operation that the engine does not have; names it and its place in the source.
+    """
+    model.eval()
+    if not any(True for _ in quant_layers(model)):
+        raise UnsupportedError("the network is float: it has no integers to export", "quantize it first")
+    size = preprocessing.image_size
+    nodes, store = lower(trace(model, (3, size, size)))
+    document = doc.Document(format=doc.FORMAT, input=preprocessing, classes=classes, nodes=nodes, provenance=provenance)
+    used = {text for node in nodes for text in _strings(node.model_dump())}
+    tensors = {name: tensor for name, tensor in store.tensors.items() if name in used}  # without those of pruned nodes
+    try:
+        return Artifact.checked(document, tensors)
+    except InputError as error:
+        raise UnsupportedError(f"the network cannot be exported: {error.message}", error.hint) from error
+
+
+def float_bytes(model: nn.Module) -> int:
+    """Return the bytes of the state dict of the float network that a prepared `model` was made from."""
+    state = model.state_dict()
+    own = (t for name, t in state.items() if "_quantizer." not in name)
+    return sum(t.numel() * t.element_size() for t in own)
+
+
+def _strings(content: object):
+    """Yield every text in nested dicts and lists."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, dict | tuple | list):
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from _strings(part)
+
+
+def export_run(checkpoint: Checkpoint, model: nn.Module) -> Artifact:
+    """Return the network of a run as integers, with its preprocessing, classes and provenance.
+
+    Raises:
+        UnsupportedError: see `export_network`.
+    """
+    recipe = checkpoint.recipe
+    data = recipe.data
+    # No paths: exporting a run twice, on two machines, gives the same bytes.
+    provenance = doc.Provenance(
+        asqcli=__version__,
+        model=recipe.model.rpartition(":")[2] if is_factory(recipe.model) else recipe.model,
+        scheme=scheme_of(recipe.weights.quantizer, recipe.activations.quantizer),
+        data=data.name if data.name in NAMES else None,
+        seed=recipe.train.seed,
+        epochs=recipe.train.epochs,
+    )
+    preprocessing = doc.Input(
+        image_size=data.image_size, resize=data.resize, mean=tuple(data.mean), std=tuple(data.std)
+    )
+    return export_network(model, classes=checkpoint.classes, preprocessing=preprocessing, provenance=provenance)

@@ -1,0 +1,39 @@
+"""The network of a run, beside which the engine's answers are verified."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asqcli.nn.prepare import quant_layers
+
+
+class TrainedRunner:
+    """A prepared network that runs like a session: codes and accumulators of each layer can be seen.
+
+    Args:
+        model: with quantized layers, on the CPU.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval()
+
+    @torch.no_grad()
+    def __call__(self, inputs: np.ndarray, observe) -> np.ndarray:
+        """Return the logits, (N, classes); `observe` as in `asqcli.engine.session`."""
+        for name, layer in quant_layers(self.model):
+            layer.observe = _observer(name, observe)
+        try:
+            return self.model(torch.from_numpy(inputs)).numpy()
+        finally:
+            for _, layer in quant_layers(self.model):
+                layer.observe = None
+
+
+def _observer(name: str, observe):
+    def seen(codes: Tensor, accumulator: Tensor) -> None:
+        # A copy: what the network does in place afterwards may write into them.
+        observe(name, codes.numpy().copy(), accumulator.numpy().copy())
+
+    return seen

@@ -1,0 +1,42 @@
+"""Writing files so that nothing is ever half written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from asqcli.errors import MachineError
+
+
+@contextmanager
+def machine_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write `path` into a MachineError."""
+    try:
+        yield
+    except OSError as error:
+        full = "free some space; a run goes on with `--resume`"
+        hint = full if error.errno == errno.ENOSPC else "choose another place to write to"
+        raise MachineError(f"cannot write `{path}`: {error.strerror or error}", hint) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that its name holds the old content or the new, never a part.
+
+    Raises:
+        MachineError: disk full, folder not writable; the old content stays.
+    """
+    part = path.with_name(path.name + ".part")
+    with machine_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
