@@ -242,7 +242,7 @@ def _show_verification(verify: dict) -> None:
         {
             "images": f"{verify['images']:,}",
             "same label": f"{verify['label_agreement']:.2f}%",
-            "logits that differ": f"{verify['logit_mismatches']:,}, at most by {verify['max_abs_logit_difference']:.3g}",
+            "logits that differ": f"{verify['logit_mismatches']:,}, by up to {verify['max_abs_logit_difference']:.3g}",
             "codes that differ": f"{verify['code_mismatches']:,} in {verify['layers']} layers",
             "accumulators that differ": f"{verify['accumulator_mismatches']:,}",
         },

@@ -170,7 +170,7 @@ def test_wrong_command_lines(tmp_path):
           cwd=tmp_path, hint="did you mean `layer1.0.conv1`")  # fmt: skip
     fails(2, "unknown device `cpuu`", "quantize", "resnet20", "--device", "cpuu", cwd=tmp_path)
     fails(3, "no data set or folder", "quantize", "resnet20", "--data", "nowhere", cwd=tmp_path)
-    fails(3, "no run folder or checkpoint", "eval", "runs/absent", cwd=tmp_path)
+    fails(3, "no run folder, checkpoint or exported file", "eval", "runs/absent", cwd=tmp_path)
     assert not (tmp_path / "runs").exists()
 
 

@@ -5,9 +5,9 @@ import torch
 
 from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import InputError, MachineError, UsageError
+from asqcli.files import write_atomically
 from asqcli.nn.prepare import LayerPlan
 from asqcli.train.checkpoint import Checkpoint, Progress, is_checkpoint, load_checkpoint, save_checkpoint
-from asqcli.files import write_atomically
 from asqcli.train.run_folder import RunFolder
 
 
