@@ -1,0 +1,201 @@
+"""From training to the engine: codes, accumulators and logits are equal bit for bit, over random small networks."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from asqcli.api import parameter_groups, project_steps, quantize_module
+from asqcli.artifact import document as doc
+from asqcli.artifact import read_artifact, write_artifact
+from asqcli.engine import Session
+from asqcli.engine.verify import verify
+from asqcli.export.network import export_network
+from asqcli.export.trained import TrainedRunner
+
+SIZE = 9
+
+SETTINGS = {
+    "post4": {"scheme": "post", "bits": 4},
+    "post3": {"scheme": "post", "bits": 3, "weights": {"grid": "7/5"}},
+    "asq2": {"scheme": "asq", "bits": 2},
+    "asq8": {"scheme": "asq", "bits": 8},
+    "lsq5": {"scheme": "lsq", "bits": 5, "weights": {"per": "tensor"}},
+    "pot3": {"scheme": "pot", "bits": 3, "first_last": "same"},
+    "apot4": {"scheme": "apot", "bits": 4, "weights": {"normalize": True}},
+    "pact": {"scheme": "lsq", "bits": 4, "activations": {"quantizer": "pact"}},
+    "lsq+": {"scheme": "asq", "bits": 4, "activations": {"quantizer": "lsq+"}},
+    "as printed": {"scheme": "asq", "bits": 4, "activations": {"dequantize_by": "step_size"}},
+    "paper's adapter": {"scheme": "asq", "bits": 4, "activations": {"adapter": {"output": "relu", "bits": "float"}}},
+}
+
+
+class Block(nn.Module):
+    """A convolution of any kind, batch norm or bias, and something after it."""
+
+    def __init__(self, channels_in: int, channels_out: int, draw) -> None:
+        super().__init__()
+        groups = draw(st.sampled_from([g for g in (1, 2, channels_in) if channels_in % g == channels_out % g == 0]))
+        kernel = draw(st.sampled_from([(1, 1), (3, 3), (3, 1), (2, 3)]))
+        norm = draw(st.booleans())
+        self.conv = nn.Conv2d(
+            channels_in,
+            channels_out,
+            kernel,
+            stride=draw(st.sampled_from([1, 1, 2])),
+            padding=draw(st.sampled_from([1, (1, 0), 2])),
+            dilation=draw(st.sampled_from([1, 1, 2])),
+            groups=groups,
+            bias=not norm,
+        )
+        self.norm = nn.BatchNorm2d(channels_out) if norm else nn.Identity()
+        self.after = draw(st.sampled_from(list(AFTER)))
+        self.residual = draw(st.booleans())
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        if self.residual:
+            y = y + F.relu(y)
+        return AFTER[self.after](y)
+
+
+def sum_of_halves(x):
+    first, second = x.chunk(2, dim=1)
+    return torch.cat([first + second, second], dim=1)
+
+
+AFTER = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "nothing": lambda x: x,
+    "hardswish": F.hardswish,
+    "gate": lambda x: x * torch.sigmoid(F.adaptive_avg_pool2d(x, 1)),
+    "concat": lambda x: torch.cat([x, F.silu(x)], dim=1)[:, ::2],
+    "max": lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2, 1, ceil_mode=True),
+    "average": lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+    "shuffle": lambda x: x.view(x.size(0), 2, x.size(1) // 2, x.size(2), x.size(3)).transpose(1, 2).reshape(x.shape),
+    "halves": sum_of_halves,
+}
+
+
+class Network(nn.Module):
+    """Some blocks, a pool, a linear layer."""
+
+    def __init__(self, draw) -> None:
+        super().__init__()
+        widths = [3, *draw(st.lists(st.sampled_from([4, 8, 12]), min_size=1, max_size=3))]
+        self.blocks = nn.Sequential(*(Block(a, b, draw) for a, b in pairwise(widths)))
+        self.windows = draw(st.sampled_from([1, (2, 1)]))
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(widths[-1] * (1 if self.windows == 1 else 2), 5)
+
+    def forward(self, x):
+        return self.head(self.dropout(torch.flatten(F.adaptive_avg_pool2d(self.blocks(x), self.windows), 1)))
+
+
+def trained(network: nn.Module, images: torch.Tensor, **settings) -> nn.Module:
+    """Return `network` quantized and trained for two steps, with settled batch norms of both signs."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, -1.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    network.train()
+    for _ in range(3):
+        network(images)
+    quantize_module(network, [images], start="lsq", **settings)
+    optimizer = torch.optim.SGD(parameter_groups(network.train(), weight_decay=1e-4), lr=0.01)
+    for _ in range(2):
+        F.cross_entropy(network(images), torch.arange(len(images)) % 5).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        project_steps(network)
+    return network.eval()
+
+
+def exported(network: nn.Module, path, size: int = SIZE):
+    """Return the network as read from its file."""
+    artifact = export_network(
+        network,
+        classes=tuple("abcde"),
+        preprocessing=doc.Input(image_size=size, resize=size, mean=(0.0,) * 3, std=(1.0,) * 3),
+        provenance=doc.Provenance(asqcli="test", model="test"),
+    )
+    path.write_bytes(write_artifact(artifact))
+    return read_artifact(path)
+
+
+def assert_all_equal(network: nn.Module, artifact, images: torch.Tensor) -> None:
+    inputs = images.numpy()
+    matmul, specification = (Session(artifact, kernel=kernel) for kernel in ("matmul", "shift-lut"))
+    assert (matmul.kernel.name, specification.kernel.name) == ("matmul", "shift-lut")
+    for other in (TrainedRunner(network), lambda x, observe: specification.run(x, observe=observe)):
+        result = verify(lambda x, observe: matmul.run(x, observe=observe), other, [inputs])
+        assert result.exact, result
+        assert result.images == len(inputs) and len(result.layers) >= 2
+    whole = matmul.run(inputs)
+    assert np.array_equal(whole, np.concatenate([matmul.run(inputs[i : i + 1]) for i in range(len(inputs))]))
+    with torch.no_grad():
+        bits = network(images).numpy().view(np.int32)
+    assert np.array_equal(whole.view(np.int32), bits), "equal as numbers, but not as bits"
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.data(), st.sampled_from(list(SETTINGS)), st.integers(0, 2**16))
+def test_random_networks_are_equal_to_the_bit(tmp_path_factory, data, chosen, seed):
+    torch.manual_seed(seed)
+    network = Network(data.draw)
+    images = torch.randn(6, 3, SIZE, SIZE)
+    trained(network, images, **SETTINGS[chosen])
+    assert_all_equal(network, exported(network, tmp_path_factory.mktemp("chain") / "net.asq"), images)
+
+
+@pytest.mark.parametrize("chosen", SETTINGS)
+def test_every_scheme_on_one_network(tiny_net, tmp_path, chosen):
+    torch.manual_seed(1)
+    tiny_net.head = nn.Linear(12, 5)
+    images = torch.randn(6, 3, SIZE, SIZE)
+    trained(tiny_net, images, **SETTINGS[chosen])
+    assert_all_equal(tiny_net, exported(tiny_net, tmp_path / "net.asq"), images)
+
+
+def test_accumulators_above_the_range_of_float32(tmp_path):
+    """8-bit weights and codes at their extremes over 600 channels need doubles in the matrix product."""
+    network = nn.Sequential(nn.Conv2d(3, 600, 1), nn.ReLU(), nn.Conv2d(600, 4, 1), nn.Flatten(), nn.Linear(4 * 81, 5))
+    with torch.no_grad():
+        network[2].weight.copy_(torch.rand_like(network[2].weight) * 0.01 + 1)
+    images = torch.randn(4, 3, SIZE, SIZE)
+    quantize_module(network, [images], scheme="lsq", bits=8)
+    artifact = exported(network.eval(), tmp_path / "net.asq")
+    assert max(artifact.largest_sum(n) for n in artifact.document.nodes if n.op == "conv") > 2**24
+    assert_all_equal(network, artifact, images)
+
+
+def test_a_layer_used_twice_is_stored_once(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 5)
+
+        def forward(self, x):
+            x = self.conv(self.conv(self.stem(x).relu()).relu())
+            return self.head(x.mean([2, 3]))
+
+    network, images = Twice(), torch.randn(3, 3, SIZE, SIZE)
+    quantize_module(network, [images])
+    artifact = exported(network.eval(), tmp_path / "net.asq")
+    assert [n.name for n in artifact.document.nodes if n.op == "conv"] == ["stem", "conv", "conv"]
+    assert sum("conv.codes" in name for name in artifact.tensors) == 1
+    assert_all_equal(network, artifact, images)
+
+
+def test_exporting_twice_gives_the_same_bytes(tiny_net, tmp_path):
+    tiny_net.head = nn.Linear(12, 5)
+    trained(tiny_net, torch.randn(6, 3, SIZE, SIZE))
+    assert write_artifact(exported(tiny_net, tmp_path / "a")) == (tmp_path / "a").read_bytes()
+    exported(tiny_net, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
