@@ -1,19 +1,30 @@
-"""The Python API: quantize a module and train it with a loop of one's own."""
+"""The Python API: quantize a module, train it with a loop of one's own, export it, run it.
+
+quantize_module, parameter_groups, project_steps     here
+export_module                                        here
+load                                                 in `asqcli.engine`, which needs no torch
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
+from asqcli import __version__
+from asqcli.artifact import document as doc
+from asqcli.artifact import write_artifact
+from asqcli.export.network import export_network
+from asqcli.files import write_atomically
 from asqcli.nn.prepare import project_steps
 from asqcli.nn.survey import survey
 from asqcli.recipe.load import Draft, check, lay_scheme
-from asqcli.recipe.schema import Quantization
+from asqcli.recipe.schema import IMAGENET_MEAN, IMAGENET_STD, Quantization
 from asqcli.train.calibration import calibrate, plan_layers
 from asqcli.train.optimizer import parameter_groups
 
-__all__ = ["parameter_groups", "project_steps", "quantize_module"]
+__all__ = ["export_module", "parameter_groups", "project_steps", "quantize_module"]
 
 
 def quantize_module(
@@ -48,3 +59,33 @@ def quantize_module(
     plans = plan_layers(quantization, model, survey(model, batches[0][:1]), source="the arguments")
     calibrate(model, plans, batches, start=start)
     return model
+
+
+def export_module(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    image_size: int,
+    classes: Sequence[str],
+    resize: int | None = None,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+) -> None:
+    """Write a quantized module as integers, an `.asq` file for `asqcli.engine.load` and `asq infer`.
+
+    Args:
+        model: from `quantize_module`; it is set to evaluation.
+        image_size: height and width of its input, pixels.
+        classes: names, in the order of its logits.
+        resize: length of an image's shorter side before the centre crop, pixels; `image_size` without it.
+        mean, std: that its input was normalised with, of pixels scaled to 0 .. 1.
+    Raises:
+        UnsupportedError: an operation that the engine does not have; names it and its place in the source.
+        MachineError: the file cannot be written.
+    """
+    preprocessing = doc.Input(
+        image_size=image_size, resize=resize or image_size, mean=tuple(map(float, mean)), std=tuple(map(float, std))
+    )
+    provenance = doc.Provenance(asqcli=__version__, model=type(model).__name__)
+    artifact = export_network(model, classes=tuple(classes), preprocessing=preprocessing, provenance=provenance)
+    write_atomically(Path(path), write_artifact(artifact))

@@ -25,7 +25,8 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be read: {error}"
+        text = getattr(error, "strerror", None) or error
+        reason = "is not an image" if isinstance(error, UnidentifiedImageError) else f"cannot be read: {text}"
         raise InputError(f"`{path}` {reason}", "mend or remove the file; asq leaves no image out by itself") from error
 
 

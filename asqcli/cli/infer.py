@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 SPECIFICATION = "shift-lut"
 SPECIFICATION_IMAGES = 100  # of a data set that the slow kernel is run on
-SHOWN_LAYERS = 10
 
 
 def infer(
@@ -50,7 +49,8 @@ def infer(
 ) -> None:
     """Run an exported network in the integer engine: classes of images, or accuracy over a data set."""
     _check_arguments(inputs, data, verify, run)
-    # One thread for each matrix product: batches are what runs side by side. Read by NumPy when it is loaded.
+    from asqcli.cli.console import stderr
+
     session = _open(file, kernel, threads)
     document: dict = {"schema": 1, "file": str(file), "kernel": session.kernel.name, "threads": session.threads}
     predictions: list[Prediction] = []
@@ -69,10 +69,14 @@ def infer(
     if verify:
         verification = _verify(session, batches, run, model)
         document["verify"] = _verification(verification, session, run)
-    _show(document, predictions, verification, json_)
-    unreadable = [p for p in predictions if p.error is not None]
+    unreadable = [p.error for p in predictions if p.error is not None]
     if unreadable:
-        raise InputError(f"{len(unreadable)} of {len(predictions)} images cannot be read: {unreadable[0].error}")
+        message = f"{len(unreadable)} of {len(predictions)} images cannot be read; {unreadable[0]}"
+        document["error"] = {"code": "input", "message": message, "hint": None}
+    _show(document, predictions, verification, json_)
+    if unreadable:  # what could be read is shown all the same, in the one document that a script expects
+        stderr().print(f"error: {message}", markup=False, soft_wrap=True)
+        raise typer.Exit(ExitCode.INPUT)
     if verification is not None and not verification.exact:
         _tell_difference(verification)
         raise typer.Exit(ExitCode.CHECK_FAILED)
@@ -136,12 +140,8 @@ def _accuracy(session: Session, samples) -> dict:
 def _data_batches(session: Session, samples, *, everything: bool):
     from asqcli.engine.predict import input_batches
 
-    limit = len(samples.result) if everything else SPECIFICATION_IMAGES
-    for inputs, _ in input_batches(session, samples.result, min(session.batch, limit)):
-        if limit <= 0:
-            return
-        yield inputs[:limit]
-        limit -= len(inputs)
+    chosen = samples.result if everything else samples.result.spread(SPECIFICATION_IMAGES)
+    return (inputs for inputs, _ in input_batches(session, chosen, session.batch))
 
 
 def _file_batches(session: Session, paths: list[Path]):
@@ -237,12 +237,15 @@ def _show(document: dict, predictions: list[Prediction], verification, json_: bo
 def _show_verification(verify: dict) -> None:
     from asqcli.cli.console import print_facts
 
+    logits = f"{verify['logit_mismatches']:,}"
+    if verify["logit_mismatches"]:
+        logits += f", by up to {verify['max_abs_logit_difference']:.3g}"
     print_facts(
         f"{verify['kernels'][0]} beside {verify['kernels'][1]}",
         {
             "images": f"{verify['images']:,}",
             "same label": f"{verify['label_agreement']:.2f}%",
-            "logits that differ": f"{verify['logit_mismatches']:,}, by up to {verify['max_abs_logit_difference']:.3g}",
+            "logits that differ": logits,
             "codes that differ": f"{verify['code_mismatches']:,} in {verify['layers']} layers",
             "accumulators that differ": f"{verify['accumulator_mismatches']:,}",
         },

@@ -30,6 +30,11 @@ class ArraySamples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def spread(self, count: int) -> ArraySamples:
+        """Return `count` of them, evenly spread, or all."""
+        chosen = _spread(len(self), count)
+        return ArraySamples(self.pixels[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class FileSamples:
@@ -40,6 +45,15 @@ class FileSamples:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def spread(self, count: int) -> FileSamples:
+        """Return `count` of them, evenly spread, or all."""
+        chosen = _spread(len(self), count)
+        return FileSamples(tuple(self.paths[i] for i in chosen), self.labels[chosen])
+
+
+def _spread(length: int, count: int) -> np.ndarray:
+    return np.arange(min(count, length)) * length // min(count, length)
 
 
 Samples = ArraySamples | FileSamples

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from asqcli.artifact import Artifact, read_artifact
 from asqcli.artifact.document import (
@@ -90,7 +91,8 @@ class Session:
             if observe is not None or self.threads == 1 or len(parts) <= 1:
                 logits = [self._run_part(part, observe) for part in parts]
             else:
-                with ThreadPoolExecutor(self.threads) as pool:
+                # Parts side by side, each with a thread of its own: faster than threads inside each matrix product.
+                with threadpool_limits(1), ThreadPoolExecutor(self.threads) as pool:
                     logits = list(pool.map(self._run_part, parts))
         result = np.concatenate(logits) if logits else np.empty((0, len(self.artifact.document.classes)), np.float32)
         if not np.isfinite(result).all():

@@ -11,41 +11,8 @@ import sys
 
 import pytest
 import torch
+from asq_process import QUICK, asq, fails
 from safetensors import safe_open
-
-QUICK = ("--max-steps", "2", "--set", "data.image_size=16", "--threads", "1")
-
-
-def asq(*args, cwd, env=None) -> subprocess.CompletedProcess:
-    """Run `asq` and check what holds for every command: no traceback, one error line first where it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", "asqcli", *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, "ASQ_OFFLINE": "1", "TORCH_HOME": str(cwd), **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert (done.returncode == 0) == ("error: " not in done.stderr), done.stderr
-    return done
-
-
-def fails(code, text, *args, cwd, hint=None, **kwargs):
-    done = asq(*args, cwd=cwd, **kwargs)
-    assert done.returncode == code, done.stderr
-    assert text in done.stderr
-    assert hint is None or f"hint: {hint}" in done.stderr, done.stderr
-    assert done.stdout == ""
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """A finished run on the digits, and what the command printed."""
-    cwd = tmp_path_factory.mktemp("run")
-    done = asq("quantize", "resnet20", "--bits", "4", "--scheme", "post", "--out", "r", "--json", *QUICK, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return cwd / "r", done
 
 
 def test_quantize_prints_one_json_document_and_the_layers(run_folder):

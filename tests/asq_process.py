@@ -1,0 +1,33 @@
+"""`asq` as a process, for the tests of its commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+QUICK = ("--max-steps", "2", "--set", "data.image_size=16", "--threads", "1")
+
+
+def asq(*args, cwd, env=None) -> subprocess.CompletedProcess:
+    """Run `asq` and check what holds for every command: no traceback, one error line first where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "asqcli", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, "ASQ_OFFLINE": "1", "TORCH_HOME": str(cwd), **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert (done.returncode == 0) == ("error: " not in done.stderr), done.stderr
+    return done
+
+
+def fails(code, text, *args, cwd, hint=None, prints=False, **kwargs):
+    """Check a failure: its exit code, text and hint, and that stdout stays empty unless the command `prints` first."""
+    done = asq(*args, cwd=cwd, **kwargs)
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+    assert hint is None or f"hint: {hint}" in done.stderr, done.stderr
+    assert bool(done.stdout) == prints

@@ -1,0 +1,15 @@
+"""A finished run, which several commands are tried on."""
+
+from __future__ import annotations
+
+import pytest
+from asq_process import QUICK, asq
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory):
+    """A finished run on the digits, and what the command printed."""
+    cwd = tmp_path_factory.mktemp("run")
+    done = asq("quantize", "resnet20", "--bits", "4", "--scheme", "post", "--out", "r", "--json", *QUICK, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd / "r", done

@@ -1,0 +1,179 @@
+"""`asq export`, `asq infer` and `asq eval FILE.asq` as processes, on a run of two steps."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from asq_process import QUICK, asq, fails
+from PIL import Image
+
+from asqcli.artifact import read_artifact, write_artifact
+from asqcli.artifact.document import quantized_nodes
+
+
+@pytest.fixture(scope="module")
+def exported(run_folder):
+    """The exported run: (file, what the command printed)."""
+    folder, _ = run_folder
+    done = asq("export", "r", "--data", "digits", "--json", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    return folder / "r.asq", json.loads(done.stdout)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three image files of different sizes."""
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (20, 20)), ("b.jpg", (30, 17)), ("c.png", (8, 8))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+def test_the_summary_adds_up(exported, run_folder):
+    file, document = exported
+    assert document["schema"] == 1 and document["file"] == "r/r.asq" and document["format"] == "asq"
+    assert document["bytes"] == file.stat().st_size == sum(document["parts"].values())
+    assert document["share_of_float"] == round(document["bytes"] / document["float_bytes"], 4)
+    result = json.loads((run_folder[0] / "result.json").read_text())
+    assert document["integer_top1"] == document["quantized_top1"] == result["top1"]
+    assert document["float_top1"] == result["float_top1"]
+
+
+def test_the_engine_answers_as_training_does(exported, run_folder):
+    cwd = run_folder[0].parent
+    done = asq("infer", "r/r.asq", "--data", "digits", "--verify", "--run", "r", "--json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    verify = document["verify"]
+    assert verify["images"] == 360 and verify["label_agreement"] == 100 and verify["kernels"] == ["matmul", "training"]
+    assert verify["code_mismatches"] == verify["logit_mismatches"] == verify["accumulator_mismatches"] == 0
+    evaluated = asq("eval", "r/r.asq", "--json", cwd=cwd)
+    assert json.loads(evaluated.stdout)["top1"] == document["top1"]
+    fails(1, "less than the 100.00% asked for", "eval", "r/r.asq", "--min-top1", "100", cwd=cwd, prints=True)
+
+
+def test_a_difference_is_found_named_and_fails(exported, run_folder, tmp_path):
+    """One weight code of one layer is changed: the first code that follows differs, and the command says where."""
+    artifact = read_artifact(exported[0])
+    node = quantized_nodes(artifact.document)[3]
+    artifact.tensors[node.weights.codes][0] ^= 1
+    (tmp_path / "changed.asq").write_bytes(write_artifact(artifact))
+    shutil.copytree(run_folder[0], tmp_path / "r")
+    done = asq("infer", "changed.asq", "--data", "digits", "--verify", "--run", "r", "--json", cwd=tmp_path)
+    assert done.returncode == 1 and f"first in the layer `{node.name}`" in done.stderr
+    verify = json.loads(done.stdout)["verify"]
+    assert verify["accumulator_mismatches"] > 0 and node.name in verify["differing_layers"]
+
+
+def test_classes_of_files_folders_and_lists(exported, images):
+    folder = images / "many"
+    folder.mkdir()
+    shutil.copy(images / "a.png", folder / "z.png")
+    done = asq("infer", exported[0], "b.jpg", "many", "--top-k", "2", "--json", "--verify", cwd=images)
+    document = json.loads(done.stdout)
+    assert [p["input"] for p in document["predictions"]] == ["b.jpg", "many/z.png"]
+    for prediction in document["predictions"]:
+        first, second = prediction["classes"]
+        assert first["score"] >= second["score"] and first["label"] == str(first["index"])
+    assert document["verify"]["images"] == 2 and document["verify"]["kernels"] == ["matmul", "shift-lut"]
+    listed = subprocess.run(
+        [sys.executable, "-m", "asqcli", "infer", str(exported[0]), "-", "--top-k", "2", "--json"],
+        cwd=images, input="b.jpg\nmany/z.png\n", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(listed.stdout)["predictions"] == document["predictions"]
+    table = asq("infer", exported[0], "b.jpg", "--kernel", "shift-lut", cwd=images).stdout
+    assert "b.jpg" in table and "shift-lut" in table and "%" in table
+
+
+def test_an_unreadable_image_loses_nothing(exported, images):
+    (images / "broken.jpg").write_bytes((images / "b.jpg").read_bytes()[:200])
+    done = asq("infer", exported[0], "a.png", "broken.jpg", "absent.png", "c.png", "--json", cwd=images)
+    assert done.returncode == 3 and "2 of 4 images cannot be read; `broken.jpg`" in done.stderr
+    document = json.loads(done.stdout)
+    assert ["classes" in p for p in document["predictions"]] == [True, False, False, True]
+    assert "No such file" in document["predictions"][2]["error"] and document["error"]["code"] == "input"
+
+
+def test_wrong_command_lines(exported, run_folder, images, tmp_path):
+    file, cwd = exported[0], run_folder[0].parent
+    fails(2, "name images, or a data set with --data", "infer", file, cwd=images)
+    fails(2, "not both", "infer", file, "a.png", "--data", "digits", cwd=images)
+    fails(2, "`--run` names the network for `--verify`", "infer", file, "a.png", "--run", "r", cwd=images)
+    fails(
+        2, "no kernel `matmil`", "infer", file, "a.png", "--kernel", "matmil", cwd=images, hint="did you mean `matmul`"
+    )
+    fails(3, "`absent.asq` cannot be read: No such file", "infer", "absent.asq", "a.png", cwd=images)
+    fails(3, "is not an exported network", "infer", run_folder[0] / "checkpoints/last", "a.png", cwd=images)
+    fails(3, "corrupt or not an exported network", "infer", "a.png", "b.jpg", cwd=images)
+    (images / "empty").mkdir()
+    fails(3, "no images in the folder `empty`", "infer", file, "empty", cwd=images)
+    fails(3, "the classes in", "infer", file, "--data", _two_classes(images), cwd=images)
+    fails(3, "no run folder or checkpoint `absent`", "export", "absent", cwd=cwd)
+    fails(2, "is no exported network", "export", "r", "--out", "r/result.json", cwd=cwd)
+    fails(2, "is a folder", "export", "r", "--out", "r", cwd=cwd)
+    fails(6, "cannot write", "export", "r", "--out", "/proc/r.asq", cwd=cwd)
+    fails(2, "has its own weights", "eval", file, "--weights", "r", cwd=cwd)
+
+
+def _two_classes(folder):
+    for name in ("x", "y"):
+        (folder / "data" / name).mkdir(parents=True)
+        for n in range(2):
+            Image.new("RGB", (16, 16), (n, n, n)).save(folder / "data" / name / f"{n}.png")
+    return "data"
+
+
+def test_what_integers_cannot_hold_is_refused_by_name(tmp_path):
+    for name, settings, text in (
+        ("e", ["--set", "weights.grid=exact"], "layer `layer1.0.conv1` has weights on the grid `exact`"),
+        ("f", ["--set", "first_last=float"], "layer `conv1` has float weights"),
+    ):
+        done = asq("quantize", "resnet20", "--scheme", "post", *QUICK, *settings, "--out", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        fails(4, text, "export", name, cwd=tmp_path)
+    done = asq("quantize", "resnet20", "--scheme", "float", *QUICK, "--out", "g", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    fails(4, "the network is float", "export", "g", cwd=tmp_path)
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, num_classes)
+    def forward(self, x):
+        x = self.conv(x)
+        x = torch.exp(x) if {exp} else x.relu()
+        return self.head(x.mean([2, 3]))
+
+def net(num_classes):
+    return Net(num_classes)
+"""
+
+
+def test_an_operation_that_the_engine_lacks_is_shown_in_the_users_source(tmp_path):
+    (tmp_path / "shop.py").write_text(FACTORY.format(exp=True))
+    done = asq("quantize", "shop:net", "--bits", "4", "--scheme", "lsq", *QUICK, "--out", "r", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    fails(2, "which is code", "export", "r", cwd=tmp_path)
+    fails(4, "`exp` cannot be exported: there is no such operation in the engine, at shop.py:11: `x = torch.exp(x)",
+          "export", "r", "--model", "shop:net", cwd=tmp_path, hint="the engine has quantized convolutions")  # fmt: skip
+    (tmp_path / "shop.py").write_text(FACTORY.format(exp=False))
+    assert asq("export", "r", "--model", "shop:net", "--out", "net.asq", cwd=tmp_path).returncode == 0
+
+
+def test_the_engine_needs_no_torch(exported, images):
+    script = (
+        "import sys; from asqcli.cli.app import run; "
+        f"sys.argv = ['asq', 'infer', {str(exported[0])!r}, 'a.png']; code = run(); "
+        "sys.exit(code or any(m.partition('.')[0] in ('torch', 'torchvision') for m in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=images, check=False).returncode == 0
