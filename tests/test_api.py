@@ -22,6 +22,14 @@ def test_the_readmes_loop_learns(tiny_net):
     assert names["loss"].item() < 0.7 * first
 
 
+def test_the_readmes_export_runs_to_the_bit(tiny_net, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = torch.randn(4, 3, 8, 8)
+    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "export_module" in b)
+    exec(block, {"model": quantize_module(tiny_net, [images]).eval(), "images": images})
+    assert (tmp_path / "net.asq").is_file()
+
+
 def test_settings_of_single_layers(tiny_net):
     quantize_module(
         tiny_net,

@@ -1,8 +1,11 @@
+from dataclasses import asdict
+
 import pytest
 import torch
-from torch import nn
 
-from asqcli.nn.prepare import quant_layers
+from asqcli.artifact import document
+from asqcli.artifact.file import part_bytes
+from asqcli.export.network import export_network
 from asqcli.nn.survey import survey
 from asqcli.overhead.count import count_network
 from asqcli.overhead.stored import StoredLayer, adapter_bytes, stored_bytes, stored_cost, stored_layer
@@ -35,30 +38,21 @@ def test_parts_by_hand():
 
 
 @pytest.mark.parametrize(("scheme", "bits"), [("post", 4), ("post", 3), ("pot", 2), ("apot", 4), ("asq", 8)])
-def test_equal_to_what_the_quantized_network_holds(tiny_net, scheme, bits):
-    """A second form: the sizes of the tensors in the network that training would export."""
+def test_equal_to_the_exported_file(tiny_net, scheme, bits):
+    """Part by part, the graph apart, which is not known before export."""
     counted, plans = count_network(tiny_net, 8), plans_of(tiny_net, scheme, bits)
-    cost = stored_cost(counted, plans)
+    cost = asdict(stored_cost(counted, plans))
     calibrate(tiny_net, plans, [torch.randn(4, 3, 8, 8)], start="mse")
-    layers = [layer for _, layer in quant_layers(tiny_net)]
-    weight_quantizers = [layer.weight_quantizer for layer in layers]
-    assert cost.codes == sum((layer.weight.numel() * layer.weight_quantizer.code_bits + 7) // 8 for layer in layers)
-    assert cost.level_tables == sum(map(len, {tuple(map(int, q.level_table)) for q in weight_quantizers}))
-    scales = [layer.weight_quantizer.quantize(layer.weight)[1] for layer in layers]
-    assert cost.weight_scales == sum(scale.numel() * scale.element_size() for scale in scales)
-    assert cost.biases == sum(4 * layer.bias.numel() for layer in layers if layer.bias is not None)
-    assert cost.step_sizes == sum(4 * layer.activation_quantizer.step_size.numel() for layer in layers)
-    adapters = [layer.activation_quantizer.adapter for layer in layers if layer.activation_quantizer.adapter]
-    assert cost.adapters == sum(
-        linear.weight.numel() + 4 * scale.numel() + 4 * linear.bias.numel()
-        for adapter in adapters
-        for linear in adapter.layers
-        for _, scale in [adapter.integer_weight(linear)]
+    artifact = export_network(
+        tiny_net,
+        classes=tuple("abcdefghij"),
+        preprocessing=document.Input(image_size=8, resize=8, mean=(0.0,) * 3, std=(1.0,) * 3),
+        provenance=document.Provenance(asqcli="test", model="tiny"),
     )
-    assert len(adapters) == (3 if scheme in ("post", "asq") else 0)
-    norms = [m for m in tiny_net.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert cost.batch_norms == sum(4 * part.numel() for norm in norms for part in norm.multiplier_and_addend())
-    assert cost.floats == 0
+    parts = part_bytes(artifact)
+    assert parts.pop("graph") > 0 and cost.pop("floats") == 0
+    assert parts == cost
+    assert (parts["adapters"] > 0) == (scheme in ("post", "asq"))
 
 
 def test_settings_of_a_layer_reach_its_bytes(tiny_net):
