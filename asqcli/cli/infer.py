@@ -32,7 +32,16 @@ def infer(
     ] = None,
     data: DataOption = None,
     top_k: Annotated[int, typer.Option("--top-k", min=1, metavar="K", help="Classes to show of each image.")] = 3,
-    kernel: Annotated[str, typer.Option("--kernel", metavar="NAME", help="auto, matmul or shift-lut.")] = "auto",
+    kernel: Annotated[
+        str,
+        typer.Option(
+            "--kernel",
+            metavar="NAME",
+            envvar="ASQ_KERNEL",
+            show_envvar=False,
+            help="auto (or ASQ_KERNEL), avx512-vnni, avx2, scalar, matmul, shift-lut.",
+        ),
+    ] = "auto",
     threads: ThreadsOption = None,
     verify: Annotated[
         bool,
@@ -52,7 +61,7 @@ def infer(
     from asqcli.cli.console import stderr
 
     session = _open(file, kernel, threads)
-    document: dict = {"schema": 1, "file": str(file), "kernel": session.kernel.name, "threads": session.threads}
+    document: dict = {"schema": 1, "file": str(file), "kernel": session.kernel, "threads": session.threads}
     predictions: list[Prediction] = []
     if data is not None:
         samples = _samples(session, data)
@@ -92,7 +101,12 @@ def _check_arguments(inputs, data, verify: bool, run) -> None:
 def _open(file: Path, kernel: str, threads: int | None) -> Session:
     from asqcli.engine import load
 
-    return load(file, kernel=kernel, threads=threads or os.cpu_count() or 1)
+    session = load(file, kernel=kernel, threads=threads or os.cpu_count() or 1)
+    if session.notice:
+        from asqcli.cli.console import stderr
+
+        stderr().print(f"note: {session.notice}", markup=False, soft_wrap=True)
+    return session
 
 
 def _image_files(inputs: list[str]):
@@ -199,7 +213,7 @@ def _verification(result: Verification, session: Session, run: str | None) -> di
         "logit_mismatches": result.logit_mismatches,
         "code_mismatches": result.code_mismatches,
         "accumulator_mismatches": result.accumulator_mismatches,
-        "kernels": [session.kernel.name, SPECIFICATION if run is None else "training"],
+        "kernels": [session.kernel, SPECIFICATION if run is None else "training"],
         "layers": len(result.layers),
         "differing_layers": {
             name: {"codes": layer.codes, "accumulators": layer.accumulators} for name, layer in differing.items()

@@ -1,7 +1,8 @@
-"""The interface of the kernels, and the choice among them.
+"""The kernels, and the choice among them.
 
-A kernel computes accumulators, nothing else: sums of products of activation codes and weight levels, which are whole
-numbers, so that every kernel gives the same. Codes, scales, pools and gates are `operations`, shared by all.
+A native kernel runs whole networks (see `native`). A NumPy kernel computes accumulators, nothing else: sums of products
+of activation codes and weight levels, which are whole numbers, so that every kernel gives the same. Codes, scales,
+pools and gates are `operations`, shared by the NumPy kernels.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from asqcli.errors import UsageError, did_you_mean
+from asqcli.artifact import Artifact
+from asqcli.errors import MachineError, UnsupportedError, UsageError, did_you_mean
 
 EXACT_FLOAT32 = 2**24
 
@@ -54,7 +56,7 @@ class Layer:
 
 
 class Kernel(Protocol):
-    """What a kernel offers."""
+    """What a NumPy kernel offers."""
 
     name: str
 
@@ -72,24 +74,80 @@ class Kernel(Protocol):
         ...
 
 
-def kernel_names() -> tuple[str, ...]:
-    """Return the kernels' names, the best first."""
-    return ("matmul", "shift-lut")
+AUTO = "auto"
+NATIVE_KERNELS = (
+    "avx512-vnni",
+    "avx2",
+    "scalar",
+)  # best first, here or not
+NUMPY_KERNELS = ("matmul", "shift-lut")
+PLAIN = "scalar"  # plain C loops, to compare with: matrix products in NumPy are faster
 
 
-def make_kernel(name: str) -> Kernel:
-    """Return the kernel of that name; `auto`: the best.
-
-    Raises:
-        UsageError: there is none.
-    """
+def make_numpy_kernel(name: str) -> Kernel:
+    """Return the kernel of that name, one of NUMPY_KERNELS."""
     from asqcli.engine.matmul import MatmulKernel
     from asqcli.engine.shift_lut import ShiftLutKernel
 
-    kernels = {kernel.name: kernel for kernel in (MatmulKernel, ShiftLutKernel)}
-    if name == "auto":
-        name = kernel_names()[0]
-    if name not in kernels:
-        names = ("auto", *kernel_names())
-        raise UsageError(f"there is no kernel `{name}`", did_you_mean(name, names) or f"choose {', '.join(names)}")
-    return kernels[name]()
+    return {kernel.name: kernel for kernel in (MatmulKernel, ShiftLutKernel)}[name]()
+
+
+def usable_kernels() -> tuple[str, ...]:
+    """Return the names of the kernels that this machine runs, the best first."""
+    from asqcli.engine.native import compiled_kernels
+
+    return (*(name for name, (_, supported) in compiled_kernels().items() if supported), *NUMPY_KERNELS)
+
+
+def choose_network(artifact: Artifact, kernel: str, threads: int):
+    """Return (kernel's name, what runs the network, why NumPy and no native kernel, or None).
+
+    Raises:
+        UsageError, MachineError, UnsupportedError: a kernel that was asked for by name and cannot be had.
+    """
+    from asqcli.engine.native import NativeNetwork, NotNative
+
+    name, notice = (_best(), None) if kernel == AUTO else (_usable(kernel), None)
+    if kernel == AUTO and name not in NATIVE_KERNELS:
+        notice = _why_no_native()
+    if name in NATIVE_KERNELS:
+        try:
+            return name, NativeNetwork(artifact, name, threads), None
+        except NotNative as reason:
+            if kernel != AUTO:
+                raise UnsupportedError(f"the kernel `{name}` has no step for {reason}", "use `--kernel auto`") from None
+            name, notice = NUMPY_KERNELS[0], f"the native kernels have no step for {reason}: running on NumPy, slower"
+    from asqcli.engine.numpy_network import NumpyNetwork
+
+    return name, NumpyNetwork(artifact, make_numpy_kernel(name), threads), notice
+
+
+def _best() -> str:
+    return next(name for name in usable_kernels() if name != PLAIN)
+
+
+def _usable(kernel: str) -> str:
+    """Return the name of a kernel that was asked for.
+
+    Raises:
+        UsageError, MachineError: there is none, or not here.
+    """
+    from asqcli.engine.native import compiled_kernels
+
+    usable = usable_kernels()
+    if kernel in usable:
+        return kernel
+    if kernel not in NATIVE_KERNELS:
+        names = (AUTO, *NATIVE_KERNELS, *NUMPY_KERNELS)
+        raise UsageError(f"there is no kernel `{kernel}`", did_you_mean(kernel, names) or f"choose {', '.join(names)}")
+    if kernel in compiled_kernels():
+        raise MachineError(f"this processor does not run the kernel `{kernel}`", f"it runs {', '.join(usable)}")
+    raise MachineError(f"the kernel `{kernel}` was not compiled", "install asq again where there is a C compiler")
+
+
+def _why_no_native() -> str:
+    from asqcli.engine.native import compiled_kernels
+
+    if not compiled_kernels():
+        return "the native kernels were not compiled when asq was installed: running on NumPy, many times slower"
+    return "there is no native kernel for this processor: running on NumPy, many times slower"

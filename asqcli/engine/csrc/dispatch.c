@@ -1,0 +1,32 @@
+/* The kernels, best first, and the C interface that Python calls through ctypes. */
+
+#include <string.h>
+
+#include "kernel.h"
+
+#if defined(_WIN32)
+#define PUBLIC __declspec(dllexport)
+#else
+#define PUBLIC __attribute__((visibility("default")))
+#endif
+
+static const Kernel *const KERNELS[] = {
+#if defined(__x86_64__)
+    &asq_kernel_avx512vnni,
+    &asq_kernel_avx2,
+#endif
+    &asq_kernel_scalar,
+};
+enum { COUNT = sizeof KERNELS / sizeof KERNELS[0] };
+
+/* The size of Op, so that the caller can tell that both sides mean the same. */
+PUBLIC size_t asq_op_size(void) { return sizeof(Op); }
+
+/* The name of a kernel, best first, or null after the last. */
+PUBLIC const char *asq_kernel_name(int place) { return place >= 0 && place < COUNT ? KERNELS[place]->name : NULL; }
+
+/* Can this processor run it? */
+PUBLIC int asq_kernel_supported(int place) { return place >= 0 && place < COUNT && KERNELS[place]->supported(); }
+
+/* Run a plan on one image; the kernel must be supported. Safe from several threads on plans that share no scratch. */
+PUBLIC void asq_run(int place, const Op *ops, int count) { KERNELS[place]->run(ops, count); }

@@ -1,0 +1,94 @@
+/* AVX2. vpmaddubsw would multiply bytes in one step but saturates pairs at 16 bits, which 8-bit codes reach; so codes and
+   weights are widened to 16 bits and vpmaddwd adds pairs in 32 bits, exact for all. A tile is PIXELS x 16 outputs, in two halves of 8 for the registers. */
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <string.h>
+
+#include "epilogue.h"
+#include "kernel.h"
+
+enum { LANES = 8 };
+
+static int supported(void) { return __builtin_cpu_supports("avx2"); }
+
+/* The sums of 8 outputs at PIXELS pixels. */
+static inline __attribute__((always_inline)) void half_tile(const Conv *c, const uint8_t *origin, const int8_t *w,
+                                                            const int PIXELS, int32_t (*sum)[BLOCK]) {
+    const ptrdiff_t step = c->stride_w * c->pixel_stride;
+    __m256i low[4], high[4]; /* pairs of outputs 0 .. 3 and 4 .. 7 */
+#pragma GCC unroll 4
+    for (int p = 0; p < PIXELS; p++) low[p] = high[p] = _mm256_setzero_si256();
+    for (int i = 0; i < c->kernel_h; i++)
+        for (int j = 0; j < c->kernel_w; j++) {
+            const uint8_t *a = origin + i * c->dilation_h * c->row_stride + j * c->dilation_w * c->pixel_stride;
+            for (int s = 0; s < c->steps; s++, a += DEPTH, w += BLOCK * DEPTH) {
+                __m256i weights_low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w));
+                __m256i weights_high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16)));
+#pragma GCC unroll 4
+                for (int p = 0; p < PIXELS; p++) {
+                    int32_t four;
+                    memcpy(&four, a + p * step, DEPTH);
+                    __m256i codes = _mm256_cvtepu8_epi16(_mm_set1_epi32(four));
+                    low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(codes, weights_low));
+                    high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(codes, weights_high));
+                }
+            }
+        }
+    /* Neighbouring pairs are the two halves of one output: add them, and put the quarters in order. */
+    for (int p = 0; p < PIXELS; p++)
+        _mm256_storeu_si256((__m256i *)sum[p], _mm256_permute4x64_epi64(_mm256_hadd_epi32(low[p], high[p]), 0xD8));
+}
+
+static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int first, const int PIXELS) {
+    const int8_t *w = c->packed + (size_t)first * c->kernel_h * c->kernel_w * c->steps * DEPTH;
+    const uint8_t *origin = c->codes + (ptrdiff_t)y * c->stride_h * c->row_stride +
+                            (ptrdiff_t)x * c->stride_w * c->pixel_stride;
+    const int count = c->outputs - first < BLOCK ? c->outputs - first : BLOCK;
+    int32_t sum[4][BLOCK];
+    half_tile(c, origin, w, PIXELS, sum);
+    half_tile(c, origin, w + LANES * DEPTH, PIXELS, (int32_t(*)[BLOCK])(sum[0] + LANES));
+    for (int p = 0; p < PIXELS; p++) {
+        const size_t at = ((size_t)y * c->out_w + x + p) * c->out_stride + first;
+        asq_epilogue(&c->epilogue, first, count, sum[p], c->residual ? c->residual + at : NULL, c->output + at);
+    }
+}
+
+static void conv(const Conv *c) {
+    for (int first = 0; first < c->outputs; first += BLOCK)
+        for (int y = 0; y < c->out_h; y++) {
+            int x = 0;
+            for (; c->out_w - x >= 4; x += 4) tile(c, y, x, first, 4);
+            for (; x < c->out_w; x++) tile(c, y, x, first, 1);
+        }
+}
+
+/* The accumulators of 16 outputs, for depthwise convolutions. A code in the lower half of 32 bits, zero in the upper, times
+   a weight of 32 bits: vpmaddwd gives the product. */
+typedef struct {
+    __m256i low, high;
+} Sums;
+
+static inline Sums no_sums(void) { return (Sums){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+
+static inline Sums add_products(Sums sums, const uint8_t *codes, const int32_t *weights) {
+    __m256i low = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)codes));
+    __m256i high = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + LANES)));
+    low = _mm256_madd_epi16(low, _mm256_loadu_si256((const __m256i *)weights));
+    high = _mm256_madd_epi16(high, _mm256_loadu_si256((const __m256i *)(weights + LANES)));
+    return (Sums){_mm256_add_epi32(sums.low, low), _mm256_add_epi32(sums.high, high)};
+}
+
+static inline void finish(const Epilogue *e, int first, int count, Sums sums, const float *residual, float *out) {
+    int32_t sum[BLOCK];
+    _mm256_storeu_si256((__m256i *)sum, sums.low);
+    _mm256_storeu_si256((__m256i *)(sum + LANES), sums.high);
+    asq_epilogue(e, first, count, sum, residual, out);
+}
+
+#include "run.h"
+
+const Kernel asq_kernel_avx2 = {"avx2", supported, run};
+
+#endif

@@ -1,0 +1,47 @@
+/* The reference: plain loops. Every other kernel equals it bit for bit. */
+
+#include "epilogue.h"
+#include "kernel.h"
+
+static int supported(void) { return 1; }
+
+static void conv(const Conv *c) {
+    for (int first = 0; first < c->outputs; first += BLOCK) {
+        const int count = c->outputs - first < BLOCK ? c->outputs - first : BLOCK;
+        for (int y = 0; y < c->out_h; y++)
+            for (int x = 0; x < c->out_w; x++) {
+                const int8_t *w = c->packed + (size_t)first * c->kernel_h * c->kernel_w * c->steps * DEPTH;
+                int32_t sum[BLOCK] = {0};
+                for (int i = 0; i < c->kernel_h; i++)
+                    for (int j = 0; j < c->kernel_w; j++) {
+                        const uint8_t *a = c->codes + (y * c->stride_h + i * c->dilation_h) * c->row_stride +
+                                           (x * c->stride_w + j * c->dilation_w) * c->pixel_stride;
+                        for (int s = 0; s < c->steps; s++, a += DEPTH)
+                            for (int o = 0; o < BLOCK; o++, w += DEPTH)
+                                for (int d = 0; d < DEPTH; d++) sum[o] += a[d] * w[d];
+                    }
+                const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
+                asq_epilogue(&c->epilogue, first, count, sum, c->residual ? c->residual + at : NULL, c->output + at);
+            }
+    }
+}
+
+/* The accumulators of 16 outputs, for depthwise convolutions. */
+typedef struct {
+    int32_t lane[BLOCK];
+} Sums;
+
+static Sums no_sums(void) { return (Sums){{0}}; }
+
+static Sums add_products(Sums sums, const uint8_t *codes, const int32_t *weights) {
+    for (int o = 0; o < BLOCK; o++) sums.lane[o] += codes[o] * weights[o];
+    return sums;
+}
+
+static void finish(const Epilogue *e, int first, int count, Sums sums, const float *residual, float *out) {
+    asq_epilogue(e, first, count, sums.lane, residual, out);
+}
+
+#include "run.h"
+
+const Kernel asq_kernel_scalar = {"scalar", supported, run};

@@ -1,0 +1,218 @@
+/* The steps of a plan. Included by every kernel file after its `conv`, `Sums`, `no_sums`, `add_products` and `finish`, so
+   that each is compiled for its own instruction set and nothing of that leaks elsewhere. Loops over channels are left to the compiler; their order is the format's. */
+
+#ifndef ASQ_RUN_H
+#define ASQ_RUN_H
+
+#include <string.h>
+
+#include "epilogue.h"
+#include "kernel.h"
+
+static inline int padded(int n, int to) { return (n + to - 1) / to * to; }
+
+/* The mean of each channel, [channels], in double, rounded to float32: rows from left to right, then down. */
+static void mean(const float *x, int height, int width, int channels, double *sums, float *out) {
+    double *total = sums, *row = sums + channels;
+    for (int c = 0; c < channels; c++) total[c] = 0.0;
+    for (int y = 0; y < height; y++) {
+        for (int c = 0; c < channels; c++) row[c] = 0.0;
+        for (int i = 0; i < width; i++, x += channels)
+            for (int c = 0; c < channels; c++) row[c] += (double)x[c];
+        for (int c = 0; c < channels; c++) total[c] += row[c];
+    }
+    const double count = (double)height * width;
+    for (int c = 0; c < channels; c++) out[c] = (float)(total[c] / count);
+}
+
+/* One row of an adapter's layer: eight partial sums, added in a fixed order. */
+static double eight_lanes(const double *weight, const double *h, int inputs) {
+    double lane[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    for (int i = 0; i < inputs; i += 8)
+        for (int j = 0; j < 8; j++) lane[j] += h[i + j] * weight[i + j];
+    for (int half = 4; half; half /= 2)
+        for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+    return lane[0];
+}
+
+static float beta(const Op *op) {
+    /* sums: 2 * channels for the mean; then the inputs and the hidden layer, each padded to 8. */
+    double *h = op->sums + 2 * op->channels, *next = h + padded(op->channels, 8);
+    float *means = (float *)next;
+    mean(op->x, op->height, op->width, op->channels, op->sums, means);
+    for (int c = 0; c < padded(op->channels, 8); c++) h[c] = c < op->channels ? (double)means[c] : 0.0;
+    for (int k = 0; k < op->adapter_layers; k++) {
+        const AdapterLayer *layer = &op->adapter[k];
+        const int stride = padded(layer->inputs, 8);
+        if (k)
+            for (int i = 0; i < layer->inputs; i++) h[i] = h[i] > 0.0 ? h[i] : 0.0;
+        for (int o = 0; o < padded(layer->outputs, 8); o++)
+            next[o] = o < layer->outputs
+                          ? eight_lanes(layer->weight + (size_t)o * stride, h, stride) * layer->row_scale[o] + layer->bias[o]
+                          : 0.0;
+        double *swap = h;
+        h = next;
+        next = swap;
+    }
+    const double t = h[0];
+    if (op->beta_output) return (float)(t > 1e-8 ? t : 1e-8);
+    return (float)(t >= 0.0 ? 1.0 + t : 1.0 / (1.0 - t));
+}
+
+/* Codes above qmin, into the padded image. Clamped first, which for whole bounds is the same, so that the sum with 1.5 * 2^23
+   rounds half to even and leaves the whole number in its lowest bits. */
+static void quantize(const Op *op, float reciprocal) {
+    const float qmin = (float)op->qmin, qmax = (float)op->qmax;
+    const int per_group = op->channels / op->groups;
+    const int group_stride = op->depthwise || op->merged ? per_group : padded(per_group, DEPTH);
+    const int pixel = group_stride * op->groups, row = pixel * (op->width + op->left + op->right);
+    const float *x = op->x;
+    for (int y = 0; y < op->height; y++) {
+        uint8_t *to = op->codes + (size_t)(y + op->top) * row + (size_t)op->left * pixel;
+        /* Where no channels are padded a row is one run of numbers. */
+        const int runs = group_stride == per_group ? 1 : op->width * op->groups;
+        const int length = group_stride == per_group ? op->width * op->channels : per_group;
+        for (int k = 0; k < runs; k++, to += group_stride, x += length)
+            for (int c = 0; c < length; c++) {
+                float v = x[c] * reciprocal;
+                v = v < qmax ? v : qmax;
+                v = v > qmin ? v : qmin;
+                v = v + 12582912.0f;
+                int32_t bits;
+                memcpy(&bits, &v, sizeof bits);
+                to[c] = (uint8_t)(bits - 0x4B400000 - op->qmin);
+            }
+    }
+}
+
+/* One filter for each output: no sum over channels, so 16 channels side by side. `packed` is
+   [block][row][column][BLOCK] int32 here; the image is followed by BLOCK bytes that may be read. REPEATS: has a channel
+   several outputs? */
+static inline __attribute__((always_inline)) void depthwise(const Op *op, const Epilogue *e, const int REPEATS) {
+    const int row = op->channels * (op->width + op->left + op->right), taps = op->kernel_h * op->kernel_w;
+    const int repeats = op->outputs / op->channels;
+    for (int y = 0; y < op->out_h; y++)
+        for (int first = 0; first < op->outputs; first += BLOCK) {
+            const int32_t *weights = (const int32_t *)op->packed + (size_t)first * taps;
+            const int count = op->outputs - first < BLOCK ? op->outputs - first : BLOCK;
+            for (int x = 0; x < op->out_w; x++) {
+                const uint8_t *origin =
+                    op->codes + (size_t)y * op->stride_h * row + (size_t)x * op->stride_w * op->channels;
+                const int32_t *w = weights;
+                Sums sums = no_sums();
+                for (int i = 0; i < op->kernel_h; i++)
+                    for (int j = 0; j < op->kernel_w; j++, w += BLOCK) {
+                        const uint8_t *a = origin + i * op->dilation_h * row + j * op->dilation_w * op->channels;
+                        if (REPEATS) {
+                            uint8_t repeated[BLOCK] = {0};
+                            for (int o = 0; o < count; o++) repeated[o] = a[(first + o) / repeats];
+                            sums = add_products(sums, repeated, w);
+                        } else {
+                            sums = add_products(sums, a + first, w);
+                        }
+                    }
+                const size_t at = ((size_t)y * op->out_w + x) * op->outputs + first;
+                finish(e, first, count, sums, op->y ? op->y + at : NULL, op->out + at);
+            }
+        }
+}
+
+static void run_conv(const Op *op) {
+    const float step = op->adapter_layers ? op->step_size * beta(op) : op->step_size;
+    const float activation_scale = op->as_printed ? op->step_size : step;
+    const int per_group = op->channels / op->groups, outputs = op->outputs / op->groups;
+    const int blocks = padded(outputs, BLOCK);
+    const int scales = op->depthwise ? padded(op->outputs, BLOCK) : op->groups * blocks;
+    for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
+    quantize(op, 1.0f / step);
+    Epilogue e = {op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
+    if (op->depthwise) {
+        if (op->outputs == op->channels)
+            depthwise(op, &e, 0);
+        else
+            depthwise(op, &e, 1);
+        return;
+    }
+    /* Merged: a row of the window is one run of kernel_w * channels codes, so that 7 pixels of 3 channels are 24 and not 28. */
+    const int channels = op->merged ? per_group : padded(per_group, DEPTH);
+    const int run = op->merged ? padded(op->kernel_w * per_group, DEPTH) : channels;
+    const int kernel_w = op->merged ? 1 : op->kernel_w;
+    Conv c = {
+        .codes = op->codes, .packed = op->packed, .output = op->out, .residual = op->y, .epilogue = e,
+        .pixel_stride = (ptrdiff_t)channels * op->groups,
+        .row_stride = (ptrdiff_t)channels * op->groups * (op->width + op->left + op->right),
+        .steps = run / DEPTH, .kernel_h = op->kernel_h, .kernel_w = kernel_w, .stride_h = op->stride_h,
+        .stride_w = op->stride_w, .dilation_h = op->dilation_h, .dilation_w = op->dilation_w, .out_h = op->out_h,
+        .out_w = op->out_w, .outputs = outputs, .out_stride = op->outputs,
+    };
+    for (int group = 0; group < op->groups; group++) {
+        conv(&c);
+        c.codes += channels;
+        c.packed += (size_t)blocks * op->kernel_h * kernel_w * run;
+        c.output += outputs;
+        if (c.residual) c.residual += outputs;
+        c.epilogue.scale += blocks;
+        c.epilogue.compensation += blocks;
+        if (c.epilogue.bias) c.epilogue.bias += blocks;
+        if (c.epilogue.g) {
+            c.epilogue.g += blocks;
+            c.epilogue.b += blocks;
+        }
+    }
+}
+
+static void elementwise(const Op *op) {
+    const size_t pixels = (size_t)op->height * op->width;
+    const float *x = op->x, *y = op->y;
+    float *out = op->out;
+    for (size_t p = 0; p < pixels; p++, x += op->channels, out += op->channels) {
+        for (int c = 0; c < op->channels; c++) {
+            float v = x[c];
+            if (op->g) {
+                v = v * op->g[c];
+                v = v + op->b[c];
+            }
+            if (y) v = v + y[c];
+            v = v < op->low ? op->low : v;
+            out[c] = v > op->high ? op->high : v;
+        }
+        if (y) y += op->channels;
+    }
+}
+
+static void max_pool(const Op *op) {
+    for (int y = 0; y < op->out_h; y++)
+        for (int x = 0; x < op->out_w; x++) {
+            float *out = op->out + ((size_t)y * op->out_w + x) * op->channels;
+            for (int c = 0; c < op->channels; c++) out[c] = -__builtin_inff();
+            for (int i = 0; i < op->kernel_h; i++)
+                for (int j = 0; j < op->kernel_w; j++) {
+                    const int row = y * op->stride_h + i * op->dilation_h - op->top;
+                    const int column = x * op->stride_w + j * op->dilation_w - op->left;
+                    if (row < 0 || row >= op->height || column < 0 || column >= op->width) continue;
+                    const float *v = op->x + ((size_t)row * op->width + column) * op->channels;
+                    for (int c = 0; c < op->channels; c++) out[c] = v[c] > out[c] ? v[c] : out[c];
+                }
+        }
+}
+
+static void copy(const Op *op) {
+    for (int y = 0; y < op->box[0]; y++)
+        for (int x = 0; x < op->box[1]; x++) {
+            const float *from = op->x + (size_t)y * op->from_stride[0] + (size_t)x * op->from_stride[1];
+            float *to = op->out + (size_t)y * op->to_stride[0] + (size_t)x * op->to_stride[1];
+            for (int c = 0; c < op->box[2]; c++) to[(size_t)c * op->to_stride[2]] = from[(size_t)c * op->from_stride[2]];
+        }
+}
+
+static void run(const Op *ops, int count) {
+    for (const Op *op = ops; op < ops + count; op++) switch (op->kind) {
+            case OP_CONV: run_conv(op); break;
+            case OP_ELEMENTWISE: elementwise(op); break;
+            case OP_MAX_POOL: max_pool(op); break;
+            case OP_MEAN: mean(op->x, op->height, op->width, op->channels, op->sums, op->out); break;
+            case OP_COPY: copy(op); break;
+        }
+}
+
+#endif

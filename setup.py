@@ -1,0 +1,50 @@
+"""Compile the native kernels, where there is a compiler; without one the package installs all the same.
+
+Each kernel file switches on its own instruction set. -ffp-contract=off keeps multiplications and additions apart, which
+the format promises; -fno-tree-pre keeps a tile's accumulators in registers (gcc 12 would store them in every step).
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CSRC = Path("asqcli/engine/csrc")
+COMMON = ["-O3", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
+X86 = {
+    "kernel_avx2.c": ["-mavx2"],
+    "kernel_avx512vnni.c": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-fno-tree-pre"],
+}
+
+
+class BuildKernels(build_ext):
+    """Compiles file by file, for the flags differ, and lets a failure pass with one clear line."""
+
+    def get_ext_filename(self, name: str) -> str:
+        return str(Path(*name.split("."))) + ".so"  # loaded by ctypes: no tag of a Python version
+
+    def build_extension(self, extension: Extension) -> None:
+        target = Path(self.get_ext_fullpath(extension.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        objects = []
+        try:
+            for source in extension.sources:
+                flags = X86.get(Path(source).name, []) if x86 else []
+                extra = [*COMMON, *flags, *os.environ.get("ASQ_NATIVE_FLAGS", "").split()]
+                objects += self.compiler.compile(
+                    [source], output_dir=self.build_temp, include_dirs=[str(CSRC)], extra_preargs=extra
+                )
+            link_flags = os.environ.get("ASQ_NATIVE_FLAGS", "").split()
+            self.compiler.link_shared_object(objects, str(target), extra_preargs=link_flags)
+        except Exception as error:  # no compiler, or one that does not know the flags
+            sys.stderr.write(f"asqcli: the native kernels were not compiled ({error}); `asq infer` will use NumPy\n")
+
+
+setup(
+    ext_modules=[Extension("asqcli.engine._native", sorted(str(p) for p in CSRC.glob("*.c")), optional=True)],
+    cmdclass={"build_ext": BuildKernels},
+)

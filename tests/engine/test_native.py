@@ -1,0 +1,206 @@
+"""Native kernels, forced by name, equal the specification bit for bit, at every odd size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asqcli.artifact import Artifact
+from asqcli.artifact import document as doc
+from asqcli.artifact.packing import pack
+from asqcli.engine import Session, native
+from asqcli.engine.kernels import NATIVE_KERNELS, usable_kernels
+from asqcli.engine.verify import verify
+from asqcli.errors import MachineError, UnsupportedError, UsageError
+
+USABLE = [name for name in NATIVE_KERNELS if name in usable_kernels()]
+ODD = [1, 2, 3, 7, 8, 13, 14, 15, 16, 17, 28, 31, 33]
+
+
+class Maker:
+    """Builds an artifact node by node, without training."""
+
+    def __init__(self, rng, size: int) -> None:
+        self.rng, self.size = rng, size
+        self.nodes: list = []
+        self.tensors: dict[str, np.ndarray] = {}
+
+    def tensor(self, array, dtype=np.float32) -> str:
+        name = f"t{len(self.tensors)}"
+        self.tensors[name] = np.asarray(array, dtype)
+        return name
+
+    def layer(
+        self, value, shape, *, qmin, qmax, bits=4, extreme=False, channels=None, adapter=False, bias=True, **geometry
+    ):
+        """Add a convolution or linear layer; extreme: weights at the ends of int8, steps that saturate codes."""
+        rng, outputs = self.rng, shape[0]
+        codes = rng.integers(0, 2**bits, shape).astype(np.uint8)
+        table = rng.integers(-128, 128, 2**bits)
+        if extreme:
+            table = np.where(table < 0, -128, 127)
+        channels = channels or shape[1]
+        if adapter:
+            hidden = max(1, channels // 4)
+            adapter = doc.Adapter(output="reciprocal", layers=tuple(
+                doc.AdapterLayer(
+                    outputs=o, weight=self.tensor(rng.integers(-127, 128, (o, i)), np.int8),
+                    row_scale=self.tensor(rng.random(o) / 100), bias=self.tensor(rng.standard_normal(o)),
+                ) for i, o in ((channels, hidden), (hidden, 1))))  # fmt: skip
+        self.nodes.append(
+            (doc.Conv if len(shape) == 4 else doc.Linear)(
+                op="conv" if len(shape) == 4 else "linear", name=f"layer{len(self.nodes)}", inputs=(value,),
+                activations=doc.Activations(
+                    qmin=qmin, qmax=qmax, step_size=self.tensor([1e-3 if extreme else 0.1]),
+                    dequantize_by="adapted_step_size", adapter=adapter or None),
+                weights=doc.Weights(
+                    shape=shape, code_bits=bits, codes=self.tensor(pack(codes, bits), np.uint8),
+                    levels=self.tensor(table, np.int8), scale=self.tensor(rng.random(outputs) / 300),
+                    scale_per="channel", bias=self.tensor(rng.standard_normal(outputs)) if bias else None),
+                **geometry))  # fmt: skip
+        return len(self.nodes)
+
+    def add(self, kind, op, *inputs, **settings):
+        self.nodes.append(kind(op=op, name=f"{op}{len(self.nodes)}", inputs=inputs, **settings))
+        return len(self.nodes)
+
+    def batch_norm(self, value, channels):
+        g, b = (self.tensor(self.rng.standard_normal(channels)) for _ in range(2))  # gammas of both signs
+        return self.add(doc.BatchNorm, "batch_norm", value, g=g, b=b)
+
+    def artifact(self, classes: int) -> Artifact:
+        document = doc.Document(
+            format=1, nodes=tuple(self.nodes), classes=tuple(map(str, range(classes))),
+            input=doc.Input(image_size=self.size, resize=self.size, mean=(0.0,) * 3, std=(1.0,) * 3),
+            provenance=doc.Provenance(asqcli="test", model="test"),
+        )  # fmt: skip
+        return Artifact.checked(document, self.tensors)
+
+
+def assert_equal(artifact: Artifact, images: np.ndarray) -> None:
+    specification = Session(artifact, kernel="shift-lut")
+    for name in USABLE:
+        ours = Session(artifact, kernel=name)
+        assert ours.kernel == name and isinstance(ours.network, native.NativeNetwork), "the forced kernel must run"
+        result = verify(
+            lambda x, o, s=ours: s.run(x, observe=o), lambda x, o: specification.run(x, observe=o), [images]
+        )
+        assert result.exact and result.layers, (name, result)
+        whole = ours.run(images)
+        for threads in (2, 3):
+            assert np.array_equal(Session(artifact, kernel=name, threads=threads).run(images), whole), name
+        assert np.array_equal(ours.run(images), whole), "nothing of one run is left in the next"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(0, 2**32))
+def test_convolutions_of_every_shape(data, seed):
+    draw, rng = data.draw, np.random.default_rng(seed)
+    extreme = draw(st.booleans())
+    qmin, qmax = draw(st.sampled_from([(0, 15), (0, 3), (-8, 7), (-5, 10), (0, 255), (-128, 127)]))
+    size = draw(st.sampled_from([1, 2, 7, 13, 14, 16, 17, 31]))
+    kernel = draw(st.sampled_from([(1, 1), (3, 3), (1, 2), (5, 3)]))
+    outputs, dilation = draw(st.integers(1, 70)), draw(st.sampled_from([(1, 1), (2, 1), (1, 2)]))
+    need = max(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
+    padding = tuple(draw(st.integers(max(0, (need - size + 1) // 2), 3 + need)) for _ in range(4))
+    make = Maker(rng, size)
+    value = make.layer(0, (outputs, 3, *kernel), qmin=qmin, qmax=qmax, extreme=extreme, bias=draw(st.booleans()),
+                       stride=draw(st.sampled_from([(1, 1), (2, 1), (2, 2)])), padding=padding, dilation=dilation,
+                       groups=1)  # fmt: skip
+    if draw(st.booleans()):
+        value = make.batch_norm(value, outputs)
+    # A second one with groups or depthwise, an adapter, a sum, a clamp.
+    groups = draw(st.sampled_from([g for g in (1, 2, 5, outputs) if outputs % g == 0]))
+    times = draw(st.sampled_from([1, 2])) if groups == outputs else 1
+    before = value
+    value = make.layer(value, (outputs * times, outputs // groups, 3, 3), qmin=qmin, qmax=qmax, bits=3, extreme=extreme,
+                       stride=(1, 1), padding=(1, 1, 1, 1), dilation=(1, 1), groups=groups, bias=draw(st.booleans()),
+                       channels=outputs, adapter=draw(st.booleans()))  # fmt: skip
+    if draw(st.booleans()):
+        value = make.batch_norm(value, outputs * times)
+    if times == 1 and draw(st.booleans()):
+        value = make.add(doc.Add, "add", value, before)
+    value = make.add(doc.Clamp, "clamp", value, low=0.0, high=draw(st.sampled_from([None, 6.0])))
+    value = make.add(doc.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
+    value = make.add(doc.Reshape, "reshape", value, shape=(outputs * times,))
+    make.layer(value, (draw(st.integers(1, 33)), outputs * times), qmin=qmin, qmax=qmax, extreme=extreme)
+    artifact = make.artifact(make.nodes[-1].weights.shape[0])
+    assert_equal(artifact, rng.standard_normal((3, 3, size, size)).astype(np.float32))
+
+
+@pytest.mark.parametrize("width", ODD)
+def test_every_width_around_the_tile(width):
+    """Widths 1 to 33 of the output, and 16, 32, 48 and 64 channels, which are 1 to 4 blocks."""
+    rng = np.random.default_rng(width)
+    for channels in (16, 32, 48, 64, 80):
+        make = Maker(rng, width)
+        value = make.layer(0, (channels, 3, 1, 1), qmin=0, qmax=255, bits=8, extreme=True, stride=(1, 1),
+                           padding=(0,) * 4, dilation=(1, 1), groups=1)  # fmt: skip
+        value = make.layer(value, (channels, channels, 3, 3), qmin=0, qmax=15, extreme=True, stride=(1, 1),
+                           padding=(1,) * 4, dilation=(1, 1), groups=1, adapter=True)  # fmt: skip
+        value = make.add(doc.MaxPool, "max_pool", value, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1),
+                         dilation=(1, 1))  # fmt: skip
+        side = (width - 1) // 2 + 1
+        value = make.add(doc.Reshape, "reshape", value, shape=(channels * side**2,))
+        make.layer(value, (5, channels * side**2), qmin=-8, qmax=7)
+        artifact = make.artifact(5)
+        images = rng.standard_normal((2, 3, width, width)).astype(np.float32)
+        reference = Session(artifact, kernel="matmul").run(images)
+        for name in USABLE:
+            assert np.array_equal(Session(artifact, kernel=name).run(images), reference), (name, channels)
+
+
+def test_slices_pads_and_concatenations():
+    rng = np.random.default_rng(0)
+    make = Maker(rng, 9)
+    value = make.layer(0, (6, 3, 3, 3), qmin=-8, qmax=7, stride=(1, 1), padding=(1,) * 4, dilation=(1, 1), groups=1)
+    cut = make.add(doc.Slice, "slice", value, axis=1, start=1, stop=9, step=2)
+    cut = make.add(doc.Slice, "slice", cut, axis=2, start=0, stop=9, step=3)
+    cut = make.add(doc.Slice, "slice", cut, axis=0, start=1, stop=5, step=1)
+    padded = make.add(doc.Pad, "pad", cut, before=(1, 2, 0), after=(1, 3, 6))
+    joined = make.add(doc.Concat, "concat", padded, value, axis=0)
+    twice = make.add(doc.Add, "add", joined, joined)
+    flat = make.add(doc.Reshape, "reshape", twice, shape=(12 * 81,))
+    make.layer(flat, (4, 12 * 81), qmin=-8, qmax=7)
+    assert_equal(make.artifact(4), rng.standard_normal((3, 3, 9, 9)).astype(np.float32))
+
+
+def test_a_network_without_a_native_plan_runs_on_numpy():
+    rng = np.random.default_rng(0)
+    make = Maker(rng, 5)
+    value = make.layer(0, (4, 3, 1, 1), qmin=-8, qmax=7, stride=(1, 1), padding=(0,) * 4, dilation=(1, 1), groups=1)
+    value = make.add(doc.Gate, "sigmoid", value)
+    value = make.add(doc.Reshape, "reshape", value, shape=(100,))
+    make.layer(value, (3, 100), qmin=-8, qmax=7)
+    artifact = make.artifact(3)
+    session = Session(artifact)
+    assert session.kernel == "matmul" and session.run(np.zeros((1, 3, 5, 5), np.float32)).shape == (1, 3)
+    if USABLE:
+        assert "no step for `sigmoid`" in session.notice
+        with pytest.raises(UnsupportedError, match="has no step for `sigmoid`"):
+            Session(artifact, kernel=USABLE[0])
+
+
+def tiny_artifact() -> Artifact:
+    make = Maker(np.random.default_rng(0), 3)
+    value = make.add(doc.Reshape, "reshape", 0, shape=(27,))
+    make.layer(value, (3, 27), qmin=-8, qmax=7)
+    return make.artifact(3)
+
+
+def test_names_of_kernels(monkeypatch):
+    artifact = tiny_artifact()
+    with pytest.raises(UsageError, match="no kernel `matmil`") as raised:
+        Session(artifact, kernel="matmil")
+    assert raised.value.hint == "did you mean `matmul`?"
+    monkeypatch.setattr(native, "compiled_kernels", lambda: {"avx2": (0, False), "scalar": (1, True)})
+    with pytest.raises(MachineError, match="this processor does not run the kernel `avx2`"):
+        Session(artifact, kernel="avx2")
+    with pytest.raises(MachineError, match="the kernel `avx512-vnni` was not compiled"):
+        Session(artifact, kernel="avx512-vnni")
+    assert "no native kernel for this processor" in Session(artifact).notice
+    monkeypatch.setattr(native, "compiled_kernels", dict)
+    session = Session(artifact)
+    assert session.kernel == "matmul" and "were not compiled" in session.notice
