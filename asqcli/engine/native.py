@@ -238,7 +238,7 @@ class Plan:
     def _shared(self, name: str, make) -> int:
         """Return the address of an array that all plans share."""
         if name not in self.shared:
-            self.shared[name] = np.ascontiguousarray(make())
+            self.shared[name] = self._keep(np.ascontiguousarray(make()))
         return self.shared[name].ctypes.data
 
     def _value(self, value: int) -> int:

@@ -48,9 +48,16 @@ def test_the_engine_answers_as_training_does(exported, run_folder):
     cwd = run_folder[0].parent
     done = asq("infer", "r/r.asq", "--data", "digits", "--verify", "--run", "r", "--json", cwd=cwd)
     assert done.returncode == 0, done.stderr
+    by_name = asq("infer", "r/r.asq", "--data", "digits", "--json", cwd=cwd, env={"ASQ_KERNEL": "matmul"})
+    assert json.loads(by_name.stdout)["kernel"] == "matmul"
+    assert json.loads(by_name.stdout)["loss"] == json.loads(done.stdout)["loss"]
     document = json.loads(done.stdout)
     verify = document["verify"]
-    assert verify["images"] == 360 and verify["label_agreement"] == 100 and verify["kernels"] == ["matmul", "training"]
+    assert (
+        verify["images"] == 360
+        and verify["label_agreement"] == 100
+        and verify["kernels"] == [document["kernel"], "training"]
+    )
     assert verify["code_mismatches"] == verify["logit_mismatches"] == verify["accumulator_mismatches"] == 0
     evaluated = asq("eval", "r/r.asq", "--json", cwd=cwd)
     assert json.loads(evaluated.stdout)["top1"] == document["top1"]
@@ -80,7 +87,7 @@ def test_classes_of_files_folders_and_lists(exported, images):
     for prediction in document["predictions"]:
         first, second = prediction["classes"]
         assert first["score"] >= second["score"] and first["label"] == str(first["index"])
-    assert document["verify"]["images"] == 2 and document["verify"]["kernels"] == ["matmul", "shift-lut"]
+    assert document["verify"]["images"] == 2 and document["verify"]["kernels"] == [document["kernel"], "shift-lut"]
     listed = subprocess.run(
         [sys.executable, "-m", "asqcli", "infer", str(exported[0]), "-", "--top-k", "2", "--json"],
         cwd=images, input="b.jpg\nmany/z.png\n", capture_output=True, text=True, check=True,

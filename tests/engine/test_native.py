@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -165,6 +173,60 @@ def test_slices_pads_and_concatenations():
     flat = make.add(doc.Reshape, "reshape", twice, shape=(12 * 81,))
     make.layer(flat, (4, 12 * 81), qmin=-8, qmax=7)
     assert_equal(make.artifact(4), rng.standard_normal((3, 3, 9, 9)).astype(np.float32))
+
+
+class GuardedPlan(native.Plan):
+    """Every array that the steps point to ends at a page that may not be touched: one byte beyond is a crash."""
+
+    def _keep(self, array: np.ndarray) -> np.ndarray:
+        pages = -(-array.nbytes // mmap.PAGESIZE)
+        memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        protect = ctypes.CDLL(None, use_errno=True).mprotect
+        protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        assert protect(address + pages * mmap.PAGESIZE, mmap.PAGESIZE, 0) == 0
+        start = pages * mmap.PAGESIZE - array.nbytes
+        guarded = np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
+        guarded[...] = array
+        return super()._keep(guarded)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory protection as on Linux")
+@pytest.mark.parametrize("kernel", USABLE)
+def test_nothing_beyond_the_buffers_is_touched(kernel):
+    rng = np.random.default_rng(0)
+    for width, channels, groups in ((7, 16, 1), (14, 33, 1), (9, 6, 3), (15, 21, 21), (3, 70, 1)):
+        make = Maker(rng, width)
+        value = make.layer(0, (channels, 3, 3, 3), qmin=-128, qmax=127, stride=(1, 1), padding=(1,) * 4,
+                           dilation=(1, 1), groups=1)  # fmt: skip
+        value = make.batch_norm(value, channels)
+        value = make.layer(value, (channels, channels // groups, 3, 3), qmin=0, qmax=15, stride=(2, 1),
+                           padding=(1,) * 4, dilation=(1, 1), groups=groups, channels=channels,
+                           adapter=True)  # fmt: skip
+        value = make.add(doc.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
+        value = make.add(doc.Reshape, "reshape", value, shape=(channels,))
+        make.layer(value, (5, channels), qmin=-8, qmax=7, adapter=True)
+        artifact = make.artifact(5)
+        image = rng.standard_normal((3, width, width)).astype(np.float32)
+        logits = GuardedPlan(artifact, {}).run(native.compiled_kernels()[kernel][0], image)
+        assert np.array_equal(logits, Session(artifact, kernel="matmul").run(image[None])[0])
+
+
+def test_the_widest_tile_keeps_its_accumulators_in_registers():
+    """28 accumulators: a compiler that stores them in every step makes the kernel three times slower."""
+    files = sorted(Path(native.__file__).parent.glob("_native*.so"))
+    if not files or shutil.which("objdump") is None:
+        pytest.skip("needs the compiled kernels and objdump")
+    done = subprocess.run(["objdump", "-d", "--no-show-raw-insn", files[0]], capture_output=True, text=True, check=True)
+    if "vpdpbusd" not in done.stdout:
+        pytest.skip("compiled for another processor")
+    # Inner functions have no names here: the tile is found by its row of products without a branch between them.
+    straight = max(re.split(r"\tj\w+ .*|\tret", done.stdout), key=lambda part: part.count("vpdpbusd"))
+    lines = straight.splitlines()
+    places = [k for k, line in enumerate(lines) if "vpdpbusd" in line]
+    assert len(places) >= 28
+    loop = lines[places[0] : places[-1] + 1]
+    assert not [line for line in loop if re.search(r"vmov\w+\s+%zmm\d+,.*\(%r[sb]p", line)]
 
 
 def test_a_network_without_a_native_plan_runs_on_numpy():
