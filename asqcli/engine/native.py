@@ -32,7 +32,7 @@ from asqcli.artifact.document import (
 )
 from asqcli.engine.numpy_network import Observer
 
-BLOCK, DEPTH, LANES = 16, 4, 8
+BLOCK, DEPTH, LANES, MOST_TAPS = 16, 4, 8, 1024
 CONV, ELEMENTWISE, MAX_POOL, MEAN, COPY = range(5)
 LIBRARY = "_native"
 
@@ -286,6 +286,8 @@ class Plan:
         groups = node.groups if conv else 1
         top, left, bottom, right = node.padding if conv else (0, 0, 0, 0)
         depthwise = groups > 1 and per_group == 1
+        if depthwise and kernel_h * kernel_w > MOST_TAPS:
+            raise NotNative(f"a depthwise window of {kernel_h}x{kernel_w} (`{node.name}`)")
         merged = groups == 1 and per_group % DEPTH != 0 and (not conv or node.dilation[1] == 1)
         parts = 0 if depthwise else groups  # of the arrays over outputs
         pixel = channels if depthwise or merged else groups * _padded(per_group, DEPTH)

@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { BLOCK = 16, DEPTH = 4 };
+enum { BLOCK = 16, DEPTH = 4, MOST_TAPS = 1024 }; /* MOST_TAPS: of a depthwise window */
 
 /* What turns accumulators into values; null pointers are steps that are left out. */
 typedef struct {

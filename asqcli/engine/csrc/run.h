@@ -85,35 +85,48 @@ static void quantize(const Op *op, float reciprocal) {
     }
 }
 
-/* One filter for each output: no sum over channels, so 16 channels side by side. `packed` is
-   [block][row][column][BLOCK] int32 here; the image is followed by BLOCK bytes that may be read. REPEATS: has a channel
-   several outputs? */
-static inline __attribute__((always_inline)) void depthwise(const Op *op, const Epilogue *e, const int REPEATS) {
-    const int row = op->channels * (op->width + op->left + op->right), taps = op->kernel_h * op->kernel_w;
-    const int repeats = op->outputs / op->channels;
+/* One filter for each output: no sum over channels, so 16 channels side by side, for some neighbouring pixels at a time,
+   whose sums do not wait for each other. `packed` is [block][row][column][BLOCK] int32 here; the image is followed by
+   BLOCK bytes that may be read. REPEATS: has a channel several outputs? */
+static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op, const Epilogue *e, int y, int x, int first,
+                                                                   const int32_t *offset, const int PIXELS,
+                                                                   const int REPEATS) {
+    const int taps = op->kernel_h * op->kernel_w, repeats = op->outputs / op->channels;
+    const int count = op->outputs - first < BLOCK ? op->outputs - first : BLOCK;
+    const int row = op->channels * (op->width + op->left + op->right), step = op->stride_w * op->channels;
+    const uint8_t *origin = op->codes + (size_t)y * op->stride_h * row + (size_t)x * step + (REPEATS ? 0 : first);
+    const int32_t *w = (const int32_t *)op->packed + (size_t)first * taps;
+    Sums sums[PIXELS];
+    for (int p = 0; p < PIXELS; p++) sums[p] = no_sums();
+    for (int t = 0; t < taps; t++, w += BLOCK)
+        for (int p = 0; p < PIXELS; p++) {
+            const uint8_t *a = origin + offset[t] + p * step;
+            if (REPEATS) {
+                uint8_t repeated[BLOCK] = {0};
+                for (int o = 0; o < count; o++) repeated[o] = a[(first + o) / repeats];
+                sums[p] = add_products(sums[p], repeated, w);
+            } else {
+                sums[p] = add_products(sums[p], a, w);
+            }
+        }
+    for (int p = 0; p < PIXELS; p++) {
+        const size_t at = ((size_t)y * op->out_w + x + p) * op->outputs + first;
+        finish(e, first, count, sums[p], op->y ? op->y + at : NULL, op->out + at);
+    }
+}
+
+static void depthwise(const Op *op, const Epilogue *e) {
+    const int row = op->channels * (op->width + op->left + op->right);
+    int32_t offset[MOST_TAPS]; /* of each tap in the image */
+    for (int i = 0, t = 0; i < op->kernel_h; i++)
+        for (int j = 0; j < op->kernel_w; j++, t++) offset[t] = i * op->dilation_h * row + j * op->dilation_w * op->channels;
     for (int y = 0; y < op->out_h; y++)
         for (int first = 0; first < op->outputs; first += BLOCK) {
-            const int32_t *weights = (const int32_t *)op->packed + (size_t)first * taps;
-            const int count = op->outputs - first < BLOCK ? op->outputs - first : BLOCK;
-            for (int x = 0; x < op->out_w; x++) {
-                const uint8_t *origin =
-                    op->codes + (size_t)y * op->stride_h * row + (size_t)x * op->stride_w * op->channels;
-                const int32_t *w = weights;
-                Sums sums = no_sums();
-                for (int i = 0; i < op->kernel_h; i++)
-                    for (int j = 0; j < op->kernel_w; j++, w += BLOCK) {
-                        const uint8_t *a = origin + i * op->dilation_h * row + j * op->dilation_w * op->channels;
-                        if (REPEATS) {
-                            uint8_t repeated[BLOCK] = {0};
-                            for (int o = 0; o < count; o++) repeated[o] = a[(first + o) / repeats];
-                            sums = add_products(sums, repeated, w);
-                        } else {
-                            sums = add_products(sums, a + first, w);
-                        }
-                    }
-                const size_t at = ((size_t)y * op->out_w + x) * op->outputs + first;
-                finish(e, first, count, sums, op->y ? op->y + at : NULL, op->out + at);
-            }
+            int x = 0;
+            if (op->outputs != op->channels)
+                for (; x < op->out_w; x++) depthwise_pixels(op, e, y, x, first, offset, 1, 1);
+            for (; op->out_w - x >= 4; x += 4) depthwise_pixels(op, e, y, x, first, offset, 4, 0);
+            for (; x < op->out_w; x++) depthwise_pixels(op, e, y, x, first, offset, 1, 0);
         }
 }
 
@@ -127,10 +140,7 @@ static void run_conv(const Op *op) {
     quantize(op, 1.0f / step);
     Epilogue e = {op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
     if (op->depthwise) {
-        if (op->outputs == op->channels)
-            depthwise(op, &e, 0);
-        else
-            depthwise(op, &e, 1);
+        depthwise(op, &e);
         return;
     }
     /* Merged: a row of the window is one run of kernel_w * channels codes, so that 7 pixels of 3 channels are 24 and not 28. */
