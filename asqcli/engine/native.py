@@ -35,6 +35,7 @@ from asqcli.engine.numpy_network import Observer
 BLOCK, DEPTH, LANES, MOST_TAPS = 16, 4, 8, 1024
 CONV, ELEMENTWISE, MAX_POOL, MEAN, COPY = range(5)
 LIBRARY = "_native"
+WORTH_A_TEAM = 10**8  # multiply-adds of an image; below, threads would wait for each other longer than they work
 
 _int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
@@ -54,8 +55,8 @@ class _Op(ctypes.Structure):
         ("dilation_w", _int), ("groups", _int), ("top", _int), ("left", _int), ("bottom", _int), ("right", _int),
         ("qmin", _int), ("qmax", _int), ("as_printed", _int), ("beta_output", _int), ("step_size", _float),
         ("adapter_layers", _int), ("depthwise", _int), ("merged", _int), ("raw", _int),
-        ("adapter", _AdapterLayer * 2), ("codes", _pointer), ("sums", _pointer), ("scale", _pointer),
-        ("packed", _pointer), ("weight_scale", _pointer),
+        ("adapter", _AdapterLayer * 2), ("codes", _pointer), ("sums", _pointer), ("means", _pointer),
+        ("scale", _pointer), ("packed", _pointer), ("weight_scale", _pointer),
         ("compensation", _pointer), ("bias", _pointer), ("g", _pointer), ("b", _pointer), ("low", _float),
         ("high", _float), ("box", _int * 3), ("from_stride", _int * 3), ("to_stride", _int * 3),
     )  # fmt: skip
@@ -74,7 +75,8 @@ def library() -> ctypes.CDLL | None:
     loaded.asq_op_size.restype = ctypes.c_size_t
     loaded.asq_kernel_name.restype = ctypes.c_char_p
     loaded.asq_run.argtypes = (ctypes.c_int, ctypes.POINTER(_Op), ctypes.c_int)
-    loaded.asq_run.restype = None
+    loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, ctypes.c_int, _pointer)
+    loaded.asq_run.restype = loaded.asq_run_together.restype = None
     assert loaded.asq_op_size() == ctypes.sizeof(_Op), "csrc/kernel.h and native.py differ"
     return loaded
 
@@ -350,7 +352,10 @@ class Plan:
             )
             inputs = layer.outputs
         widest = _padded(max(channels, *(layer.outputs for layer in adapter.layers)), LANES)
-        op.sums = self._point(np.zeros(2 * channels + 3 * widest))
+        op.sums, op.means = (
+            self._point(np.zeros(2 * channels + 3 * widest)),
+            self._point(np.zeros(channels + 1, np.float32)),
+        )
 
     def _add_other(self, node, result: int) -> None:
         source = node.inputs[0]
@@ -425,11 +430,14 @@ class Plan:
         at = (before_h * out_w + before_w) * out_channels + before_c
         self._copy(source, result, box=(height, width, channels), to_at=at)
 
-    def run(self, kernel: int, image: np.ndarray) -> np.ndarray:
+    def run(self, kernel: int, image: np.ndarray, team: _Team | None = None) -> np.ndarray:
         """Return the logits of one image, (classes,); `image`: (3, H, W) float32."""
         channels, height, width = image.shape
         self.input.reshape(height, width, channels)[:] = image.transpose(1, 2, 0)
-        library().asq_run(kernel, self.ops, len(self.ops))
+        if team is None:
+            library().asq_run(kernel, self.ops, len(self.ops))
+        else:
+            team.run(kernel, self.ops)
         return self.output.copy()
 
     def run_observed(self, kernel: int, image: np.ndarray, observe) -> np.ndarray:
@@ -464,12 +472,36 @@ def _codes_of(shifted: np.ndarray, node: Conv | Linear) -> np.ndarray:
     return codes.transpose(2, 0, 1)[None] if isinstance(node, Conv) else codes[0]
 
 
+class _Team:
+    """Threads that share the work on one image (see csrc/team.h): the caller's and some that wait for it."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads, self.others = threads, ThreadPoolExecutor(threads - 1)
+        self.meeting = (ctypes.c_int * 16)()
+
+    def run(self, kernel: int, ops) -> None:
+        """Run a plan; each thread does its part of every step."""
+        address = ctypes.addressof(self.meeting)
+
+        def work(place: int) -> None:
+            library().asq_run_together(kernel, ops, len(ops), place, self.threads, address)
+
+        try:
+            started = [self.others.submit(work, place) for place in range(1, self.threads)]
+        except RuntimeError:  # no thread could be started: those that were must not wait for it
+            library().asq_abandon(ctypes.byref(self.meeting))
+            raise
+        work(0)
+        for future in started:
+            future.result()
+
+
 class NativeNetwork:
     """A network on a native kernel.
 
     Args:
         kernel: its name.
-        threads: images that run at the same time, each with a plan of its own.
+        threads: images that run at the same time, each with a plan of its own; they share the work on a single one.
     Raises:
         NotNative: the network has a node that there is no step for.
     """
@@ -479,6 +511,8 @@ class NativeNetwork:
         self.place = compiled_kernels()[kernel][0]
         self.shared: dict[str, np.ndarray] = {}
         self.plans = [Plan(artifact, self.shared)]
+        together = threads > 1 and artifact.plan.multiply_adds >= WORTH_A_TEAM
+        self.team = _Team(threads) if together else None
 
     def run(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
         """Return the logits, (N, classes); `observe` as in `Session.run`, one call for all images."""
@@ -489,7 +523,7 @@ class NativeNetwork:
             self.plans.append(Plan(self.artifact, self.shared))
         parts = np.array_split(images, count)
         if count == 1:
-            return self._run_part(self.plans[0], images)
+            return self._run_part(self.plans[0], images, self.team)
         with ThreadPoolExecutor(count) as pool:
             return np.concatenate(list(pool.map(self._run_part, self.plans, parts)))
 
@@ -503,10 +537,10 @@ class NativeNetwork:
             observe(layer[0][0], *(np.concatenate([image[part] for image in layer]) for part in (1, 2)))
         return np.stack(logits)
 
-    def _run_part(self, plan: Plan, images: np.ndarray) -> np.ndarray:
+    def _run_part(self, plan: Plan, images: np.ndarray, team: _Team | None = None) -> np.ndarray:
         logits = np.empty((len(images), len(plan.output)), np.float32)
         for row, image in zip(logits, images, strict=True):
-            row[:] = plan.run(self.place, image)
+            row[:] = plan.run(self.place, image, team)
         return logits
 
 

@@ -24,6 +24,15 @@ from asqcli.engine.verify import verify
 from asqcli.errors import MachineError, UnsupportedError, UsageError
 
 USABLE = [name for name in NATIVE_KERNELS if name in usable_kernels()]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_networks_are_worth_a_team():
+    before, native.WORTH_A_TEAM = native.WORTH_A_TEAM, 0
+    yield
+    native.WORTH_A_TEAM = before
+
+
 ODD = [1, 2, 3, 7, 8, 13, 14, 15, 16, 17, 28, 31, 33]
 
 
@@ -98,7 +107,10 @@ def assert_equal(artifact: Artifact, images: np.ndarray) -> None:
         assert result.exact and result.layers, (name, result)
         whole = ours.run(images)
         for threads in (2, 3):
-            assert np.array_equal(Session(artifact, kernel=name, threads=threads).run(images), whole), name
+            several = Session(artifact, kernel=name, threads=threads)
+            assert np.array_equal(several.run(images), whole), name
+            assert several.network.team is not None  # on one image together
+            assert np.array_equal(several.run(images[:1]), whole[:1]), name
         assert np.array_equal(ours.run(images), whole), "nothing of one run is left in the next"
 
 

@@ -29,4 +29,16 @@ PUBLIC const char *asq_kernel_name(int place) { return place >= 0 && place < COU
 PUBLIC int asq_kernel_supported(int place) { return place >= 0 && place < COUNT && KERNELS[place]->supported(); }
 
 /* Run a plan on one image; the kernel must be supported. Safe from several threads on plans that share no scratch. */
-PUBLIC void asq_run(int place, const Op *ops, int count) { KERNELS[place]->run(ops, count); }
+PUBLIC void asq_run(int kernel, const Op *ops, int count) {
+    const Team alone = {0, 1, NULL};
+    KERNELS[kernel]->run(ops, count, &alone);
+}
+
+/* Run thread `place` of `threads` on a plan; all of them must be called with the same plan and meeting. */
+PUBLIC void asq_run_together(int kernel, const Op *ops, int count, int place, int threads, Meeting *meeting) {
+    const Team team = {place, threads, meeting};
+    KERNELS[kernel]->run(ops, count, &team);
+}
+
+/* Let threads that wait for one that will not come go on. */
+PUBLIC void asq_abandon(Meeting *meeting) { atomic_store(&meeting->abandoned, 1); }

@@ -20,6 +20,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "team.h"
+
 enum { BLOCK = 16, DEPTH = 4, MOST_TAPS = 1024 }; /* MOST_TAPS: of a depthwise window */
 
 /* What turns accumulators into values; null pointers are steps that are left out. */
@@ -74,6 +76,7 @@ typedef struct {
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image; its border is filled once, by the caller */
     double *sums;                 /* scratch: 2 * channels, and the adapter's hidden layer */
+    float *means;                 /* scratch: [channels], and the step */
     float *scale;                 /* scratch: [groups][outputs of a group padded to BLOCK] */
     const void *packed;           /* int8 as above; depthwise: see run.h */
     const float *weight_scale;    /* the following: [groups][outputs of a group padded to BLOCK] */
@@ -92,7 +95,7 @@ typedef struct {
 typedef struct {
     const char *name;
     int (*supported)(void);
-    void (*run)(const Op *ops, int count);
+    void (*run)(const Op *ops, int count, const Team *team);
 } Kernel;
 
 extern const Kernel asq_kernel_scalar, asq_kernel_avx2, asq_kernel_avx512vnni;

@@ -55,9 +55,9 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
     }
 }
 
-static void conv(const Conv *c) {
-    for (int first = 0; first < c->outputs; first += BLOCK)
-        for (int y = 0; y < c->out_h; y++) {
+static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
+    for (int first = first_block * BLOCK; first < c->outputs && first < last_block * BLOCK; first += BLOCK)
+        for (int y = first_row; y < last_row; y++) {
             int x = 0;
             for (; c->out_w - x >= 4; x += 4) tile(c, y, x, first, 4);
             for (; x < c->out_w; x++) tile(c, y, x, first, 1);

@@ -109,14 +109,14 @@ static const Width WIDTHS[] = {
 /* Return the place in WIDTHS to begin with: 14 is the best tile unless it leaves a poor rest. */
 static int start(int width) { return width % 14 == 0 || width % 8 != 0 || width > 64 ? 0 : 1; }
 
-static void conv(const Conv *c) {
-    const int blocks = (c->outputs + BLOCK - 1) / BLOCK;
-    for (int block = 0; block < blocks;) {
-        int most = blocks - block < 3 ? blocks - block : 3;
+static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
+    for (int block = first_block; block < last_block;) {
+        const int left = last_block - block;
+        int most = left < 3 ? left : 3;
         int begin = start(c->out_w);
         /* Three blocks at a time where 14 pixels are not to be had anyway. */
-        int taken = begin == 0 && c->out_w >= 14 ? (most < 2 ? most : 2) : (most == 3 && blocks - block == 4 ? 2 : most);
-        for (int y = 0; y < c->out_h; y++) {
+        int taken = begin == 0 && c->out_w >= 14 ? (most < 2 ? most : 2) : (left == 4 ? 2 : most);
+        for (int y = first_row; y < last_row; y++) {
             int x = 0;
             for (int k = begin; x < c->out_w; k++)
                 for (; c->out_w - x >= WIDTHS[k].pixels && WIDTHS[k].by_blocks[taken - 1]; x += WIDTHS[k].pixels)

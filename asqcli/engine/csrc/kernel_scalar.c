@@ -5,10 +5,10 @@
 
 static int supported(void) { return 1; }
 
-static void conv(const Conv *c) {
-    for (int first = 0; first < c->outputs; first += BLOCK) {
+static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
+    for (int first = first_block * BLOCK; first < c->outputs && first < last_block * BLOCK; first += BLOCK) {
         const int count = c->outputs - first < BLOCK ? c->outputs - first : BLOCK;
-        for (int y = 0; y < c->out_h; y++)
+        for (int y = first_row; y < last_row; y++)
             for (int x = 0; x < c->out_w; x++) {
                 const int8_t *w = c->packed + (size_t)first * c->kernel_h * c->kernel_w * c->steps * DEPTH;
                 int32_t sum[BLOCK] = {0};

@@ -11,18 +11,19 @@
 
 static inline int padded(int n, int to) { return (n + to - 1) / to * to; }
 
-/* The mean of each channel, [channels], in double, rounded to float32: rows from left to right, then down. */
-static void mean(const float *x, int height, int width, int channels, double *sums, float *out) {
-    double *total = sums, *row = sums + channels;
-    for (int c = 0; c < channels; c++) total[c] = 0.0;
-    for (int y = 0; y < height; y++) {
-        for (int c = 0; c < channels; c++) row[c] = 0.0;
-        for (int i = 0; i < width; i++, x += channels)
-            for (int c = 0; c < channels; c++) row[c] += (double)x[c];
-        for (int c = 0; c < channels; c++) total[c] += row[c];
+/* The mean of the channels first .. last - 1, in double, rounded to float32: rows from left to right, then down. */
+static void mean(const Op *op, int first, int last, float *out) {
+    double *total = op->sums, *row = op->sums + op->channels;
+    const float *x = op->x;
+    for (int c = first; c < last; c++) total[c] = 0.0;
+    for (int y = 0; y < op->height; y++) {
+        for (int c = first; c < last; c++) row[c] = 0.0;
+        for (int i = 0; i < op->width; i++, x += op->channels)
+            for (int c = first; c < last; c++) row[c] += (double)x[c];
+        for (int c = first; c < last; c++) total[c] += row[c];
     }
-    const double count = (double)height * width;
-    for (int c = 0; c < channels; c++) out[c] = (float)(total[c] / count);
+    const double count = (double)op->height * op->width;
+    for (int c = first; c < last; c++) out[c] = (float)(total[c] / count);
 }
 
 /* One row of an adapter's layer: eight partial sums, added in a fixed order. */
@@ -35,12 +36,11 @@ static double eight_lanes(const double *weight, const double *h, int inputs) {
     return lane[0];
 }
 
+/* From the means of all channels. */
 static float beta(const Op *op) {
-    /* sums: 2 * channels for the mean; then the inputs and the hidden layer, each padded to 8. */
+    /* sums: 2 * channels for the means; then the inputs and the hidden layer, each padded to 8. */
     double *h = op->sums + 2 * op->channels, *next = h + padded(op->channels, 8);
-    float *means = (float *)next;
-    mean(op->x, op->height, op->width, op->channels, op->sums, means);
-    for (int c = 0; c < padded(op->channels, 8); c++) h[c] = c < op->channels ? (double)means[c] : 0.0;
+    for (int c = 0; c < padded(op->channels, 8); c++) h[c] = c < op->channels ? (double)op->means[c] : 0.0;
     for (int k = 0; k < op->adapter_layers; k++) {
         const AdapterLayer *layer = &op->adapter[k];
         const int stride = padded(layer->inputs, 8);
@@ -61,13 +61,13 @@ static float beta(const Op *op) {
 
 /* Codes above qmin, into the padded image. Clamped first, which for whole bounds is the same, so that the sum with 1.5 * 2^23
    rounds half to even and leaves the whole number in its lowest bits. */
-static void quantize(const Op *op, float reciprocal) {
+static void quantize(const Op *op, float reciprocal, int first_row, int last_row) {
     const float qmin = (float)op->qmin, qmax = (float)op->qmax;
     const int per_group = op->channels / op->groups;
     const int group_stride = op->depthwise || op->merged ? per_group : padded(per_group, DEPTH);
     const int pixel = group_stride * op->groups, row = pixel * (op->width + op->left + op->right);
-    const float *x = op->x;
-    for (int y = 0; y < op->height; y++) {
+    const float *x = op->x + (size_t)first_row * op->width * op->channels;
+    for (int y = first_row; y < last_row; y++) {
         uint8_t *to = op->codes + (size_t)(y + op->top) * row + (size_t)op->left * pixel;
         /* Where no channels are padded a row is one run of numbers. */
         const int runs = group_stride == per_group ? 1 : op->width * op->groups;
@@ -115,12 +115,12 @@ static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op,
     }
 }
 
-static void depthwise(const Op *op, const Epilogue *e) {
+static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_row) {
     const int row = op->channels * (op->width + op->left + op->right);
     int32_t offset[MOST_TAPS]; /* of each tap in the image */
     for (int i = 0, t = 0; i < op->kernel_h; i++)
         for (int j = 0; j < op->kernel_w; j++, t++) offset[t] = i * op->dilation_h * row + j * op->dilation_w * op->channels;
-    for (int y = 0; y < op->out_h; y++)
+    for (int y = first_row; y < last_row; y++)
         for (int first = 0; first < op->outputs; first += BLOCK) {
             int x = 0;
             if (op->outputs != op->channels)
@@ -130,17 +130,31 @@ static void depthwise(const Op *op, const Epilogue *e) {
         }
 }
 
-static void run_conv(const Op *op) {
-    const float step = op->adapter_layers ? op->step_size * beta(op) : op->step_size;
-    const float activation_scale = op->as_printed ? op->step_size : step;
+static void run_conv(const Op *op, const Team *team) {
     const int per_group = op->channels / op->groups, outputs = op->outputs / op->groups;
     const int blocks = padded(outputs, BLOCK);
-    const int scales = op->depthwise ? padded(op->outputs, BLOCK) : op->groups * blocks;
-    for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
-    quantize(op, 1.0f / step);
+    int first, last;
+    float step = op->step_size;
+    if (op->adapter_layers) {
+        share(team, op->channels, BLOCK, &first, &last);
+        mean(op, first, last, op->means);
+        meet(team);
+        if (team->place == 0) op->means[op->channels] = op->step_size * beta(op);
+        meet(team);
+        step = op->means[op->channels];
+    }
+    if (team->place == 0) {
+        const float activation_scale = op->as_printed ? op->step_size : step;
+        const int scales = op->depthwise ? padded(op->outputs, BLOCK) : op->groups * blocks;
+        for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
+    }
+    share(team, op->height, 1, &first, &last);
+    quantize(op, 1.0f / step, first, last);
+    meet(team);
     Epilogue e = {op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
     if (op->depthwise) {
-        depthwise(op, &e);
+        share(team, op->out_h, 1, &first, &last);
+        depthwise(op, &e, first, last);
         return;
     }
     /* Merged: a row of the window is one run of kernel_w * channels codes, so that 7 pixels of 3 channels are 24 and not 28. */
@@ -155,8 +169,15 @@ static void run_conv(const Op *op) {
         .stride_w = op->stride_w, .dilation_h = op->dilation_h, .dilation_w = op->dilation_w, .out_h = op->out_h,
         .out_w = op->out_w, .outputs = outputs, .out_stride = op->outputs,
     };
+    /* By rows; by blocks where the rows are few, so that no thread gets much more than another. */
+    const int by_blocks = op->out_h < 8 * team->threads && outputs >= BLOCK * team->threads;
+    int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
+    if (by_blocks)
+        share(team, last_block, 1, &first_block, &last_block);
+    else
+        share(team, last_row, 1, &first_row, &last_row);
     for (int group = 0; group < op->groups; group++) {
-        conv(&c);
+        conv(&c, first_row, last_row, first_block, last_block);
         c.codes += channels;
         c.packed += (size_t)blocks * op->kernel_h * kernel_w * run;
         c.output += outputs;
@@ -171,11 +192,11 @@ static void run_conv(const Op *op) {
     }
 }
 
-static void elementwise(const Op *op) {
-    const size_t pixels = (size_t)op->height * op->width;
-    const float *x = op->x, *y = op->y;
-    float *out = op->out;
-    for (size_t p = 0; p < pixels; p++, x += op->channels, out += op->channels) {
+static void elementwise(const Op *op, int first, int last) {
+    const size_t at = (size_t)first * op->channels;
+    const float *x = op->x + at, *y = op->y ? op->y + at : NULL;
+    float *out = op->out + at;
+    for (int p = first; p < last; p++, x += op->channels, out += op->channels) {
         for (int c = 0; c < op->channels; c++) {
             float v = x[c];
             if (op->g) {
@@ -190,8 +211,8 @@ static void elementwise(const Op *op) {
     }
 }
 
-static void max_pool(const Op *op) {
-    for (int y = 0; y < op->out_h; y++)
+static void max_pool(const Op *op, int first, int last) {
+    for (int y = first; y < last; y++)
         for (int x = 0; x < op->out_w; x++) {
             float *out = op->out + ((size_t)y * op->out_w + x) * op->channels;
             for (int c = 0; c < op->channels; c++) out[c] = -__builtin_inff();
@@ -215,14 +236,31 @@ static void copy(const Op *op) {
         }
 }
 
-static void run(const Op *ops, int count) {
-    for (const Op *op = ops; op < ops + count; op++) switch (op->kind) {
-            case OP_CONV: run_conv(op); break;
-            case OP_ELEMENTWISE: elementwise(op); break;
-            case OP_MAX_POOL: max_pool(op); break;
-            case OP_MEAN: mean(op->x, op->height, op->width, op->channels, op->sums, op->out); break;
-            case OP_COPY: copy(op); break;
+static void run(const Op *ops, int count, const Team *team) {
+    for (const Op *op = ops; op < ops + count; op++) {
+        int first, last;
+        switch (op->kind) {
+            case OP_CONV:
+                run_conv(op, team);
+                break;
+            case OP_ELEMENTWISE:
+                share(team, op->height * op->width, 1, &first, &last);
+                elementwise(op, first, last);
+                break;
+            case OP_MAX_POOL:
+                share(team, op->out_h, 1, &first, &last);
+                max_pool(op, first, last);
+                break;
+            case OP_MEAN:
+                share(team, op->channels, BLOCK, &first, &last);
+                mean(op, first, last, op->out);
+                break;
+            case OP_COPY:
+                if (team->place == 0) copy(op);
+                break;
         }
+        meet(team);
+    }
 }
 
 #endif
