@@ -192,7 +192,7 @@ class _Writer:
             shape = self.artifact.plan.shapes[node.inputs[0]]
             windows = [[(0, side)] for side in shape[1:]]
             mean = self.means(x, shape, *windows, _sizes(*windows))
-            hidden = self.add("Flatten", mean, name="means")
+            hidden = self.add("Flatten", mean, name="channel_means")
         hidden = self.cast(hidden, DOUBLE, name="adapter_input")
         for index in range(len(adapter.layers)):
             if index:
@@ -304,12 +304,10 @@ class _Writer:
             x = self.pad(x, border, border, self.constant("border", np.float64(0)))
         sums = x
         for axis, windows in ((3, widths), (2, heights)):
-            whole = windows == [(0, shape[axis - 1])] and border is None
-            sums = (
-                self.add("ReduceSum", sums, self.integers("axis", axis), name="sum")
-                if whole
-                else self.sums(sums, axis, windows)
-            )
+            if windows == [(0, shape[axis - 1])] and border is None:
+                sums = self.add("ReduceSum", sums, self.integers("axis", axis), name="sum")
+            else:
+                sums = self.sums(sums, axis, windows)
         return self.cast(self.add("Div", sums, self.constant("sizes", sizes), name="quotient"), FLOAT, name="mean")
 
     def sums(self, x: str, axis: int, windows: list[Window]) -> str:
@@ -319,7 +317,7 @@ class _Writer:
         one by one and joined.
         """
         (start, end), last = windows[0], windows[-1][0]
-        size, step = end - start, windows[1][0] - start if len(windows) > 1 else 1
+        size, step = end - start, max(1, windows[1][0] - start) if len(windows) > 1 else 1
         regular = windows == [(i, i + size) for i in range(start, last + 1, step)]
         if regular and size <= len(windows):
             total = None
