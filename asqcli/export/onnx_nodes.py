@@ -10,7 +10,6 @@ import numpy as np
 
 from asqcli.artifact import Artifact
 from asqcli.artifact.document import (
-    Activations,
     Adapter,
     AdaptiveAvgPool,
     Add,
@@ -33,8 +32,9 @@ from asqcli.export.onnx_graph import Graph
 
 FLOAT, DOUBLE, UINT8 = 1, 11, 2  # ONNX's numbers of the types
 
-# Without VNNI, x86 adds two products of u8 and s8 in 16 bits, which saturate. Products of u8 and u8 are widened first.
-LARGEST_PAIR = 2**15 - 1
+# Weights are unsigned, counted from 128. onnxruntime 1.18 has no ConvInteger for signed ones, and without VNNI
+# instructions it adds pairs of products of u8 and s8 in 16 bits, which saturate; those of u8 and u8 are widened first.
+WEIGHT_ZERO_POINT = 128
 
 Window = tuple[int, int]  # first pixel, end
 
@@ -155,21 +155,20 @@ class _Writer:
 
     def accumulator(self, node: Conv | Linear, codes: str) -> str:
         """Return the sums of products, int32; padding is code 0, that is, the zero point."""
-        levels = self.artifact.levels(node.weights)
-        operands = [self.constant("zero_point", np.uint8(-node.activations.qmin))]
-        if _saturates(node.activations, levels):
-            levels = (levels.astype(np.int16) + 128).astype(np.uint8)
-            operands.append(self.constant("weight_zero_point", np.uint8(128)))
+        weight = (self.artifact.levels(node.weights).astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8)
+        operands = (
+            codes,
+            self.constant("weight", weight.T if isinstance(node, Linear) else weight),
+            self.constant("zero_point", np.uint8(-node.activations.qmin)),
+            self.constant("weight_zero_point", np.uint8(WEIGHT_ZERO_POINT)),
+        )
         if isinstance(node, Linear):
-            weight = self.constant("weight", levels.T)
-            return self.add("MatMulInteger", codes, weight, *operands, name="accumulator")
+            return self.add("MatMulInteger", *operands, name="accumulator")
         return self.add(
             "ConvInteger",
-            codes,
-            self.constant("weight", levels),
             *operands,
             name="accumulator",
-            kernel_shape=levels.shape[2:],
+            kernel_shape=weight.shape[2:],
             strides=node.stride,
             pads=node.padding,
             dilations=node.dilation,
@@ -337,12 +336,6 @@ class _Writer:
         """Pad all axes but the batch, with zeros unless `border` names a constant."""
         pads = self.integers("pads", 0, *before, 0, *after)
         return self.add("Pad", x, pads, *[border] * bool(border), name="padded")
-
-
-def _saturates(activations: Activations, levels: np.ndarray) -> bool:
-    """Can the sum of two products leave 16 bits, codes counted from the zero point?"""
-    largest = int(np.abs(levels.astype(np.int16)).max())
-    return 2 * (activations.qmax - activations.qmin) * largest > LARGEST_PAIR
 
 
 def _sizes(heights: list[Window], widths: list[Window]) -> np.ndarray:

@@ -209,22 +209,19 @@ def test_codes_and_accumulators_can_be_read_by_name(tiny_net):
         assert np.array_equal(value.astype(int) + (qmin[layer] if kind == "codes" else 0), expected)
 
 
-def test_products_that_saturate_16_bits_are_kept_out(tiny_net):
-    """Two products of u8 and s8 are added in 16 bits by processors without VNNI: 8-bit layers get unsigned weights."""
-    artifact = exported(tiny_net, torch.randn(3, 3, SIZE, SIZE), scheme="post", bits=4, start="mse")
+def test_operands_are_unsigned(tiny_net):
+    """Signed weights are unknown to the ConvInteger of older versions, and saturate on processors without VNNI."""
+    artifact = exported(tiny_net, torch.randn(3, 3, SIZE, SIZE), start="mse")
     model = onnx.load_from_string(export.write_onnx(artifact))
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in model.graph.initializer}
-    unsigned = 0
+    products = {n.name.split("/")[0]: n for n in model.graph.node if n.op_type in ("ConvInteger", "MatMulInteger")}
     for node in quantized_nodes(artifact.document):
-        weight, levels = constants[f"{node.name}.weight"], artifact.levels(node.weights)
-        levels = levels if levels.ndim == 4 else levels.T
-        codes = node.activations.qmax - node.activations.qmin
-        if weight.dtype == np.uint8:
-            unsigned += 1
-            assert np.array_equal(weight.astype(int) - constants[f"{node.name}.weight_zero_point"], levels)
-        else:
-            assert np.array_equal(weight, levels) and 2 * codes * np.abs(levels.astype(int)).max() < 2**15
-    assert unsigned == 2
+        weight, zero_point, weight_zero_point = (constants[name] for name in products[node.name].input[1:])
+        assert weight.dtype == zero_point.dtype == weight_zero_point.dtype == np.uint8
+        levels = artifact.levels(node.weights)
+        assert np.array_equal(weight.astype(int) - weight_zero_point, levels if levels.ndim == 4 else levels.T)
+        assert zero_point == -node.activations.qmin
+    assert len(products) == 5
 
 
 def test_a_layer_that_runs_twice_is_stored_once():
