@@ -36,6 +36,8 @@ FLOAT, DOUBLE, UINT8 = 1, 11, 2  # ONNX's numbers of the types
 # instructions it adds pairs of products of u8 and s8 in 16 bits, which saturate; those of u8 and u8 are widened first.
 WEIGHT_ZERO_POINT = 128
 
+LAST = 2**31 - 1  # of a slice: up to the end
+
 Window = tuple[int, int]  # first pixel, end
 
 
@@ -111,7 +113,7 @@ class _Writer:
             case Slice():
                 return self.slice(x, node.axis + 1, node.start, node.stop, node.step)
             case Pad():
-                return self.pad(x, node.before, node.after)
+                return self.pad_safely(x, node.before, node.after, np.float32(0))
         raise AssertionError(node)
 
     # Quantized layers
@@ -255,8 +257,7 @@ class _Writer:
         padding = node.padding
         if any(border >= side for border, side in zip(padding, node.kernel_size * 2, strict=True)):
             # More border than runtimes take with the pool itself.
-            low = self.constant("border", np.float32(-np.inf))
-            x = self.pad(x, (0, *padding[:2]), (0, *padding[2:]), low)
+            x = self.pad_safely(x, (0, *padding[:2]), (0, *padding[2:]), np.float32(-np.inf))
             padding = (0, 0, 0, 0)
         return self.add(
             "MaxPool",
@@ -300,7 +301,7 @@ class _Writer:
         """
         x = self.cast(x, DOUBLE, name="double")
         if border is not None:
-            x = self.pad(x, border, border, self.constant("border", np.float64(0)))
+            x = self.pad(x, border, border, np.float64(0))
         sums = x
         for axis, windows in ((3, widths), (2, heights)):
             if windows == [(0, shape[axis - 1])] and border is None:
@@ -332,10 +333,21 @@ class _Writer:
         numbers = {"start": start, "stop": stop, "axis": axis, "step": step}
         return self.add("Slice", x, *(self.integers(name, n) for name, n in numbers.items()), name="slice")
 
-    def pad(self, x: str, before: tuple[int, ...], after: tuple[int, ...], border: str = "") -> str:
-        """Pad all axes but the batch, with zeros unless `border` names a constant."""
+    def pad(self, x: str, before: tuple[int, ...], after: tuple[int, ...], border: np.floating) -> str:
+        """Put a border around all axes but the batch."""
         pads = self.integers("pads", 0, *before, 0, *after)
-        return self.add("Pad", x, pads, *[border] * bool(border), name="padded")
+        return self.add("Pad", x, pads, self.constant("border", border), name="padded")
+
+    def pad_safely(self, x: str, before: tuple[int, ...], after: tuple[int, ...], border: np.float32) -> str:
+        """Put a border around all axes but the batch, before something that may be a max pool.
+
+        onnxruntime (1.31) merges zeros around height and width into the border of a max pool, which is minus infinity.
+        It leaves alone what pads the channels, so one channel more is made and cut off.
+        """
+        if before[0] or after[0]:
+            return self.pad(x, before, after, border)
+        padded = self.pad(x, (1, *before[1:]), after, border)
+        return self.slice(padded, 1, 1, LAST, 1)
 
 
 def _sizes(heights: list[Window], widths: list[Window]) -> np.ndarray:
