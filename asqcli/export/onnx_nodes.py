@@ -128,8 +128,9 @@ class _Writer:
         if adapted is None or activations.dequantize_by == "step_size":
             scale = self.constant("scale", (step * self.artifact.tensors[weights.scale]).reshape(per_channel))
         else:
-            scale = self.add("Mul", adapted, self.tensor(weights.scale, (-1,)), name="scale")  # (N, C_out or 1)
-            scale = self.over_pixels(node, scale)
+            weight_scale = self.cast(self.tensor(weights.scale, (-1,)), DOUBLE, name="weight_scale")
+            product = self.add("Mul", adapted, weight_scale, name="double_scale")  # (N, C_out or 1)
+            scale = self.over_pixels(node, self.cast(product, FLOAT, name="scale"))
         accumulator = self.cast(self.accumulator(node, codes), FLOAT, name="real_accumulator")
         value = self.add("Mul", accumulator, scale, name="scaled")
         if weights.bias is None:
@@ -142,10 +143,7 @@ class _Writer:
         if adapted is None:
             reciprocal = self.constant("reciprocal", np.float32(1) / step)
         else:
-            # The quotient of float32 numbers in double, rounded, is the quotient in float32. An optimizer that meets
-            # x * (1 / step) in float32 makes x / step of it, which is another number.
-            double = self.cast(adapted, DOUBLE, name="double_step")
-            quotient = self.add("Div", self.constant("one", np.float64(1)), double, name="double_reciprocal")
+            quotient = self.add("Div", self.constant("one", np.float64(1)), adapted, name="double_reciprocal")
             reciprocal = self.over_pixels(node, self.cast(quotient, FLOAT, name="reciprocal"))
         steps = self.add("Mul", x, reciprocal, name="steps")
         rounded = self.add("Round", steps, name="rounded")
@@ -186,7 +184,12 @@ class _Writer:
     # The adapter
 
     def adapted_step_size(self, node: Conv | Linear, x: str) -> str:
-        """Return step_size * beta, (N, 1)."""
+        """Return step_size * beta, (N, 1): a float32 number, as double.
+
+        A quotient or product of float32 numbers in double, rounded, is that in float32. In float32 onnxruntime (1.31)
+        would make x / step of x * (1 / step), which is another number, and merge the scale of a matrix product with
+        the first step of a batch for all its samples.
+        """
         adapter = node.activations.adapter
         hidden = x
         if isinstance(node, Conv):
@@ -201,7 +204,7 @@ class _Writer:
             hidden = self.adapter_layer(adapter, index, hidden)
         beta = self.cast(self.beta(adapter, hidden), FLOAT, name="beta")
         step = self.tensor(node.activations.step_size, ())
-        return self.add("Mul", step, beta, name="adapted_step_size")
+        return self.cast(self.add("Mul", step, beta, name="adapted_step_size"), DOUBLE, name="double_step")
 
     def adapter_layer(self, adapter: Adapter, index: int, hidden: str) -> str:
         """Return (weight @ hidden) * row_scale + bias, (N, outputs), double."""

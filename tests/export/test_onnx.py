@@ -225,6 +225,17 @@ def test_operands_are_unsigned(tiny_net):
     assert len(products) == 5
 
 
+def test_linear_layers_with_adapters():
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, SIZE, SIZE)
+    network = nn.Sequential(nn.Conv2d(3, 12, 5, stride=3), nn.Flatten(), nn.ReLU(), nn.Linear(108, 20), nn.ReLU())
+    network.extend([nn.Linear(20, 6), nn.Linear(6, 5)])
+    artifact = exported(network, images)
+    adapters = [node.activations.adapter for node in quantized_nodes(artifact.document)]
+    assert [a and len(a.layers) for a in adapters] == [None, 2, 2, None]
+    assert_answers_as_the_engine(artifact, images, exact=False)
+
+
 def test_a_layer_that_runs_twice_is_stored_once():
     class Twice(nn.Module):
         def __init__(self):
