@@ -1,6 +1,6 @@
 """`asq infer`: run an exported network on images or a data set, and prove that it answers as it was trained to.
 
-Imports no torch, unless the network of a run is asked for.
+Imports no torch, unless the network of a run or a comparison of speed is asked for.
 """
 
 from __future__ import annotations
@@ -53,15 +53,27 @@ def infer(
         str | None, typer.Option("--run", metavar="RUN", help="The run that the file was exported from.")
     ] = None,
     model: FactoryOption = None,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Measure the speed, beside other engines where they are installed.")
+    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, max=4096, metavar="N", help="Images in a run of --bench. Default: 1."),
+    ] = None,
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Run an exported network in the integer engine: classes of images, or accuracy over a data set."""
-    _check_arguments(inputs, data, verify, run)
+    """Run an exported network in the integer engine: classes of images, accuracy over a data set, or its speed."""
+    _check_arguments(inputs, data, verify, run, bench, batch)
     from asqcli.cli.console import stderr
 
     session = _open(file, kernel, threads)
     document: dict = {"schema": 1, "file": str(file), "kernel": session.kernel, "threads": session.threads}
+    if bench:
+        from asqcli.bench.speed import measure_speed
+
+        _show_bench(document | {"bench": measure_speed(session, batch=batch or 1, factory=model)}, json_)
+        return
     predictions: list[Prediction] = []
     if data is not None:
         samples = _samples(session, data)
@@ -91,7 +103,13 @@ def infer(
         raise typer.Exit(ExitCode.CHECK_FAILED)
 
 
-def _check_arguments(inputs, data, verify: bool, run) -> None:
+def _check_arguments(inputs, data, verify: bool, run, bench: bool, batch: int | None) -> None:
+    if bench and (inputs or data is not None or verify or run is not None):
+        raise UsageError("`--bench` runs on random images and takes no others", "leave out images, --data and --verify")
+    if bench:
+        return
+    if batch is not None:
+        raise UsageError("`--batch` is the number of images in a run of `--bench`")
     if bool(inputs) == (data is not None):
         raise UsageError("name images, or a data set with --data" + (", not both" if inputs else ""))
     if run is not None and not verify:
@@ -246,6 +264,16 @@ def _show(document: dict, predictions: list[Prediction], verification, json_: bo
         print_facts("Accuracy", facts)
     if verification is not None:
         _show_verification(document["verify"])
+
+
+def _show_bench(document: dict, json_: bool) -> None:
+    from asqcli.cli.bench_table import print_bench
+    from asqcli.cli.console import print_json
+
+    if json_:
+        print_json(document)
+    else:
+        print_bench(document["bench"])
 
 
 def _show_verification(verify: dict) -> None:

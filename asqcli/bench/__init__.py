@@ -1,0 +1,7 @@
+"""The engine's speed beside that of other engines, in one run.
+
+speed    a session and its peers on one random batch: the document that `asq infer --bench` prints
+peers    the same architecture in PyTorch, ONNX Runtime and OpenVINO, in float and in 8 bits
+timing   candidates in turns, so that what else the machine does meets all alike
+machine  what it was measured on
+"""

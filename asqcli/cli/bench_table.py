@@ -1,0 +1,59 @@
+"""The table of `asq infer --bench`, drawn from its JSON document, for 100 columns."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+
+from asqcli.cli.console import stdout
+
+WIDTH = 100
+
+
+def print_bench(bench: dict) -> None:
+    """Print how long each engine takes, and what that was measured on."""
+    console = stdout()
+    images = "1 image" if bench["batch"] == 1 else f"{bench['batch']} images"
+    size = bench["input_size"]
+    threads = "1 thread" if bench["threads"] == 1 else f"{bench['threads']} threads"
+    table = Table(
+        title=f"{bench['model']} on {images} of {size}x{size} pixels, {threads}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("engine")
+    for heading in ("median ms", "quartiles ms", "asq / engine", "cores busy"):
+        table.add_column(heading, justify="right")
+    medians = {"asq": bench["median_ms"], **bench["peers"]}
+    for name, median in medians.items():
+        lower, upper = bench["spread"][name]
+        table.add_row(
+            f"asq, {bench['kernel']}" if name == "asq" else name,
+            f"{median:.3f}",
+            f"{lower:.3f} to {upper:.3f}",
+            f"{bench['ratios'][name]:.3f}" if name in bench["ratios"] else "",
+            f"{bench['cores_busy'][name]:.2f}",
+        )
+    for name in bench["missing"]:
+        table.add_row(name, "missing", "", "", "")
+    console.print(table)
+    _say(f"medians over {bench['rounds']} rounds, all engines in turn; asq / engine below 1: asq is faster")
+    if bench["load_average"] is not None:
+        _say(f"processor: {bench['processor']}; load before: {bench['load_average']}")
+    else:
+        _say(f"processor: {bench['processor']}")
+    _say("versions: " + ", ".join(f"{name} {version}" for name, version in bench["versions"].items()))
+    for reason, names in _by_reason(bench["missing"]).items():
+        _say(f"missing {', '.join(names)}: {reason}")
+
+
+def _by_reason(missing: dict[str, str]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in missing.items():
+        reasons.setdefault(reason, []).append(name)
+    return reasons
+
+
+def _say(text: str) -> None:
+    console = stdout()
+    console.print(text, markup=False, width=min(WIDTH, console.width))
