@@ -2,7 +2,8 @@
 
 session        a file to logits
 kernels        the interface of the NumPy kernels, and the choice among all
-native         a network as a plan of fused steps for the C kernels in csrc/
+native         a network on a C kernel in csrc/: images side by side, or threads together on one
+native_plan    a network as fused steps with their memory; native_packing: the order of weights; native_library: ctypes
 numpy_network  a network node after node, on a NumPy kernel
 operations     what lies between the NumPy kernels: codes, adapters, epilogues, pools
 shift_lut      the specification: shifts, look-ups and additions (Eq. 18)

@@ -94,7 +94,7 @@ def make_numpy_kernel(name: str) -> Kernel:
 
 def usable_kernels() -> tuple[str, ...]:
     """Return the names of the kernels that this machine runs, the best first."""
-    from asqcli.engine.native import compiled_kernels
+    from asqcli.engine.native_library import compiled_kernels
 
     return (*(name for name, (_, supported) in compiled_kernels().items() if supported), *NUMPY_KERNELS)
 
@@ -105,7 +105,8 @@ def choose_network(artifact: Artifact, kernel: str, threads: int):
     Raises:
         UsageError, MachineError, UnsupportedError: a kernel that was asked for by name and cannot be had.
     """
-    from asqcli.engine.native import NativeNetwork, NotNative
+    from asqcli.engine.native import NativeNetwork
+    from asqcli.engine.native_plan import NotNative
 
     name, notice = (_best(), None) if kernel == AUTO else (_usable(kernel), None)
     if kernel == AUTO and name not in NATIVE_KERNELS:
@@ -132,7 +133,7 @@ def _usable(kernel: str) -> str:
     Raises:
         UsageError, MachineError: there is none, or not here.
     """
-    from asqcli.engine.native import compiled_kernels
+    from asqcli.engine.native_library import compiled_kernels
 
     usable = usable_kernels()
     if kernel in usable:
@@ -146,7 +147,7 @@ def _usable(kernel: str) -> str:
 
 
 def _why_no_native() -> str:
-    from asqcli.engine.native import compiled_kernels
+    from asqcli.engine.native_library import compiled_kernels
 
     if not compiled_kernels():
         return "the native kernels were not compiled when asq was installed: running on NumPy, many times slower"

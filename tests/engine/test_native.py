@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
-from asqcli.engine import Session, native
+from asqcli.engine import Session, native, native_library, native_plan
 from asqcli.engine.kernels import NATIVE_KERNELS, usable_kernels
 from asqcli.engine.verify import verify
 from asqcli.errors import MachineError, UnsupportedError, UsageError
@@ -96,7 +96,8 @@ class Maker:
         return Artifact.checked(document, self.tensors)
 
 
-def assert_equal(artifact: Artifact, images: np.ndarray) -> None:
+def assert_equal(artifact: Artifact, images: np.ndarray, teams: tuple[int, ...] = ()) -> None:
+    """Compare every usable kernel with the specification, and with itself in teams of several threads."""
     specification = Session(artifact, kernel="shift-lut")
     for name in USABLE:
         ours = Session(artifact, kernel=name)
@@ -106,7 +107,7 @@ def assert_equal(artifact: Artifact, images: np.ndarray) -> None:
         )
         assert result.exact and result.layers, (name, result)
         whole = ours.run(images)
-        for threads in (2, 3):
+        for threads in teams:
             several = Session(artifact, kernel=name, threads=threads)
             assert np.array_equal(several.run(images), whole), name
             assert several.network.team is not None  # on one image together
@@ -118,6 +119,7 @@ def assert_equal(artifact: Artifact, images: np.ndarray) -> None:
 @given(st.data(), st.integers(0, 2**32))
 def test_convolutions_of_every_shape(data, seed):
     draw, rng = data.draw, np.random.default_rng(seed)
+    teams = draw(st.sampled_from([(), (), (), (2,), (3,)]))
     extreme = draw(st.booleans())
     qmin, qmax = draw(st.sampled_from([(0, 15), (0, 3), (-8, 7), (-5, 10), (0, 255), (-128, 127)]))
     size = draw(st.sampled_from([1, 2, 7, 13, 14, 16, 17, 31]))
@@ -147,7 +149,7 @@ def test_convolutions_of_every_shape(data, seed):
     value = make.add(doc.Reshape, "reshape", value, shape=(outputs * times,))
     make.layer(value, (draw(st.integers(1, 33)), outputs * times), qmin=qmin, qmax=qmax, extreme=extreme)
     artifact = make.artifact(make.nodes[-1].weights.shape[0])
-    assert_equal(artifact, rng.standard_normal((3, 3, size, size)).astype(np.float32))
+    assert_equal(artifact, rng.standard_normal((3, 3, size, size)).astype(np.float32), teams)
 
 
 @pytest.mark.parametrize("width", ODD)
@@ -184,10 +186,10 @@ def test_slices_pads_and_concatenations():
     twice = make.add(doc.Add, "add", joined, joined)
     flat = make.add(doc.Reshape, "reshape", twice, shape=(12 * 81,))
     make.layer(flat, (4, 12 * 81), qmin=-8, qmax=7)
-    assert_equal(make.artifact(4), rng.standard_normal((3, 3, 9, 9)).astype(np.float32))
+    assert_equal(make.artifact(4), rng.standard_normal((3, 3, 9, 9)).astype(np.float32), teams=(2, 3))
 
 
-class GuardedPlan(native.Plan):
+class GuardedPlan(native_plan.Plan):
     """Every array that the steps point to ends at a page that may not be touched: one byte beyond is a crash."""
 
     def _keep(self, array: np.ndarray) -> np.ndarray:
@@ -220,7 +222,7 @@ def test_nothing_beyond_the_buffers_is_touched(kernel):
         make.layer(value, (5, channels), qmin=-8, qmax=7, adapter=True)
         artifact = make.artifact(5)
         image = rng.standard_normal((3, width, width)).astype(np.float32)
-        logits = GuardedPlan(artifact, {}).run(native.compiled_kernels()[kernel][0], image)
+        logits = GuardedPlan(artifact, {}).run(native_library.compiled_kernels()[kernel][0], image)
         assert np.array_equal(logits, Session(artifact, kernel="matmul").run(image[None])[0])
 
 
@@ -269,12 +271,12 @@ def test_names_of_kernels(monkeypatch):
     with pytest.raises(UsageError, match="no kernel `matmil`") as raised:
         Session(artifact, kernel="matmil")
     assert raised.value.hint == "did you mean `matmul`?"
-    monkeypatch.setattr(native, "compiled_kernels", lambda: {"avx2": (0, False), "scalar": (1, True)})
+    monkeypatch.setattr(native_library, "compiled_kernels", lambda: {"avx2": (0, False), "scalar": (1, True)})
     with pytest.raises(MachineError, match="this processor does not run the kernel `avx2`"):
         Session(artifact, kernel="avx2")
     with pytest.raises(MachineError, match="the kernel `avx512-vnni` was not compiled"):
         Session(artifact, kernel="avx512-vnni")
     assert "no native kernel for this processor" in Session(artifact).notice
-    monkeypatch.setattr(native, "compiled_kernels", dict)
+    monkeypatch.setattr(native_library, "compiled_kernels", dict)
     session = Session(artifact)
     assert session.kernel == "matmul" and "were not compiled" in session.notice

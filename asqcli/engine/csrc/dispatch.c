@@ -41,4 +41,8 @@ PUBLIC void asq_run_together(int kernel, const Op *ops, int count, int place, in
 }
 
 /* Let threads that wait for one that will not come go on. */
-PUBLIC void asq_abandon(Meeting *meeting) { atomic_store(&meeting->abandoned, 1); }
+PUBLIC void asq_abandon(Meeting *meeting) {
+    atomic_store(&meeting->abandoned, 1);
+    atomic_fetch_add(&meeting->generation, 1);
+    wake(meeting);
+}

@@ -1,0 +1,63 @@
+"""The compiled kernels, as ctypes sees them: `Op` and the functions of csrc/kernel.h and csrc/dispatch.c."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+BLOCK, DEPTH, LANES, MOST_TAPS = 16, 4, 8, 1024
+CONV, ELEMENTWISE, MAX_POOL, MEAN, COPY = range(5)
+LIBRARY = "_native"
+
+Int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
+
+
+class AdapterLayer(ctypes.Structure):
+    _fields_ = (("weight", _pointer), ("row_scale", _pointer), ("bias", _pointer), ("inputs", ctypes.c_int),
+                ("outputs", ctypes.c_int))  # fmt: skip
+
+
+class Op(ctypes.Structure):
+    """As `Op` in kernel.h, field for field."""
+
+    _fields_ = (
+        ("kind", Int), ("x", _pointer), ("y", _pointer), ("out", _pointer),
+        ("height", Int), ("width", Int), ("channels", Int), ("out_h", Int), ("out_w", Int), ("outputs", Int),
+        ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
+        ("dilation_w", Int), ("groups", Int), ("top", Int), ("left", Int), ("bottom", Int), ("right", Int),
+        ("qmin", Int), ("qmax", Int), ("as_printed", Int), ("beta_output", Int), ("step_size", _float),
+        ("adapter_layers", Int), ("depthwise", Int), ("merged", Int), ("raw", Int),
+        ("adapter", AdapterLayer * 2), ("codes", _pointer), ("sums", _pointer), ("means", _pointer),
+        ("scale", _pointer), ("packed", _pointer), ("weight_scale", _pointer),
+        ("compensation", _pointer), ("bias", _pointer), ("g", _pointer), ("b", _pointer), ("low", _float),
+        ("high", _float), ("box", Int * 3), ("from_stride", Int * 3), ("to_stride", Int * 3),
+    )  # fmt: skip
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled kernels, or None where the package was installed without a compiler."""
+    found = sorted(Path(__file__).parent.glob(f"{LIBRARY}*.so"))
+    if not found:
+        return None
+    try:
+        loaded = ctypes.CDLL(str(found[0]))
+    except OSError:
+        return None
+    loaded.asq_op_size.restype = ctypes.c_size_t
+    loaded.asq_kernel_name.restype = ctypes.c_char_p
+    loaded.asq_run.argtypes = (ctypes.c_int, ctypes.POINTER(Op), ctypes.c_int)
+    loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, ctypes.c_int, _pointer)
+    loaded.asq_run.restype = loaded.asq_run_together.restype = None
+    assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native.py differ"
+    return loaded
+
+
+@cache
+def compiled_kernels() -> dict[str, tuple[int, bool]]:
+    """Return name: (place, does this processor run it?) of each native kernel, the best first."""
+    loaded, kernels = library(), {}
+    while loaded is not None and (name := loaded.asq_kernel_name(len(kernels))) is not None:
+        kernels[name.decode()] = (len(kernels), bool(loaded.asq_kernel_supported(len(kernels))))
+    return kernels

@@ -1,0 +1,432 @@
+"""A network as a plan of fused steps for the native kernels, with the memory of one image.
+
+Values lie channels last. A convolution takes the batch norm, the sum and the clamp that follow it into its epilogue.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from asqcli.artifact import Artifact
+from asqcli.artifact.document import (
+    AdaptiveAvgPool,
+    Add,
+    BatchNorm,
+    Clamp,
+    Concat,
+    Conv,
+    Linear,
+    MaxPool,
+    Pad,
+    Reshape,
+    Slice,
+)
+from asqcli.engine.native_library import (
+    BLOCK,
+    CONV,
+    COPY,
+    DEPTH,
+    ELEMENTWISE,
+    LANES,
+    MAX_POOL,
+    MEAN,
+    MOST_TAPS,
+    AdapterLayer,
+    Int,
+    Op,
+    library,
+)
+from asqcli.engine.native_packing import by_group, pack, pack_depthwise, padded
+
+
+class NotNative(Exception):
+    """The network has a node that the native plan has no step for."""
+
+
+class Team(Protocol):
+    """Threads that share the work on one image."""
+
+    def run(self, kernel: int, ops: ctypes.Array) -> None: ...
+
+
+@dataclass(eq=False)
+class _Storage:
+    """Memory of one value or several that are the same numbers; given back after its last use."""
+
+    array: np.ndarray
+    uses: int = 0
+    reusable: bool = True
+
+
+@dataclass
+class _Step:
+    """A convolution or elementwise step with what it takes into its epilogue."""
+
+    result: int
+    g: str | None = None
+    b: str | None = None
+    other: int | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    taken: list[int] = field(default_factory=list)
+
+
+class Plan:
+    """A network's steps with their memory, for one image at a time.
+
+    Args:
+        artifact: checked.
+        shared: packed weights and the like by name, made by the first plan and shared by all.
+    Raises:
+        NotNative: see above.
+    """
+
+    def __init__(self, artifact: Artifact, shared: dict[str, np.ndarray]) -> None:
+        self.artifact, self.shared = artifact, shared
+        self.nodes, self.shapes = artifact.document.nodes, artifact.plan.shapes
+        self.consumers: list[list[int]] = [[] for _ in self.shapes]
+        for index, node in enumerate(self.nodes):
+            for value in node.inputs:
+                self.consumers[value].append(index)
+        self.kept: list[np.ndarray] = []  # what the steps point to
+        self.free: list[np.ndarray] = []
+        self.values: dict[int, _Storage] = {}
+        self.steps: list[Op] = []
+        self.layers: list[tuple[str, np.ndarray, Conv | Linear]] = []  # of each conv step: name, codes, node
+        self._new_value(0, reusable=False)
+        fused: set[int] = set()
+        for index in range(len(self.nodes)):
+            if index not in fused:
+                fused |= self._add(index)
+        self.input = self.values[0].array
+        self.output = self.values[len(self.nodes)].array[: len(artifact.document.classes)]
+        self.ops = (Op * len(self.steps))(*self.steps)
+
+    def _add(self, index: int) -> set[int]:
+        """Add the steps of a node; return the nodes after it that they do as well."""
+        node = self.nodes[index]
+        match node:
+            case Conv() | Linear():
+                step = self._fuse(index)
+                self._add_conv(node, step)
+            case BatchNorm() | Add() | Clamp():
+                step = self._fuse(index)
+                self._add_elementwise(node, step)
+            case _:
+                step = _Step(index + 1)
+                self._add_other(node, index + 1)
+        for value in {i for n in (index, *step.taken) for i in self.nodes[n].inputs} & self.values.keys():
+            self._release(value, sum(value in self.nodes[n].inputs for n in (index, *step.taken)))
+        return set(step.taken)
+
+    # Fusion
+
+    def _fuse(self, index: int) -> _Step:
+        """Return a node with the batch norm, sum and clamp that follow it, each at most once and in this order."""
+        step, node = _Step(index + 1), self.nodes[index]
+        if isinstance(node, BatchNorm):
+            step.g, step.b = node.g, node.b
+        elif isinstance(node, Add):
+            step.other = node.inputs[1]
+        elif isinstance(node, Clamp):
+            self._take_clamp(step, node)
+            return step
+        while len(self.consumers[step.result]) == 1:
+            following = self.consumers[step.result][0]
+            node = self.nodes[following]
+            others = [value for value in node.inputs if value != step.result]
+            if isinstance(node, BatchNorm) and step.g is None and step.other is None:
+                step.g, step.b = node.g, node.b
+            elif isinstance(node, Add) and step.other is None and len(others) == 1 and others[0] in self.values:
+                step.other = others[0]
+            elif isinstance(node, Clamp):
+                self._take_clamp(step, node)
+                self._take(step, following)
+                break
+            else:
+                break
+            self._take(step, following)
+        return step
+
+    @staticmethod
+    def _take(step: _Step, following: int) -> None:
+        step.taken.append(following)
+        step.result = following + 1
+
+    @staticmethod
+    def _take_clamp(step: _Step, node: Clamp) -> None:
+        step.low = -math.inf if node.low is None else node.low
+        step.high = math.inf if node.high is None else node.high
+
+    # Memory
+
+    def _new_value(self, value: int, *, reusable: bool = True) -> np.ndarray:
+        """Return memory for a value, the smallest free piece that holds it."""
+        size = math.prod(self.shapes[value])
+        fitting = [array for array in self.free if array.size >= size] if reusable else []
+        if fitting:
+            array = min(fitting, key=lambda a: a.size)
+            self.free = [a for a in self.free if a is not array]
+        else:
+            array = self._keep(np.zeros(size, np.float32))
+        last = value == len(self.nodes)
+        self.values[value] = _Storage(array, len(self.consumers[value]) + last, reusable and not last)
+        return array
+
+    def _alias(self, value: int, of: int) -> None:
+        storage = self.values[value] = self.values[of]
+        storage.uses += len(self.consumers[value])
+        if value == len(self.nodes):
+            storage.uses += 1
+
+    def _release(self, value: int, uses: int) -> None:
+        storage = self.values[value]
+        storage.uses -= uses
+        if storage.uses == 0 and storage.reusable:
+            self.free.append(storage.array)
+
+    def _keep(self, array: np.ndarray) -> np.ndarray:
+        self.kept.append(array)
+        return array
+
+    def _point(self, array: np.ndarray) -> int:
+        return self._keep(array).ctypes.data
+
+    def _shared(self, name: str, make) -> int:
+        """Return the address of an array that all plans share."""
+        if name not in self.shared:
+            self.shared[name] = self._keep(np.ascontiguousarray(make()))
+        return self.shared[name].ctypes.data
+
+    def _value(self, value: int) -> int:
+        return self.values[value].array.ctypes.data
+
+    def _image(self, value: int) -> tuple[int, int, int]:
+        """Return (channels, height, width) of a value."""
+        shape = self.shapes[value]
+        if len(shape) == 1:
+            return shape[0], 1, 1
+        if len(shape) != 3:
+            raise NotNative(f"a value of shape {shape}")
+        return shape
+
+    # Steps
+
+    def _op(self, kind: int, source: int, result: int, **settings) -> Op:
+        channels, height, width = self._image(source)
+        outputs, out_h, out_w = self._image(result)
+        x = self._value(source)
+        return Op(
+            kind=kind, x=x, height=height, width=width, channels=channels, outputs=outputs, out_h=out_h, out_w=out_w,
+            low=-math.inf, high=math.inf, groups=1, **settings,
+        )  # fmt: skip
+
+    def _epilogue(self, op: Op, step: _Step, groups: int) -> None:
+        if step.g is not None:
+            tensors = self.artifact.tensors
+            op.g = self._shared(f"{step.g}/{groups}", lambda: by_group(tensors[step.g], groups))
+            op.b = self._shared(f"{step.b}/{groups}", lambda: by_group(tensors[step.b], groups))
+        op.low, op.high = step.low, step.high
+        op.y = None if step.other is None else self._value(step.other)
+        op.out = self._new_value(step.result).ctypes.data
+        self.steps.append(op)
+
+    def _add_elementwise(self, node, step: _Step) -> None:
+        op = self._op(ELEMENTWISE, node.inputs[0], step.result)
+        self._epilogue(op, step, groups=0)
+
+    def _add_conv(self, node: Conv | Linear, step: _Step) -> None:
+        activations, weights, tensors = node.activations, node.weights, self.artifact.tensors
+        conv = isinstance(node, Conv)
+        channels, height, width = self._image(node.inputs[0])
+        outputs, per_group, kernel_h, kernel_w = (*weights.shape, 1, 1)[:4]
+        groups = node.groups if conv else 1
+        top, left, bottom, right = node.padding if conv else (0, 0, 0, 0)
+        depthwise = groups > 1 and per_group == 1
+        if depthwise and kernel_h * kernel_w > MOST_TAPS:
+            raise NotNative(f"a depthwise window of {kernel_h}x{kernel_w} (`{node.name}`)")
+        merged = groups == 1 and per_group % DEPTH != 0 and (not conv or node.dilation[1] == 1)
+        parts = 0 if depthwise else groups  # of the arrays over outputs
+        pixel = channels if depthwise or merged else groups * padded(per_group, DEPTH)
+        shape = (height + top + bottom, width + left + right, pixel)
+        memory = self._keep(np.full(math.prod(shape) + BLOCK, -activations.qmin, np.uint8))
+        codes = memory[: math.prod(shape)].reshape(shape)
+        self.layers.append((node.name, codes[top : top + height, left : left + width], node))
+        key = weights.codes
+
+        def levels() -> np.ndarray:
+            return self.artifact.levels(weights).reshape(outputs, per_group, kernel_h, kernel_w)
+
+        def packed_weights() -> np.ndarray:
+            if depthwise:
+                return pack_depthwise(levels())
+            if merged:  # a row of the window, pixels of all channels, is one run of channels
+                return pack(levels().transpose(0, 3, 1, 2).reshape(outputs, -1, kernel_h, 1), groups)
+            return pack(levels(), groups)
+
+        def compensation() -> np.ndarray:
+            return by_group(activations.qmin * levels().sum(axis=(1, 2, 3), dtype=np.int32), parts)
+
+        def scale() -> np.ndarray:
+            return by_group(np.broadcast_to(tensors[weights.scale], outputs), parts)
+
+        op = self._op(
+            CONV, node.inputs[0], step.result,
+            kernel_h=kernel_h, kernel_w=kernel_w, top=top, left=left, bottom=bottom, right=right,
+            qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
+            as_printed=activations.dequantize_by == "step_size", depthwise=depthwise, merged=merged,
+            packed=self._shared(key, packed_weights),
+            weight_scale=self._shared(weights.scale, scale),
+            compensation=self._shared(f"{key}/compensation", compensation),
+            codes=codes.ctypes.data, scale=self._point(np.zeros(padded(outputs, BLOCK) + groups * BLOCK, np.float32)),
+        )  # fmt: skip
+        (op.stride_h, op.stride_w), (op.dilation_h, op.dilation_w) = (
+            (node.stride, node.dilation) if conv else ((1, 1), (1, 1))
+        )
+        op.groups = groups
+        if weights.bias is not None:
+            op.bias = self._shared(weights.bias, lambda: by_group(tensors[weights.bias], parts))
+        if activations.adapter is not None:
+            self._add_adapter(op, activations.adapter, channels)
+        self._epilogue(op, step, parts)
+
+    def _add_adapter(self, op: Op, adapter, channels: int) -> None:
+        tensors, inputs = self.artifact.tensors, channels
+        op.adapter_layers, op.beta_output = len(adapter.layers), adapter.output == "relu"
+        for place, layer in enumerate(adapter.layers):
+            scale = np.ones(layer.outputs) if layer.row_scale is None else tensors[layer.row_scale]
+            padding = ((0, 0), (0, -inputs % LANES))
+            op.adapter[place] = AdapterLayer(
+                weight=self._shared(
+                    layer.weight, lambda w=layer.weight, p=padding: np.pad(tensors[w].astype(np.float64), p)
+                ),
+                row_scale=self._shared(f"{layer.bias}/row_scale", lambda s=scale: s.astype(np.float64)),
+                bias=self._shared(layer.bias, lambda b=layer.bias: tensors[b].astype(np.float64)),
+                inputs=inputs,
+                outputs=layer.outputs,
+            )
+            inputs = layer.outputs
+        widest = padded(max(channels, *(layer.outputs for layer in adapter.layers)), LANES)
+        op.sums, op.means = (
+            self._point(np.zeros(2 * channels + 3 * widest)),
+            self._point(np.zeros(channels + 1, np.float32)),
+        )
+
+    def _add_other(self, node, result: int) -> None:
+        source = node.inputs[0]
+        match node:
+            case MaxPool():
+                (kernel_h, kernel_w), (stride_h, stride_w) = node.kernel_size, node.stride
+                op = self._op(
+                    MAX_POOL, source, result, kernel_h=kernel_h, kernel_w=kernel_w, stride_h=stride_h,
+                    stride_w=stride_w, dilation_h=node.dilation[0], dilation_w=node.dilation[1], top=node.padding[0],
+                    left=node.padding[1],
+                )  # fmt: skip
+            case AdaptiveAvgPool() if node.output_size == self._image(source)[1:]:
+                return self._alias(result, source)  # windows of one pixel
+            case AdaptiveAvgPool() if node.output_size == (1, 1):
+                op = self._op(MEAN, source, result, sums=self._point(np.zeros(2 * self._image(source)[0])))
+            case Reshape() if len(node.shape) == 1:
+                _, height, width = self._image(source)
+                if height * width == 1:
+                    return self._alias(result, source)
+                return self._copy(source, result, to_stride=(width, 1, height * width))
+            case Slice():
+                return self._add_slice(node, source, result)
+            case Concat() if node.axis == 0:
+                return self._add_concat(node, result)
+            case Pad() if len(node.before) == 3:
+                return self._add_pad(node, source, result)
+            case _:
+                raise NotNative(f"`{node.op}` (`{node.name}`)")
+        op.out = self._new_value(result).ctypes.data
+        self.steps.append(op)
+        return None
+
+    def _copy(
+        self, source: int, result: int, *, box=None, from_at=0, from_stride=None, to_at=0, to_stride=None
+    ) -> None:
+        """Add a copy of a box of (rows, columns, channels); strides and places in numbers, channels last."""
+        channels, height, width = self._image(source)
+        out_channels, _, out_w = self._image(result)
+        if result not in self.values:
+            # Zeros around a box are written once, so the memory cannot be another value's in between.
+            self._new_value(result, reusable=box is None)
+        op = self._op(
+            COPY, source, result,
+            box=(Int * 3)(*(box or (height, width, channels))),
+            from_stride=(Int * 3)(*(from_stride or (width * channels, channels, 1))),
+            to_stride=(Int * 3)(*(to_stride or (out_w * out_channels, out_channels, 1))),
+        )  # fmt: skip
+        op.x = self._value(source) + 4 * from_at
+        op.out = self._value(result) + 4 * to_at
+        self.steps.append(op)
+
+    def _add_slice(self, node: Slice, source: int, result: int) -> None:
+        channels, _, width = self._image(source)
+        out_channels, out_h, out_w = self._image(result)
+        stride = [width * channels, channels, 1]
+        axis = {0: 2, 1: 0, 2: 1}[node.axis]  # of (C, H, W) among (rows, columns, channels)
+        from_at = node.start * stride[axis]
+        stride[axis] *= node.step
+        self._copy(source, result, box=(out_h, out_w, out_channels), from_at=from_at, from_stride=stride)
+
+    def _add_concat(self, node: Concat, result: int) -> None:
+        at = 0
+        for source in node.inputs:
+            channels, height, width = self._image(source)
+            self._copy(source, result, box=(height, width, channels), to_at=at)
+            at += channels
+
+    def _add_pad(self, node: Pad, source: int, result: int) -> None:
+        channels, height, width = self._image(source)
+        out_channels, _, out_w = self._image(result)
+        before_c, before_h, before_w = node.before
+        at = (before_h * out_w + before_w) * out_channels + before_c
+        self._copy(source, result, box=(height, width, channels), to_at=at)
+
+    def run(self, kernel: int, image: np.ndarray, team: Team | None = None) -> np.ndarray:
+        """Return the logits of one image, (classes,); `image`: (3, H, W) float32."""
+        channels, height, width = image.shape
+        self.input.reshape(height, width, channels)[:] = image.transpose(1, 2, 0)
+        if team is None:
+            library().asq_run(kernel, self.ops, len(self.ops))
+        else:
+            team.run(kernel, self.ops)
+        return self.output.copy()
+
+    def run_observed(self, kernel: int, image: np.ndarray, observe) -> np.ndarray:
+        """As `run`, step by step; tell `observe` of each layer's codes and accumulators."""
+        channels, height, width = image.shape
+        self.input.reshape(height, width, channels)[:] = image.transpose(1, 2, 0)
+        layers = iter(self.layers)
+        for op in self.ops:
+            library().asq_run(kernel, ctypes.byref(op), 1)
+            if op.kind == CONV:
+                name, codes, node = next(layers)
+                observe(name, _codes_of(codes, node), self._accumulators(kernel, op, isinstance(node, Conv)))
+        return self.output.copy()
+
+    @staticmethod
+    def _accumulators(kernel: int, op: Op, conv: bool) -> np.ndarray:
+        """Run a convolution once more, without its epilogue."""
+        out = np.empty((op.out_h, op.out_w, op.outputs), np.float32)
+        raw = Op.from_buffer_copy(op)
+        raw.raw, raw.out, raw.low, raw.high = True, out.ctypes.data, -math.inf, math.inf
+        raw.y = raw.g = raw.b = raw.bias = None
+        library().asq_run(kernel, ctypes.byref(raw), 1)
+        return out.transpose(2, 0, 1)[None] if conv else out[0]
+
+
+def _codes_of(shifted: np.ndarray, node: Conv | Linear) -> np.ndarray:
+    """Return the codes of the last image, (1, C, H, W) or (1, features), from those above qmin."""
+    height, width, _ = shifted.shape
+    groups = node.groups if isinstance(node, Conv) else 1
+    codes = shifted.reshape(height, width, groups, -1)[..., : node.weights.shape[1]].reshape(height, width, -1)
+    codes = codes.astype(np.float32) + node.activations.qmin
+    return codes.transpose(2, 0, 1)[None] if isinstance(node, Conv) else codes[0]
