@@ -45,6 +45,6 @@ class BuildKernels(build_ext):
 
 
 setup(
-    ext_modules=[Extension("asqcli.engine._native", sorted(str(p) for p in CSRC.glob("*.c")), optional=True)],
+    ext_modules=[Extension("asqcli.engine.csrc.native", sorted(str(p) for p in CSRC.glob("*.c")), optional=True)],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 BLOCK, DEPTH, LANES, MOST_TAPS = 16, 4, 8, 1024
 CONV, ELEMENTWISE, MAX_POOL, MEAN, COPY = range(5)
-LIBRARY = "_native"
+LIBRARY = Path(__file__).parent / "csrc" / "native.so"  # beside its source, where Python looks for no modules
 
 Int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
@@ -38,11 +38,10 @@ class Op(ctypes.Structure):
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None where the package was installed without a compiler."""
-    found = sorted(Path(__file__).parent.glob(f"{LIBRARY}*.so"))
-    if not found:
+    if not LIBRARY.is_file():
         return None
     try:
-        loaded = ctypes.CDLL(str(found[0]))
+        loaded = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
     loaded.asq_op_size.restype = ctypes.c_size_t

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,10 +227,10 @@ def test_nothing_beyond_the_buffers_is_touched(kernel):
 
 def test_the_widest_tile_keeps_its_accumulators_in_registers():
     """28 accumulators: a compiler that stores them in every step makes the kernel three times slower."""
-    files = sorted(Path(native.__file__).parent.glob("_native*.so"))
-    if not files or shutil.which("objdump") is None:
+    library = native_library.LIBRARY
+    if not library.is_file() or shutil.which("objdump") is None:
         pytest.skip("needs the compiled kernels and objdump")
-    done = subprocess.run(["objdump", "-d", "--no-show-raw-insn", files[0]], capture_output=True, text=True, check=True)
+    done = subprocess.run(["objdump", "-d", "--no-show-raw-insn", library], capture_output=True, text=True, check=True)
     if "vpdpbusd" not in done.stdout:
         pytest.skip("compiled for another processor")
     # Inner functions have no names here: the tile is found by its row of products without a branch between them.

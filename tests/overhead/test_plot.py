@@ -25,7 +25,7 @@ def test_a_png_is_written(tmp_path):
     plot.write_plot(tmp_path / "shares.png", "net", ROWS)
     assert (tmp_path / "shares.png").read_bytes().startswith(b"\x89PNG\r\n")
     with pytest.raises(MachineError, match="cannot write"):
-        plot.write_plot(tmp_path / "absent" / "shares.png", "net", ROWS)
+        plot.write_plot(tmp_path / "absent" / "deep" / "shares.png", "net", ROWS)
 
 
 def test_what_cannot_be_drawn_is_told_first(monkeypatch):
