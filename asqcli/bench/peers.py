@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from asqcli.bench.quiet import quiet
 from asqcli.errors import AsqError, first_line
 from asqcli.models.names import is_factory
 
@@ -55,6 +53,7 @@ class Float:
     @cached_property
     def onnx(self) -> Path:
         """The network as an ONNX file."""
+        _need("onnx", "onnx")
         path = self.folder / "float.onnx"
         with torch.no_grad():
             torch.onnx.export(
@@ -65,8 +64,8 @@ class Float:
     @cached_property
     def quantized_onnx(self) -> Path:
         """The network in 8 bits, as ONNX Runtime quantizes it."""
-        quantization = _need("onnxruntime.quantization", "onnxruntime", "onnx")
-        shaped = _need("onnxruntime.quantization.shape_inference", "onnxruntime", "onnx")
+        quantization = _need("onnxruntime.quantization", "onnx", "onnxruntime")
+        shaped = _need("onnxruntime.quantization.shape_inference", "onnx", "onnxruntime")
         ready, path = self.folder / "ready.onnx", self.folder / "int8.onnx"
         shaped.quant_pre_process(str(self.onnx), str(ready), skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -113,12 +112,25 @@ def float_network(name: str, factory: str | None, *, classes: int, image_size: i
             _require_same(
                 count_network(build_on_meta(wanted, classes, image_size=image_size), image_size), multiply_adds
             )
-        torch.manual_seed(0)
-        model = build_model(wanted, classes, image_size=image_size).cpu().float().eval()
-        _require_same(count_network(model, image_size), multiply_adds)
+        model = build_model(wanted, classes, image_size=image_size).cpu().float()
+        _require_same(count_network(model.eval(), image_size), multiply_adds)
     except AsqError as error:
         raise NoPeer(f"no float network to compare with: {first_line(error)}") from error
+    _settle(model, image_size)
     return model.eval().requires_grad_(False)
+
+
+def _settle(model: nn.Module, image_size: int) -> None:
+    """Give batch norms the statistics of random images.
+
+    Without them the values of some deep networks fade until they are denormal numbers, which are slow.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0  # the last batch counts
+        norm.train()
+    with torch.no_grad():
+        model(torch.randn(2, 3, image_size, image_size))
 
 
 def _require_same(counted, multiply_adds: int) -> None:
@@ -147,7 +159,8 @@ def _torch_compile(network: Float) -> Run:
         with torch.no_grad():
             return compiled(inputs).numpy()
 
-    run()  # compiles, or raises
+    with _compiled_files_in(network.folder / "compiled"):
+        run()  # compiles, or raises
     return run
 
 
@@ -164,15 +177,22 @@ def _onnxruntime(network: Float, path: Path) -> Run:
 
 def _openvino(network: Float, path: Path, **properties: str) -> Run:
     openvino = _need("openvino", "openvino")
-    settings = {"INFERENCE_NUM_THREADS": network.threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    settings = {
+        "INFERENCE_NUM_THREADS": network.threads,
+        "NUM_STREAMS": 1,  # one run at a time
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # the others are not tied to a core either, and can leave a busy one
+    }
     compiled = openvino.Core().compile_model(str(path), "CPU", {**settings, **properties})
     request = compiled.create_infer_request()
     inputs, output = openvino.Tensor(network.inputs, shared_memory=True), compiled.output(0)
     return lambda: request.infer([inputs], share_inputs=True, share_outputs=True)[output]
 
 
+Maker = Callable[[Float], Run]
+
 INT8 = ("onnxruntime-int8", "openvino-int8")
-PEERS: dict[str, Callable[[Float], Run]] = {
+PEERS: dict[str, Maker] = {
     "torch-eager": _torch_eager,
     "torch-compile": _torch_compile,
     "onnxruntime-float": lambda network: _onnxruntime(network, network.onnx),
@@ -184,19 +204,21 @@ PEERS: dict[str, Callable[[Float], Run]] = {
 
 
 def build_peers(
-    network: Float, makers: dict[str, Callable[[Float], Run]] | None = None
+    network: Float, makers: dict[str, Maker], tell: Callable[[str], None] = lambda name: None
 ) -> tuple[dict[str, Run], dict[str, str]]:
     """Return (the peers that run by name, why each of the others does not).
 
     Args:
-        makers: what makes each peer; None for PEERS.
+        makers: what makes each peer, by its name.
+        tell: called with the name of each before it is made.
     """
     torch.set_num_threads(network.threads)
     running: dict[str, Run] = {}
     missing: dict[str, str] = {}
-    for name, make in (PEERS if makers is None else makers).items():
+    for name, make in makers.items():
+        tell(name)
         try:
-            with _quiet(network.folder):
+            with quiet():
                 run = make(network)
                 shape = np.shape(run())
             if shape[0] != len(network.inputs):
@@ -224,30 +246,12 @@ def _need(module: str, *packages: str):
 
 
 @contextlib.contextmanager
-def _quiet(folder: Path) -> Iterator[None]:
-    """Keep what the peers warn and log of themselves from the user, and their caches in `folder`."""
-    cache = "TORCHINDUCTOR_CACHE_DIR"
-    before, level = os.environ.get(cache), logging.root.manager.disable
-    os.environ[cache] = str(folder / "inductor")
-    logging.disable(logging.ERROR)
+def _compiled_files_in(folder: Path) -> Iterator[None]:
+    """Let what torch.compile writes go to `folder`."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ[name] = str(folder)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        logging.disable(level)
-        os.environ.pop(cache) if before is None else os.environ.update({cache: before})
-
-
-@contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[None]:
-    """Send to stderr what Python and native code print: stdout is for the result."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.environ.pop(name) if before is None else os.environ.update({name: before})

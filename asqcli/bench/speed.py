@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from asqcli.bench import machine
-from asqcli.bench.peers import INT8, PACKAGES, PEERS, Float, NoPeer, Run, build_peers, float_network, stdout_to_stderr
+from asqcli.bench.peers import INT8, PACKAGES, PEERS, Float, NoPeer, Run, build_peers, float_network
+from asqcli.bench.quiet import stdout_to_stderr
 from asqcli.bench.timing import Timing, alternate
 from asqcli.engine import Session
 
@@ -16,7 +18,14 @@ SECONDS = 15.0
 ASQ = "asq"
 
 
-def measure_speed(session: Session, *, batch: int = 1, factory: str | None = None, seconds: float = SECONDS) -> dict:
+def measure_speed(
+    session: Session,
+    *,
+    batch: int = 1,
+    factory: str | None = None,
+    seconds: float = SECONDS,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict:
     """Return how fast the engine is beside its peers, as the `bench` of `asq infer`.
 
     Args:
@@ -24,12 +33,14 @@ def measure_speed(session: Session, *, batch: int = 1, factory: str | None = Non
         batch: images in one run.
         factory: the user's own name of the float network, or None for the one that the file tells.
         seconds: for the rounds together, about.
+        tell: called with what is being done.
     """
     load = machine.load_average()
     document, plan = session.artifact.document, session.artifact.plan
     inputs = np.random.default_rng(0).standard_normal((batch, *session.input_shape), dtype=np.float32)
     with tempfile.TemporaryDirectory(prefix="asq-bench-") as folder, stdout_to_stderr():
-        peers, missing = _peers(session, inputs, factory, Path(folder))
+        peers, missing = _peers(session, inputs, factory, Path(folder), tell)
+        tell(f"measuring {', '.join((ASQ, *peers))} in turn")
         timings, rounds = alternate({ASQ: lambda: session.run(inputs), **peers}, seconds=seconds)
     return {
         "model": document.provenance.model,
@@ -48,7 +59,7 @@ def measure_speed(session: Session, *, batch: int = 1, factory: str | None = Non
 
 
 def _peers(
-    session: Session, inputs: np.ndarray, factory: str | None, folder: Path
+    session: Session, inputs: np.ndarray, factory: str | None, folder: Path, tell: Callable[[str], None]
 ) -> tuple[dict[str, Run], dict[str, str]]:
     document = session.artifact.document
     try:
@@ -61,7 +72,7 @@ def _peers(
         )
     except NoPeer as reason:
         return {}, dict.fromkeys(PEERS, str(reason))
-    return build_peers(Float(model, inputs, session.threads, folder))
+    return build_peers(Float(model, inputs, session.threads, folder), PEERS, lambda name: tell(f"preparing {name}"))
 
 
 def _figures(timings: dict[str, Timing]) -> dict:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 TURN_SECONDS = 0.1  # of a candidate's runs in one round: long beside a scheduler's slice, short beside a round
 PAUSE_SECONDS = 0.01  # before a turn: threads of other engines spin for a while when their work is done
 WARM_UP_RUNS = 3
-FEWEST_ROUNDS, MOST_ROUNDS = 5, 51
+FEWEST_ROUNDS, MOST_ROUNDS = 5, 25
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def number_of_rounds(seconds: float, seconds_of_a_round: float) -> int:
     """Return how many rounds fit, at least FEWEST_ROUNDS and at most MOST_ROUNDS.
 
     >>> number_of_rounds(15, 1.5), number_of_rounds(15, 60), number_of_rounds(15, 0)
-    (10, 5, 51)
+    (10, 5, 25)
     """
     fitting = int(seconds / seconds_of_a_round) if seconds_of_a_round > 0 else MOST_ROUNDS
     return min(max(fitting, FEWEST_ROUNDS), MOST_ROUNDS)

@@ -70,9 +70,8 @@ def infer(
     session = _open(file, kernel, threads)
     document: dict = {"schema": 1, "file": str(file), "kernel": session.kernel, "threads": session.threads}
     if bench:
-        from asqcli.bench.speed import measure_speed
-
-        _show_bench(document | {"bench": measure_speed(session, batch=batch or 1, factory=model)}, json_)
+        document["bench"] = _measure_speed(session, batch or 1, model)
+        _show_bench(document, json_)
         return
     predictions: list[Prediction] = []
     if data is not None:
@@ -213,6 +212,16 @@ def _trained(session: Session, run: str, model: str | None):
     if checkpoint.classes != session.artifact.document.classes:
         raise InputError(f"`{run}` has other classes than the exported network")
     return TrainedRunner(restore_model(checkpoint, source=run, factory=model))
+
+
+def _measure_speed(session: Session, batch: int, model: str | None) -> dict:
+    from asqcli.bench.speed import measure_speed
+    from asqcli.cli.console import stderr
+
+    def tell(text: str) -> None:
+        stderr().print(text, markup=False, soft_wrap=True)
+
+    return measure_speed(session, batch=batch, factory=model, tell=tell)
 
 
 def _prediction(prediction: Prediction) -> dict:

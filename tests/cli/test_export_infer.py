@@ -16,15 +16,6 @@ from asqcli.artifact import read_artifact, write_artifact
 from asqcli.artifact.document import quantized_nodes
 
 
-@pytest.fixture(scope="module")
-def exported(run_folder):
-    """The exported run: (file, what the command printed)."""
-    folder, _ = run_folder
-    done = asq("export", "r", "--data", "digits", "--json", cwd=folder.parent)
-    assert done.returncode == 0, done.stderr
-    return folder / "r.asq", json.loads(done.stdout)
-
-
 @pytest.fixture
 def images(tmp_path):
     """Three image files of different sizes."""
