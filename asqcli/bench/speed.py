@@ -15,6 +15,7 @@ from asqcli.bench.timing import Timing, alternate
 from asqcli.engine import Session
 
 SECONDS = 15.0
+UNDISTURBED_CORES = 0.9  # no engine sleeps in a run: fewer busy cores than one means that others had it
 ASQ = "asq"
 
 
@@ -87,5 +88,6 @@ def _figures(timings: dict[str, Timing]) -> dict:
         "ratio_to_best_int8": round(ours / min(int8), 3) if int8 else None,
         "spread": {name: [round(t.lower_ms, 4), round(t.upper_ms, 4)] for name, t in timings.items()},
         "cores_busy": {name: round(t.cores, 2) for name, t in timings.items()},
+        "disturbed": min(t.cores for t in timings.values()) < UNDISTURBED_CORES,
         "runs": {name: t.runs for name, t in timings.items()},
     }

@@ -38,10 +38,10 @@ def print_bench(bench: dict) -> None:
         table.add_row(name, "missing", "", "", "")
     console.print(table)
     _say(f"medians over {bench['rounds']} rounds, all engines in turn; asq / engine below 1: asq is faster")
-    if bench["load_average"] is not None:
-        _say(f"processor: {bench['processor']}; load before: {bench['load_average']}")
-    else:
-        _say(f"processor: {bench['processor']}")
+    if bench["disturbed"]:
+        _say("other work took the cores meanwhile, from long runs more than from short ones: do not rely on this")
+    load = "" if bench["load_average"] is None else f"; load before: {bench['load_average']}"
+    _say(f"processor: {bench['processor']}{load}")
     _say("versions: " + ", ".join(f"{name} {version}" for name, version in bench["versions"].items()))
     for reason, names in _by_reason(bench["missing"]).items():
         _say(f"missing {', '.join(names)}: {reason}")

@@ -49,7 +49,7 @@ def test_the_document_holds_figures_and_names_what_is_missing(exported, without_
         "openvino-float",
         "openvino-int8",
     ]
-    assert missing["onnxruntime-float"] == "`onnxruntime` is not installed: pip install 'asqcli[bench]'"
+    assert missing["onnxruntime-float"] == "`onnx` is not installed: pip install 'asqcli[bench]'"
     assert "ompiler" in missing["torch-compile"]
     assert bench["processor"] and {"python", "torch", "numpy"} <= set(bench["versions"])
 
