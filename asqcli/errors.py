@@ -117,6 +117,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else None
 
 
+def printable(text: str) -> str:
+    """Return a text without control characters: what a stranger wrote must not move the cursor of a terminal.
+
+    >>> printable("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, for a message of one line."""
     return (str(error).strip().splitlines() or ["no reason given"])[0]

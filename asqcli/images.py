@@ -14,6 +14,8 @@ from asqcli.errors import InputError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
+LARGEST_PIXELS = 2**26  # of a resized image: 256 MiB
+
 
 def open_image(path: Path) -> Image.Image:
     """Return the decoded image, RGB.
@@ -35,11 +37,16 @@ def resize_and_crop(image: Image.Image, *, resize: int, size: int) -> np.ndarray
 
     Returns:
         (size, size, 3), uint8. An image that has the right size already is returned as it is.
+    Raises:
+        InputError: it would have more than LARGEST_PIXELS.
     """
     width, height = image.size
     if min(width, height) != resize:
         scale = resize / min(width, height)
-        image = image.resize((max(resize, round(width * scale)), max(resize, round(height * scale))), Image.BILINEAR)
+        width, height = max(resize, round(width * scale)), max(resize, round(height * scale))
+        if width * height > LARGEST_PIXELS:
+            raise InputError(f"an image of {image.width} x {image.height} pixels is too long to be resized to {resize}")
+        image = image.resize((width, height), Image.BILINEAR)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     if (image.width, image.height) != (size, size):
         image = image.crop((left, top, left + size, top + size))  # beyond the border: black

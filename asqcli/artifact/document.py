@@ -24,6 +24,8 @@ Borders = tuple[Border, Border, Border, Border]  # top, left, bottom, right
 Axis = Annotated[int, Field(ge=0, le=7)]
 Shape = Annotated[tuple[Size, ...], Field(min_length=1, max_length=8)]
 Number = Annotated[float, Field(ge=-3e38, le=3e38)]
+Mean = Annotated[float, Field(ge=-1e6, le=1e6)]  # with the bounds of a deviation, pixels stay far inside float32
+Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class Part(BaseModel):
@@ -37,8 +39,8 @@ class Input(Part):
 
     image_size: Side
     resize: Side
-    mean: tuple[Number, Number, Number]
-    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = Field(min_length=3, max_length=3)
+    mean: tuple[Mean, Mean, Mean]
+    std: tuple[Deviation, Deviation, Deviation]
 
 
 class Weights(Part):

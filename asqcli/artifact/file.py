@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
+import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +27,16 @@ from asqcli.artifact.document import (
 )
 from asqcli.artifact.packing import packed_size, unpack
 from asqcli.artifact.shapes import Plan, plan_document
-from asqcli.errors import InputError, first_line
+from asqcli.errors import InputError, first_line, printable
 
 KEY = "asq"
 SUFFIX = ".asq"
-LARGEST_FILE = 2**31
+LARGEST_FILE = 2**28  # bytes: twice VGG-19 with 8-bit weights
+LARGEST_DOCUMENT = 2**22  # characters: nested in the worst way, they take 100 times as many bytes
+LARGEST_REPEATED = 2**22  # numbers of tensors named again: the engine unpacks a byte to 8 weights at most, each time
+LARGEST_MESSAGE = 500  # characters of a reason that a file has a part in
 LARGEST_ACCUMULATOR = 2**31 - 1
+UNPACKED_AT_ONCE = 2**16  # codes, a multiple of 8: they begin at a whole byte
 
 Expected = tuple[str, str, tuple[int, ...]]  # a tensor's name, dtype and shape
 
@@ -57,14 +64,16 @@ class Artifact:
         """
         plan = plan_document(document)
         channels = {index: plan.shapes[node.inputs[0]][0] for index, node in enumerate(document.nodes)}
-        used: set[str] = set()
+        used: Counter[str] = Counter()
         for index, node in enumerate(document.nodes):
             where = f"node {index} (`{node.name}`)"
             for name, dtype, shape in _expected_tensors(node, channels[index]):
                 _check_tensor(tensors, name, dtype, shape, where)
-                used.add(name)
-        if unused := sorted(set(tensors) - used):
+                used[name] += 1
+        if unused := sorted(set(tensors) - set(used)):
             raise InputError(f"the tensor `{unused[0]}` belongs to no node")
+        if sum((times - 1) * tensors[name].size for name, times in used.items()) > LARGEST_REPEATED:
+            raise InputError(f"nodes name the same tensors again for more than {LARGEST_REPEATED:,} numbers")
         artifact = cls(document, tensors, plan)
         for node in quantized_nodes(document):
             artifact._check_values(node)
@@ -72,13 +81,22 @@ class Artifact:
 
     def levels(self, weights: Weights) -> np.ndarray:
         """Return the integer weights of a layer, int8, of the shape that its document names."""
-        codes = unpack(self.tensors[weights.codes], weights.code_bits, math.prod(weights.shape))
-        return self.tensors[weights.levels][codes].reshape(weights.shape)
+        packed, table, bits = self.tensors[weights.codes], self.tensors[weights.levels], weights.code_bits
+        levels = np.empty(math.prod(weights.shape), np.int8)
+        for first in range(0, len(levels), UNPACKED_AT_ONCE):
+            part = levels[first : first + UNPACKED_AT_ONCE]
+            part[:] = table[unpack(packed[first // 8 * bits :], bits, len(part))]
+        return levels.reshape(weights.shape)
 
-    def largest_sum(self, node: Conv | Linear) -> int:
-        """Return a bound on the magnitude of every partial sum of a layer: largest code * max_c sum |w|."""
-        magnitudes = np.abs(self.levels(node.weights).astype(np.int64)).reshape(node.weights.shape[0], -1)
-        return max(-node.activations.qmin, node.activations.qmax) * int(magnitudes.sum(axis=1).max())
+    def largest_sum(self, node: Conv | Linear, levels: np.ndarray | None = None) -> int:
+        """Return a bound on the magnitude of every partial sum of a layer: largest code * max_c sum |w|.
+
+        Args:
+            levels: of its weights, where they are at hand.
+        """
+        levels = self.levels(node.weights) if levels is None else levels
+        magnitudes = np.abs(levels.astype(np.int16)).reshape(len(levels), -1)
+        return max(-node.activations.qmin, node.activations.qmax) * int(magnitudes.sum(axis=1, dtype=np.int64).max())
 
     def _check_values(self, node: Conv | Linear) -> None:
         activations = node.activations
@@ -86,6 +104,8 @@ class Artifact:
             raise InputError(f"`{node.name}` has the code range {activations.qmin} to {activations.qmax}")
         if self.tensors[activations.step_size][0] <= 0:
             raise InputError(f"the step size of `{node.name}` is not above 0")
+        if activations.adapter is not None and activations.adapter.layers[-1].outputs != 1:
+            raise InputError(f"the adapter of `{node.name}` gives more than one number")
         if self.largest_sum(node) > LARGEST_ACCUMULATOR:
             raise InputError(f"the accumulators of `{node.name}` can overflow 32 bits")
 
@@ -140,6 +160,20 @@ def read_artifact(path: Path) -> Artifact:
         InputError: missing, corrupt, of a format that this version does not know, or not consistent; says why.
     """
     text, tensors = _read(path)
+    _check_version(path, text)
+    try:
+        # From JSON once more, and not from what was read for the version: strict models take no lists for tuples.
+        document = Document.model_validate_json(text)
+        return Artifact.checked(document, tensors)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the document"
+        raise InputError(f"`{path}` is not a valid artifact: {_plain(f'`{place}`: ' + first['msg'])}") from error
+    except InputError as error:
+        raise InputError(f"`{path}` is not a valid artifact: {_plain(error.message)}") from error
+
+
+def _check_version(path: Path, text: str) -> None:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -147,24 +181,21 @@ def read_artifact(path: Path) -> Artifact:
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
         raise InputError(
-            f"`{path}` has the format {version!r}, and this asq knows {FORMAT}",
+            f"`{path}` has the format {reprlib.repr(version)}, and this asq knows {FORMAT}",
             "export it again, or install a newer asq",
         )
-    try:
-        # From JSON once more, and not from `content`, whose lists strict models do not take for tuples.
-        document = Document.model_validate_json(text)
-        return Artifact.checked(document, tensors)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the document"
-        raise InputError(f"`{path}` is not a valid artifact: `{place}`: {first['msg']}") from error
-    except InputError as error:
-        raise InputError(f"`{path}` is not a valid artifact: {error.message}") from error
+
+
+def _plain(text: str) -> str:
+    """Return a reason that a file has a part in as one line of a sane length."""
+    return printable(text if len(text) <= LARGEST_MESSAGE else text[:LARGEST_MESSAGE] + "..")
 
 
 def is_artifact(path: Path) -> bool:
     """Does a file claim to be an exported network?"""
     try:
+        if not path.is_file():
+            return False
         with safe_open(path, framework="numpy") as file:
             return KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
@@ -174,15 +205,20 @@ def is_artifact(path: Path) -> bool:
 def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     """Return the document's text and the tensors."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise InputError(f"`{path}` cannot be read: it is not a file")
+        if status.st_size > LARGEST_FILE:
             raise InputError(f"`{path}` is larger than {LARGEST_FILE:,} bytes")
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if set(metadata) != {KEY}:
                 raise InputError(f"`{path}` is not an exported network", "`asq export RUN` writes one")
+            if len(metadata[KEY]) > LARGEST_DOCUMENT:
+                raise InputError(f"the document of `{path}` is larger than {LARGEST_DOCUMENT:,} characters")
             return metadata[KEY], {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"`{path}` is corrupt or not an exported network: {first_line(error)}") from error
+        raise InputError(f"`{path}` is corrupt or not an exported network: {_plain(first_line(error))}") from error
     except OSError as error:
         raise InputError(f"`{path}` cannot be read: {error.strerror or error}") from error
 

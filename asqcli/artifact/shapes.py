@@ -33,8 +33,24 @@ Shape = tuple[int, ...]
 
 LARGEST_VALUE = 2**24  # numbers in one value of one sample: 64 MiB
 LARGEST_LIVE = 2**25  # numbers in all values that must be held at one time
-LARGEST_COST = 2**36  # multiply-adds of matrix products in one sample
-ELEMENTWISE_COST = 64  # of an operation on one number, in multiply-adds of a matrix product
+LARGEST_COST = 2**36  # of one sample: about two seconds of one core
+
+# Costs are in multiply-adds of a matrix product in float32, about 0.03 ns of a core.
+ELEMENTWISE_COST = 32  # of an operation on one number
+CALL_COST = 2**18  # of an operation on arrays, however small
+NARROW_PRODUCT = 64  # columns: a matrix product with fewer takes as long
+DOUBLE_COST = 2  # of a multiply-add in double
+DOUBLE_FROM = 2**24  # partial sums from here on are computed in double
+LARGEST_LEVEL = 128
+LANES = 8  # numbers that an adapter multiplies at a time
+
+# Elementwise operations on each number.
+SHORT_RUN = 4  # on copying it by itself
+QUANTIZE_PASSES = 4
+SIGMOID_PASSES = 10
+POOL_PASSES = 2  # of a tap
+MEAN_PASSES = 4
+RESAMPLE_PASSES = 16
 
 
 @dataclass(frozen=True)
@@ -80,11 +96,8 @@ def plan_document(document: Document) -> Plan:
         shapes.append(shape)
         for value in node.inputs:
             last_use[value] = index
-        products, elementwise = _work(node, shape)
-        multiply_adds += products
-        # A convolution with one input channel per group is no matrix product.
-        depthwise = isinstance(node, Conv) and node.weights.shape[1] == 1
-        cost += products * (ELEMENTWISE_COST if depthwise else 1) + elementwise * ELEMENTWISE_COST
+        multiply_adds += _multiply_adds(node, shape)
+        cost += _cost(node, inputs, shape)
         if cost > LARGEST_COST:
             raise InputError(f"{where} brings the network above {LARGEST_COST:,} multiply-adds for one image")
     last_use[-1] = len(document.nodes)
@@ -211,9 +224,52 @@ def _windows(node, x: Shape) -> tuple[int, int]:
     return tuple((n - e) // s + 1 for n, e, s in zip(_padded(node, x), _extents(node), node.stride, strict=True))
 
 
-def _work(node, shape: Shape) -> tuple[int, int]:
-    """Return (multiply-adds of products, operations on single numbers)."""
-    numbers = math.prod(shape)
-    if isinstance(node, Conv | Linear):
-        return numbers * math.prod(node.weights.shape[1:]), numbers
-    return 0, numbers * (math.prod(node.kernel_size) if isinstance(node, MaxPool | AvgPool) else 1)
+def _multiply_adds(node, shape: Shape) -> int:
+    return math.prod(shape) * math.prod(node.weights.shape[1:]) if isinstance(node, Conv | Linear) else 0
+
+
+def _cost(node, inputs: list[Shape], shape: Shape) -> int:
+    """Return what a node costs, in multiply-adds: a bound that is near the truth where it is large."""
+    read, made = sum(max(math.prod(x), _padded_size(node, x)) for x in inputs), math.prod(shape)
+    products, elementwise, calls = 0, read + made, 8 + len(inputs)
+    match node:
+        case Conv() | Linear():
+            products, numbers, calls = _convolution_work(node, made)
+            elementwise += QUANTIZE_PASSES * (read + made) + numbers
+            if node.activations.adapter is not None:
+                elementwise += MEAN_PASSES * read
+                calls += max(inputs[0][1:], default=0)
+                width = inputs[0][0]
+                for layer in node.activations.adapter.layers:
+                    elementwise += QUANTIZE_PASSES * (width + LANES) * layer.outputs
+                    calls += 2 * width // LANES
+                    width = layer.outputs
+        case Gate(op="sigmoid" | "silu"):
+            elementwise += SIGMOID_PASSES * made
+        case MaxPool():
+            calls += math.prod(node.kernel_size)
+            elementwise += made * math.prod(node.kernel_size)
+        case AvgPool():
+            calls += 2 * sum(node.kernel_size)
+            rows = inputs[0][0] * _padded(node, inputs[0])[0] * shape[2]  # sums along the rows come first
+            elementwise += POOL_PASSES * (2 * read + rows * node.kernel_size[1] + made * node.kernel_size[0])
+        case AdaptiveAvgPool():
+            calls += 2 * sum(n + o for n, o in zip(inputs[0][1:], node.output_size, strict=True))
+            elementwise += MEAN_PASSES * read + RESAMPLE_PASSES * (made + inputs[0][0] * inputs[0][1] * shape[2])
+            if node.output_size == (1, 1):
+                elementwise = (MEAN_PASSES + 1) * read
+    return products + ELEMENTWISE_COST * elementwise + CALL_COST * calls
+
+
+def _convolution_work(node: Conv | Linear, made: int) -> tuple[int, int, int]:
+    """Return (cost of matrix products, numbers handled one by one, operations on arrays)."""
+    outputs, *window = node.weights.shape
+    depth, taps = math.prod(window), math.prod(window[1:])
+    groups = node.groups if isinstance(node, Conv) else 1
+    if groups > 1 and window[0] == 1:  # no matrix product, but a product of images for each tap
+        return 0, 3 * made * taps, 16 + 4 * taps
+    largest_sum = max(-node.activations.qmin, node.activations.qmax) * LARGEST_LEVEL * depth
+    factor = DOUBLE_COST if largest_sum >= DOUBLE_FROM else 1
+    patches = made // outputs * depth * groups  # copied before the product, in runs of a pixel's channels
+    products = patches * max(outputs // groups, NARROW_PRODUCT)
+    return products * factor, patches + SHORT_RUN * patches // window[0], 16 + 4 * groups + patches // LARGEST_VALUE

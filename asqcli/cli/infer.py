@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption, ThreadsOption
-from asqcli.errors import ExitCode, InputError, UsageError
+from asqcli.errors import ExitCode, InputError, UsageError, printable
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from asqcli.engine import Session
     from asqcli.engine.predict import Prediction
     from asqcli.engine.verify import Verification
@@ -262,9 +264,9 @@ def _show(document: dict, predictions: list[Prediction], verification, json_: bo
             table.add_column(heading, justify=side, overflow="fold")
         for prediction in predictions:
             if prediction.error is not None:
-                table.add_row(str(prediction.path), "cannot be read", "")
+                table.add_row(_text(prediction.path), "cannot be read", "")
             for rank, c in enumerate(prediction.classes):
-                table.add_row("" if rank else str(prediction.path), c.label, f"{100 * c.score:.1f}%")
+                table.add_row("" if rank else _text(prediction.path), _text(c.label), f"{100 * c.score:.1f}%")
         stdout().print(table)
     if "top1" in document:
         facts = {"measured on": document["measured_on"], "kernel": document["kernel"]}
@@ -283,6 +285,13 @@ def _show_bench(document: dict, json_: bool) -> None:
         print_json(document)
     else:
         print_bench(document["bench"])
+
+
+def _text(content: object) -> Text:
+    """Return a path or label as it is: no markup, nothing that a terminal obeys."""
+    from rich.text import Text
+
+    return Text(printable(str(content)))
 
 
 def _show_verification(verify: dict) -> None:

@@ -6,6 +6,8 @@ order, with or without fused multiply-adds, so the fastest matrix product at han
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -55,15 +57,16 @@ def _padded(image: np.ndarray, padding: tuple[int, int, int, int], dtype: np.dty
 
 def _depthwise(image: np.ndarray, layer: Layer, packed: np.ndarray, out: np.ndarray) -> None:
     repeats = packed.shape[2] // image.shape[3]  # outputs of one input channel
-    if repeats > 1:
-        image = image.repeat(repeats, axis=3)
     out[:] = 0
     product = np.empty_like(out)
     for i, j in np.ndindex(*layer.kernel_size):
         y, x = i * layer.dilation[0], j * layer.dilation[1]
         rows = slice(y, y + (out.shape[1] - 1) * layer.stride[0] + 1, layer.stride[0])
         columns = slice(x, x + (out.shape[2] - 1) * layer.stride[1] + 1, layer.stride[1])
-        np.multiply(image[:, rows, columns], packed[i, j], out=product)
+        window = image[:, rows, columns]
+        if repeats > 1:
+            window = window.repeat(repeats, axis=3)
+        np.multiply(window, packed[i, j], out=product)
         out += product
 
 
@@ -71,18 +74,20 @@ def _grouped(image: np.ndarray, layer: Layer, packed: np.ndarray, out: np.ndarra
     depth, outputs = packed.shape[1:]
     channels = layer.levels.shape[1]
     n, height, width, _ = out.shape
-    # Whole images while their patches fit, else some rows of one.
+    # Whole images while their patches fit, else some rows of one, else a part of a row.
     images = max(1, LARGEST_PATCHES // (height * width * depth))
     rows = height if images > 1 else max(1, LARGEST_PATCHES // (width * depth))
+    columns = width if rows > 1 else max(1, LARGEST_PATCHES // depth)
     for group in range(layer.groups):
         part = image[..., group * channels : (group + 1) * channels]
         patches = _patches(part, layer, height, width)
         target = out[..., group * outputs : (group + 1) * outputs]
         for first in range(0, n, images):
-            for row in range(0, height, rows):
-                block = patches[first : first + images, row : row + rows]
-                product = block.reshape(-1, depth) @ packed[group]  # the reshape copies what overlaps
-                target[first : first + images, row : row + rows] = product.reshape(*block.shape[:3], outputs)
+            for row, column in itertools.product(range(0, height, rows), range(0, width, columns)):
+                block = np.s_[first : first + images, row : row + rows, column : column + columns]
+                windows = patches[block]
+                sums = windows.reshape(-1, depth) @ packed[group]  # the reshape copies what overlaps
+                target[block] = sums.reshape(*windows.shape[:3], outputs)
 
 
 def _patches(image: np.ndarray, layer: Layer, height: int, width: int) -> np.ndarray:

@@ -52,6 +52,11 @@ class NumpyNetwork:
             if isinstance(node, Conv | Linear)
         }
 
+    @property
+    def _workers(self) -> int:
+        """Return the threads to use: fewer where one image takes more memory than a batch should."""
+        return max(1, min(self.threads, self.threads * BATCH_NUMBERS // self.artifact.plan.live))
+
     def run(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
         """Return the logits, (N, classes); see `Session.run`."""
         batch = batch_size(self.artifact)
@@ -60,7 +65,7 @@ class NumpyNetwork:
             if observe is not None or self.threads == 1 or len(parts) <= 1:
                 return np.concatenate([self._run_part(part, observe) for part in parts])
             # Parts side by side, each with a thread of its own: faster than threads inside each matrix product.
-            with threadpool_limits(1), ThreadPoolExecutor(self.threads) as pool:
+            with threadpool_limits(1), ThreadPoolExecutor(self._workers) as pool:
                 return np.concatenate(list(pool.map(self._run_part, parts)))
 
     def _run_part(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
@@ -85,6 +90,8 @@ class NumpyNetwork:
             case BatchNorm():
                 v = x * tensors[node.g][:, None, None]
                 return np.add(v, tensors[node.b][:, None, None], out=v)
+            case Clamp(low=None, high=None):
+                return x  # NumPy 1 refuses to clip without a bound
             case Clamp():
                 return np.clip(x, *(None if bound is None else np.float32(bound) for bound in (node.low, node.high)))
             case Gate():
@@ -106,7 +113,8 @@ class NumpyNetwork:
             case Concat():
                 return np.concatenate(inputs, axis=node.axis + 1)
             case Slice():
-                return x[(slice(None),) * (node.axis + 1) + (slice(node.start, node.stop, node.step),)]
+                # A copy: a view would keep all of `x` in memory beyond its last use.
+                return x[(slice(None),) * (node.axis + 1) + (slice(node.start, node.stop, node.step),)].copy("K")
             case Pad():
                 return np.pad(x, ((0, 0), *zip(node.before, node.after, strict=True)))
         raise AssertionError(node)
@@ -135,7 +143,7 @@ class _QuantizedLayer:
             groups=node.groups if conv else 1,
             qmin=node.activations.qmin,
             qmax=node.activations.qmax,
-            largest_sum=artifact.largest_sum(node),
+            largest_sum=artifact.largest_sum(node, levels),
         )
         self.packed = kernel.pack(self.layer)
 

@@ -23,6 +23,7 @@ LN2_LOW = 1.9082149292705877e-10
 EXP_COEFFICIENTS = tuple(1 / math.factorial(n) for n in range(12, -1, -1))
 EXP_LARGEST = 700.0
 SIXTH = np.float32(1 / 6)
+SIGMOID_PART = 2**13  # numbers
 
 Pair = tuple[int, int]
 
@@ -130,7 +131,7 @@ def _window_sums(x: np.ndarray, kernel_size: Pair, stride: Pair, padding: Pair) 
 def adaptive_avg_pool(x: np.ndarray, output_size: Pair) -> np.ndarray:
     """Return averages over `output_size` windows that cover the image, (N, C, H, W) to (N, C, *output_size)."""
     heights, widths = (adaptive_windows(n, o) for n, o in zip(x.shape[2:], output_size, strict=True))
-    counts = np.array([[(bottom - top) * (right - left) for left, right in widths] for top, bottom in heights], float)
+    counts = np.multiply.outer(*([float(end - first) for first, end in sides] for sides in (heights, widths)))
     x = np.stack([ordered_sum([x[:, :, :, j] for j in range(*window)]) for window in widths], axis=3)
     x = np.stack([ordered_sum([x[:, :, i] for i in range(*window)]) for window in heights], axis=2)
     return (x / counts).astype(np.float32)
@@ -176,6 +177,15 @@ def gate(op: str, x: np.ndarray) -> np.ndarray:
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """Return 1 / (1 + exp(-x)) in float32, from doubles and exactly rounded operations only."""
+    # In parts that stay in the cache, whatever the order in memory.
+    flags, operands = ["buffered", "external_loop"], [["readonly"], ["writeonly", "allocate"]]
+    with np.nditer([x, None], flags, operands, op_dtypes=[np.float32] * 2, buffersize=SIGMOID_PART) as parts:
+        for part, out in parts:
+            out[...] = _sigmoid(part)
+        return parts.operands[1]
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64)
     e = _exp_of_negative(np.fmin(np.abs(x), EXP_LARGEST))
     return (np.where(x < 0, e, 1.0) / (1.0 + e)).astype(np.float32)

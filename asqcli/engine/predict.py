@@ -41,7 +41,11 @@ def read_pixels(path: Path, document: Document) -> np.ndarray:
     Raises:
         InputError: missing, truncated, or not an image; names the file.
     """
-    return images.resize_and_crop(images.open_image(path), resize=document.input.resize, size=document.input.image_size)
+    image = images.open_image(path)
+    try:
+        return images.resize_and_crop(image, resize=document.input.resize, size=document.input.image_size)
+    except InputError as error:
+        raise InputError(f"`{path}` cannot be used: {error.message}") from error
 
 
 def normalize(pixels: np.ndarray, document: Document) -> np.ndarray:

@@ -78,18 +78,21 @@ class ShiftLutKernel:
         )
         out_channels, per_group = layer.levels.shape[:2]
         out = np.zeros((out_channels, height, width), np.int32)
-        # As many input channels at a time as there is room for the products of.
+        # As many input channels and magnitudes at a time as there is room for the products of.
         step = max(1, LARGEST_PLANES // (len(packed.magnitudes) * image[0].size))
+        tables = max(1, LARGEST_PLANES // (step * image[0].size))
         for group in range(layer.groups):
             outputs = range(group * out_channels // layer.groups, (group + 1) * out_channels // layer.groups)
             for first in range(0, per_group, step):
                 channels = slice(first, min(first + step, per_group))
                 part = image[group * per_group :][channels]
-                products = np.stack([self._products(part, m, layer, packed) for m in packed.magnitudes])
-                for o in outputs:
-                    out[o] += self._sum(
-                        products, packed.index[o, channels], packed.sign[o, channels], layer, out[o].shape
-                    )
+                for table in range(0, len(packed.magnitudes), tables):
+                    magnitudes = packed.magnitudes[table : table + tables]
+                    products = np.stack([self._products(part, m, layer, packed) for m in magnitudes])
+                    for o in outputs:
+                        index = packed.index[o, channels] - table
+                        sign = np.where((index >= 0) & (index < tables), packed.sign[o, channels], 0)
+                        out[o] += self._sum(products, index, sign, layer, out[o].shape)
         return out
 
     @staticmethod
