@@ -33,7 +33,7 @@ Shape = tuple[int, ...]
 
 LARGEST_VALUE = 2**24  # numbers in one value of one sample: 64 MiB
 LARGEST_LIVE = 2**25  # numbers in all values that must be held at one time
-LARGEST_COST = 2**36  # of one sample: about two seconds of one core
+LARGEST_COST = 2**37  # of one sample: four seconds of one core, mostly one or two
 
 # Costs are in multiply-adds of a matrix product in float32, about 0.03 ns of a core.
 ELEMENTWISE_COST = 32  # of an operation on one number
@@ -47,7 +47,7 @@ LANES = 8  # numbers that an adapter multiplies at a time
 # Elementwise operations on each number.
 SHORT_RUN = 4  # on copying it by itself
 QUANTIZE_PASSES = 4
-SIGMOID_PASSES = 10
+SIGMOID_PASSES = 20
 POOL_PASSES = 2  # of a tap
 MEAN_PASSES = 4
 RESAMPLE_PASSES = 16

@@ -1,5 +1,6 @@
 """Files from a stranger are refused with a reason or give an answer: mutants by seed, and wrong files by hand."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from asqcli.api import quantize_module
-from asqcli.artifact import document, write_artifact
+from asqcli.artifact import Artifact, document, read_artifact, write_artifact
+from asqcli.artifact.file import KEY, LARGEST_DOCUMENT, LARGEST_FILE, is_artifact
+from asqcli.errors import InputError
 from asqcli.export.network import export_network
 from asqcli.models.cifar_resnet import CifarResNet
 
@@ -82,3 +86,140 @@ def test_mutants_are_refused_with_a_reason_or_give_an_answer(folder):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def refused(path: Path, text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_artifact(path)
+    assert text in caught.value.message and not is_artifact(path)
+
+
+def test_what_is_no_artifact(tmp_path):
+    (tmp_path / "empty.asq").touch()
+    refused(tmp_path / "empty.asq", "is corrupt or not an exported network")
+    refused(tmp_path, "cannot be read: it is not a file")
+    refused(tmp_path / "absent.asq", "cannot be read: No such file or directory")
+    Image.new("RGB", (8, 8)).save(tmp_path / "image.asq", format="png")
+    refused(tmp_path / "image.asq", "is corrupt or not an exported network")
+    save_file({"weight": np.ones(3, np.float32)}, tmp_path / "weights.asq")
+    refused(tmp_path / "weights.asq", "is not an exported network")
+    save_file({"weight": np.ones(3, np.float32)}, tmp_path / "other.asq", metadata={"format": "pt"})
+    refused(tmp_path / "other.asq", "is not an exported network")
+    (tmp_path / "first.asq").symlink_to("second.asq")
+    (tmp_path / "second.asq").symlink_to("first.asq")
+    refused(tmp_path / "first.asq", "cannot be read: Too many levels of symbolic links")
+    os.mkfifo(tmp_path / "pipe.asq")
+    refused(tmp_path / "pipe.asq", "cannot be read: it is not a file")
+    with open(tmp_path / "large.asq", "wb") as file:
+        file.truncate(LARGEST_FILE + 1)
+    refused(tmp_path / "large.asq", "is larger than 268,435,456 bytes")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is unreadable to root")
+def test_a_file_without_permission(folder):
+    path = folder / "secret.asq"
+    path.write_bytes((folder / "mixed.asq").read_bytes())
+    path.chmod(0)
+    refused(path, "cannot be read: Permission denied")
+
+
+@pytest.fixture
+def changed(folder, tmp_path):
+    """Write `mixed.asq` with another document or other tensors; return its path."""
+
+    def write(edit, tensors=lambda tensors: tensors) -> Path:
+        artifact = read_artifact(folder / "mixed.asq")
+        content = json.loads(artifact.document.model_dump_json())
+        text = json.dumps(edit(content) or content)
+        save_file(tensors(artifact.tensors), tmp_path / "changed.asq", metadata={KEY: text})
+        return tmp_path / "changed.asq"
+
+    return write
+
+
+def refuses(path: Path, text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_artifact(path)
+    assert text in caught.value.message, caught.value.message
+
+
+def test_versions_are_named_and_kept_short(changed):
+    refuses(changed(lambda d: d | {"format": 99}), "has the format 99, and this asq knows 1")
+    refuses(changed(lambda d: d | {"format": "9" * 10**6}), "...")
+    refuses(changed(lambda d: [d]), "has the format None")
+    path = changed(lambda d: d | {"extra": "x" * LARGEST_DOCUMENT})
+    refuses(path, f"the document of `{path}` is larger than 4,194,304 characters")
+
+
+def test_tensors_of_no_numbers(changed):
+    path = changed(lambda d: None, lambda tensors: {name: t[:0] for name, t in tensors.items()})
+    refuses(path, "needs the tensor `stem.codes` as uint8 (216,), but it is uint8 (0,)")
+
+
+def test_reasons_are_one_line_that_a_terminal_can_show(changed):
+    def edit(document):
+        document["nodes"][0]["name"] = "\x1b[2J\n" + "a" * 400
+        document["nodes"][0]["groups"] = 2
+
+    with pytest.raises(InputError) as caught:
+        read_artifact(changed(edit))
+    assert "\\x1b[2J\\na" in caught.value.message and len(caught.value.message) < 1000
+
+
+def before_all(*nodes: dict):
+    """Return an edit that puts nodes between the input and what read it; they read each other."""
+
+    def edit(document):
+        for node in document["nodes"]:
+            node["inputs"] = [i + len(nodes) for i in node["inputs"]]
+        document["nodes"][:0] = [{"name": "", "inputs": [i]} | node for i, node in enumerate(nodes)]
+
+    return edit
+
+
+POOL = {"op": "max_pool", "stride": [1, 1], "dilation": [1, 1]}
+LARGE = {"op": "adaptive_avg_pool", "output_size": [2048, 2048]}
+SMALL = {"op": "adaptive_avg_pool", "output_size": [16, 16]}
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [POOL | {"kernel_size": [2048, 2048], "padding": [1024, 1023, 1023, 1024]}],  # millions of small steps
+        [LARGE, *[{"op": "silu"}] * 20],
+        [LARGE, *[{"op": "slice", "axis": 1, "start": 0, "stop": 1, "step": 1}, LARGE] * 20],
+        [{"op": "pad", "before": [0, 1000, 1000], "after": [0, 1000, 1000]}, SMALL] * 40,
+    ],
+    ids=["windows", "gates", "slices", "borders"],
+)
+def test_what_would_take_too_long(changed, nodes):
+    refuses(changed(before_all(*nodes)), "brings the network above 137,438,953,472 multiply-adds")
+
+
+def test_tensors_named_again_and_again(folder):
+    """A small file stands for at most so many weights."""
+    artifact = read_artifact(folder / "resnet.asq")
+    place, layer = next((i, n) for i, n in enumerate(artifact.document.nodes) if n.name == "layer3.0.conv2")
+    content = json.loads(artifact.document.model_dump_json())
+    for node in content["nodes"][place + 1 :]:
+        node["inputs"] = [i + 1000 * (i > place) for i in node["inputs"]]
+    again = content["nodes"][place]
+    content["nodes"][place + 1 : place + 1] = [again | {"inputs": [place + 1 + n]} for n in range(1000)]
+    assert layer.weights.shape == (64, 64, 3, 3)
+    changed = document.Document.model_validate_json(json.dumps(content))
+    with pytest.raises(InputError, match="name the same tensors again for more than 4,194,304 numbers"):
+        Artifact.checked(changed, artifact.tensors)
+
+
+def test_an_adapter_of_several_numbers(changed):
+    def edit(document):
+        layer = document["nodes"][3]["activations"]["adapter"]["layers"][-1]
+        layer["outputs"] = 8
+
+    def widen(tensors):
+        for key in ("weight", "row_scale", "bias"):
+            name = f"depthwise.adapter.1.{key}"
+            tensors[name] = np.repeat(tensors[name], 8, axis=0)
+        return tensors
+
+    refuses(changed(edit, widen), "the adapter of `depthwise` gives more than one number")

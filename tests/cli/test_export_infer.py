@@ -88,6 +88,16 @@ def test_classes_of_files_folders_and_lists(exported, images):
     assert "b.jpg" in table and "shift-lut" in table and "%" in table
 
 
+def test_inference_imports_no_torch(exported, images):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "asqcli", "infer", str(exported[0]), "a.png"],
+        cwd=images, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"numpy", "safetensors", "asqcli.engine.session"} <= imported
+    assert not imported & {"torch", "torchvision", "sklearn", "scipy", "matplotlib"}
+
+
 def test_an_unreadable_image_loses_nothing(exported, images):
     (images / "broken.jpg").write_bytes((images / "b.jpg").read_bytes()[:200])
     done = asq("infer", exported[0], "a.png", "broken.jpg", "absent.png", "c.png", "--json", cwd=images)
