@@ -22,6 +22,7 @@ from asqcli.artifact.document import (
     Conv,
     Document,
     Linear,
+    Part,
     Weights,
     quantized_nodes,
 )
@@ -36,6 +37,7 @@ LARGEST_DOCUMENT = 2**22  # characters: nested in the worst way, they take 100 t
 LARGEST_REPEATED = 2**22  # numbers of tensors named again: the engine unpacks a byte to 8 weights at most, each time
 LARGEST_MESSAGE = 500  # characters of a reason that a file has a part in
 LARGEST_ACCUMULATOR = 2**31 - 1
+LARGEST_CODE = 255  # counted from qmin
 UNPACKED_AT_ONCE = 2**16  # codes, a multiple of 8: they begin at a whole byte
 
 Expected = tuple[str, str, tuple[int, ...]]  # a tensor's name, dtype and shape
@@ -65,11 +67,14 @@ class Artifact:
         plan = plan_document(document)
         channels = {index: plan.shapes[node.inputs[0]][0] for index, node in enumerate(document.nodes)}
         used: Counter[str] = Counter()
+        owners: dict[str, Part] = {}
         for index, node in enumerate(document.nodes):
             where = f"node {index} (`{node.name}`)"
-            for name, dtype, shape in _expected_tensors(node, channels[index]):
+            expected = list(_expected_tensors(node, channels[index]))
+            for name, dtype, shape in expected:
                 _check_tensor(tensors, name, dtype, shape, where)
                 used[name] += 1
+            _check_owner(node, [name for name, *_ in expected], owners, where)
         if unused := sorted(set(tensors) - set(used)):
             raise InputError(f"the tensor `{unused[0]}` belongs to no node")
         if sum((times - 1) * tensors[name].size for name, times in used.items()) > LARGEST_REPEATED:
@@ -95,8 +100,13 @@ class Artifact:
             levels: of its weights, where they are at hand.
         """
         levels = self.levels(node.weights) if levels is None else levels
+        return max(-node.activations.qmin, node.activations.qmax) * self.largest_weight_sum(levels)
+
+    @staticmethod
+    def largest_weight_sum(levels: np.ndarray) -> int:
+        """Return max_c sum |w|."""
         magnitudes = np.abs(levels.astype(np.int16)).reshape(len(levels), -1)
-        return max(-node.activations.qmin, node.activations.qmax) * int(magnitudes.sum(axis=1, dtype=np.int64).max())
+        return int(magnitudes.sum(axis=1, dtype=np.int64).max())
 
     def _check_values(self, node: Conv | Linear) -> None:
         activations = node.activations
@@ -106,7 +116,8 @@ class Artifact:
             raise InputError(f"the step size of `{node.name}` is not above 0")
         if activations.adapter is not None and activations.adapter.layers[-1].outputs != 1:
             raise InputError(f"the adapter of `{node.name}` gives more than one number")
-        if self.largest_sum(node) > LARGEST_ACCUMULATOR:
+        # An engine may add up codes above qmin, which reach 255, and take the rest off later.
+        if self.largest_weight_sum(self.levels(node.weights)) * LARGEST_CODE > LARGEST_ACCUMULATOR:
             raise InputError(f"the accumulators of `{node.name}` can overflow 32 bits")
 
 
@@ -132,6 +143,20 @@ def _expected_tensors(node, channels: int) -> Iterator[Expected]:
         yield layer.weight, "float32" if layer.row_scale is None else "int8", (layer.outputs, inputs)
         yield layer.bias, "float32", (layer.outputs,)
         inputs = layer.outputs
+
+
+def _check_owner(node, names: list[str], owners: dict[str, Part], where: str) -> None:
+    """Refuse tensors that stand for two things: an engine packs each of them once, as the first node needs it."""
+    if not names:
+        return
+    layer = node.model_copy(update={"name": "", "inputs": (0,)})
+    for name in names:
+        if "/" in name:
+            raise InputError(f"{where} names the tensor `{name}`, and `/` is not allowed")
+        if isinstance(node, Conv | Linear) and name == node.weights.levels and names.count(name) == 1:
+            continue  # read, not packed: layers may share it
+        if owners.setdefault(name, layer) != layer or names.count(name) > 1:
+            raise InputError(f"{where} names the tensor `{name}`, which stands for something else, too")
 
 
 def _check_tensor(tensors: dict[str, np.ndarray], name: str, dtype: str, shape: tuple[int, ...], where: str) -> None:

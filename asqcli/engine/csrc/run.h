@@ -45,7 +45,7 @@ static float beta(const Op *op) {
         const AdapterLayer *layer = &op->adapter[k];
         const int stride = padded(layer->inputs, 8);
         if (k)
-            for (int i = 0; i < layer->inputs; i++) h[i] = h[i] > 0.0 ? h[i] : 0.0;
+            for (int i = 0; i < layer->inputs; i++) h[i] = h[i] < 0.0 ? 0.0 : h[i]; /* a NaN stays */
         for (int o = 0; o < padded(layer->outputs, 8); o++)
             next[o] = o < layer->outputs
                           ? eight_lanes(layer->weight + (size_t)o * stride, h, stride) * layer->row_scale[o] + layer->bias[o]
@@ -55,7 +55,7 @@ static float beta(const Op *op) {
         next = swap;
     }
     const double t = h[0];
-    if (op->beta_output) return (float)(t > 1e-8 ? t : 1e-8);
+    if (op->beta_output) return (float)(t < 1e-8 ? 1e-8 : t);
     return (float)(t >= 0.0 ? 1.0 + t : 1.0 / (1.0 - t));
 }
 
@@ -222,7 +222,7 @@ static void max_pool(const Op *op, int first, int last) {
                     const int column = x * op->stride_w + j * op->dilation_w - op->left;
                     if (row < 0 || row >= op->height || column < 0 || column >= op->width) continue;
                     const float *v = op->x + ((size_t)row * op->width + column) * op->channels;
-                    for (int c = 0; c < op->channels; c++) out[c] = v[c] > out[c] ? v[c] : out[c];
+                    for (int c = 0; c < op->channels; c++) out[c] = (v[c] > out[c]) | (v[c] != v[c]) ? v[c] : out[c]; /* a NaN stays */
                 }
         }
 }
