@@ -33,7 +33,6 @@ Shape = tuple[int, ...]
 
 LARGEST_VALUE = 2**24  # numbers in one value of one sample: 64 MiB
 LARGEST_LIVE = 2**25  # numbers in all values that must be held at one time
-LARGEST_KEPT = 2**28  # bytes of padded images of convolutions, and of values with a border: native kernels keep them
 LARGEST_COST = 2**37  # of one sample: four seconds of one core, mostly one or two
 
 # Costs are in multiply-adds of a matrix product in float32, about 0.03 ns of a core.
@@ -43,7 +42,6 @@ NARROW_PRODUCT = 64  # columns: a matrix product with fewer takes as long
 DOUBLE_COST = 2  # of a multiply-add in double
 DOUBLE_FROM = 2**24  # partial sums from here on are computed in double
 LARGEST_LEVEL = 128
-CODES_TOGETHER = 4  # channels of a group are padded to a multiple of it
 LANES = 8  # numbers that an adapter multiplies at a time
 
 # Elementwise operations on each number.
@@ -81,7 +79,7 @@ def plan_document(document: Document) -> Plan:
     size = document.input.image_size
     shapes: list[Shape] = [(3, size, size)]
     last_use = [len(document.nodes)] * (len(document.nodes) + 1)
-    cost = multiply_adds = kept = 0
+    cost = multiply_adds = 0
     for index, node in enumerate(document.nodes):
         where = f"node {index} (`{node.op}`, `{node.name}`)"
         if any(value > index for value in node.inputs):
@@ -100,11 +98,8 @@ def plan_document(document: Document) -> Plan:
             last_use[value] = index
         multiply_adds += _multiply_adds(node, shape)
         cost += _cost(node, inputs, shape)
-        kept += _kept(node, inputs[0], shape)
         if cost > LARGEST_COST:
             raise InputError(f"{where} brings the network above {LARGEST_COST:,} multiply-adds for one image")
-        if kept > LARGEST_KEPT:
-            raise InputError(f"{where} brings the borders and codes to keep above {LARGEST_KEPT:,} bytes")
     last_use[-1] = len(document.nodes)
     if shapes[-1] != (len(document.classes),):
         raise InputError(f"the logits have the shape {shapes[-1]}, but there are {len(document.classes)} classes")
@@ -227,14 +222,6 @@ def _extents(node) -> tuple[int, int]:
 def _windows(node, x: Shape) -> tuple[int, int]:
     """Return the number of windows, down and across."""
     return tuple((n - e) // s + 1 for n, e, s in zip(_padded(node, x), _extents(node), node.stride, strict=True))
-
-
-def _kept(node, x: Shape, shape: Shape) -> int:
-    """Return the bytes that a native kernel keeps for a node from the first image to the last."""
-    if isinstance(node, Conv):
-        per_group = node.weights.shape[1]
-        return _padded_size(node, x) * -(-per_group // CODES_TOGETHER) * CODES_TOGETHER // per_group
-    return 4 * math.prod(shape) if isinstance(node, Pad) else 0
 
 
 def _multiply_adds(node, shape: Shape) -> int:

@@ -43,6 +43,8 @@ from asqcli.engine.native_library import (
 )
 from asqcli.engine.native_packing import by_group, pack, pack_depthwise, padded
 
+LARGEST_PLAN = 2**28  # bytes; VGG-16 on images of 224 pixels takes an eighth
+
 
 class NotNative(Exception):
     """The network has a node that the native plan has no step for."""
@@ -98,6 +100,7 @@ class Plan:
         self.values: dict[int, _Storage] = {}
         self.steps: list[Op] = []
         self.layers: list[tuple[str, np.ndarray, Conv | Linear]] = []  # of each conv step: name, codes, node
+        self.bytes = 0
         self._new_value(0, reusable=False)
         fused: set[int] = set()
         for index in range(len(self.nodes)):
@@ -173,6 +176,7 @@ class Plan:
             array = min(fitting, key=lambda a: a.size)
             self.free = [a for a in self.free if a is not array]
         else:
+            self._reserve(4 * size)
             array = self._keep(np.zeros(size, np.float32))
         last = value == len(self.nodes)
         self.values[value] = _Storage(array, len(self.consumers[value]) + last, reusable and not last)
@@ -189,6 +193,12 @@ class Plan:
         storage.uses -= uses
         if storage.uses == 0 and storage.reusable:
             self.free.append(storage.array)
+
+    def _reserve(self, size: int) -> None:
+        """Count bytes of values and codes; they are kept as long as the plan is, and a piece fits few later values."""
+        self.bytes += size
+        if self.bytes > LARGEST_PLAN:
+            raise NotNative(f"values and codes of more than {LARGEST_PLAN:,} bytes together")
 
     def _keep(self, array: np.ndarray) -> np.ndarray:
         self.kept.append(array)
@@ -254,6 +264,7 @@ class Plan:
         parts = 0 if depthwise else groups  # of the arrays over outputs
         pixel = channels if depthwise or merged else groups * padded(per_group, DEPTH)
         shape = (height + top + bottom, width + left + right, pixel)
+        self._reserve(math.prod(shape))
         memory = self._keep(np.full(math.prod(shape) + BLOCK, -activations.qmin, np.uint8))
         codes = memory[: math.prod(shape)].reshape(shape)
         self.layers.append((node.name, codes[top : top + height, left : left + width], node))
