@@ -127,7 +127,7 @@ def _print_summary(document: dict) -> None:
 
     facts = {
         "file": document["file"],
-        "size": f"{document['bytes']:,} bytes, {document['share_of_float']:.3f} of the float "
+        "size": f"{document['bytes']:,} bytes, {document['bytes'] / document['float_bytes']:.3f} of the float "
         f"network's {document['float_bytes']:,}",
     }
     for part, size in document.get("parts", {}).items():
