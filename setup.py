@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("asqcli/engine/csrc")
-COMMON = ["-O3", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
+COMMON = ["-O3", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
 X86 = {
     "kernel_avx2.c": ["-mavx2"],
     "kernel_avx512vnni.c": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-fno-tree-pre"],

@@ -21,12 +21,32 @@ def pack(levels: np.ndarray, groups: int) -> np.ndarray:
     return blocks.transpose(0, 1, 5, 6, 3, 2, 4)
 
 
-def pack_depthwise(levels: np.ndarray) -> np.ndarray:
-    """Return [block][row][column][BLOCK], int32, zeros in the gaps; `levels`: (outputs, 1, height, width)."""
+def pack_depthwise(levels: np.ndarray, dilation: int) -> np.ndarray:
+    """Return [block][first row % DEPTH][rows / DEPTH][column][BLOCK outputs][DEPTH rows], int8, zeros where the window is not.
+
+    Args:
+        levels: (outputs, 1, height, width), int8.
+        dilation: rows from one of the window to the next.
+    """
     outputs, _, height, width = levels.shape
-    blocks = np.zeros((padded(outputs, BLOCK), height, width), np.int32)
-    blocks[:outputs] = levels[:, 0]
-    return blocks.reshape(-1, BLOCK, height, width).transpose(0, 2, 3, 1)
+    reach = (height - 1) * dilation + 1
+    blocks = np.zeros((padded(outputs, BLOCK), DEPTH, padded(DEPTH - 1 + reach, DEPTH), width), np.int8)
+    for phase in range(DEPTH):
+        blocks[:outputs, phase, phase : phase + reach : dilation] = levels[:, 0]
+    blocks = blocks.reshape(-1, BLOCK, DEPTH, blocks.shape[2] // DEPTH, DEPTH, width)
+    return blocks.transpose(0, 2, 3, 5, 1, 4)
+
+
+def tap_offsets(kernel: tuple[int, int], dilation: tuple[int, int], image: tuple[int, int]) -> np.ndarray:
+    """Return where the codes of each (rows of DEPTH, column) of a depthwise window lie, int32, from those of the first.
+
+    Args:
+        image: columns of the padded image, channels.
+    """
+    reach = (kernel[0] - 1) * dilation[0] + 1
+    columns, channels = image
+    rows = np.arange(padded(DEPTH - 1 + reach, DEPTH) // DEPTH)[:, None] * columns
+    return ((rows + np.arange(kernel[1]) * dilation[1]) * channels * DEPTH).astype(np.int32)
 
 
 def by_group(values: np.ndarray, groups: int) -> np.ndarray:

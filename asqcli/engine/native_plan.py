@@ -15,6 +15,7 @@ import numpy as np
 from asqcli.artifact import Artifact
 from asqcli.artifact.document import (
     AdaptiveAvgPool,
+    Adapter,
     Add,
     BatchNorm,
     Clamp,
@@ -35,14 +36,15 @@ from asqcli.engine.native_library import (
     LANES,
     MAX_POOL,
     MEAN,
-    MOST_TAPS,
+    ROW_SUMS,
     AdapterLayer,
     Int,
     Op,
     library,
 )
-from asqcli.engine.native_packing import by_group, pack, pack_depthwise, padded
+from asqcli.engine.native_packing import by_group, pack, pack_depthwise, padded, tap_offsets
 
+LINE = 64  # bytes of a cache line
 LARGEST_PLAN = 2**28  # bytes; VGG-16 on images of 224 pixels takes an eighth
 
 
@@ -63,6 +65,8 @@ class _Storage:
     array: np.ndarray
     uses: int = 0
     reusable: bool = True
+    producer: Op | None = None  # the convolution that writes it
+    row_sums: int | None = None  # their address
 
 
 @dataclass
@@ -99,13 +103,17 @@ class Plan:
         self.free: list[np.ndarray] = []
         self.values: dict[int, _Storage] = {}
         self.steps: list[Op] = []
-        self.layers: list[tuple[str, np.ndarray, Conv | Linear]] = []  # of each conv step: name, codes, node
-        self.bytes = 0
+        self.layers: list[Conv | Linear] = []  # of the steps that are convolutions
+        self.bytes = self.code_bytes = 0
         self._new_value(0, reusable=False)
         fused: set[int] = set()
         for index in range(len(self.nodes)):
             if index not in fused:
                 fused |= self._add(index)
+        self._reserve(self.code_bytes)
+        self.codes = self._keep(np.zeros(self.code_bytes, np.uint8))
+        for op in self.steps:
+            op.codes = self.codes.ctypes.data
         self.input = self.values[0].array
         self.output = self.values[len(self.nodes)].array[: len(artifact.document.classes)]
         self.ops = (Op * len(self.steps))(*self.steps)
@@ -201,8 +209,13 @@ class Plan:
             raise NotNative(f"values and codes of more than {LARGEST_PLAN:,} bytes together")
 
     def _keep(self, array: np.ndarray) -> np.ndarray:
-        self.kept.append(array)
-        return array
+        """Return a copy that lives as long as the plan and lies on the processor's cache lines."""
+        memory = np.empty(array.nbytes + LINE, np.uint8)
+        start = -memory.ctypes.data % LINE
+        aligned = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+        aligned[...] = array
+        self.kept.append(aligned)
+        return aligned
 
     def _point(self, array: np.ndarray) -> int:
         return self._keep(array).ctypes.data
@@ -215,6 +228,19 @@ class Plan:
 
     def _value(self, value: int) -> int:
         return self.values[value].array.ctypes.data
+
+    def _row_sums(self, value: int) -> int:
+        """Return the address of the sums along a value's rows: made by the convolution that writes it, or else by a step."""
+        storage, (channels, height, width) = self.values[value], self._image(value)
+        if storage.row_sums is None:
+            self._reserve(8 * height * channels)
+            storage.row_sums = self._point(np.zeros((height, channels)))
+            op = storage.producer
+            if op is None:
+                op = Op(kind=ROW_SUMS, x=self._value(value), height=height, width=width, channels=channels)
+                self.steps.append(op)
+            op.row_sums = storage.row_sums
+        return storage.row_sums
 
     def _image(self, value: int) -> tuple[int, int, int]:
         """Return (channels, height, width) of a value."""
@@ -244,6 +270,8 @@ class Plan:
         op.low, op.high = step.low, step.high
         op.y = None if step.other is None else self._value(step.other)
         op.out = self._new_value(step.result).ctypes.data
+        if op.kind == CONV:
+            self.values[step.result].producer = op
         self.steps.append(op)
 
     def _add_elementwise(self, node, step: _Step) -> None:
@@ -257,17 +285,16 @@ class Plan:
         outputs, per_group, kernel_h, kernel_w = (*weights.shape, 1, 1)[:4]
         groups = node.groups if conv else 1
         top, left, bottom, right = node.padding if conv else (0, 0, 0, 0)
-        depthwise = groups > 1 and per_group == 1
-        if depthwise and kernel_h * kernel_w > MOST_TAPS:
-            raise NotNative(f"a depthwise window of {kernel_h}x{kernel_w} (`{node.name}`)")
-        merged = groups == 1 and per_group % DEPTH != 0 and (not conv or node.dilation[1] == 1)
+        dilation_h, dilation_w = node.dilation if conv else (1, 1)
+        depthwise = groups == channels == outputs > 1
+        merged = groups == 1 and dilation_w == 1
         parts = 0 if depthwise else groups  # of the arrays over outputs
         pixel = channels if depthwise or merged else groups * padded(per_group, DEPTH)
-        shape = (height + top + bottom, width + left + right, pixel)
-        self._reserve(math.prod(shape))
-        memory = self._keep(np.full(math.prod(shape) + BLOCK, -activations.qmin, np.uint8))
-        codes = memory[: math.prod(shape)].reshape(shape)
-        self.layers.append((node.name, codes[top : top + height, left : left + width], node))
+        shape = (padded(top + height + bottom, DEPTH if depthwise else 1), left + width + right, pixel)
+        self.layers.append(node)
+        self.code_bytes = max(
+            self.code_bytes, math.prod(shape) + BLOCK * DEPTH
+        )  # a kernel may read a block beyond the last
         key = weights.codes
 
         def levels() -> np.ndarray:
@@ -275,8 +302,8 @@ class Plan:
 
         def packed_weights() -> np.ndarray:
             if depthwise:
-                return pack_depthwise(levels())
-            if merged:  # a row of the window, pixels of all channels, is one run of channels
+                return pack_depthwise(levels(), dilation_h)
+            if merged:  # a row of the window is one run of channels
                 return pack(levels().transpose(0, 3, 1, 2).reshape(outputs, -1, kernel_h, 1), groups)
             return pack(levels(), groups)
 
@@ -294,39 +321,43 @@ class Plan:
             packed=self._shared(key, packed_weights),
             weight_scale=self._shared(weights.scale, scale),
             compensation=self._shared(f"{key}/compensation", compensation),
-            codes=codes.ctypes.data, scale=self._point(np.zeros(padded(outputs, BLOCK) + groups * BLOCK, np.float32)),
+            scale=self._point(np.zeros(padded(outputs, BLOCK) + groups * BLOCK, np.float32)),
         )  # fmt: skip
-        (op.stride_h, op.stride_w), (op.dilation_h, op.dilation_w) = (
-            (node.stride, node.dilation) if conv else ((1, 1), (1, 1))
-        )
-        op.groups = groups
+        op.stride_h, op.stride_w = node.stride if conv else (1, 1)
+        op.dilation_h, op.dilation_w, op.groups = dilation_h, dilation_w, groups
+        if depthwise:
+            op.tap_offset = self._point(tap_offsets((kernel_h, kernel_w), (dilation_h, dilation_w), shape[1:]))
         if weights.bias is not None:
             op.bias = self._shared(weights.bias, lambda: by_group(tensors[weights.bias], parts))
         if activations.adapter is not None:
-            self._add_adapter(op, activations.adapter, channels)
+            self._add_adapter(op, node.inputs[0], activations.adapter)
         self._epilogue(op, step, parts)
 
-    def _add_adapter(self, op: Op, adapter, channels: int) -> None:
-        tensors, inputs = self.artifact.tensors, channels
+    def _add_adapter(self, op: Op, source: int, adapter: Adapter) -> None:
+        tensors, inputs = self.artifact.tensors, op.channels
         op.adapter_layers, op.beta_output = len(adapter.layers), adapter.output == "relu"
         for place, layer in enumerate(adapter.layers):
-            scale = np.ones(layer.outputs) if layer.row_scale is None else tensors[layer.row_scale]
-            padding = ((0, 0), (0, -inputs % LANES))
+            padding = ((0, -layer.outputs % DEPTH), (0, -inputs % LANES))
+            weight = self._shared(layer.weight, lambda w=layer.weight, p=padding: np.pad(tensors[w], p))
+            quantized = layer.row_scale is not None
+            scale = tensors[layer.row_scale] if quantized else np.ones(layer.outputs)
             op.adapter[place] = AdapterLayer(
-                weight=self._shared(
-                    layer.weight, lambda w=layer.weight, p=padding: np.pad(tensors[w].astype(np.float64), p)
-                ),
+                codes=weight if quantized else None,
+                weight=None if quantized else weight,
                 row_scale=self._shared(f"{layer.bias}/row_scale", lambda s=scale: s.astype(np.float64)),
                 bias=self._shared(layer.bias, lambda b=layer.bias: tensors[b].astype(np.float64)),
                 inputs=inputs,
                 outputs=layer.outputs,
             )
             inputs = layer.outputs
-        widest = padded(max(channels, *(layer.outputs for layer in adapter.layers)), LANES)
-        op.sums, op.means = (
-            self._point(np.zeros(2 * channels + 3 * widest)),
-            self._point(np.zeros(channels + 1, np.float32)),
-        )
+        self._add_mean(op, source, max(layer.outputs for layer in adapter.layers))
+        op.means = self._point(np.zeros(op.channels + 1, np.float32))
+
+    def _add_mean(self, op: Op, source: int, widest: int = 1) -> None:
+        """Let a step have the means of a value's channels."""
+        op.x_sums = self._row_sums(source)
+        op.scratch_width = padded(max(op.channels, widest), LANES)
+        op.sums = self._point(np.zeros(3 * op.scratch_width))
 
     def _add_other(self, node, result: int) -> None:
         source = node.inputs[0]
@@ -341,7 +372,8 @@ class Plan:
             case AdaptiveAvgPool() if node.output_size == self._image(source)[1:]:
                 return self._alias(result, source)  # windows of one pixel
             case AdaptiveAvgPool() if node.output_size == (1, 1):
-                op = self._op(MEAN, source, result, sums=self._point(np.zeros(2 * self._image(source)[0])))
+                op = self._op(MEAN, source, result)
+                self._add_mean(op, source)
             case Reshape() if len(node.shape) == 1:
                 _, height, width = self._image(source)
                 if height * width == 1:
@@ -419,8 +451,9 @@ class Plan:
         for op in self.ops:
             library().asq_run(kernel, ctypes.byref(op), 1)
             if op.kind == CONV:
-                name, codes, node = next(layers)
-                observe(name, _codes_of(codes, node), self._accumulators(kernel, op, isinstance(node, Conv)))
+                node = next(layers)
+                conv = isinstance(node, Conv)
+                observe(node.name, _codes_of(self.codes, op, conv), self._accumulators(kernel, op, conv))
         return self.output.copy()
 
     @staticmethod
@@ -429,15 +462,21 @@ class Plan:
         out = np.empty((op.out_h, op.out_w, op.outputs), np.float32)
         raw = Op.from_buffer_copy(op)
         raw.raw, raw.out, raw.low, raw.high = True, out.ctypes.data, -math.inf, math.inf
-        raw.y = raw.g = raw.b = raw.bias = None
+        raw.y = raw.g = raw.b = raw.bias = raw.row_sums = None
         library().asq_run(kernel, ctypes.byref(raw), 1)
         return out.transpose(2, 0, 1)[None] if conv else out[0]
 
 
-def _codes_of(shifted: np.ndarray, node: Conv | Linear) -> np.ndarray:
+def _codes_of(memory: np.ndarray, op: Op, conv: bool) -> np.ndarray:
     """Return the codes of the last image, (1, C, H, W) or (1, features), from those above qmin."""
-    height, width, _ = shifted.shape
-    groups = node.groups if isinstance(node, Conv) else 1
-    codes = shifted.reshape(height, width, groups, -1)[..., : node.weights.shape[1]].reshape(height, width, -1)
-    codes = codes.astype(np.float32) + node.activations.qmin
-    return codes.transpose(2, 0, 1)[None] if isinstance(node, Conv) else codes[0]
+    rows, columns = op.top + op.height + op.bottom, op.left + op.width + op.right
+    per_group = op.channels // op.groups
+    if op.depthwise:
+        fours = memory[: padded(rows, DEPTH) * columns * op.channels].reshape(-1, columns, op.channels, DEPTH)
+        codes = fours.transpose(0, 3, 1, 2).reshape(-1, columns, op.channels)
+    else:
+        pixel = op.groups * (per_group if op.merged else padded(per_group, DEPTH))
+        codes = memory[: rows * columns * pixel].reshape(rows, columns, op.groups, -1)[..., :per_group]
+    codes = codes[op.top : op.top + op.height, op.left : op.left + op.width].reshape(op.height, op.width, -1)
+    codes = codes.astype(np.float32) + op.qmin
+    return codes.transpose(2, 0, 1)[None] if conv else codes[0]

@@ -6,8 +6,9 @@
 #define ASQ_EPILOGUE_H
 
 #include "kernel.h"
+#include "lanes.h"
 
-/* sum: BLOCK accumulators of the outputs first .., of which `count` exist; residual may be null. */
+/* sum: BLOCK accumulators of the outputs first .., of which the first `count` exist; residual may be null. */
 static inline void asq_epilogue(const Epilogue *e, int first, int count, const int32_t *sum, const float *residual,
                                 float *out) {
     float v[BLOCK];
@@ -18,16 +19,44 @@ static inline void asq_epilogue(const Epilogue *e, int first, int count, const i
         for (int o = 0; o < BLOCK; o++) v[o] = v[o] * e->g[first + o];
         for (int o = 0; o < BLOCK; o++) v[o] = v[o] + e->b[first + o];
     }
-    if (residual && count == BLOCK)
+    if (residual && count >= BLOCK)
         for (int o = 0; o < BLOCK; o++) v[o] = v[o] + residual[o];
     else if (residual)
         for (int o = 0; o < count; o++) v[o] = v[o] + residual[o];
     for (int o = 0; o < BLOCK; o++) v[o] = v[o] < e->low ? e->low : v[o];
     for (int o = 0; o < BLOCK; o++) v[o] = v[o] > e->high ? e->high : v[o];
-    if (count == BLOCK)
+    if (count >= BLOCK)
         for (int o = 0; o < BLOCK; o++) out[o] = v[o];
     else
         for (int o = 0; o < count; o++) out[o] = v[o];
+}
+
+/* Sums in double along a row of `width` pixels, from left to right: of 8 * VECTORS channels, then of `count`. */
+static inline __attribute__((always_inline)) void asq_sum_some(const float *x, ptrdiff_t stride, int width, double *sums,
+                                                               const int VECTORS) {
+    Doubles total[4] = {{0.0}, {0.0}, {0.0}, {0.0}};
+    for (int i = 0; i < width; i++, x += stride)
+        for (int k = 0; k < VECTORS; k++) total[k] += widen(x + 8 * k);
+    for (int k = 0; k < VECTORS; k++) *(Doubles *)(sums + 8 * k) = total[k];
+}
+
+static inline void asq_sum_row(const float *x, ptrdiff_t stride, int width, int count, double *sums) {
+    int c = 0;
+    for (; count - c >= 32; c += 32) asq_sum_some(x + c, stride, width, sums + c, 4); /* chains that do not wait */
+    for (; count - c >= 8; c += 8) asq_sum_some(x + c, stride, width, sums + c, 1);
+    for (; c < count; c++) {
+        sums[c] = 0.0;
+        for (int i = 0; i < width; i++) sums[c] += (double)x[i * stride + c];
+    }
+}
+
+/* Of the rows y .. that a convolution has just finished, where somebody wants their sums. */
+static inline void asq_sum_rows(const Conv *c, int y, int rows, int block, int blocks) {
+    if (!c->row_sums) return;
+    const int first = block * BLOCK, left = c->outputs - first, count = left < blocks * BLOCK ? left : blocks * BLOCK;
+    for (; rows > 0; rows--, y++)
+        asq_sum_row(c->output + (size_t)y * c->out_w * c->out_stride + first, c->out_stride, c->out_w, count,
+                    c->row_sums + (size_t)y * c->out_stride + first);
 }
 
 #endif

@@ -3,9 +3,15 @@
    A convolution here is u8 x s8 -> s32 over an image that is padded physically, channels last:
 
        codes     [height][width][channels]      u8: code - qmin, so that 0 is the smallest code;
-                                                channels are padded with zeros to a multiple of 4 (DEPTH)
+                                                with groups, channels are padded with zeros to a multiple of 4 (DEPTH)
        packed    [block][row][column][channels / 4][16 outputs][4 channels]      s8, zeros where there is nothing
        output    [height][width][outputs]       float32, after the epilogue
+       row sums  [height][outputs]              float64, of the output
+
+   In a depthwise convolution there is no sum over channels, so the 4 products are those of 4 rows of the image:
+
+       codes     [height / 4][width][channels][4 rows]                           u8
+       packed    [block][first row % 4][rows of 4][column][16 outputs][4 rows]   s8, zeros where the window is not
 
    The sum over the shifted codes is brought back by `compensation`: sum (code - qmin) * w + qmin * sum w = sum code * w.
    Every partial sum fits in 32 bits: |code - qmin| <= 255 and the loader refuses networks in which
@@ -22,7 +28,7 @@
 
 #include "team.h"
 
-enum { BLOCK = 16, DEPTH = 4, MOST_TAPS = 1024 }; /* MOST_TAPS: of a depthwise window */
+enum { BLOCK = 16, DEPTH = 4 };
 
 /* What turns accumulators into values; null pointers are steps that are left out. */
 typedef struct {
@@ -38,6 +44,7 @@ typedef struct {
     const uint8_t *codes;         /* first channel of the group */
     const int8_t *packed;         /* first block of the group */
     float *output;                /* first output of the group */
+    double *row_sums;             /* of the output, or null */
     const float *residual;        /* of the layout of `output`, or null */
     Epilogue epilogue;            /* of the group */
     ptrdiff_t pixel_stride;       /* bytes from a code to that of the next pixel */
@@ -49,20 +56,23 @@ typedef struct {
     int out_stride;               /* floats from a pixel of the output to the next */
 } Conv;
 
-/* One layer of an adapter, in double. */
+/* One layer of an adapter: products and sums are in double. */
 typedef struct {
-    const double *weight;         /* [outputs][inputs padded to 8 with zeros] */
+    const int8_t *codes;          /* [outputs padded to 4][inputs padded to 8], zeros in the gaps */
+    const float *weight;          /* the same where the weights are not quantized; the other is null */
     const double *row_scale, *bias;
     int inputs, outputs;
 } AdapterLayer;
 
-enum { OP_CONV, OP_ELEMENTWISE, OP_MAX_POOL, OP_MEAN, OP_COPY };
+enum { OP_CONV, OP_ELEMENTWISE, OP_MAX_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY };
 
 /* One step of the plan, on one image. All memory belongs to the caller. Sizes are those of the input. */
 typedef struct {
     int32_t kind;
     const float *x, *y;           /* inputs; y: what is added, or null */
+    const double *x_sums;         /* OP_MEAN and adapters: row sums of x */
     float *out;
+    double *row_sums;             /* OP_CONV: of the output, or null; OP_ROW_SUMS: the result */
     int32_t height, width, channels;
     int32_t out_h, out_w, outputs;
 
@@ -71,14 +81,18 @@ typedef struct {
     int32_t top, left, bottom, right;
     int32_t qmin, qmax, as_printed, beta_output; /* beta_output: 0 reciprocal, 1 relu */
     float step_size;
-    int32_t adapter_layers, depthwise, merged;
+    int32_t adapter_layers;
+    int32_t depthwise;            /* one filter for each channel */
+    int32_t merged;               /* a row of the window is one run of codes: no groups, no dilation along it */
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
-    uint8_t *codes;               /* scratch: the padded image; its border is filled once, by the caller */
-    double *sums;                 /* scratch: 2 * channels, and the adapter's hidden layer */
+    uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
+    double *sums;                 /* scratch of OP_MEAN and adapters: [3][scratch_width] */
     float *means;                 /* scratch: [channels], and the step */
+    int32_t scratch_width;        /* the widest of channels and the adapter's layers, padded to 8 */
     float *scale;                 /* scratch: [groups][outputs of a group padded to BLOCK] */
-    const void *packed;           /* int8 as above; depthwise: see run.h */
+    const int8_t *packed;
+    const int32_t *tap_offset;    /* depthwise: from the codes of the first rows and column of a window to those of each */
     const float *weight_scale;    /* the following: [groups][outputs of a group padded to BLOCK] */
     const int32_t *compensation;
     const float *bias;

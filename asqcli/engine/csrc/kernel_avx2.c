@@ -13,6 +13,11 @@ enum { LANES = 8 };
 
 static int supported(void) { return __builtin_cpu_supports("avx2"); }
 
+/* Neighbours are the two halves of one output: add them, and put the quarters in order. */
+static inline void join(__m256i low, __m256i high, int32_t *sum) {
+    _mm256_storeu_si256((__m256i *)sum, _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xD8));
+}
+
 /* The sums of 8 outputs at PIXELS pixels. */
 static inline __attribute__((always_inline)) void half_tile(const Conv *c, const uint8_t *origin, const int8_t *w,
                                                             const int PIXELS, int32_t (*sum)[BLOCK]) {
@@ -36,56 +41,60 @@ static inline __attribute__((always_inline)) void half_tile(const Conv *c, const
                 }
             }
         }
-    /* Neighbouring pairs are the two halves of one output: add them, and put the quarters in order. */
-    for (int p = 0; p < PIXELS; p++)
-        _mm256_storeu_si256((__m256i *)sum[p], _mm256_permute4x64_epi64(_mm256_hadd_epi32(low[p], high[p]), 0xD8));
+    for (int p = 0; p < PIXELS; p++) join(low[p], high[p], sum[p]);
 }
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int first, const int PIXELS) {
     const int8_t *w = c->packed + (size_t)first * c->kernel_h * c->kernel_w * c->steps * DEPTH;
     const uint8_t *origin = c->codes + (ptrdiff_t)y * c->stride_h * c->row_stride +
                             (ptrdiff_t)x * c->stride_w * c->pixel_stride;
-    const int count = c->outputs - first < BLOCK ? c->outputs - first : BLOCK;
     int32_t sum[4][BLOCK];
     half_tile(c, origin, w, PIXELS, sum);
     half_tile(c, origin, w + LANES * DEPTH, PIXELS, (int32_t(*)[BLOCK])(sum[0] + LANES));
     for (int p = 0; p < PIXELS; p++) {
         const size_t at = ((size_t)y * c->out_w + x + p) * c->out_stride + first;
-        asq_epilogue(&c->epilogue, first, count, sum[p], c->residual ? c->residual + at : NULL, c->output + at);
+        asq_epilogue(&c->epilogue, first, c->outputs - first, sum[p], c->residual ? c->residual + at : NULL, c->output + at);
     }
 }
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    for (int first = first_block * BLOCK; first < c->outputs && first < last_block * BLOCK; first += BLOCK)
+    for (int first = first_block * BLOCK; first < last_block * BLOCK; first += BLOCK)
         for (int y = first_row; y < last_row; y++) {
             int x = 0;
             for (; c->out_w - x >= 4; x += 4) tile(c, y, x, first, 4);
             for (; x < c->out_w; x++) tile(c, y, x, first, 1);
+            asq_sum_rows(c, y, 1, first / BLOCK, 1);
         }
 }
 
-/* The accumulators of 16 outputs, for depthwise convolutions. A code in the lower half of 32 bits, zero in the upper, times
-   a weight of 32 bits: vpmaddwd gives the product. */
+/* The accumulators of 16 outputs, for depthwise convolutions: neighbours are the two halves of one output. */
 typedef struct {
-    __m256i low, high;
+    __m256i halves[4];
 } Sums;
 
-static inline Sums no_sums(void) { return (Sums){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+static inline Sums no_sums(void) { return (Sums){{{0}, {0}, {0}, {0}}}; }
 
-static inline Sums add_products(Sums sums, const uint8_t *codes, const int32_t *weights) {
-    __m256i low = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)codes));
-    __m256i high = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(codes + LANES)));
-    low = _mm256_madd_epi16(low, _mm256_loadu_si256((const __m256i *)weights));
-    high = _mm256_madd_epi16(high, _mm256_loadu_si256((const __m256i *)(weights + LANES)));
-    return (Sums){_mm256_add_epi32(sums.low, low), _mm256_add_epi32(sums.high, high)};
+/* Add to each of 16 sums the products of 4 codes and 4 weights. */
+static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights) {
+    for (int k = 0; k < 4; k++) {
+        __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)codes + k));
+        __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights + k));
+        sums.halves[k] = _mm256_add_epi32(sums.halves[k], _mm256_madd_epi16(a, w));
+    }
+    return sums;
 }
 
-static inline void finish(const Epilogue *e, int first, int count, Sums sums, const float *residual, float *out) {
-    int32_t sum[BLOCK];
-    _mm256_storeu_si256((__m256i *)sum, sums.low);
-    _mm256_storeu_si256((__m256i *)(sum + LANES), sums.high);
-    asq_epilogue(e, first, count, sum, residual, out);
+/* The epilogue of pixels that lie `stride` floats apart. */
+static inline void finish(const Epilogue *e, int first, int count, const Sums *sums, const float *residual, float *out,
+                          ptrdiff_t stride, int pixels) {
+    for (int p = 0; p < pixels; p++) {
+        int32_t sum[BLOCK];
+        for (int k = 0; k < 4; k += 2) join(sums[p].halves[k], sums[p].halves[k + 1], sum + 4 * k);
+        asq_epilogue(e, first, count, sum, residual ? residual + p * stride : NULL, out + p * stride);
+    }
 }
+
+enum { SIDE_BY_SIDE = 2 }; /* pixels of a depthwise convolution */
 
 #include "run.h"
 

@@ -1,5 +1,5 @@
-/* The steps of a plan. Included by every kernel file after its `conv`, `Sums`, `no_sums`, `add_products` and `finish`, so
-   that each is compiled for its own instruction set and nothing of that leaks elsewhere. Loops over channels are left to the compiler; their order is the format's. */
+/* The steps of a plan. Included by every kernel file after its `conv`, `Sums`, `no_sums`, `add_products`, `finish`
+   and SIDE_BY_SIDE, so that each is compiled for its own instruction set and nothing of that leaks elsewhere. Loops over channels are left to the compiler; their order is the format's. */
 
 #ifndef ASQ_RUN_H
 #define ASQ_RUN_H
@@ -11,45 +11,61 @@
 
 static inline int padded(int n, int to) { return (n + to - 1) / to * to; }
 
-/* The mean of the channels first .. last - 1, in double, rounded to float32: rows from left to right, then down. */
+static void row_sums(const Op *op, int first, int last) {
+    const ptrdiff_t row = (ptrdiff_t)op->width * op->channels;
+    for (int y = first; y < last; y++)
+        asq_sum_row(op->x + y * row, op->channels, op->width, op->channels, op->row_sums + (ptrdiff_t)y * op->channels);
+}
+
+/* The mean of the channels first .. last - 1, in double, rounded to float32: sums of rows from left to right, then down. */
 static void mean(const Op *op, int first, int last, float *out) {
-    double *total = op->sums, *row = op->sums + op->channels;
-    const float *x = op->x;
+    double *total = op->sums;
+    const double *row = op->x_sums;
     for (int c = first; c < last; c++) total[c] = 0.0;
-    for (int y = 0; y < op->height; y++) {
-        for (int c = first; c < last; c++) row[c] = 0.0;
-        for (int i = 0; i < op->width; i++, x += op->channels)
-            for (int c = first; c < last; c++) row[c] += (double)x[c];
+    for (int y = 0; y < op->height; y++, row += op->channels)
         for (int c = first; c < last; c++) total[c] += row[c];
-    }
     const double count = (double)op->height * op->width;
     for (int c = first; c < last; c++) out[c] = (float)(total[c] / count);
 }
 
-/* One row of an adapter's layer: eight partial sums, added in a fixed order. */
-static double eight_lanes(const double *weight, const double *h, int inputs) {
-    double lane[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    for (int i = 0; i < inputs; i += 8)
-        for (int j = 0; j < 8; j++) lane[j] += h[i + j] * weight[i + j];
-    for (int half = 4; half; half /= 2)
-        for (int j = 0; j < half; j++) lane[j] += lane[j + half];
-    return lane[0];
+/* A layer of an adapter. Each sum is eight partial ones, added in a fixed order; four outputs at a time, whose sums do not
+   wait for each other. */
+static inline __attribute__((always_inline)) void adapter_layer(const AdapterLayer *layer, const double *h, double *out,
+                                                                const int QUANTIZED) {
+    const int inputs = padded(layer->inputs, 8);
+    for (int o = 0; o < layer->outputs; o += 4) {
+        Doubles lanes[4] = {{0.0}, {0.0}, {0.0}, {0.0}};
+        for (int i = 0; i < inputs; i += 8) {
+            const Doubles input = *(const Doubles *)(h + i);
+            for (int k = 0; k < 4; k++) {
+                const ptrdiff_t at = (ptrdiff_t)(o + k) * inputs + i;
+                lanes[k] += input * (QUANTIZED ? widen_codes(layer->codes + at) : widen(layer->weight + at));
+            }
+        }
+        for (int k = 0; k < 4 && o + k < layer->outputs; k++) {
+            double lane[8];
+            memcpy(lane, &lanes[k], sizeof lane);
+            for (int half = 4; half; half /= 2)
+                for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+            out[o + k] = lane[0] * layer->row_scale[o + k] + layer->bias[o + k];
+        }
+    }
 }
 
 /* From the means of all channels. */
 static float beta(const Op *op) {
-    /* sums: 2 * channels for the means; then the inputs and the hidden layer, each padded to 8. */
-    double *h = op->sums + 2 * op->channels, *next = h + padded(op->channels, 8);
+    const int widest = op->scratch_width;
+    double *h = op->sums + widest, *next = h + widest;
     for (int c = 0; c < padded(op->channels, 8); c++) h[c] = c < op->channels ? (double)op->means[c] : 0.0;
     for (int k = 0; k < op->adapter_layers; k++) {
         const AdapterLayer *layer = &op->adapter[k];
-        const int stride = padded(layer->inputs, 8);
         if (k)
             for (int i = 0; i < layer->inputs; i++) h[i] = h[i] < 0.0 ? 0.0 : h[i]; /* a NaN stays */
-        for (int o = 0; o < padded(layer->outputs, 8); o++)
-            next[o] = o < layer->outputs
-                          ? eight_lanes(layer->weight + (size_t)o * stride, h, stride) * layer->row_scale[o] + layer->bias[o]
-                          : 0.0;
+        if (layer->codes)
+            adapter_layer(layer, h, next, 1);
+        else
+            adapter_layer(layer, h, next, 0);
+        for (int o = layer->outputs; o < padded(layer->outputs, 8); o++) next[o] = 0.0;
         double *swap = h;
         h = next;
         next = swap;
@@ -59,75 +75,104 @@ static float beta(const Op *op) {
     return (float)(t >= 0.0 ? 1.0 + t : 1.0 / (1.0 - t));
 }
 
-/* Codes above qmin, into the padded image. Clamped first, which for whole bounds is the same, so that the sum with 1.5 * 2^23
-   rounds half to even and leaves the whole number in its lowest bits. */
-static void quantize(const Op *op, float reciprocal, int first_row, int last_row) {
+/* A code above qmin. Clamped first, which for whole bounds is the same, so that the sum with 1.5 * 2^23 rounds half to even
+   and leaves the whole number in its lowest bits. */
+static inline __attribute__((always_inline)) int32_t code_of(float x, float reciprocal, float qmin, float qmax) {
+    float v = x * reciprocal;
+    v = v < qmax ? v : qmax;
+    v = v > qmin ? v : qmin;
+    v = v + 12582912.0f;
+    int32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits - 0x4B400000 - (int32_t)qmin;
+}
+
+/* The rows first .. last - 1 of the padded image: codes of x inside, of zero around it. */
+static void quantize(const Op *op, float reciprocal, int first, int last) {
     const float qmin = (float)op->qmin, qmax = (float)op->qmax;
-    const int per_group = op->channels / op->groups;
-    const int group_stride = op->depthwise || op->merged ? per_group : padded(per_group, DEPTH);
-    const int pixel = group_stride * op->groups, row = pixel * (op->width + op->left + op->right);
-    const float *x = op->x + (size_t)first_row * op->width * op->channels;
-    for (int y = first_row; y < last_row; y++) {
-        uint8_t *to = op->codes + (size_t)(y + op->top) * row + (size_t)op->left * pixel;
-        /* Where no channels are padded a row is one run of numbers. */
-        const int runs = group_stride == per_group ? 1 : op->width * op->groups;
-        const int length = group_stride == per_group ? op->width * op->channels : per_group;
+    const int per_group = op->channels / op->groups, group_stride = op->merged ? per_group : padded(per_group, DEPTH);
+    const int pixel = group_stride * op->groups;
+    const size_t left = (size_t)op->left * pixel, right = (size_t)op->right * pixel, inside = (size_t)op->width * pixel;
+    /* Where no channels are padded a row is one run of numbers. */
+    const int runs = group_stride == per_group ? 1 : op->width * op->groups;
+    const int length = group_stride == per_group ? op->width * op->channels : per_group;
+    for (int row = first; row < last; row++) {
+        uint8_t *to = op->codes + row * (left + inside + right);
+        const int y = row - op->top;
+        if (y < 0 || y >= op->height) {
+            memset(to, -op->qmin, left + inside + right);
+            continue;
+        }
+        memset(to, -op->qmin, left);
+        memset(to + left + inside, -op->qmin, right);
+        to += left;
+        const float *x = op->x + (size_t)y * op->width * op->channels;
         for (int k = 0; k < runs; k++, to += group_stride, x += length)
-            for (int c = 0; c < length; c++) {
-                float v = x[c] * reciprocal;
-                v = v < qmax ? v : qmax;
-                v = v > qmin ? v : qmin;
-                v = v + 12582912.0f;
-                int32_t bits;
-                memcpy(&bits, &v, sizeof bits);
-                to[c] = (uint8_t)(bits - 0x4B400000 - op->qmin);
-            }
+            for (int c = 0; c < length; c++) to[c] = (uint8_t)code_of(x[c], reciprocal, qmin, qmax);
     }
 }
 
-/* One filter for each output: no sum over channels, so 16 channels side by side, for some neighbouring pixels at a time,
-   whose sums do not wait for each other. `packed` is [block][row][column][BLOCK] int32 here; the image is followed by
-   BLOCK bytes that may be read. REPEATS: has a channel several outputs? */
-static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op, const Epilogue *e, int y, int x, int first,
-                                                                   const int32_t *offset, const int PIXELS,
-                                                                   const int REPEATS) {
-    const int taps = op->kernel_h * op->kernel_w, repeats = op->outputs / op->channels;
-    const int count = op->outputs - first < BLOCK ? op->outputs - first : BLOCK;
-    const int row = op->channels * (op->width + op->left + op->right), step = op->stride_w * op->channels;
-    const uint8_t *origin = op->codes + (size_t)y * op->stride_h * row + (size_t)x * step + (REPEATS ? 0 : first);
-    const int32_t *w = (const int32_t *)op->packed + (size_t)first * taps;
-    Sums sums[PIXELS];
-    for (int p = 0; p < PIXELS; p++) sums[p] = no_sums();
-    for (int t = 0; t < taps; t++, w += BLOCK)
-        for (int p = 0; p < PIXELS; p++) {
-            const uint8_t *a = origin + offset[t] + p * step;
-            if (REPEATS) {
-                uint8_t repeated[BLOCK] = {0};
-                for (int o = 0; o < count; o++) repeated[o] = a[(first + o) / repeats];
-                sums[p] = add_products(sums[p], repeated, w);
-            } else {
-                sums[p] = add_products(sums[p], a, w);
-            }
+/* The same for a depthwise convolution: the fours of rows first .. last - 1. */
+static void quantize_fours(const Op *op, float reciprocal, int first, int last) {
+    const float qmin = (float)op->qmin, qmax = (float)op->qmax;
+    const int length = op->width * op->channels;
+    const size_t pixel = (size_t)4 * op->channels, left = op->left * pixel, right = op->right * pixel;
+    const size_t inside = op->width * pixel;
+    for (int four = first; four < last; four++) {
+        const float *x[4];
+        uint32_t exist = 0;
+        for (int r = 0; r < 4; r++) {
+            const int y = 4 * four + r - op->top, exists = y >= 0 && y < op->height;
+            x[r] = op->x + (exists ? (size_t)y * length : 0);
+            if (exists) exist |= 0xFFu << 8 * r;
         }
-    for (int p = 0; p < PIXELS; p++) {
-        const size_t at = ((size_t)y * op->out_w + x + p) * op->outputs + first;
-        finish(e, first, count, sums[p], op->y ? op->y + at : NULL, op->out + at);
+        const uint32_t around = ~exist & (0x01010101u * (uint32_t)-op->qmin);
+        uint8_t *row = op->codes + four * (left + inside + right);
+        memset(row, -op->qmin, left);
+        memset(row + left + inside, -op->qmin, right);
+        uint32_t *to = (uint32_t *)(row + left);
+        for (int i = 0; i < length; i++) {
+            uint32_t codes = 0;
+            for (int r = 0; r < 4; r++) codes |= (uint32_t)code_of(x[r][i], reciprocal, qmin, qmax) << 8 * r;
+            to[i] = (codes & exist) | around;
+        }
     }
+}
+
+/* A depthwise convolution of 16 channels at PIXELS neighbouring pixels, `step` bytes apart. */
+static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op, const Epilogue *e, const uint8_t *codes,
+                                                                   ptrdiff_t step, const int8_t *w, int taps, int first,
+                                                                   size_t at, const int PIXELS) {
+    Sums sums[SIDE_BY_SIDE];
+#pragma GCC unroll 14
+    for (int p = 0; p < PIXELS; p++) sums[p] = no_sums();
+    for (int t = 0; t < taps; t++) {
+        const uint8_t *a = codes + op->tap_offset[t];
+#pragma GCC unroll 14
+        for (int p = 0; p < PIXELS; p++) sums[p] = add_products(sums[p], a + p * step, w + t * BLOCK * DEPTH);
+    }
+    finish(e, first, op->outputs - first, sums, op->y ? op->y + at : NULL, op->out + at, op->outputs, PIXELS);
 }
 
 static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_row) {
-    const int row = op->channels * (op->width + op->left + op->right);
-    int32_t offset[MOST_TAPS]; /* of each tap in the image */
-    for (int i = 0, t = 0; i < op->kernel_h; i++)
-        for (int j = 0; j < op->kernel_w; j++, t++) offset[t] = i * op->dilation_h * row + j * op->dilation_w * op->channels;
-    for (int y = first_row; y < last_row; y++)
+    const int reach = (op->kernel_h - 1) * op->dilation_h + 1, most_taps = ((reach + 2) / 4 + 1) * op->kernel_w;
+    const ptrdiff_t pixel = 4 * op->channels, four = pixel * (op->width + op->left + op->right);
+    const ptrdiff_t step = op->stride_w * pixel;
+    for (int y = first_row; y < last_row; y++) {
+        const int top = y * op->stride_h, phase = top % 4, taps = ((phase + reach - 1) / 4 + 1) * op->kernel_w;
+        const size_t row = (size_t)y * op->out_w * op->outputs;
         for (int first = 0; first < op->outputs; first += BLOCK) {
+            const uint8_t *codes = op->codes + top / 4 * four + 4 * first;
+            const int8_t *w = op->packed + ((ptrdiff_t)first * 4 + phase * BLOCK) * DEPTH * most_taps;
+            size_t at = row + first;
             int x = 0;
-            if (op->outputs != op->channels)
-                for (; x < op->out_w; x++) depthwise_pixels(op, e, y, x, first, offset, 1, 1);
-            for (; op->out_w - x >= 4; x += 4) depthwise_pixels(op, e, y, x, first, offset, 4, 0);
-            for (; x < op->out_w; x++) depthwise_pixels(op, e, y, x, first, offset, 1, 0);
+            for (; op->out_w - x >= SIDE_BY_SIDE; x += SIDE_BY_SIDE, at += (size_t)SIDE_BY_SIDE * op->outputs)
+                depthwise_pixels(op, e, codes + x * step, step, w, taps, first, at, SIDE_BY_SIDE);
+            for (; x < op->out_w; x++, at += op->outputs) depthwise_pixels(op, e, codes + x * step, step, w, taps, first, at, 1);
         }
+        if (op->row_sums)
+            asq_sum_row(op->out + row, op->outputs, op->out_w, op->outputs, op->row_sums + (size_t)y * op->outputs);
+    }
 }
 
 static void run_conv(const Op *op, const Team *team) {
@@ -148,8 +193,14 @@ static void run_conv(const Op *op, const Team *team) {
         const int scales = op->depthwise ? padded(op->outputs, BLOCK) : op->groups * blocks;
         for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
     }
-    share(team, op->height, 1, &first, &last);
-    quantize(op, 1.0f / step, first, last);
+    const int rows = op->top + op->height + op->bottom;
+    if (op->depthwise) {
+        share(team, padded(rows, 4) / 4, 1, &first, &last);
+        quantize_fours(op, 1.0f / step, first, last);
+    } else {
+        share(team, rows, 1, &first, &last);
+        quantize(op, 1.0f / step, first, last);
+    }
     meet(team);
     Epilogue e = {op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
     if (op->depthwise) {
@@ -157,12 +208,13 @@ static void run_conv(const Op *op, const Team *team) {
         depthwise(op, &e, first, last);
         return;
     }
-    /* Merged: a row of the window is one run of kernel_w * channels codes, so that 7 pixels of 3 channels are 24 and not 28. */
+    /* Merged: a row of the window is kernel_w * channels neighbouring codes, so that 7 pixels of 3 channels are 24 and not 28. */
     const int channels = op->merged ? per_group : padded(per_group, DEPTH);
     const int run = op->merged ? padded(op->kernel_w * per_group, DEPTH) : channels;
     const int kernel_w = op->merged ? 1 : op->kernel_w;
     Conv c = {
-        .codes = op->codes, .packed = op->packed, .output = op->out, .residual = op->y, .epilogue = e,
+        .codes = op->codes, .packed = op->packed, .output = op->out, .row_sums = op->row_sums, .residual = op->y,
+        .epilogue = e,
         .pixel_stride = (ptrdiff_t)channels * op->groups,
         .row_stride = (ptrdiff_t)channels * op->groups * (op->width + op->left + op->right),
         .steps = run / DEPTH, .kernel_h = op->kernel_h, .kernel_w = kernel_w, .stride_h = op->stride_h,
@@ -181,6 +233,7 @@ static void run_conv(const Op *op, const Team *team) {
         c.codes += channels;
         c.packed += (size_t)blocks * op->kernel_h * kernel_w * run;
         c.output += outputs;
+        if (c.row_sums) c.row_sums += outputs;
         if (c.residual) c.residual += outputs;
         c.epilogue.scale += blocks;
         c.epilogue.compensation += blocks;
@@ -211,19 +264,45 @@ static void elementwise(const Op *op, int first, int last) {
     }
 }
 
-static void max_pool(const Op *op, int first, int last) {
-    for (int y = first; y < last; y++)
-        for (int x = 0; x < op->out_w; x++) {
-            float *out = op->out + ((size_t)y * op->out_w + x) * op->channels;
-            for (int c = 0; c < op->channels; c++) out[c] = -__builtin_inff();
-            for (int i = 0; i < op->kernel_h; i++)
-                for (int j = 0; j < op->kernel_w; j++) {
-                    const int row = y * op->stride_h + i * op->dilation_h - op->top;
-                    const int column = x * op->stride_w + j * op->dilation_w - op->left;
-                    if (row < 0 || row >= op->height || column < 0 || column >= op->width) continue;
-                    const float *v = op->x + ((size_t)row * op->width + column) * op->channels;
-                    for (int c = 0; c < op->channels; c++) out[c] = (v[c] > out[c]) | (v[c] != v[c]) ? v[c] : out[c]; /* a NaN stays */
-                }
+/* The largest number of a window, in 16 * VECTORS channels; those outside the image do not count. */
+static inline __attribute__((always_inline)) void max_pool_some(const Op *op, const float *x, int rows, int columns,
+                                                                float *out, const int VECTORS) {
+    Floats most[4];
+    for (int k = 0; k < VECTORS; k++) most[k] = (Floats){0} - __builtin_inff();
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) {
+            const float *v = x + ((ptrdiff_t)i * op->dilation_h * op->width + j * op->dilation_w) * op->channels;
+            for (int k = 0; k < VECTORS; k++) most[k] = larger(most[k], v + BLOCK * k);
+        }
+    for (int k = 0; k < VECTORS; k++) *(Floats *)(out + BLOCK * k) = most[k];
+}
+
+/* Move the first of `count` places at a distance `step` from each other to the first that is not negative, and forget those
+   that are not below `size`. */
+static void clip(int *first, int *count, int step, int size) {
+    for (; *count > 0 && *first < 0; --*count) *first += step;
+    while (*count > 0 && *first + (*count - 1) * step >= size) --*count;
+}
+
+static void max_pool(const Op *op, int first_row, int last_row) {
+    float *out = op->out + (size_t)first_row * op->out_w * op->channels;
+    for (int y = first_row; y < last_row; y++)
+        for (int x = 0; x < op->out_w; x++, out += op->channels) {
+            int top = y * op->stride_h - op->top, left = x * op->stride_w - op->left;
+            int rows = op->kernel_h, columns = op->kernel_w, c = 0;
+            clip(&top, &rows, op->dilation_h, op->height);
+            clip(&left, &columns, op->dilation_w, op->width);
+            const float *from = op->x + ((ptrdiff_t)top * op->width + left) * op->channels;
+            for (; op->channels - c >= 4 * BLOCK; c += 4 * BLOCK) max_pool_some(op, from + c, rows, columns, out + c, 4);
+            for (; op->channels - c >= BLOCK; c += BLOCK) max_pool_some(op, from + c, rows, columns, out + c, 1);
+            for (; c < op->channels; c++) {
+                out[c] = -__builtin_inff();
+                for (int i = 0; i < rows; i++)
+                    for (int j = 0; j < columns; j++) {
+                        const float v = from[((ptrdiff_t)i * op->dilation_h * op->width + j * op->dilation_w) * op->channels + c];
+                        out[c] = (v > out[c]) | (v != v) ? v : out[c];
+                    }
+            }
         }
 }
 
@@ -250,6 +329,10 @@ static void run(const Op *ops, int count, const Team *team) {
             case OP_MAX_POOL:
                 share(team, op->out_h, 1, &first, &last);
                 max_pool(op, first, last);
+                break;
+            case OP_ROW_SUMS:
+                share(team, op->height, 1, &first, &last);
+                row_sums(op, first, last);
                 break;
             case OP_MEAN:
                 share(team, op->channels, BLOCK, &first, &last);
