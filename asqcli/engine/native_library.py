@@ -22,14 +22,17 @@ class Op(ctypes.Structure):
     """As `Op` in kernel.h, field for field."""
 
     _fields_ = (
-        ("kind", Int), ("x", _pointer), ("y", _pointer), ("x_sums", _pointer), ("out", _pointer), ("row_sums", _pointer),
+        ("kind", Int), ("x", _pointer), ("y", _pointer), ("x_sums", _pointer), ("out", _pointer),
+        ("row_sums", _pointer),
         ("height", Int), ("width", Int), ("channels", Int), ("out_h", Int), ("out_w", Int), ("outputs", Int),
         ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
         ("dilation_w", Int), ("groups", Int), ("top", Int), ("left", Int), ("bottom", Int), ("right", Int),
         ("qmin", Int), ("qmax", Int), ("as_printed", Int), ("beta_output", Int), ("step_size", _float),
-        ("adapter_layers", Int), ("depthwise", Int), ("merged", Int), ("raw", Int),
+        ("adapter_layers", Int), ("depthwise", Int), ("merged", Int), ("planar", Int),
+        ("raw", Int),
         ("adapter", AdapterLayer * 2), ("codes", _pointer), ("sums", _pointer), ("means", _pointer),
-        ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("tap_offset", _pointer), ("weight_scale", _pointer),
+        ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("tap_offset", _pointer),
+        ("weight_scale", _pointer),
         ("compensation", _pointer), ("bias", _pointer), ("g", _pointer), ("b", _pointer), ("low", _float),
         ("high", _float), ("box", Int * 3), ("from_stride", Int * 3), ("to_stride", Int * 3),
     )  # fmt: skip

@@ -22,7 +22,7 @@ def pack(levels: np.ndarray, groups: int) -> np.ndarray:
 
 
 def pack_depthwise(levels: np.ndarray, dilation: int) -> np.ndarray:
-    """Return [block][first row % DEPTH][rows / DEPTH][column][BLOCK outputs][DEPTH rows], int8, zeros where the window is not.
+    """Return [block][first row % DEPTH][rows / DEPTH][column][BLOCK outputs][DEPTH rows], int8, zeros in the gaps.
 
     Args:
         levels: (outputs, 1, height, width), int8.

@@ -14,8 +14,8 @@ import numpy as np
 
 from asqcli.artifact import Artifact
 from asqcli.artifact.document import (
-    AdaptiveAvgPool,
     Adapter,
+    AdaptiveAvgPool,
     Add,
     BatchNorm,
     Clamp,
@@ -106,6 +106,7 @@ class Plan:
         self.layers: list[Conv | Linear] = []  # of the steps that are convolutions
         self.bytes = self.code_bytes = 0
         self._new_value(0, reusable=False)
+        self.planar = self._takes_planes()
         fused: set[int] = set()
         for index in range(len(self.nodes)):
             if index not in fused:
@@ -134,6 +135,11 @@ class Plan:
         for value in {i for n in (index, *step.taken) for i in self.nodes[n].inputs} & self.values.keys():
             self._release(value, sum(value in self.nodes[n].inputs for n in (index, *step.taken)))
         return set(step.taken)
+
+    def _takes_planes(self) -> bool:
+        """Is the image only read by one convolution that takes it as it comes, channels first?"""
+        node = self.nodes[self.consumers[0][0]] if len(self.consumers[0]) == 1 else None
+        return isinstance(node, Conv) and node.groups == node.dilation[1] == 1 and node.activations.adapter is None
 
     # Fusion
 
@@ -230,7 +236,7 @@ class Plan:
         return self.values[value].array.ctypes.data
 
     def _row_sums(self, value: int) -> int:
-        """Return the address of the sums along a value's rows: made by the convolution that writes it, or else by a step."""
+        """Return the address of the sums along a value's rows, from the convolution that writes it or a step."""
         storage, (channels, height, width) = self.values[value], self._image(value)
         if storage.row_sums is None:
             self._reserve(8 * height * channels)
@@ -287,9 +293,10 @@ class Plan:
         top, left, bottom, right = node.padding if conv else (0, 0, 0, 0)
         dilation_h, dilation_w = node.dilation if conv else (1, 1)
         depthwise = groups == channels == outputs > 1
-        merged = groups == 1 and dilation_w == 1
+        planar = self.planar and node.inputs[0] == 0
+        merged = groups == 1 and dilation_w == 1 and not planar
         parts = 0 if depthwise else groups  # of the arrays over outputs
-        pixel = channels if depthwise or merged else groups * padded(per_group, DEPTH)
+        pixel = channels if depthwise or merged or planar else groups * padded(per_group, DEPTH)
         shape = (padded(top + height + bottom, DEPTH if depthwise else 1), left + width + right, pixel)
         self.layers.append(node)
         self.code_bytes = max(
@@ -303,6 +310,8 @@ class Plan:
         def packed_weights() -> np.ndarray:
             if depthwise:
                 return pack_depthwise(levels(), dilation_h)
+            if planar:  # a row of the window of one channel is a run of channels
+                return pack(levels().transpose(0, 3, 2, 1), groups)
             if merged:  # a row of the window is one run of channels
                 return pack(levels().transpose(0, 3, 1, 2).reshape(outputs, -1, kernel_h, 1), groups)
             return pack(levels(), groups)
@@ -317,7 +326,7 @@ class Plan:
             CONV, node.inputs[0], step.result,
             kernel_h=kernel_h, kernel_w=kernel_w, top=top, left=left, bottom=bottom, right=right,
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
-            as_printed=activations.dequantize_by == "step_size", depthwise=depthwise, merged=merged,
+            as_printed=activations.dequantize_by == "step_size", depthwise=depthwise, merged=merged, planar=planar,
             packed=self._shared(key, packed_weights),
             weight_scale=self._shared(weights.scale, scale),
             compensation=self._shared(f"{key}/compensation", compensation),
@@ -433,10 +442,14 @@ class Plan:
         at = (before_h * out_w + before_w) * out_channels + before_c
         self._copy(source, result, box=(height, width, channels), to_at=at)
 
+    def _read(self, image: np.ndarray) -> None:
+        if not self.planar:
+            image = image.transpose(1, 2, 0)
+        self.input.reshape(image.shape)[...] = image
+
     def run(self, kernel: int, image: np.ndarray, team: Team | None = None) -> np.ndarray:
         """Return the logits of one image, (classes,); `image`: (3, H, W) float32."""
-        channels, height, width = image.shape
-        self.input.reshape(height, width, channels)[:] = image.transpose(1, 2, 0)
+        self._read(image)
         if team is None:
             library().asq_run(kernel, self.ops, len(self.ops))
         else:
@@ -445,8 +458,7 @@ class Plan:
 
     def run_observed(self, kernel: int, image: np.ndarray, observe) -> np.ndarray:
         """As `run`, step by step; tell `observe` of each layer's codes and accumulators."""
-        channels, height, width = image.shape
-        self.input.reshape(height, width, channels)[:] = image.transpose(1, 2, 0)
+        self._read(image)
         layers = iter(self.layers)
         for op in self.ops:
             library().asq_run(kernel, ctypes.byref(op), 1)
@@ -474,6 +486,8 @@ def _codes_of(memory: np.ndarray, op: Op, conv: bool) -> np.ndarray:
     if op.depthwise:
         fours = memory[: padded(rows, DEPTH) * columns * op.channels].reshape(-1, columns, op.channels, DEPTH)
         codes = fours.transpose(0, 3, 1, 2).reshape(-1, columns, op.channels)
+    elif op.planar:
+        codes = memory[: rows * columns * op.channels].reshape(rows, op.channels, columns).transpose(0, 2, 1)
     else:
         pixel = op.groups * (per_group if op.merged else padded(per_group, DEPTH))
         codes = memory[: rows * columns * pixel].reshape(rows, columns, op.groups, -1)[..., :per_group]

@@ -8,6 +8,11 @@
        output    [height][width][outputs]       float32, after the epilogue
        row sums  [height][outputs]              float64, of the output
 
+   The image itself comes as planes, which stay as they are: the runs of codes are along the row of one channel.
+
+       codes     [height][channels][width]      u8
+       packed    [block][row][channel][columns / 4][16 outputs][4 columns]       s8
+
    In a depthwise convolution there is no sum over channels, so the 4 products are those of 4 rows of the image:
 
        codes     [height / 4][width][channels][4 rows]                           u8
@@ -84,6 +89,7 @@ typedef struct {
     int32_t adapter_layers;
     int32_t depthwise;            /* one filter for each channel */
     int32_t merged;               /* a row of the window is one run of codes: no groups, no dilation along it */
+    int32_t planar;               /* x is [channels][height][width] */
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */

@@ -112,6 +112,21 @@ static void quantize(const Op *op, float reciprocal, int first, int last) {
     }
 }
 
+/* The same, of an image of planes. */
+static void quantize_planes(const Op *op, float reciprocal, int first, int last) {
+    const float qmin = (float)op->qmin, qmax = (float)op->qmax;
+    const size_t width = op->left + op->width + op->right;
+    for (int row = first; row < last; row++)
+        for (int channel = 0; channel < op->channels; channel++) {
+            uint8_t *to = op->codes + ((size_t)row * op->channels + channel) * width;
+            const int y = row - op->top;
+            memset(to, -op->qmin, width);
+            if (y < 0 || y >= op->height) continue;
+            const float *x = op->x + ((size_t)channel * op->height + y) * op->width;
+            for (int c = 0; c < op->width; c++) to[op->left + c] = (uint8_t)code_of(x[c], reciprocal, qmin, qmax);
+        }
+}
+
 /* The same for a depthwise convolution: the fours of rows first .. last - 1. */
 static void quantize_fours(const Op *op, float reciprocal, int first, int last) {
     const float qmin = (float)op->qmin, qmax = (float)op->qmax;
@@ -199,7 +214,7 @@ static void run_conv(const Op *op, const Team *team) {
         quantize_fours(op, 1.0f / step, first, last);
     } else {
         share(team, rows, 1, &first, &last);
-        quantize(op, 1.0f / step, first, last);
+        (op->planar ? quantize_planes : quantize)(op, 1.0f / step, first, last);
     }
     meet(team);
     Epilogue e = {op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
@@ -208,18 +223,19 @@ static void run_conv(const Op *op, const Team *team) {
         depthwise(op, &e, first, last);
         return;
     }
-    /* Merged: a row of the window is kernel_w * channels neighbouring codes, so that 7 pixels of 3 channels are 24 and not 28. */
-    const int channels = op->merged ? per_group : padded(per_group, DEPTH);
-    const int run = op->merged ? padded(op->kernel_w * per_group, DEPTH) : channels;
-    const int kernel_w = op->merged ? 1 : op->kernel_w;
+    /* Merged: a row of the window is kernel_w * channels neighbouring codes, so that 7 pixels of 3 channels are 24 and not 28.
+       Planar: it is kernel_w neighbours of each channel, and the channels take the place of columns. */
+    const int channels = op->planar ? 1 : op->merged ? per_group : padded(per_group, DEPTH);
+    const int run = op->planar ? padded(op->kernel_w, DEPTH) : op->merged ? padded(op->kernel_w * per_group, DEPTH) : channels;
+    const int columns = op->planar ? op->channels : op->merged ? 1 : op->kernel_w;
+    const int width = op->left + op->width + op->right;
     Conv c = {
         .codes = op->codes, .packed = op->packed, .output = op->out, .row_sums = op->row_sums, .residual = op->y,
-        .epilogue = e,
-        .pixel_stride = (ptrdiff_t)channels * op->groups,
-        .row_stride = (ptrdiff_t)channels * op->groups * (op->width + op->left + op->right),
-        .steps = run / DEPTH, .kernel_h = op->kernel_h, .kernel_w = kernel_w, .stride_h = op->stride_h,
-        .stride_w = op->stride_w, .dilation_h = op->dilation_h, .dilation_w = op->dilation_w, .out_h = op->out_h,
-        .out_w = op->out_w, .outputs = outputs, .out_stride = op->outputs,
+        .epilogue = e, .pixel_stride = (ptrdiff_t)channels * op->groups,
+        .row_stride = (ptrdiff_t)(op->planar ? op->channels : channels * op->groups) * width,
+        .steps = run / DEPTH, .kernel_h = op->kernel_h, .kernel_w = columns, .stride_h = op->stride_h,
+        .stride_w = op->stride_w, .dilation_h = op->dilation_h, .dilation_w = op->planar ? width : op->dilation_w,
+        .out_h = op->out_h, .out_w = op->out_w, .outputs = outputs, .out_stride = op->outputs,
     };
     /* By rows; by blocks where the rows are few, so that no thread gets much more than another. */
     const int by_blocks = op->out_h < 8 * team->threads && outputs >= BLOCK * team->threads;
@@ -231,7 +247,7 @@ static void run_conv(const Op *op, const Team *team) {
     for (int group = 0; group < op->groups; group++) {
         conv(&c, first_row, last_row, first_block, last_block);
         c.codes += channels;
-        c.packed += (size_t)blocks * op->kernel_h * kernel_w * run;
+        c.packed += (size_t)blocks * op->kernel_h * columns * run;
         c.output += outputs;
         if (c.row_sums) c.row_sums += outputs;
         if (c.residual) c.residual += outputs;
