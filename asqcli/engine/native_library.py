@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 BLOCK, DEPTH, LANES = 16, 4, 8
+PIXELS, PLANES, FOURS = range(3)
 CONV, ELEMENTWISE, MAX_POOL, ROW_SUMS, MEAN, COPY = range(6)
 LIBRARY = Path(__file__).parent / "csrc" / "native.so"  # beside its source, where Python looks for no modules
 
@@ -28,10 +29,10 @@ class Op(ctypes.Structure):
         ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
         ("dilation_w", Int), ("groups", Int), ("top", Int), ("left", Int), ("bottom", Int), ("right", Int),
         ("qmin", Int), ("qmax", Int), ("as_printed", Int), ("beta_output", Int), ("step_size", _float),
-        ("adapter_layers", Int), ("depthwise", Int), ("merged", Int), ("planar", Int),
+        ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("places", Int),
         ("raw", Int),
         ("adapter", AdapterLayer * 2), ("codes", _pointer), ("sums", _pointer), ("means", _pointer),
-        ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("tap_offset", _pointer),
+        ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("next", _pointer), ("offset", _pointer),
         ("weight_scale", _pointer),
         ("compensation", _pointer), ("bias", _pointer), ("g", _pointer), ("b", _pointer), ("low", _float),
         ("high", _float), ("box", Int * 3), ("from_stride", Int * 3), ("to_stride", Int * 3),

@@ -27,22 +27,24 @@ from asqcli.artifact.document import (
     Reshape,
     Slice,
 )
+from asqcli.engine.native_layout import Layout, by_group, pack_adapter, padded
 from asqcli.engine.native_library import (
     BLOCK,
     CONV,
     COPY,
-    DEPTH,
     ELEMENTWISE,
+    FOURS,
     LANES,
     MAX_POOL,
     MEAN,
+    PIXELS,
+    PLANES,
     ROW_SUMS,
     AdapterLayer,
     Int,
     Op,
     library,
 )
-from asqcli.engine.native_packing import by_group, pack, pack_depthwise, padded, tap_offsets
 
 LINE = 64  # bytes of a cache line
 LARGEST_PLAN = 2**28  # bytes; VGG-16 on images of 224 pixels takes an eighth
@@ -103,18 +105,15 @@ class Plan:
         self.free: list[np.ndarray] = []
         self.values: dict[int, _Storage] = {}
         self.steps: list[Op] = []
-        self.layers: list[Conv | Linear] = []  # of the steps that are convolutions
-        self.bytes = self.code_bytes = 0
+        self.layers: list[tuple[Conv | Linear, Layout]] = []  # of the steps that are convolutions
+        self.bytes = 0
         self._new_value(0, reusable=False)
         self.planar = self._takes_planes()
         fused: set[int] = set()
         for index in range(len(self.nodes)):
             if index not in fused:
                 fused |= self._add(index)
-        self._reserve(self.code_bytes)
-        self.codes = self._keep(np.zeros(self.code_bytes, np.uint8))
-        for op in self.steps:
-            op.codes = self.codes.ctypes.data
+        self._add_codes()
         self.input = self.values[0].array
         self.output = self.values[len(self.nodes)].array[: len(artifact.document.classes)]
         self.ops = (Op * len(self.steps))(*self.steps)
@@ -140,6 +139,16 @@ class Plan:
         """Is the image only read by one convolution that takes it as it comes, channels first?"""
         node = self.nodes[self.consumers[0][0]] if len(self.consumers[0]) == 1 else None
         return isinstance(node, Conv) and node.groups == node.dilation[1] == 1 and node.activations.adapter is None
+
+    def _add_codes(self) -> None:
+        """Give the convolutions memory for codes, the same to all, and tell each whose weights are needed next."""
+        size = max((layout.code_bytes for _, layout in self.layers), default=0)
+        self._reserve(size)
+        self.codes, following = self._keep(np.zeros(size, np.uint8)), None
+        for op in reversed([op for op in self.steps if op.kind == CONV]):
+            op.codes, op.next = self.codes.ctypes.data, following
+            if op.layout != FOURS:
+                following = op.packed
 
     # Fusion
 
@@ -286,68 +295,58 @@ class Plan:
 
     def _add_conv(self, node: Conv | Linear, step: _Step) -> None:
         activations, weights, tensors = node.activations, node.weights, self.artifact.tensors
-        conv = isinstance(node, Conv)
-        channels, height, width = self._image(node.inputs[0])
-        outputs, per_group, kernel_h, kernel_w = (*weights.shape, 1, 1)[:4]
-        groups = node.groups if conv else 1
-        top, left, bottom, right = node.padding if conv else (0, 0, 0, 0)
-        dilation_h, dilation_w = node.dilation if conv else (1, 1)
-        depthwise = groups == channels == outputs > 1
-        planar = self.planar and node.inputs[0] == 0
-        merged = groups == 1 and dilation_w == 1 and not planar
-        parts = 0 if depthwise else groups  # of the arrays over outputs
-        pixel = channels if depthwise or merged or planar else groups * padded(per_group, DEPTH)
-        shape = (padded(top + height + bottom, DEPTH if depthwise else 1), left + width + right, pixel)
-        self.layers.append(node)
-        self.code_bytes = max(
-            self.code_bytes, math.prod(shape) + BLOCK * DEPTH
-        )  # a kernel may read a block beyond the last
+        layout, stride = self._layout(node), node.stride if isinstance(node, Conv) else (1, 1)
+        self.layers.append((node, layout))
+        parts = 0 if layout.kind == FOURS else layout.groups  # of the arrays over outputs
         key = weights.codes
 
         def levels() -> np.ndarray:
-            return self.artifact.levels(weights).reshape(outputs, per_group, kernel_h, kernel_w)
-
-        def packed_weights() -> np.ndarray:
-            if depthwise:
-                return pack_depthwise(levels(), dilation_h)
-            if planar:  # a row of the window of one channel is a run of channels
-                return pack(levels().transpose(0, 3, 2, 1), groups)
-            if merged:  # a row of the window is one run of channels
-                return pack(levels().transpose(0, 3, 1, 2).reshape(outputs, -1, kernel_h, 1), groups)
-            return pack(levels(), groups)
+            return self.artifact.levels(weights).reshape(layout.outputs, -1, *layout.kernel)
 
         def compensation() -> np.ndarray:
             return by_group(activations.qmin * levels().sum(axis=(1, 2, 3), dtype=np.int32), parts)
 
         def scale() -> np.ndarray:
-            return by_group(np.broadcast_to(tensors[weights.scale], outputs), parts)
+            return by_group(np.broadcast_to(tensors[weights.scale], layout.outputs), parts)
 
+        offsets = layout.offsets()
+        top, left, bottom, right = layout.padding
         op = self._op(
             CONV, node.inputs[0], step.result,
-            kernel_h=kernel_h, kernel_w=kernel_w, top=top, left=left, bottom=bottom, right=right,
+            top=top, left=left, bottom=bottom, right=right, kernel_h=layout.kernel[0], kernel_w=layout.kernel[1],
+            stride_h=stride[0], stride_w=stride[1], dilation_h=layout.dilation[0], dilation_w=layout.dilation[1],
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
-            as_printed=activations.dequantize_by == "step_size", depthwise=depthwise, merged=merged, planar=planar,
-            packed=self._shared(key, packed_weights),
+            as_printed=activations.dequantize_by == "step_size",
+            layout=layout.kind, group_stride=layout.group_stride, places=len(offsets), offset=self._point(offsets),
+            packed=self._shared(key, lambda: layout.pack(levels())),
             weight_scale=self._shared(weights.scale, scale),
             compensation=self._shared(f"{key}/compensation", compensation),
-            scale=self._point(np.zeros(padded(outputs, BLOCK) + groups * BLOCK, np.float32)),
+            scale=self._point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32)),
         )  # fmt: skip
-        op.stride_h, op.stride_w = node.stride if conv else (1, 1)
-        op.dilation_h, op.dilation_w, op.groups = dilation_h, dilation_w, groups
-        if depthwise:
-            op.tap_offset = self._point(tap_offsets((kernel_h, kernel_w), (dilation_h, dilation_w), shape[1:]))
+        op.groups = layout.groups
         if weights.bias is not None:
             op.bias = self._shared(weights.bias, lambda: by_group(tensors[weights.bias], parts))
         if activations.adapter is not None:
             self._add_adapter(op, node.inputs[0], activations.adapter)
         self._epilogue(op, step, parts)
 
+    def _layout(self, node: Conv | Linear) -> Layout:
+        channels, height, width = self._image(node.inputs[0])
+        outputs, _, *kernel = node.weights.shape
+        if isinstance(node, Linear):
+            return Layout(PIXELS, channels, height, width, outputs, 1, (1, 1), (1, 1), (0, 0, 0, 0))
+        kind = PIXELS
+        if self.planar and node.inputs[0] == 0:
+            kind = PLANES
+        elif node.groups == channels == outputs > 1:
+            kind = FOURS
+        return Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
+
     def _add_adapter(self, op: Op, source: int, adapter: Adapter) -> None:
         tensors, inputs = self.artifact.tensors, op.channels
         op.adapter_layers, op.beta_output = len(adapter.layers), adapter.output == "relu"
         for place, layer in enumerate(adapter.layers):
-            padding = ((0, -layer.outputs % DEPTH), (0, -inputs % LANES))
-            weight = self._shared(layer.weight, lambda w=layer.weight, p=padding: np.pad(tensors[w], p))
+            weight = self._shared(layer.weight, lambda w=layer.weight: pack_adapter(tensors[w]))
             quantized = layer.row_scale is not None
             scale = tensors[layer.row_scale] if quantized else np.ones(layer.outputs)
             op.adapter[place] = AdapterLayer(
@@ -463,34 +462,18 @@ class Plan:
         for op in self.ops:
             library().asq_run(kernel, ctypes.byref(op), 1)
             if op.kind == CONV:
-                node = next(layers)
+                node, layout = next(layers)
+                seen = layout.codes(self.codes).astype(np.float32) + op.qmin, self._accumulators(kernel, op)
                 conv = isinstance(node, Conv)
-                observe(node.name, _codes_of(self.codes, op, conv), self._accumulators(kernel, op, conv))
+                observe(node.name, *(image.transpose(2, 0, 1)[None] if conv else image[0] for image in seen))
         return self.output.copy()
 
     @staticmethod
-    def _accumulators(kernel: int, op: Op, conv: bool) -> np.ndarray:
-        """Run a convolution once more, without its epilogue."""
+    def _accumulators(kernel: int, op: Op) -> np.ndarray:
+        """Run a convolution once more, without its epilogue; return (height, width, outputs)."""
         out = np.empty((op.out_h, op.out_w, op.outputs), np.float32)
         raw = Op.from_buffer_copy(op)
         raw.raw, raw.out, raw.low, raw.high = True, out.ctypes.data, -math.inf, math.inf
         raw.y = raw.g = raw.b = raw.bias = raw.row_sums = None
         library().asq_run(kernel, ctypes.byref(raw), 1)
-        return out.transpose(2, 0, 1)[None] if conv else out[0]
-
-
-def _codes_of(memory: np.ndarray, op: Op, conv: bool) -> np.ndarray:
-    """Return the codes of the last image, (1, C, H, W) or (1, features), from those above qmin."""
-    rows, columns = op.top + op.height + op.bottom, op.left + op.width + op.right
-    per_group = op.channels // op.groups
-    if op.depthwise:
-        fours = memory[: padded(rows, DEPTH) * columns * op.channels].reshape(-1, columns, op.channels, DEPTH)
-        codes = fours.transpose(0, 3, 1, 2).reshape(-1, columns, op.channels)
-    elif op.planar:
-        codes = memory[: rows * columns * op.channels].reshape(rows, op.channels, columns).transpose(0, 2, 1)
-    else:
-        pixel = op.groups * (per_group if op.merged else padded(per_group, DEPTH))
-        codes = memory[: rows * columns * pixel].reshape(rows, columns, op.groups, -1)[..., :per_group]
-    codes = codes[op.top : op.top + op.height, op.left : op.left + op.width].reshape(op.height, op.width, -1)
-    codes = codes.astype(np.float32) + op.qmin
-    return codes.transpose(2, 0, 1)[None] if conv else codes[0]
+        return out

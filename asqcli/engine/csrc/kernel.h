@@ -1,22 +1,21 @@
 /* The interface of the native kernels.
 
-   A convolution here is u8 x s8 -> s32 over an image that is padded physically, channels last:
+   A convolution here is u8 x s8 -> s32 over an image that is padded physically. Codes are `code - qmin`, so that 0 is the
+   smallest; they come in one of three layouts, and four neighbours of them (DEPTH) are multiplied and added at once:
 
-       codes     [height][width][channels]      u8: code - qmin, so that 0 is the smallest code;
-                                                with groups, channels are padded with zeros to a multiple of 4 (DEPTH)
-       packed    [block][row][column][channels / 4][16 outputs][4 channels]      s8, zeros where there is nothing
-       output    [height][width][outputs]       float32, after the epilogue
-       row sums  [height][outputs]              float64, of the output
+       LAYOUT_PIXELS   [height][width][channels]        four channels; with groups, those of each are padded to a multiple of 4
+       LAYOUT_PLANES   [height][channels][width]        four columns; for the image, which comes as planes
+       LAYOUT_FOURS    [height / 4][width][channels][4] four rows; for depthwise convolutions, which sum over no channels
 
-   The image itself comes as planes, which stay as they are: the runs of codes are along the row of one channel.
+   A window is a list of places of four codes, as `offset`s in bytes from its first; the weights lie in the same order:
 
-       codes     [height][channels][width]      u8
-       packed    [block][row][channel][columns / 4][16 outputs][4 columns]       s8
+       packed     [block][place][16 outputs][4]         s8, zeros where there is nothing
+       depthwise  [block][first row % 4][place][16 outputs][4 rows]
 
-   In a depthwise convolution there is no sum over channels, so the 4 products are those of 4 rows of the image:
+   Where all channels of a row of the window are neighbours, they are one run, so that 3 columns of 3 channels are 12 codes, not 9 x 4.
 
-       codes     [height / 4][width][channels][4 rows]                           u8
-       packed    [block][first row % 4][rows of 4][column][16 outputs][4 rows]   s8, zeros where the window is not
+       output     [height][width][outputs]              float32, after the epilogue
+       row sums   [height][outputs]                     float64, of the output
 
    The sum over the shifted codes is brought back by `compensation`: sum (code - qmin) * w + qmin * sum w = sum code * w.
    Every partial sum fits in 32 bits: |code - qmin| <= 255 and the loader refuses networks in which
@@ -48,27 +47,28 @@ typedef struct {
 typedef struct {
     const uint8_t *codes;         /* first channel of the group */
     const int8_t *packed;         /* first block of the group */
+    const int32_t *offset;        /* [places] */
+    int places;
+    ptrdiff_t across, down;       /* bytes from the codes of an output to those of its neighbours */
     float *output;                /* first output of the group */
     double *row_sums;             /* of the output, or null */
     const float *residual;        /* of the layout of `output`, or null */
     Epilogue epilogue;            /* of the group */
-    ptrdiff_t pixel_stride;       /* bytes from a code to that of the next pixel */
-    ptrdiff_t row_stride;         /* bytes from a code to that of the next row */
-    int steps;                    /* channels of the group / DEPTH */
-    int kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
-    int out_h, out_w;
+    int out_w;
     int outputs;                  /* of the group */
     int out_stride;               /* floats from a pixel of the output to the next */
+    const int8_t *next;           /* weights that are needed after these, or null: may be fetched ahead */
 } Conv;
 
 /* One layer of an adapter: products and sums are in double. */
 typedef struct {
-    const int8_t *codes;          /* [outputs padded to 4][inputs padded to 8], zeros in the gaps */
+    const int8_t *codes;          /* [outputs / 4][inputs / 8][4][8], in the order of their use; zeros in the gaps */
     const float *weight;          /* the same where the weights are not quantized; the other is null */
     const double *row_scale, *bias;
     int inputs, outputs;
 } AdapterLayer;
 
+enum { LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_FOURS };
 enum { OP_CONV, OP_ELEMENTWISE, OP_MAX_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY };
 
 /* One step of the plan, on one image. All memory belongs to the caller. Sizes are those of the input. */
@@ -87,9 +87,9 @@ typedef struct {
     int32_t qmin, qmax, as_printed, beta_output; /* beta_output: 0 reciprocal, 1 relu */
     float step_size;
     int32_t adapter_layers;
-    int32_t depthwise;            /* one filter for each channel */
-    int32_t merged;               /* a row of the window is one run of codes: no groups, no dilation along it */
-    int32_t planar;               /* x is [channels][height][width] */
+    int32_t layout;               /* of the codes; with LAYOUT_PLANES x is [channels][height][width] */
+    int32_t group_stride;         /* LAYOUT_PIXELS: bytes from the codes of a group to those of the next */
+    int32_t places;               /* of codes in a window */
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
@@ -97,8 +97,8 @@ typedef struct {
     float *means;                 /* scratch: [channels], and the step */
     int32_t scratch_width;        /* the widest of channels and the adapter's layers, padded to 8 */
     float *scale;                 /* scratch: [groups][outputs of a group padded to BLOCK] */
-    const int8_t *packed;
-    const int32_t *tap_offset;    /* depthwise: from the codes of the first rows and column of a window to those of each */
+    const int8_t *packed, *next;  /* next: those of the next convolution, or null */
+    const int32_t *offset;        /* [places] */
     const float *weight_scale;    /* the following: [groups][outputs of a group padded to BLOCK] */
     const int32_t *compensation;
     const float *bias;

@@ -19,38 +19,33 @@ static inline void join(__m256i low, __m256i high, int32_t *sum) {
 }
 
 /* The sums of 8 outputs at PIXELS pixels. */
-static inline __attribute__((always_inline)) void half_tile(const Conv *c, const uint8_t *origin, const int8_t *w,
+static inline __attribute__((always_inline)) void half_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
                                                             const int PIXELS, int32_t (*sum)[BLOCK]) {
-    const ptrdiff_t step = c->stride_w * c->pixel_stride;
     __m256i low[4], high[4]; /* pairs of outputs 0 .. 3 and 4 .. 7 */
 #pragma GCC unroll 4
     for (int p = 0; p < PIXELS; p++) low[p] = high[p] = _mm256_setzero_si256();
-    for (int i = 0; i < c->kernel_h; i++)
-        for (int j = 0; j < c->kernel_w; j++) {
-            const uint8_t *a = origin + i * c->dilation_h * c->row_stride + j * c->dilation_w * c->pixel_stride;
-            for (int s = 0; s < c->steps; s++, a += DEPTH, w += BLOCK * DEPTH) {
-                __m256i weights_low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w));
-                __m256i weights_high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16)));
+    for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH) {
+        const uint8_t *a = codes + c->offset[i];
+        __m256i weights_low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w));
+        __m256i weights_high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16)));
 #pragma GCC unroll 4
-                for (int p = 0; p < PIXELS; p++) {
-                    int32_t four;
-                    memcpy(&four, a + p * step, DEPTH);
-                    __m256i codes = _mm256_cvtepu8_epi16(_mm_set1_epi32(four));
-                    low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(codes, weights_low));
-                    high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(codes, weights_high));
-                }
-            }
+        for (int p = 0; p < PIXELS; p++) {
+            int32_t four;
+            memcpy(&four, a + p * c->across, DEPTH);
+            __m256i wide = _mm256_cvtepu8_epi16(_mm_set1_epi32(four));
+            low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(wide, weights_low));
+            high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(wide, weights_high));
         }
+    }
     for (int p = 0; p < PIXELS; p++) join(low[p], high[p], sum[p]);
 }
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int first, const int PIXELS) {
-    const int8_t *w = c->packed + (size_t)first * c->kernel_h * c->kernel_w * c->steps * DEPTH;
-    const uint8_t *origin = c->codes + (ptrdiff_t)y * c->stride_h * c->row_stride +
-                            (ptrdiff_t)x * c->stride_w * c->pixel_stride;
+    const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
+    const uint8_t *codes = c->codes + y * c->down + x * c->across;
     int32_t sum[4][BLOCK];
-    half_tile(c, origin, w, PIXELS, sum);
-    half_tile(c, origin, w + LANES * DEPTH, PIXELS, (int32_t(*)[BLOCK])(sum[0] + LANES));
+    half_tile(c, codes, w, PIXELS, sum);
+    half_tile(c, codes, w + LANES * DEPTH, PIXELS, (int32_t(*)[BLOCK])(sum[0] + LANES));
     for (int p = 0; p < PIXELS; p++) {
         const size_t at = ((size_t)y * c->out_w + x + p) * c->out_stride + first;
         asq_epilogue(&c->epilogue, first, c->outputs - first, sum[p], c->residual ? c->residual + at : NULL, c->output + at);

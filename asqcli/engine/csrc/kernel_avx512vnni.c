@@ -68,39 +68,37 @@ static inline __attribute__((always_inline)) void finish(const Epilogue *e, int 
     }
 }
 
-/* ROWS x COLUMNS neighbouring pixels times BLOCKS blocks. */
-static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int ROWS,
-                                                       const int COLUMNS, const int BLOCKS) {
-    const size_t block_bytes = (size_t)c->kernel_h * c->kernel_w * c->steps * BLOCK * DEPTH;
+/* ROWS x COLUMNS neighbouring pixels times BLOCKS blocks. `ahead`: weights to be fetched, a cache line for each place, or
+   the same line again and again with `line` 0. */
+static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int8_t *ahead,
+                                                       ptrdiff_t line, const int ROWS, const int COLUMNS, const int BLOCKS) {
+    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
     const int8_t *w = c->packed + block * block_bytes;
-    const ptrdiff_t step = c->stride_w * c->pixel_stride, down = c->stride_h * c->row_stride;
-    const uint8_t *origin = c->codes + y * down + x * step;
+    const uint8_t *codes = c->codes + y * c->down + x * c->across;
     Sums sum[2][MOST_PIXELS];
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 14
         for (int p = 0; p < ROWS * COLUMNS; p++) sum[b][p] = no_sums();
 
-    for (int i = 0; i < c->kernel_h; i++)
-        for (int j = 0; j < c->kernel_w; j++) {
-            const uint8_t *a = origin + i * c->dilation_h * c->row_stride + j * c->dilation_w * c->pixel_stride;
-            for (int s = 0; s < c->steps; s++, a += DEPTH, w += BLOCK * DEPTH) {
-                __m512i weights[2];
+    for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH, ahead += line) {
+        const uint8_t *a = codes + c->offset[i];
+        __m512i weights[2];
 #pragma GCC unroll 2
-                for (int b = 0; b < BLOCKS; b++) weights[b] = _mm512_loadu_si512(w + b * block_bytes);
+        for (int b = 0; b < BLOCKS; b++) weights[b] = _mm512_loadu_si512(w + b * block_bytes);
+        _mm_prefetch((const char *)ahead, _MM_HINT_T1);
 #pragma GCC unroll 2
-                for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 14
-                    for (int q = 0; q < COLUMNS; q++) {
-                        int32_t four;
-                        memcpy(&four, a + r * down + q * step, DEPTH);
-                        __m512i codes = _mm512_set1_epi32(four);
+            for (int q = 0; q < COLUMNS; q++) {
+                int32_t four;
+                memcpy(&four, a + r * c->down + q * c->across, DEPTH);
+                __m512i broadcast = _mm512_set1_epi32(four);
 #pragma GCC unroll 2
-                        for (int b = 0; b < BLOCKS; b++)
-                            sum[b][r * COLUMNS + q] = _mm512_dpbusd_epi32(sum[b][r * COLUMNS + q], codes, weights[b]);
-                    }
+                for (int b = 0; b < BLOCKS; b++)
+                    sum[b][r * COLUMNS + q] = _mm512_dpbusd_epi32(sum[b][r * COLUMNS + q], broadcast, weights[b]);
             }
-        }
+    }
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 2
@@ -112,15 +110,16 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         }
 }
 
-#define TILE(rows, columns, blocks)                                                                             \
-    static __attribute__((noinline)) void tile_##rows##x##columns##x##blocks(const Conv *c, int y, int x, int b) { \
-        tile(c, y, x, b, rows, columns, blocks);                                                                \
+#define TILE(rows, columns, blocks)                                                                                     \
+    static __attribute__((noinline)) void tile_##rows##x##columns##x##blocks(const Conv *c, int y, int x, int block,    \
+                                                                             const int8_t *ahead, ptrdiff_t line) {     \
+        tile(c, y, x, block, ahead, line, rows, columns, blocks);                                                       \
     }
 TILE(2, 7, 2) TILE(2, 7, 1)
 TILE(1, 14, 2) TILE(1, 14, 1) TILE(1, 8, 2) TILE(1, 8, 1) TILE(1, 7, 2) TILE(1, 7, 1)
 TILE(1, 4, 2) TILE(1, 4, 1) TILE(1, 2, 2) TILE(1, 2, 1) TILE(1, 1, 2) TILE(1, 1, 1)
 
-typedef void (*Tile)(const Conv *, int, int, int);
+typedef void (*Tile)(const Conv *, int, int, int, const int8_t *, ptrdiff_t);
 typedef struct {
     int columns;
     Tile by_blocks[2];
@@ -135,30 +134,38 @@ static const Width WIDTHS[] = {
 /* The place in WIDTHS to begin with: 14 is the best tile unless it leaves a poor rest, as in 16 = 8 + 8. */
 static int start(int width) { return width % 14 == 0 || width % 8 != 0 || width > 64 ? 0 : 1; }
 
-/* Rows first_row .. last_row - 1 of one or two blocks. */
-static void conv_blocks(const Conv *c, int first_row, int last_row, int block, int blocks) {
+/* Rows first_row .. last_row - 1 of one or two blocks, while the first tiles fetch the `next` weights. */
+static void conv_blocks(const Conv *c, int first_row, int last_row, int block, int blocks, const int8_t *next) {
+    ptrdiff_t line = next ? BLOCK * DEPTH : 0;
+    const ptrdiff_t fetched = line * c->places; /* by a tile */
+    int tiles = 0;
+    if (!next) next = c->packed;
     for (int y = first_row, rows; y < last_row; y += rows) {
         rows = 1;
         if (c->out_w == 7 && last_row - y >= 2) { /* the images of the last stage: 14 pixels of two rows */
-            (blocks == 2 ? tile_2x7x2 : tile_2x7x1)(c, y, 0, block);
+            (blocks == 2 ? tile_2x7x2 : tile_2x7x1)(c, y, 0, block, next, line);
             rows = 2;
+            if (++tiles == blocks) line = 0; else next += fetched;
         } else {
             int x = 0;
             for (int k = start(c->out_w); x < c->out_w; k++)
-                for (; c->out_w - x >= WIDTHS[k].columns; x += WIDTHS[k].columns)
-                    WIDTHS[k].by_blocks[blocks - 1](c, y, x, block);
+                for (; c->out_w - x >= WIDTHS[k].columns; x += WIDTHS[k].columns) {
+                    WIDTHS[k].by_blocks[blocks - 1](c, y, x, block, next, line);
+                    if (++tiles == blocks) line = 0; else next += line ? fetched : 0;
+                }
         }
         asq_sum_rows(c, y, rows, block, blocks);
     }
 }
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    const size_t weights = (size_t)(last_block - first_block) * c->kernel_h * c->kernel_w * c->steps * BLOCK * DEPTH;
+    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
     /* Where the weights of all outputs stay in the first cache, row by row, so that the output is written in order. */
-    const int height = weights <= SMALL_WEIGHTS ? 2 : last_row - first_row;
+    const int height = (last_block - first_block) * block_bytes <= SMALL_WEIGHTS ? 2 : last_row - first_row;
     for (int row = first_row; row < last_row; row += height)
         for (int block = first_block; block < last_block; block += 2)
-            conv_blocks(c, row, row + height < last_row ? row + height : last_row, block, last_block - block < 2 ? 1 : 2);
+            conv_blocks(c, row, row + height < last_row ? row + height : last_row, block, last_block - block < 2 ? 1 : 2,
+                        last_block - block > 2 ? c->packed + (block + 2) * block_bytes : c->next);
 }
 
 enum { SIDE_BY_SIDE = 7 }; /* pixels of a depthwise convolution */

@@ -5,29 +5,6 @@
 
 static int supported(void) { return 1; }
 
-static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    for (int first = first_block * BLOCK; first < last_block * BLOCK; first += BLOCK) {
-        const int count = c->outputs - first;
-        for (int y = first_row; y < last_row; y++) {
-            for (int x = 0; x < c->out_w; x++) {
-                const int8_t *w = c->packed + (size_t)first * c->kernel_h * c->kernel_w * c->steps * DEPTH;
-                int32_t sum[BLOCK] = {0};
-                for (int i = 0; i < c->kernel_h; i++)
-                    for (int j = 0; j < c->kernel_w; j++) {
-                        const uint8_t *a = c->codes + (y * c->stride_h + i * c->dilation_h) * c->row_stride +
-                                           (x * c->stride_w + j * c->dilation_w) * c->pixel_stride;
-                        for (int s = 0; s < c->steps; s++, a += DEPTH)
-                            for (int o = 0; o < BLOCK; o++, w += DEPTH)
-                                for (int d = 0; d < DEPTH; d++) sum[o] += a[d] * w[d];
-                    }
-                const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
-                asq_epilogue(&c->epilogue, first, count, sum, c->residual ? c->residual + at : NULL, c->output + at);
-            }
-            asq_sum_rows(c, y, 1, first / BLOCK, 1);
-        }
-    }
-}
-
 /* The accumulators of 16 outputs. */
 typedef struct {
     int32_t lane[BLOCK];
@@ -47,6 +24,25 @@ static void finish(const Epilogue *e, int first, int count, const Sums *sums, co
                    ptrdiff_t stride, int pixels) {
     for (int p = 0; p < pixels; p++)
         asq_epilogue(e, first, count, sums[p].lane, residual ? residual + p * stride : NULL, out + p * stride);
+}
+
+static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
+    for (int block = first_block; block < last_block; block++) {
+        const int first = block * BLOCK;
+        for (int y = first_row; y < last_row; y++) {
+            for (int x = 0; x < c->out_w; x++) {
+                const uint8_t *codes = c->codes + y * c->down + x * c->across;
+                const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
+                Sums sums = no_sums();
+                for (int i = 0; i < c->places; i++)
+                    for (int o = 0; o < BLOCK; o++)
+                        for (int d = 0; d < DEPTH; d++) sums.lane[o] += codes[c->offset[i] + d] * *w++;
+                const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
+                finish(&c->epilogue, first, c->outputs - first, &sums, c->residual ? c->residual + at : NULL, c->output + at, 0, 1);
+            }
+            asq_sum_rows(c, y, 1, block, 1);
+        }
+    }
 }
 
 enum { SIDE_BY_SIDE = 1 }; /* pixels of a depthwise convolution */

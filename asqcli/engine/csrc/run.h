@@ -37,10 +37,9 @@ static inline __attribute__((always_inline)) void adapter_layer(const AdapterLay
         Doubles lanes[4] = {{0.0}, {0.0}, {0.0}, {0.0}};
         for (int i = 0; i < inputs; i += 8) {
             const Doubles input = *(const Doubles *)(h + i);
-            for (int k = 0; k < 4; k++) {
-                const ptrdiff_t at = (ptrdiff_t)(o + k) * inputs + i;
-                lanes[k] += input * (QUANTIZED ? widen_codes(layer->codes + at) : widen(layer->weight + at));
-            }
+            const ptrdiff_t at = (ptrdiff_t)o * inputs + 4 * i;
+            for (int k = 0; k < 4; k++)
+                lanes[k] += input * (QUANTIZED ? widen_codes(layer->codes + at + 8 * k) : widen(layer->weight + at + 8 * k));
         }
         for (int k = 0; k < 4 && o + k < layer->outputs; k++) {
             double lane[8];
@@ -87,11 +86,14 @@ static inline __attribute__((always_inline)) int32_t code_of(float x, float reci
     return bits - 0x4B400000 - (int32_t)qmin;
 }
 
+static void quantize_run(const float *x, int length, float reciprocal, float qmin, float qmax, uint8_t *codes) {
+    for (int i = 0; i < length; i++) codes[i] = (uint8_t)code_of(x[i], reciprocal, qmin, qmax);
+}
+
 /* The rows first .. last - 1 of the padded image: codes of x inside, of zero around it. */
 static void quantize(const Op *op, float reciprocal, int first, int last) {
     const float qmin = (float)op->qmin, qmax = (float)op->qmax;
-    const int per_group = op->channels / op->groups, group_stride = op->merged ? per_group : padded(per_group, DEPTH);
-    const int pixel = group_stride * op->groups;
+    const int per_group = op->channels / op->groups, group_stride = op->group_stride, pixel = group_stride * op->groups;
     const size_t left = (size_t)op->left * pixel, right = (size_t)op->right * pixel, inside = (size_t)op->width * pixel;
     /* Where no channels are padded a row is one run of numbers. */
     const int runs = group_stride == per_group ? 1 : op->width * op->groups;
@@ -108,7 +110,7 @@ static void quantize(const Op *op, float reciprocal, int first, int last) {
         to += left;
         const float *x = op->x + (size_t)y * op->width * op->channels;
         for (int k = 0; k < runs; k++, to += group_stride, x += length)
-            for (int c = 0; c < length; c++) to[c] = (uint8_t)code_of(x[c], reciprocal, qmin, qmax);
+            quantize_run(x, length, reciprocal, qmin, qmax, to);
     }
 }
 
@@ -122,8 +124,7 @@ static void quantize_planes(const Op *op, float reciprocal, int first, int last)
             const int y = row - op->top;
             memset(to, -op->qmin, width);
             if (y < 0 || y >= op->height) continue;
-            const float *x = op->x + ((size_t)channel * op->height + y) * op->width;
-            for (int c = 0; c < op->width; c++) to[op->left + c] = (uint8_t)code_of(x[c], reciprocal, qmin, qmax);
+            quantize_run(op->x + ((size_t)channel * op->height + y) * op->width, op->width, reciprocal, qmin, qmax, to + op->left);
         }
 }
 
@@ -154,88 +155,82 @@ static void quantize_fours(const Op *op, float reciprocal, int first, int last) 
     }
 }
 
-/* A depthwise convolution of 16 channels at PIXELS neighbouring pixels, `step` bytes apart. */
+/* A depthwise convolution of 16 channels at PIXELS neighbouring pixels, `across` bytes apart. */
 static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op, const Epilogue *e, const uint8_t *codes,
-                                                                   ptrdiff_t step, const int8_t *w, int taps, int first,
+                                                                   ptrdiff_t across, const int8_t *w, int places, int first,
                                                                    size_t at, const int PIXELS) {
     Sums sums[SIDE_BY_SIDE];
 #pragma GCC unroll 14
     for (int p = 0; p < PIXELS; p++) sums[p] = no_sums();
-    for (int t = 0; t < taps; t++) {
-        const uint8_t *a = codes + op->tap_offset[t];
+    for (int i = 0; i < places; i++, w += BLOCK * DEPTH) {
+        const uint8_t *a = codes + op->offset[i];
 #pragma GCC unroll 14
-        for (int p = 0; p < PIXELS; p++) sums[p] = add_products(sums[p], a + p * step, w + t * BLOCK * DEPTH);
+        for (int p = 0; p < PIXELS; p++) sums[p] = add_products(sums[p], a + p * across, w);
     }
     finish(e, first, op->outputs - first, sums, op->y ? op->y + at : NULL, op->out + at, op->outputs, PIXELS);
 }
 
 static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_row) {
-    const int reach = (op->kernel_h - 1) * op->dilation_h + 1, most_taps = ((reach + 2) / 4 + 1) * op->kernel_w;
-    const ptrdiff_t pixel = 4 * op->channels, four = pixel * (op->width + op->left + op->right);
-    const ptrdiff_t step = op->stride_w * pixel;
+    const int reach = (op->kernel_h - 1) * op->dilation_h + 1;
+    const ptrdiff_t pixel = 4 * op->channels, four = pixel * (op->left + op->width + op->right);
+    const ptrdiff_t across = op->stride_w * pixel;
     for (int y = first_row; y < last_row; y++) {
-        const int top = y * op->stride_h, phase = top % 4, taps = ((phase + reach - 1) / 4 + 1) * op->kernel_w;
+        /* The rows of a window are in one four of rows, or in two or more: the last places may hold none of them. */
+        const int top = y * op->stride_h, phase = top % 4, places = ((phase + reach - 1) / 4 + 1) * op->kernel_w;
         const size_t row = (size_t)y * op->out_w * op->outputs;
         for (int first = 0; first < op->outputs; first += BLOCK) {
             const uint8_t *codes = op->codes + top / 4 * four + 4 * first;
-            const int8_t *w = op->packed + ((ptrdiff_t)first * 4 + phase * BLOCK) * DEPTH * most_taps;
+            const int8_t *w = op->packed + ((ptrdiff_t)first * 4 + phase * BLOCK) * DEPTH * op->places;
             size_t at = row + first;
             int x = 0;
             for (; op->out_w - x >= SIDE_BY_SIDE; x += SIDE_BY_SIDE, at += (size_t)SIDE_BY_SIDE * op->outputs)
-                depthwise_pixels(op, e, codes + x * step, step, w, taps, first, at, SIDE_BY_SIDE);
-            for (; x < op->out_w; x++, at += op->outputs) depthwise_pixels(op, e, codes + x * step, step, w, taps, first, at, 1);
+                depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, SIDE_BY_SIDE);
+            for (; x < op->out_w; x++, at += op->outputs)
+                depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, 1);
         }
         if (op->row_sums)
             asq_sum_row(op->out + row, op->outputs, op->out_w, op->outputs, op->row_sums + (size_t)y * op->outputs);
     }
 }
 
-static void run_conv(const Op *op, const Team *team) {
-    const int per_group = op->channels / op->groups, outputs = op->outputs / op->groups;
-    const int blocks = padded(outputs, BLOCK);
+/* The step size for the image x. */
+static float adapted_step_size(const Op *op, const Team *team) {
+    if (!op->adapter_layers) return op->step_size;
     int first, last;
-    float step = op->step_size;
-    if (op->adapter_layers) {
-        share(team, op->channels, BLOCK, &first, &last);
-        mean(op, first, last, op->means);
-        meet(team);
-        if (team->place == 0) op->means[op->channels] = op->step_size * beta(op);
-        meet(team);
-        step = op->means[op->channels];
-    }
+    share(team, op->channels, BLOCK, &first, &last);
+    mean(op, first, last, op->means);
+    meet(team);
+    if (team->place == 0) op->means[op->channels] = op->step_size * beta(op);
+    meet(team);
+    return op->means[op->channels];
+}
+
+static void run_conv(const Op *op, const Team *team) {
+    const int outputs = op->outputs / op->groups, blocks = padded(outputs, BLOCK);
+    const int rows = op->top + op->height + op->bottom, width = op->left + op->width + op->right;
+    const int depthwise_layer = op->layout == LAYOUT_FOURS;
+    const float step = adapted_step_size(op, team);
+    int first, last;
     if (team->place == 0) {
         const float activation_scale = op->as_printed ? op->step_size : step;
-        const int scales = op->depthwise ? padded(op->outputs, BLOCK) : op->groups * blocks;
+        const int scales = depthwise_layer ? padded(op->outputs, BLOCK) : op->groups * blocks;
         for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
     }
-    const int rows = op->top + op->height + op->bottom;
-    if (op->depthwise) {
-        share(team, padded(rows, 4) / 4, 1, &first, &last);
-        quantize_fours(op, 1.0f / step, first, last);
-    } else {
-        share(team, rows, 1, &first, &last);
-        (op->planar ? quantize_planes : quantize)(op, 1.0f / step, first, last);
-    }
+    share(team, depthwise_layer ? padded(rows, 4) / 4 : rows, 1, &first, &last);
+    (depthwise_layer ? quantize_fours : op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, 1.0f / step, first, last);
     meet(team);
-    Epilogue e = {op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
-    if (op->depthwise) {
+    const Epilogue e = {op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
+    if (depthwise_layer) {
         share(team, op->out_h, 1, &first, &last);
         depthwise(op, &e, first, last);
         return;
     }
-    /* Merged: a row of the window is kernel_w * channels neighbouring codes, so that 7 pixels of 3 channels are 24 and not 28.
-       Planar: it is kernel_w neighbours of each channel, and the channels take the place of columns. */
-    const int channels = op->planar ? 1 : op->merged ? per_group : padded(per_group, DEPTH);
-    const int run = op->planar ? padded(op->kernel_w, DEPTH) : op->merged ? padded(op->kernel_w * per_group, DEPTH) : channels;
-    const int columns = op->planar ? op->channels : op->merged ? 1 : op->kernel_w;
-    const int width = op->left + op->width + op->right;
+    const ptrdiff_t pixel = op->layout == LAYOUT_PLANES ? 1 : (ptrdiff_t)op->group_stride * op->groups;
+    const ptrdiff_t row = op->layout == LAYOUT_PLANES ? (ptrdiff_t)op->channels * width : pixel * width;
     Conv c = {
-        .codes = op->codes, .packed = op->packed, .output = op->out, .row_sums = op->row_sums, .residual = op->y,
-        .epilogue = e, .pixel_stride = (ptrdiff_t)channels * op->groups,
-        .row_stride = (ptrdiff_t)(op->planar ? op->channels : channels * op->groups) * width,
-        .steps = run / DEPTH, .kernel_h = op->kernel_h, .kernel_w = columns, .stride_h = op->stride_h,
-        .stride_w = op->stride_w, .dilation_h = op->dilation_h, .dilation_w = op->planar ? width : op->dilation_w,
-        .out_h = op->out_h, .out_w = op->out_w, .outputs = outputs, .out_stride = op->outputs,
+        .codes = op->codes, .packed = op->packed, .offset = op->offset, .places = op->places, .across = op->stride_w * pixel,
+        .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = e,
+        .out_w = op->out_w, .outputs = outputs, .out_stride = op->outputs,
     };
     /* By rows; by blocks where the rows are few, so that no thread gets much more than another. */
     const int by_blocks = op->out_h < 8 * team->threads && outputs >= BLOCK * team->threads;
@@ -245,9 +240,11 @@ static void run_conv(const Op *op, const Team *team) {
     else
         share(team, last_row, 1, &first_row, &last_row);
     for (int group = 0; group < op->groups; group++) {
+        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->places;
+        c.next = group + 1 < op->groups ? after : op->next;
         conv(&c, first_row, last_row, first_block, last_block);
-        c.codes += channels;
-        c.packed += (size_t)blocks * op->kernel_h * columns * run;
+        c.packed = after;
+        c.codes += op->group_stride;
         c.output += outputs;
         if (c.row_sums) c.row_sums += outputs;
         if (c.residual) c.residual += outputs;

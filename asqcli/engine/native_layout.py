@@ -1,0 +1,151 @@
+"""How the codes and weights of a convolution lie in memory (see csrc/kernel.h)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from asqcli.engine.native_library import BLOCK, DEPTH, FOURS, LANES, PIXELS, PLANES
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Of one convolution; a linear layer is one of 1x1 on one pixel.
+
+    Args:
+        kind: PIXELS, PLANES or FOURS.
+        channels, height, width: of the image.
+        kernel, dilation: (rows, columns).
+        padding: top, left, bottom, right.
+    """
+
+    kind: int
+    channels: int
+    height: int
+    width: int
+    outputs: int
+    groups: int
+    kernel: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int, int, int]
+
+    @property
+    def per_group(self) -> int:
+        return self.channels // self.groups
+
+    @property
+    def rows(self) -> int:
+        """Of the padded image."""
+        return self.padding[0] + self.height + self.padding[2]
+
+    @property
+    def columns(self) -> int:
+        """Of the padded image."""
+        return self.padding[1] + self.width + self.padding[3]
+
+    @property
+    def run(self) -> bool:
+        """Is a row of the window one run of codes?"""
+        return self.kind == PIXELS and self.groups == self.dilation[1] == 1
+
+    @property
+    def group_stride(self) -> int:
+        """Bytes from the codes of a group to those of the next."""
+        return self.per_group if self.run else padded(self.per_group, DEPTH)
+
+    @property
+    def code_bytes(self) -> int:
+        """Of the padded image, with the block after the last code that a kernel may read."""
+        if self.kind == PIXELS:
+            codes = self.rows * self.columns * self.groups * self.group_stride
+        else:
+            codes = padded(self.rows, DEPTH if self.kind == FOURS else 1) * self.columns * self.channels
+        return codes + BLOCK * DEPTH
+
+    def codes(self, memory: np.ndarray) -> np.ndarray:
+        """Return the codes above qmin inside the border, (height, width, channels); `memory` begins with them."""
+        if self.kind == FOURS:
+            fours = memory[: padded(self.rows, DEPTH) * self.columns * self.channels]
+            fours = fours.reshape(-1, self.columns, self.channels, DEPTH)
+            image = fours.transpose(0, 3, 1, 2).reshape(-1, self.columns, self.channels)
+        elif self.kind == PLANES:
+            image = memory[: self.rows * self.columns * self.channels]
+            image = image.reshape(self.rows, self.channels, self.columns).transpose(0, 2, 1)
+        else:
+            image = memory[: self.rows * self.columns * self.groups * self.group_stride]
+            image = image.reshape(self.rows, self.columns, self.groups, self.group_stride)[..., : self.per_group]
+        top, left = self.padding[:2]
+        image = image[top : top + self.height, left : left + self.width]
+        return image.reshape(self.height, self.width, self.channels)
+
+    def offsets(self) -> np.ndarray:
+        """Return the places of a window, int32: bytes from its first four codes to each, in the order of `pack`."""
+        rows = np.arange(self.kernel[0])[:, None, None] * self.dilation[0]
+        columns = np.arange(self.kernel[1])[:, None] * self.dilation[1]
+        if self.kind == FOURS:
+            fours = np.arange(self._fours)[:, None] * self.columns
+            offsets = (fours + columns[:, 0]) * self.channels * DEPTH
+        elif self.kind == PLANES:
+            planes = np.arange(self.channels)[:, None]
+            offsets = (rows * self.channels + planes) * self.columns + _steps(self.kernel[1])
+        elif self.run:
+            offsets = rows * self.columns * self.channels + _steps(self.kernel[1] * self.channels)
+        else:
+            pixel = self.groups * self.group_stride
+            offsets = (rows * self.columns + columns) * pixel + _steps(self.per_group)
+        return offsets.reshape(-1).astype(np.int32)
+
+    def pack(self, levels: np.ndarray) -> np.ndarray:
+        """Return the weights in the order of their use, int8; `levels`: (outputs, channels / groups, *kernel), int8."""
+        if self.kind == FOURS:
+            return self._pack_fours(levels)
+        if self.kind == PLANES:
+            levels = levels.transpose(0, 3, 2, 1)  # what lies side by side comes first
+        elif self.run:
+            levels = levels.transpose(0, 3, 1, 2).reshape(self.outputs, -1, self.kernel[0], 1)
+        _, depth, height, width = levels.shape
+        per_group = self.outputs // self.groups
+        blocks = np.zeros((self.groups, padded(per_group, BLOCK), padded(depth, DEPTH), height, width), np.int8)
+        blocks[:, :per_group, :depth] = levels.reshape(self.groups, per_group, depth, height, width)
+        blocks = blocks.reshape(self.groups, -1, BLOCK, blocks.shape[2] // DEPTH, DEPTH, height, width)
+        return blocks.transpose(0, 1, 5, 6, 3, 2, 4)
+
+    @property
+    def _reach(self) -> int:
+        """Rows from the first of a window to its last, both counted."""
+        return (self.kernel[0] - 1) * self.dilation[0] + 1
+
+    @property
+    def _fours(self) -> int:
+        """Fours of rows that a window touches at most: it may begin at the last row of one."""
+        return padded(DEPTH - 1 + self._reach, DEPTH) // DEPTH
+
+    def _pack_fours(self, levels: np.ndarray) -> np.ndarray:
+        blocks = np.zeros((padded(self.outputs, BLOCK), DEPTH, self._fours * DEPTH, self.kernel[1]), np.int8)
+        for first in range(DEPTH):
+            blocks[: self.outputs, first, first : first + self._reach : self.dilation[0]] = levels[:, 0]
+        blocks = blocks.reshape(-1, BLOCK, DEPTH, self._fours, DEPTH, self.kernel[1])
+        return blocks.transpose(0, 2, 3, 5, 1, 4)
+
+
+def _steps(count: int) -> np.ndarray:
+    return np.arange(0, count, DEPTH)
+
+
+def pack_adapter(weight: np.ndarray) -> np.ndarray:
+    """Return the weights of an adapter's layer, (outputs, inputs), in the order of their use."""
+    outputs, inputs = (padded(n, to) for n, to in zip(weight.shape, (DEPTH, LANES), strict=True))
+    rows = np.zeros((outputs, inputs), weight.dtype)
+    rows[: weight.shape[0], : weight.shape[1]] = weight
+    return rows.reshape(-1, DEPTH, inputs // LANES, LANES).transpose(0, 2, 1, 3)
+
+
+def by_group(values: np.ndarray, groups: int) -> np.ndarray:
+    """Return one number for each output, those of each group padded to BLOCK with zeros; groups 0: as one."""
+    rows = values.reshape(max(1, groups), -1)
+    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))
+
+
+def padded(n: int, to: int) -> int:
+    return -(-n // to) * to
