@@ -109,17 +109,18 @@ class Plan:
         self.bytes = 0
         self._new_value(0, reusable=False)
         self.planar = self._takes_planes()
-        fused: set[int] = set()
+        self.begun: set[int] = set()  # nodes whose steps are there or are being made
         for index in range(len(self.nodes)):
-            if index not in fused:
-                fused |= self._add(index)
+            if index not in self.begun:
+                self._add(index)
         self._add_codes()
         self.input = self.values[0].array
         self.output = self.values[len(self.nodes)].array[: len(artifact.document.classes)]
         self.ops = (Op * len(self.steps))(*self.steps)
 
-    def _add(self, index: int) -> set[int]:
-        """Add the steps of a node; return the nodes after it that they do as well."""
+    def _add(self, index: int) -> None:
+        """Add the steps of a node and of those after it that they do as well."""
+        self.begun.add(index)
         node = self.nodes[index]
         match node:
             case Conv() | Linear():
@@ -133,7 +134,6 @@ class Plan:
                 self._add_other(node, index + 1)
         for value in {i for n in (index, *step.taken) for i in self.nodes[n].inputs} & self.values.keys():
             self._release(value, sum(value in self.nodes[n].inputs for n in (index, *step.taken)))
-        return set(step.taken)
 
     def _takes_planes(self) -> bool:
         """Is the image only read by one convolution that takes it as it comes, channels first?"""
@@ -168,7 +168,7 @@ class Plan:
             others = [value for value in node.inputs if value != step.result]
             if isinstance(node, BatchNorm) and step.g is None and step.other is None:
                 step.g, step.b = node.g, node.b
-            elif isinstance(node, Add) and step.other is None and len(others) == 1 and others[0] in self.values:
+            elif isinstance(node, Add) and step.other is None and len(others) == 1 and self._at_hand(others[0]):
                 step.other = others[0]
             elif isinstance(node, Clamp):
                 self._take_clamp(step, node)
@@ -179,8 +179,20 @@ class Plan:
             self._take(step, following)
         return step
 
-    @staticmethod
-    def _take(step: _Step, following: int) -> None:
+    def _at_hand(self, value: int) -> bool:
+        """Is a value there, or to be had by copies alone, as the short cuts of CIFAR's ResNets are?"""
+        if value in self.values:
+            return True
+        index = value - 1
+        if index in self.begun or not isinstance(self.nodes[index], Slice | Pad):
+            return False
+        if not self._at_hand(self.nodes[index].inputs[0]):
+            return False
+        self._add(index)
+        return True
+
+    def _take(self, step: _Step, following: int) -> None:
+        self.begun.add(following)
         step.taken.append(following)
         step.result = following + 1
 

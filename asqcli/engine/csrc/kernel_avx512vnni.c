@@ -13,7 +13,7 @@
 #include "epilogue.h"
 #include "kernel.h"
 
-enum { MOST_PIXELS = 14 /* of a tile */, SMALL_WEIGHTS = 16384 /* bytes */ };
+enum { MOST_PIXELS = 16 /* of a tile */, SMALL_WEIGHTS = 16384 /* bytes */ };
 
 static int supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -39,31 +39,31 @@ static inline __attribute__((always_inline)) void finish(const Epilogue *e, int 
     const __m512i compensation = _mm512_loadu_si512(e->compensation + first);
     const __m512 scale = _mm512_loadu_ps(e->scale + first);
     __m512 v[MOST_PIXELS];
-#pragma GCC unroll 14
+#pragma GCC unroll 16
     for (int p = 0; p < PIXELS; p++)
         v[p] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum[p], compensation)), scale);
     if (e->bias) {
         const __m512 bias = _mm512_loadu_ps(e->bias + first);
-#pragma GCC unroll 14
+#pragma GCC unroll 16
         for (int p = 0; p < PIXELS; p++) v[p] = _mm512_add_ps(v[p], bias);
     }
     if (e->g) {
         const __m512 g = _mm512_loadu_ps(e->g + first), b = _mm512_loadu_ps(e->b + first);
-#pragma GCC unroll 14
+#pragma GCC unroll 16
         for (int p = 0; p < PIXELS; p++) v[p] = _mm512_add_ps(_mm512_mul_ps(v[p], g), b);
     }
     if (residual) {
-#pragma GCC unroll 14
+#pragma GCC unroll 16
         for (int p = 0; p < PIXELS; p++) v[p] = _mm512_add_ps(v[p], _mm512_maskz_loadu_ps(mask, residual + p * stride));
     }
     const __m512 low = _mm512_set1_ps(e->low), high = _mm512_set1_ps(e->high);
-#pragma GCC unroll 14
+#pragma GCC unroll 16
     for (int p = 0; p < PIXELS; p++) v[p] = _mm512_min_ps(high, _mm512_max_ps(low, v[p]));
     if (mask == 0xFFFF) { /* a masked store is slow */
-#pragma GCC unroll 14
+#pragma GCC unroll 16
         for (int p = 0; p < PIXELS; p++) _mm512_storeu_ps(out + p * stride, v[p]);
     } else {
-#pragma GCC unroll 14
+#pragma GCC unroll 16
         for (int p = 0; p < PIXELS; p++) _mm512_mask_storeu_ps(out + p * stride, mask, v[p]);
     }
 }
@@ -78,7 +78,7 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
     Sums sum[2][MOST_PIXELS];
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
-#pragma GCC unroll 14
+#pragma GCC unroll 16
         for (int p = 0; p < ROWS * COLUMNS; p++) sum[b][p] = no_sums();
 
     for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH, ahead += line) {
@@ -89,7 +89,7 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         _mm_prefetch((const char *)ahead, _MM_HINT_T1);
 #pragma GCC unroll 2
         for (int r = 0; r < ROWS; r++)
-#pragma GCC unroll 14
+#pragma GCC unroll 16
             for (int q = 0; q < COLUMNS; q++) {
                 int32_t four;
                 memcpy(&four, a + r * c->down + q * c->across, DEPTH);
@@ -116,7 +116,7 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         tile(c, y, x, block, ahead, line, rows, columns, blocks);                                                       \
     }
 TILE(2, 7, 2) TILE(2, 7, 1)
-TILE(1, 14, 2) TILE(1, 14, 1) TILE(1, 8, 2) TILE(1, 8, 1) TILE(1, 7, 2) TILE(1, 7, 1)
+TILE(1, 16, 1) TILE(1, 14, 2) TILE(1, 14, 1) TILE(1, 8, 2) TILE(1, 8, 1) TILE(1, 7, 2) TILE(1, 7, 1)
 TILE(1, 4, 2) TILE(1, 4, 1) TILE(1, 2, 2) TILE(1, 2, 1) TILE(1, 1, 2) TILE(1, 1, 1)
 
 typedef void (*Tile)(const Conv *, int, int, int, const int8_t *, ptrdiff_t);
@@ -127,12 +127,17 @@ typedef struct {
 
 /* Widest first; a row is cut greedily, so that 7 leaves nothing of 7. */
 static const Width WIDTHS[] = {
-    {14, {tile_1x14x1, tile_1x14x2}}, {8, {tile_1x8x1, tile_1x8x2}}, {7, {tile_1x7x1, tile_1x7x2}},
-    {4, {tile_1x4x1, tile_1x4x2}},    {2, {tile_1x2x1, tile_1x2x2}}, {1, {tile_1x1x1, tile_1x1x2}},
+    {16, {tile_1x16x1, NULL}},        {14, {tile_1x14x1, tile_1x14x2}}, {8, {tile_1x8x1, tile_1x8x2}},
+    {7, {tile_1x7x1, tile_1x7x2}},    {4, {tile_1x4x1, tile_1x4x2}},    {2, {tile_1x2x1, tile_1x2x2}},
+    {1, {tile_1x1x1, tile_1x1x2}},
 };
 
 /* The place in WIDTHS to begin with: 14 is the best tile unless it leaves a poor rest, as in 16 = 8 + 8. */
-static int start(int width) { return width % 14 == 0 || width % 8 != 0 || width > 64 ? 0 : 1; }
+static int start(int width, int blocks) {
+    if (width % 14 == 0) return 1;
+    if (blocks == 1) return 0;
+    return width % 8 != 0 || width > 64 ? 1 : 2;
+}
 
 /* Rows first_row .. last_row - 1 of one or two blocks, while the first tiles fetch the `next` weights. */
 static void conv_blocks(const Conv *c, int first_row, int last_row, int block, int blocks, const int8_t *next) {
@@ -148,7 +153,7 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
             if (++tiles == blocks) line = 0; else next += fetched;
         } else {
             int x = 0;
-            for (int k = start(c->out_w); x < c->out_w; k++)
+            for (int k = start(c->out_w, blocks); x < c->out_w; k++)
                 for (; c->out_w - x >= WIDTHS[k].columns; x += WIDTHS[k].columns) {
                     WIDTHS[k].by_blocks[blocks - 1](c, y, x, block, next, line);
                     if (++tiles == blocks) line = 0; else next += line ? fetched : 0;

@@ -320,11 +320,15 @@ static void max_pool(const Op *op, int first_row, int last_row) {
 }
 
 static void copy(const Op *op) {
+    const int32_t *from_stride = op->from_stride, *to_stride = op->to_stride, channels = op->box[2];
     for (int y = 0; y < op->box[0]; y++)
         for (int x = 0; x < op->box[1]; x++) {
-            const float *from = op->x + (size_t)y * op->from_stride[0] + (size_t)x * op->from_stride[1];
-            float *to = op->out + (size_t)y * op->to_stride[0] + (size_t)x * op->to_stride[1];
-            for (int c = 0; c < op->box[2]; c++) to[(size_t)c * op->to_stride[2]] = from[(size_t)c * op->from_stride[2]];
+            const float *from = op->x + (size_t)y * from_stride[0] + (size_t)x * from_stride[1];
+            float *to = op->out + (size_t)y * to_stride[0] + (size_t)x * to_stride[1];
+            if (from_stride[2] == 1 && to_stride[2] == 1)
+                memcpy(to, from, channels * sizeof *to);
+            else
+                for (int c = 0; c < channels; c++) to[(size_t)c * to_stride[2]] = from[(size_t)c * from_stride[2]];
         }
 }
 
