@@ -53,9 +53,13 @@ class NativeNetwork:
         self.artifact, self.threads = artifact, threads
         self.place = compiled_kernels()[kernel][0]
         self.shared: dict[str, np.ndarray] = {}
-        self.plans = [Plan(artifact, self.shared)]
+        self.winograd = bool(library().asq_kernel_winograd(self.place))
+        self.plans = [self._plan()]
         together = threads > 1 and artifact.plan.multiply_adds >= WORTH_A_TEAM
         self.team = ThreadTeam(threads) if together else None
+
+    def _plan(self) -> Plan:
+        return Plan(self.artifact, self.shared, winograd=self.winograd)
 
     def run(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
         """Return the logits, (N, classes); `observe` as in `Session.run`, one call for all images."""
@@ -63,7 +67,7 @@ class NativeNetwork:
             return self._run_observed(images, observe)
         count = max(1, min(self.threads, len(images)))
         while len(self.plans) < count:
-            self.plans.append(Plan(self.artifact, self.shared))
+            self.plans.append(self._plan())
         parts = np.array_split(images, count)
         if count == 1:
             return self._run_part(self.plans[0], images, self.team)

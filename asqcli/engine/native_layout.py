@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from asqcli.engine.native_library import BLOCK, DEPTH, FOURS, LANES, PIXELS, PLANES
+from asqcli.engine.native_winograd import TILE, transform_weights
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Layout:
         channels, height, width: of the image.
         kernel, dilation: (rows, columns).
         padding: top, left, bottom, right.
+        winograd: dimensions of Winograd's form (see native_winograd), or 0.
     """
 
     kind: int
@@ -29,6 +31,34 @@ class Layout:
     kernel: tuple[int, int]
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]
+    winograd: int = 0
+
+    def in_winograd_form(self, dimensions: int) -> Layout:
+        """Return the same with a border that completes the last tiles."""
+        top, left, bottom, right = self.padding
+        right += self.columns % TILE
+        if dimensions == 2:
+            bottom += self.rows % TILE
+        return replace(self, padding=(top, left, bottom, right), winograd=dimensions)
+
+    @property
+    def transforms(self) -> int:
+        return 4**self.winograd
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Rows and columns of tiles, of the transformed image: of every row of the image in one dimension."""
+        return (self.rows - TILE) // TILE if self.winograd == 2 else self.rows, (self.columns - TILE) // TILE
+
+    @property
+    def plane(self) -> int:
+        """Bytes of one transform of the codes; not a multiple of what a cache would map to the same place."""
+        size = self.tiles[0] * self.tiles[1] * self.channels
+        return size + 2 * BLOCK * DEPTH * (size % 1024 == 0)
+
+    @property
+    def transformed_bytes(self) -> int:
+        return self.transforms * self.plane + BLOCK * DEPTH if self.winograd else 0
 
     @property
     def per_group(self) -> int:
@@ -83,7 +113,10 @@ class Layout:
         """Return the places of a window, int32: bytes from its first four codes to each, in the order of `pack`."""
         rows = np.arange(self.kernel[0])[:, None, None] * self.dilation[0]
         columns = np.arange(self.kernel[1])[:, None] * self.dilation[1]
-        if self.kind == FOURS:
+        if self.winograd:
+            rows = np.arange(self.kernel[0] if self.winograd == 1 else 1)[:, None]
+            offsets = rows * self.tiles[1] * self.channels + _steps(self.channels)
+        elif self.kind == FOURS:
             fours = np.arange(self._fours)[:, None] * self.columns
             offsets = (fours + columns[:, 0]) * self.channels * DEPTH
         elif self.kind == PLANES:
@@ -100,16 +133,15 @@ class Layout:
         """Return the weights in the order of their use, int8; `levels`: (outputs, channels / groups, *kernel), int8."""
         if self.kind == FOURS:
             return self._pack_fours(levels)
+        if self.winograd:
+            transforms = transform_weights(levels, self.winograd).astype(np.int8)
+            packed = [_pack_blocks(transform, groups=1) for transform in transforms]
+            return np.stack(packed, axis=2)  # [group][block][transform]..
         if self.kind == PLANES:
             levels = levels.transpose(0, 3, 2, 1)  # what lies side by side comes first
         elif self.run:
             levels = levels.transpose(0, 3, 1, 2).reshape(self.outputs, -1, self.kernel[0], 1)
-        _, depth, height, width = levels.shape
-        per_group = self.outputs // self.groups
-        blocks = np.zeros((self.groups, padded(per_group, BLOCK), padded(depth, DEPTH), height, width), np.int8)
-        blocks[:, :per_group, :depth] = levels.reshape(self.groups, per_group, depth, height, width)
-        blocks = blocks.reshape(self.groups, -1, BLOCK, blocks.shape[2] // DEPTH, DEPTH, height, width)
-        return blocks.transpose(0, 1, 5, 6, 3, 2, 4)
+        return _pack_blocks(levels, self.groups)
 
     @property
     def _reach(self) -> int:
@@ -127,6 +159,20 @@ class Layout:
             blocks[: self.outputs, first, first : first + self._reach : self.dilation[0]] = levels[:, 0]
         blocks = blocks.reshape(-1, BLOCK, DEPTH, self._fours, DEPTH, self.kernel[1])
         return blocks.transpose(0, 2, 3, 5, 1, 4)
+
+
+def _pack_blocks(levels: np.ndarray, groups: int) -> np.ndarray:
+    """Return [group][block][row][column][depth / DEPTH][BLOCK outputs][DEPTH], zeros in the gaps.
+
+    Args:
+        levels: (outputs, depth, height, width).
+    """
+    outputs, depth, height, width = levels.shape
+    per_group = outputs // groups
+    blocks = np.zeros((groups, padded(per_group, BLOCK), padded(depth, DEPTH), height, width), np.int8)
+    blocks[:, :per_group, :depth] = levels.reshape(groups, per_group, depth, height, width)
+    blocks = blocks.reshape(groups, -1, BLOCK, blocks.shape[2] // DEPTH, DEPTH, height, width)
+    return blocks.transpose(0, 1, 5, 6, 3, 2, 4)
 
 
 def _steps(count: int) -> np.ndarray:

@@ -29,7 +29,8 @@ class Op(ctypes.Structure):
         ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
         ("dilation_w", Int), ("groups", Int), ("top", Int), ("left", Int), ("bottom", Int), ("right", Int),
         ("qmin", Int), ("qmax", Int), ("as_printed", Int), ("beta_output", Int), ("step_size", _float),
-        ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("places", Int),
+        ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("places", Int), ("winograd", Int),
+        ("plane", ctypes.c_int64), ("transformed", _pointer),
         ("raw", Int),
         ("adapter", AdapterLayer * 2), ("codes", _pointer), ("sums", _pointer), ("means", _pointer),
         ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("next", _pointer), ("offset", _pointer),
@@ -50,6 +51,7 @@ def library() -> ctypes.CDLL | None:
         return None
     loaded.asq_op_size.restype = ctypes.c_size_t
     loaded.asq_kernel_name.restype = ctypes.c_char_p
+    loaded.asq_kernel_winograd.argtypes = (ctypes.c_int,)
     loaded.asq_run.argtypes = (ctypes.c_int, ctypes.POINTER(Op), ctypes.c_int)
     loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, ctypes.c_int, _pointer)
     loaded.asq_run.restype = loaded.asq_run_together.restype = None

@@ -27,6 +27,7 @@ from asqcli.artifact.document import (
     Reshape,
     Slice,
 )
+from asqcli.engine import native_winograd
 from asqcli.engine.native_layout import Layout, by_group, pack_adapter, padded
 from asqcli.engine.native_library import (
     BLOCK,
@@ -90,12 +91,13 @@ class Plan:
     Args:
         artifact: checked.
         shared: packed weights and the like by name, made by the first plan and shared by all.
+        winograd: may convolutions take Winograd's form? As the kernel says.
     Raises:
         NotNative: see above.
     """
 
-    def __init__(self, artifact: Artifact, shared: dict[str, np.ndarray]) -> None:
-        self.artifact, self.shared = artifact, shared
+    def __init__(self, artifact: Artifact, shared: dict[str, np.ndarray], *, winograd: bool = False) -> None:
+        self.artifact, self.shared, self.winograd = artifact, shared, winograd
         self.nodes, self.shapes = artifact.document.nodes, artifact.plan.shapes
         self.consumers: list[list[int]] = [[] for _ in self.shapes]
         for index, node in enumerate(self.nodes):
@@ -143,10 +145,12 @@ class Plan:
     def _add_codes(self) -> None:
         """Give the convolutions memory for codes, the same to all, and tell each whose weights are needed next."""
         size = max((layout.code_bytes for _, layout in self.layers), default=0)
-        self._reserve(size)
+        transformed = max((layout.transformed_bytes for _, layout in self.layers), default=0)
+        self._reserve(size + transformed)
         self.codes, following = self._keep(np.zeros(size, np.uint8)), None
+        transformed = self._point(np.zeros(transformed, np.uint8))
         for op in reversed([op for op in self.steps if op.kind == CONV]):
-            op.codes, op.next = self.codes.ctypes.data, following
+            op.codes, op.transformed, op.next = self.codes.ctypes.data, transformed, following
             if op.layout != FOURS:
                 following = op.packed
 
@@ -316,6 +320,10 @@ class Plan:
             return self.artifact.levels(weights).reshape(layout.outputs, -1, *layout.kernel)
 
         def compensation() -> np.ndarray:
+            if layout.winograd:
+                code_range = activations.qmax - activations.qmin
+                constants = native_winograd.compensation(levels(), layout.winograd, activations.qmin, code_range)
+                return by_group(constants, len(constants))
             return by_group(activations.qmin * levels().sum(axis=(1, 2, 3), dtype=np.int32), parts)
 
         def scale() -> np.ndarray:
@@ -330,7 +338,7 @@ class Plan:
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
             as_printed=activations.dequantize_by == "step_size",
             layout=layout.kind, group_stride=layout.group_stride, places=len(offsets), offset=self._point(offsets),
-            packed=self._shared(key, lambda: layout.pack(levels())),
+            winograd=layout.winograd, plane=layout.plane, packed=self._shared(key, lambda: layout.pack(levels())),
             weight_scale=self._shared(weights.scale, scale),
             compensation=self._shared(f"{key}/compensation", compensation),
             scale=self._point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32)),
@@ -352,7 +360,13 @@ class Plan:
             kind = PLANES
         elif node.groups == channels == outputs > 1:
             kind = FOURS
-        return Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
+        layout = Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
+        if self.winograd and layout.run and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
+            levels = self.artifact.levels(node.weights)
+            dimensions = native_winograd.dimensions_of(levels, node.activations.qmax - node.activations.qmin)
+            if dimensions:
+                return layout.in_winograd_form(dimensions)
+        return layout
 
     def _add_adapter(self, op: Op, source: int, adapter: Adapter) -> None:
         tensors, inputs = self.artifact.tensors, op.channels

@@ -28,6 +28,9 @@ PUBLIC const char *asq_kernel_name(int place) { return place >= 0 && place < COU
 /* Can this processor run it? */
 PUBLIC int asq_kernel_supported(int place) { return place >= 0 && place < COUNT && KERNELS[place]->supported(); }
 
+/* Does it take convolutions in Winograd's form? */
+PUBLIC int asq_kernel_winograd(int place) { return KERNELS[place]->winograd; }
+
 /* Run a plan on one image; the kernel must be supported. Safe from several threads on plans that share no scratch. */
 PUBLIC void asq_run(int kernel, const Op *ops, int count) {
     const Team alone = {0, 1, NULL};

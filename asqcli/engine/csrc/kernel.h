@@ -57,6 +57,9 @@ typedef struct {
     int out_w;
     int outputs;                  /* of the group */
     int out_stride;               /* floats from a pixel of the output to the next */
+    int winograd;                 /* 1 or 2 dimensions of winograd.h, or 0; then `codes` are the transformed ones, */
+    ptrdiff_t plane;              /* those of each transform so many bytes after the last's, */
+    int tiles_x, out_h;           /* `across` goes from tile to tile, and out_h cuts the last tiles off */
     const int8_t *next;           /* weights that are needed after these, or null: may be fetched ahead */
 } Conv;
 
@@ -90,6 +93,9 @@ typedef struct {
     int32_t layout;               /* of the codes; with LAYOUT_PLANES x is [channels][height][width] */
     int32_t group_stride;         /* LAYOUT_PIXELS: bytes from the codes of a group to those of the next */
     int32_t places;               /* of codes in a window */
+    int32_t winograd;             /* 1 or 2 dimensions of winograd.h, or 0 */
+    int64_t plane;                /* bytes of the codes of each of its transforms */
+    uint8_t *transformed;         /* scratch: those codes */
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
@@ -115,6 +121,7 @@ typedef struct {
 typedef struct {
     const char *name;
     int (*supported)(void);
+    int winograd;                 /* does it take convolutions in the form of winograd.h? */
     void (*run)(const Op *ops, int count, const Team *team);
 } Kernel;
 

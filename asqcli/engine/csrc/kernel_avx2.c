@@ -93,6 +93,6 @@ enum { SIDE_BY_SIDE = 2 }; /* pixels of a depthwise convolution */
 
 #include "run.h"
 
-const Kernel asq_kernel_avx2 = {"avx2", supported, run};
+const Kernel asq_kernel_avx2 = {"avx2", supported, 0, run};
 
 #endif

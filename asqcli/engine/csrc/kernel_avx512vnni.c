@@ -36,7 +36,7 @@ static inline __attribute__((always_inline)) void finish(const Epilogue *e, int 
                                                          const float *residual, float *out, ptrdiff_t stride,
                                                          const int PIXELS) {
     const __mmask16 mask = count >= BLOCK ? 0xFFFF : (__mmask16)((1u << count) - 1);
-    const __m512i compensation = _mm512_loadu_si512(e->compensation + first);
+    const __m512i compensation = e->compensation ? _mm512_loadu_si512(e->compensation + first) : _mm512_setzero_si512();
     const __m512 scale = _mm512_loadu_ps(e->scale + first);
     __m512 v[MOST_PIXELS];
 #pragma GCC unroll 16
@@ -68,19 +68,16 @@ static inline __attribute__((always_inline)) void finish(const Epilogue *e, int 
     }
 }
 
-/* ROWS x COLUMNS neighbouring pixels times BLOCKS blocks. `ahead`: weights to be fetched, a cache line for each place, or
-   the same line again and again with `line` 0. */
-static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int8_t *ahead,
-                                                       ptrdiff_t line, const int ROWS, const int COLUMNS, const int BLOCKS) {
-    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
-    const int8_t *w = c->packed + block * block_bytes;
-    const uint8_t *codes = c->codes + y * c->down + x * c->across;
-    Sums sum[2][MOST_PIXELS];
+/* The sums of ROWS x COLUMNS neighbouring pixels times BLOCKS blocks of weights. `ahead`: other weights to be fetched, a cache
+   line for each place, or the same line again and again with `line` 0. */
+static inline __attribute__((always_inline)) void sum_products(const Conv *c, const uint8_t *codes, const int8_t *w,
+                                                               size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
+                                                               Sums sum[2][MOST_PIXELS], const int ROWS, const int COLUMNS,
+                                                               const int BLOCKS) {
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 16
         for (int p = 0; p < ROWS * COLUMNS; p++) sum[b][p] = no_sums();
-
     for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH, ahead += line) {
         const uint8_t *a = codes + c->offset[i];
         __m512i weights[2];
@@ -99,6 +96,14 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
                     sum[b][r * COLUMNS + q] = _mm512_dpbusd_epi32(sum[b][r * COLUMNS + q], broadcast, weights[b]);
             }
     }
+}
+
+static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int8_t *ahead,
+                                                       ptrdiff_t line, const int ROWS, const int COLUMNS, const int BLOCKS) {
+    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
+    Sums sum[2][MOST_PIXELS];
+    sum_products(c, c->codes + y * c->down + x * c->across, c->packed + block * block_bytes, block_bytes, ahead, line, sum,
+                 ROWS, COLUMNS, BLOCKS);
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 2
@@ -107,6 +112,110 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
             const size_t at = ((size_t)(y + r) * c->out_w + x) * c->out_stride + first;
             finish(&c->epilogue, first, c->outputs - first, sum[b] + r * COLUMNS, c->residual ? c->residual + at : NULL,
                    c->output + at, c->out_stride, COLUMNS);
+        }
+}
+
+/* The sums of a transform of COLUMNS tiles of winograd.h, to [block][tile]. */
+static inline __attribute__((always_inline)) void transform_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
+                                                                 size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
+                                                                 Sums (*out)[MOST_PIXELS], const int COLUMNS,
+                                                                 const int BLOCKS) {
+    Sums sum[2][MOST_PIXELS];
+    sum_products(c, codes, w, block_bytes, ahead, line, sum, 1, COLUMNS, BLOCKS);
+#pragma GCC unroll 2
+    for (int b = 0; b < BLOCKS; b++)
+#pragma GCC unroll 16
+        for (int p = 0; p < COLUMNS; p++) out[b][p] = sum[b][p];
+}
+
+#define TRANSFORM(columns, blocks)                                                                                      \
+    static __attribute__((noinline)) void transform_##columns##x##blocks(                                               \
+        const Conv *c, const uint8_t *codes, const int8_t *w, size_t block_bytes, const int8_t *ahead, ptrdiff_t line,  \
+        Sums(*out)[MOST_PIXELS]) {                                                                                      \
+        transform_tile(c, codes, w, block_bytes, ahead, line, out, columns, blocks);                                    \
+    }
+TRANSFORM(14, 2) TRANSFORM(14, 1) TRANSFORM(8, 2) TRANSFORM(8, 1) TRANSFORM(7, 2) TRANSFORM(7, 1)
+TRANSFORM(4, 2) TRANSFORM(4, 1) TRANSFORM(2, 2) TRANSFORM(2, 1) TRANSFORM(1, 2) TRANSFORM(1, 1)
+
+typedef void (*Transform)(const Conv *, const uint8_t *, const int8_t *, size_t, const int8_t *, ptrdiff_t,
+                          Sums (*)[MOST_PIXELS]);
+static const struct {
+    int columns;
+    Transform by_blocks[2];
+} TRANSFORMS[] = {
+    {14, {transform_14x1, transform_14x2}}, {8, {transform_8x1, transform_8x2}}, {7, {transform_7x1, transform_7x2}},
+    {4, {transform_4x1, transform_4x2}},    {2, {transform_2x1, transform_2x2}}, {1, {transform_1x1, transform_1x2}},
+};
+
+/* The outputs of a tile of a block: from its transforms' sums, `stride` vectors apart. */
+static inline __attribute__((always_inline)) void finish_tile(const Conv *c, const Sums *sum, size_t stride, int y, int x,
+                                                              int first, const int DIMENSIONS) {
+    const int outputs = (c->outputs + BLOCK - 1) / BLOCK * BLOCK;
+    Sums out[4];
+    if (DIMENSIONS == 1) {
+        const Sums both = _mm512_add_epi32(sum[stride], sum[2 * stride]);
+        out[0] = _mm512_add_epi32(sum[0], both);
+        out[1] = _mm512_sub_epi32(_mm512_sub_epi32(sum[stride], sum[2 * stride]), sum[3 * stride]);
+    } else {
+        Sums row[2][4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const Sums a = sum[j * stride], b = sum[(4 + j) * stride], d = sum[(8 + j) * stride], e = sum[(12 + j) * stride];
+            row[0][j] = _mm512_add_epi32(a, _mm512_add_epi32(b, d));
+            row[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(b, d), e);
+        }
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            out[2 * i] = _mm512_add_epi32(row[i][0], _mm512_add_epi32(row[i][1], row[i][2]));
+            out[2 * i + 1] = _mm512_sub_epi32(_mm512_sub_epi32(row[i][1], row[i][2]), row[i][3]);
+        }
+    }
+    Epilogue e = c->epilogue;
+    e.compensation = NULL; /* it is added before the halving */
+#pragma GCC unroll 2
+    for (int i = 0; i < DIMENSIONS; i++) {
+        if (y + i >= c->out_h) break;
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            const int32_t *compensation = c->epilogue.compensation + (2 * i + j) * outputs + first;
+            out[2 * i + j] = _mm512_srai_epi32(_mm512_add_epi32(out[2 * i + j], _mm512_loadu_si512(compensation)), DIMENSIONS);
+        }
+        const size_t at = ((size_t)(y + i) * c->out_w + x) * c->out_stride + first;
+        const float *residual = c->residual ? c->residual + at : NULL;
+        if (x + 1 < c->out_w)
+            finish(&e, first, c->outputs - first, out + 2 * i, residual, c->output + at, c->out_stride, 2);
+        else
+            finish(&e, first, c->outputs - first, out + 2 * i, residual, c->output + at, c->out_stride, 1);
+    }
+}
+
+/* Rows first_row .. last_row - 1 of one or two blocks in Winograd's form. Tiles of a row follow those of the row above, so that
+   they are cut into groups regardless of rows. */
+static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c, int first_row, int last_row, int block,
+                                                                  int blocks, const int8_t *next, const int DIMENSIONS) {
+    enum { MOST_TRANSFORMS = 16 };
+    const int transforms = 1 << 2 * DIMENSIONS, tiles = (last_row - first_row + DIMENSIONS - 1) / DIMENSIONS * c->tiles_x;
+    const size_t transform_bytes = (size_t)c->places * BLOCK * DEPTH, block_bytes = transforms * transform_bytes;
+    const uint8_t *codes = c->codes + (size_t)(first_row / DIMENSIONS) * c->tiles_x * c->across;
+    ptrdiff_t line = next ? BLOCK * DEPTH : 0;
+    Sums sum[MOST_TRANSFORMS][2][MOST_PIXELS];
+    int done = 0, groups = 0, summed = first_row;
+    if (!next) next = c->packed;
+    for (int k = tiles % 14 && tiles % 8 == 0; done < tiles; k++)
+        for (; tiles - done >= TRANSFORMS[k].columns;) {
+            const int8_t *w = c->packed + block * block_bytes;
+            for (int t = 0; t < transforms; t++, w += transform_bytes, next += line * c->places)
+                TRANSFORMS[k].by_blocks[blocks - 1](c, codes + t * c->plane + done * c->across, w, block_bytes, next, line, sum[t]);
+            if (++groups == blocks) line = 0;
+            for (int b = 0; b < blocks; b++)
+                for (int p = 0; p < TRANSFORMS[k].columns; p++) {
+                    const int y = first_row + (done + p) / c->tiles_x * DIMENSIONS, x = (done + p) % c->tiles_x * 2;
+                    finish_tile(c, &sum[0][b][p], 2 * MOST_PIXELS, y, x, (block + b) * BLOCK, DIMENSIONS);
+                }
+            done += TRANSFORMS[k].columns;
+            const int finished = first_row + done / c->tiles_x * DIMENSIONS, below = finished < last_row ? finished : last_row;
+            asq_sum_rows(c, summed, below - summed, block, blocks);
+            summed = below;
         }
 }
 
@@ -163,20 +272,34 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
     }
 }
 
+static __attribute__((noinline)) void winograd_rows(const Conv *c, int first_row, int last_row, int block, int blocks,
+                                                    const int8_t *next) {
+    winograd_blocks(c, first_row, last_row, block, blocks, next, 1);
+}
+
+static __attribute__((noinline)) void winograd_squares(const Conv *c, int first_row, int last_row, int block, int blocks,
+                                                       const int8_t *next) {
+    winograd_blocks(c, first_row, last_row, block, blocks, next, 2);
+}
+
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
+    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH * (c->winograd ? 1 << 2 * c->winograd : 1);
     /* Where the weights of all outputs stay in the first cache, row by row, so that the output is written in order. */
     const int height = (last_block - first_block) * block_bytes <= SMALL_WEIGHTS ? 2 : last_row - first_row;
+    void (*const run_blocks)(const Conv *, int, int, int, int, const int8_t *) =
+        c->winograd == 2 ? winograd_squares : c->winograd == 1 ? winograd_rows : conv_blocks;
     for (int row = first_row; row < last_row; row += height)
         for (int block = first_block; block < last_block; block += 2)
-            conv_blocks(c, row, row + height < last_row ? row + height : last_row, block, last_block - block < 2 ? 1 : 2,
-                        last_block - block > 2 ? c->packed + (block + 2) * block_bytes : c->next);
+            run_blocks(c, row, row + height < last_row ? row + height : last_row, block, last_block - block < 2 ? 1 : 2,
+                       last_block - block > 2 ? c->packed + (block + 2) * block_bytes : c->next);
 }
 
 enum { SIDE_BY_SIDE = 7 }; /* pixels of a depthwise convolution */
 
+#include "winograd.h"
+
 #include "run.h"
 
-const Kernel asq_kernel_avx512vnni = {"avx512-vnni", supported, run};
+const Kernel asq_kernel_avx512vnni = {"avx512-vnni", supported, 1, run};
 
 #endif

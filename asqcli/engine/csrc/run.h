@@ -219,6 +219,13 @@ static void run_conv(const Op *op, const Team *team) {
     share(team, depthwise_layer ? padded(rows, 4) / 4 : rows, 1, &first, &last);
     (depthwise_layer ? quantize_fours : op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, 1.0f / step, first, last);
     meet(team);
+#ifdef ASQ_WINOGRAD_H
+    if (op->winograd) {
+        share(team, op->winograd == 2 ? (op->out_h + 1) / 2 : rows, 1, &first, &last);
+        transform(op, first, last);
+        meet(team);
+    }
+#endif
     const Epilogue e = {op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
     if (depthwise_layer) {
         share(team, op->out_h, 1, &first, &last);
@@ -232,15 +239,24 @@ static void run_conv(const Op *op, const Team *team) {
         .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = e,
         .out_w = op->out_w, .outputs = outputs, .out_stride = op->outputs,
     };
+    if (op->winograd) {
+        c.codes = op->transformed;
+        c.across = op->channels;
+        c.winograd = op->winograd;
+        c.plane = (ptrdiff_t)op->plane;
+        c.tiles_x = (op->out_w + 1) / 2;
+        c.out_h = op->out_h;
+    }
+    const int row_height = op->winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
     /* By rows; by blocks where the rows are few, so that no thread gets much more than another. */
     const int by_blocks = op->out_h < 8 * team->threads && outputs >= BLOCK * team->threads;
     int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
     if (by_blocks)
         share(team, last_block, 1, &first_block, &last_block);
     else
-        share(team, last_row, 1, &first_row, &last_row);
+        share(team, last_row, row_height, &first_row, &last_row);
     for (int group = 0; group < op->groups; group++) {
-        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->places;
+        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->places * (op->winograd ? 1 << 2 * op->winograd : 1);
         c.next = group + 1 < op->groups ? after : op->next;
         conv(&c, first_row, last_row, first_block, last_block);
         c.packed = after;
