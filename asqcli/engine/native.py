@@ -59,7 +59,7 @@ class NativeNetwork:
         self.team = ThreadTeam(threads) if together else None
 
     def _plan(self) -> Plan:
-        return Plan(self.artifact, self.shared, winograd=self.winograd)
+        return Plan(self.artifact, self.shared, winograd=self.winograd, threads=self.threads)
 
     def run(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
         """Return the logits, (N, classes); `observe` as in `Session.run`, one call for all images."""

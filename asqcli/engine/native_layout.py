@@ -9,6 +9,8 @@ import numpy as np
 from asqcli.engine.native_library import BLOCK, DEPTH, FOURS, LANES, PIXELS, PLANES
 from asqcli.engine.native_winograd import TILE, transform_weights
 
+FEW_WEIGHTS = 2**15  # bytes: they stay in the first cache
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -78,6 +80,12 @@ class Layout:
     def run(self) -> bool:
         """Is a row of the window one run of codes?"""
         return self.kind == PIXELS and self.groups == self.dilation[1] == 1
+
+    @property
+    def by_rows(self) -> bool:
+        """Are the weights so few that they may be read again for every row of the output?"""
+        weights = self.outputs * self.per_group * self.kernel[0] * self.kernel[1]
+        return self.groups == 1 and not self.winograd and weights <= FEW_WEIGHTS
 
     @property
     def group_stride(self) -> int:

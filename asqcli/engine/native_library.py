@@ -6,7 +6,7 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-BLOCK, DEPTH, LANES = 16, 4, 8
+BLOCK, DEPTH, LANES, MOST_ROWS = 16, 4, 8, 64
 PIXELS, PLANES, FOURS = range(3)
 CONV, ELEMENTWISE, MAX_POOL, ROW_SUMS, MEAN, COPY = range(6)
 LIBRARY = Path(__file__).parent / "csrc" / "native.so"  # beside its source, where Python looks for no modules
@@ -19,6 +19,14 @@ class AdapterLayer(ctypes.Structure):
                 ("inputs", ctypes.c_int), ("outputs", ctypes.c_int))  # fmt: skip
 
 
+class Pool(ctypes.Structure):
+    _fields_ = (
+        ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
+        ("dilation_w", Int), ("top", Int), ("left", Int), ("out_h", Int), ("out_w", Int), ("ring", Int),
+        ("rows", _pointer),
+    )  # fmt: skip
+
+
 class Op(ctypes.Structure):
     """As `Op` in kernel.h, field for field."""
 
@@ -26,7 +34,7 @@ class Op(ctypes.Structure):
         ("kind", Int), ("x", _pointer), ("y", _pointer), ("x_sums", _pointer), ("out", _pointer),
         ("row_sums", _pointer),
         ("height", Int), ("width", Int), ("channels", Int), ("out_h", Int), ("out_w", Int), ("outputs", Int),
-        ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
+        ("pool", Pool), ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
         ("dilation_w", Int), ("groups", Int), ("top", Int), ("left", Int), ("bottom", Int), ("right", Int),
         ("qmin", Int), ("qmax", Int), ("as_printed", Int), ("beta_output", Int), ("step_size", _float),
         ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("places", Int), ("winograd", Int),

@@ -38,12 +38,14 @@ from asqcli.engine.native_library import (
     LANES,
     MAX_POOL,
     MEAN,
+    MOST_ROWS,
     PIXELS,
     PLANES,
     ROW_SUMS,
     AdapterLayer,
     Int,
     Op,
+    Pool,
     library,
 )
 
@@ -82,6 +84,8 @@ class _Step:
     other: int | None = None
     low: float = -math.inf
     high: float = math.inf
+    clamped: bool = False
+    pool: MaxPool | None = None
     taken: list[int] = field(default_factory=list)
 
 
@@ -92,12 +96,15 @@ class Plan:
         artifact: checked.
         shared: packed weights and the like by name, made by the first plan and shared by all.
         winograd: may convolutions take Winograd's form? As the kernel says.
+        threads: that run the plan together, at most.
     Raises:
         NotNative: see above.
     """
 
-    def __init__(self, artifact: Artifact, shared: dict[str, np.ndarray], *, winograd: bool = False) -> None:
-        self.artifact, self.shared, self.winograd = artifact, shared, winograd
+    def __init__(
+        self, artifact: Artifact, shared: dict[str, np.ndarray], *, winograd: bool = False, threads: int = 1
+    ) -> None:
+        self.artifact, self.shared, self.winograd, self.threads = artifact, shared, winograd, threads
         self.nodes, self.shapes = artifact.document.nodes, artifact.plan.shapes
         self.consumers: list[list[int]] = [[] for _ in self.shapes]
         for index, node in enumerate(self.nodes):
@@ -126,8 +133,9 @@ class Plan:
         node = self.nodes[index]
         match node:
             case Conv() | Linear():
-                step = self._fuse(index)
-                self._add_conv(node, step)
+                layout = self._layout(node)
+                step = self._fuse(index, layout)
+                self._add_conv(index, node, layout, step)
             case BatchNorm() | Add() | Clamp():
                 step = self._fuse(index)
                 self._add_elementwise(node, step)
@@ -156,8 +164,12 @@ class Plan:
 
     # Fusion
 
-    def _fuse(self, index: int) -> _Step:
-        """Return a node with the batch norm, sum and clamp that follow it, each at most once and in this order."""
+    def _fuse(self, index: int, layout: Layout | None = None) -> _Step:
+        """Return a node with the batch norm, sum, clamp and pool that follow it, each at most once and in this order.
+
+        Args:
+            layout: of a convolution; others have no pool.
+        """
         step, node = _Step(index + 1), self.nodes[index]
         if isinstance(node, BatchNorm):
             step.g, step.b = node.g, node.b
@@ -165,17 +177,20 @@ class Plan:
             step.other = node.inputs[1]
         elif isinstance(node, Clamp):
             self._take_clamp(step, node)
-            return step
         while len(self.consumers[step.result]) == 1:
             following = self.consumers[step.result][0]
             node = self.nodes[following]
             others = [value for value in node.inputs if value != step.result]
+            if step.clamped and not isinstance(node, MaxPool):
+                break
             if isinstance(node, BatchNorm) and step.g is None and step.other is None:
                 step.g, step.b = node.g, node.b
             elif isinstance(node, Add) and step.other is None and len(others) == 1 and self._at_hand(others[0]):
                 step.other = others[0]
             elif isinstance(node, Clamp):
                 self._take_clamp(step, node)
+            elif isinstance(node, MaxPool) and layout is not None and layout.by_rows:
+                step.pool = node
                 self._take(step, following)
                 break
             else:
@@ -204,6 +219,7 @@ class Plan:
     def _take_clamp(step: _Step, node: Clamp) -> None:
         step.low = -math.inf if node.low is None else node.low
         step.high = math.inf if node.high is None else node.high
+        step.clamped = True
 
     # Memory
 
@@ -309,9 +325,9 @@ class Plan:
         op = self._op(ELEMENTWISE, node.inputs[0], step.result)
         self._epilogue(op, step, groups=0)
 
-    def _add_conv(self, node: Conv | Linear, step: _Step) -> None:
+    def _add_conv(self, index: int, node: Conv | Linear, layout: Layout, step: _Step) -> None:
         activations, weights, tensors = node.activations, node.weights, self.artifact.tensors
-        layout, stride = self._layout(node), node.stride if isinstance(node, Conv) else (1, 1)
+        stride = node.stride if isinstance(node, Conv) else (1, 1)
         self.layers.append((node, layout))
         parts = 0 if layout.kind == FOURS else layout.groups  # of the arrays over outputs
         key = weights.codes
@@ -332,7 +348,7 @@ class Plan:
         offsets = layout.offsets()
         top, left, bottom, right = layout.padding
         op = self._op(
-            CONV, node.inputs[0], step.result,
+            CONV, node.inputs[0], index + 1,
             top=top, left=left, bottom=bottom, right=right, kernel_h=layout.kernel[0], kernel_w=layout.kernel[1],
             stride_h=stride[0], stride_w=stride[1], dilation_h=layout.dilation[0], dilation_w=layout.dilation[1],
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
@@ -344,6 +360,9 @@ class Plan:
             scale=self._point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32)),
         )  # fmt: skip
         op.groups = layout.groups
+        if step.pool is not None:
+            op.pool = self._pool(step.pool, index + 1, step.result)
+            op.pool.rows = self._point(np.zeros(self.threads * op.pool.ring * op.out_w * op.outputs, np.float32))
         if weights.bias is not None:
             op.bias = self._shared(weights.bias, lambda: by_group(tensors[weights.bias], parts))
         if activations.adapter is not None:
@@ -397,12 +416,7 @@ class Plan:
         source = node.inputs[0]
         match node:
             case MaxPool():
-                (kernel_h, kernel_w), (stride_h, stride_w) = node.kernel_size, node.stride
-                op = self._op(
-                    MAX_POOL, source, result, kernel_h=kernel_h, kernel_w=kernel_w, stride_h=stride_h,
-                    stride_w=stride_w, dilation_h=node.dilation[0], dilation_w=node.dilation[1], top=node.padding[0],
-                    left=node.padding[1],
-                )  # fmt: skip
+                op = self._op(MAX_POOL, source, result, pool=self._pool(node, source, result))
             case AdaptiveAvgPool() if node.output_size == self._image(source)[1:]:
                 return self._alias(result, source)  # windows of one pixel
             case AdaptiveAvgPool() if node.output_size == (1, 1):
@@ -424,6 +438,21 @@ class Plan:
         op.out = self._new_value(result).ctypes.data
         self.steps.append(op)
         return None
+
+    def _pool(self, node: MaxPool, source: int, result: int) -> Pool:
+        (kernel_h, kernel_w), (stride_h, stride_w), (dilation_h, dilation_w) = (
+            node.kernel_size,
+            node.stride,
+            node.dilation,
+        )
+        if kernel_h > MOST_ROWS:
+            raise NotNative(f"a pool of {kernel_h} rows (`{node.name}`)")
+        height, (_, out_h, out_w) = self._image(source)[1], self._image(result)
+        return Pool(
+            kernel_h=kernel_h, kernel_w=kernel_w, stride_h=stride_h, stride_w=stride_w, dilation_h=dilation_h,
+            dilation_w=dilation_w, top=node.padding[0], left=node.padding[1], out_h=out_h, out_w=out_w,
+            ring=min(height, (kernel_h - 1) * dilation_h + 1),
+        )  # fmt: skip
 
     def _copy(
         self, source: int, result: int, *, box=None, from_at=0, from_stride=None, to_at=0, to_stride=None

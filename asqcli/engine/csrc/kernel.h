@@ -32,7 +32,7 @@
 
 #include "team.h"
 
-enum { BLOCK = 16, DEPTH = 4 };
+enum { BLOCK = 16, DEPTH = 4, MOST_ROWS = 64 }; /* MOST_ROWS: of the window of a pool */
 
 /* What turns accumulators into values; null pointers are steps that are left out. */
 typedef struct {
@@ -74,6 +74,13 @@ typedef struct {
 enum { LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_FOURS };
 enum { OP_CONV, OP_ELEMENTWISE, OP_MAX_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY };
 
+/* A max pool: its window, its output, and the last rows of its input where they are not kept elsewhere. */
+typedef struct {
+    int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, top, left, out_h, out_w;
+    int32_t ring;                 /* rows in `rows`, as many as a window reaches over */
+    float *rows;                  /* scratch: [threads][ring][width of the input][channels] */
+} Pool;
+
 /* One step of the plan, on one image. All memory belongs to the caller. Sizes are those of the input. */
 typedef struct {
     int32_t kind;
@@ -84,7 +91,9 @@ typedef struct {
     int32_t height, width, channels;
     int32_t out_h, out_w, outputs;
 
-    /* OP_CONV; a linear layer is one of 1x1 on one pixel. Also the geometry of OP_MAX_POOL. */
+    Pool pool;                    /* OP_MAX_POOL; OP_CONV: of its output, or out_h 0 */
+
+    /* OP_CONV; a linear layer is one of 1x1 on one pixel. */
     int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups;
     int32_t top, left, bottom, right;
     int32_t qmin, qmax, as_printed, beta_output; /* beta_output: 0 reciprocal, 1 relu */

@@ -30,42 +30,55 @@ static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *w
     return _mm512_dpbusd_epi32(sums, _mm512_loadu_si512(codes), _mm512_loadu_si512(weights));
 }
 
-/* `asq_epilogue` in registers, for PIXELS pixels that lie `stride` floats apart. Step by step over all of them, so that each
-   step's numbers are loaded once and its additions do not wait for each other. */
+/* `asq_epilogue` in registers. A step that is left out becomes one that changes nothing, not even the sign of a zero. */
+typedef struct {
+    __m512i compensation;
+    __m512 scale, bias, g, b, low, high;
+    __mmask16 mask; /* of the outputs that exist */
+} Steps;
+
+static inline __attribute__((always_inline)) Steps steps_of(const Epilogue *e, int first, int count) {
+    const __m512 nothing = _mm512_set1_ps(-0.0f);
+    return (Steps){
+        .compensation = _mm512_loadu_si512(e->compensation + first),
+        .scale = _mm512_loadu_ps(e->scale + first),
+        .bias = e->bias ? _mm512_loadu_ps(e->bias + first) : nothing,
+        .g = e->g ? _mm512_loadu_ps(e->g + first) : _mm512_set1_ps(1.0f),
+        .b = e->g ? _mm512_loadu_ps(e->b + first) : nothing,
+        .low = _mm512_set1_ps(e->low),
+        .high = _mm512_set1_ps(e->high),
+        .mask = count >= BLOCK ? 0xFFFF : (__mmask16)((1u << count) - 1),
+    };
+}
+
+/* One pixel; `sum` has its compensation. */
+static inline __attribute__((always_inline)) void finish_pixel(const Steps *s, Sums sum, const float *residual, float *out) {
+    __m512 v = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), s->scale), s->bias);
+    v = _mm512_add_ps(_mm512_mul_ps(v, s->g), s->b);
+    if (residual) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(s->mask, residual));
+    v = _mm512_min_ps(s->high, _mm512_max_ps(s->low, v));
+    if (s->mask == 0xFFFF) /* a masked store is slow */
+        _mm512_storeu_ps(out, v);
+    else
+        _mm512_mask_storeu_ps(out, s->mask, v);
+}
+
+/* PIXELS pixels that lie `stride` floats apart. */
 static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sum,
                                                          const float *residual, float *out, ptrdiff_t stride,
                                                          const int PIXELS) {
-    const __mmask16 mask = count >= BLOCK ? 0xFFFF : (__mmask16)((1u << count) - 1);
-    const __m512i compensation = e->compensation ? _mm512_loadu_si512(e->compensation + first) : _mm512_setzero_si512();
-    const __m512 scale = _mm512_loadu_ps(e->scale + first);
-    __m512 v[MOST_PIXELS];
-#pragma GCC unroll 16
-    for (int p = 0; p < PIXELS; p++)
-        v[p] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(sum[p], compensation)), scale);
-    if (e->bias) {
-        const __m512 bias = _mm512_loadu_ps(e->bias + first);
-#pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) v[p] = _mm512_add_ps(v[p], bias);
-    }
-    if (e->g) {
-        const __m512 g = _mm512_loadu_ps(e->g + first), b = _mm512_loadu_ps(e->b + first);
-#pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) v[p] = _mm512_add_ps(_mm512_mul_ps(v[p], g), b);
-    }
+    const Steps steps = steps_of(e, first, count);
+#define FINISH(residual_of_pixel) \
+    for (int p = 0; p < PIXELS; p++) \
+        finish_pixel(&steps, _mm512_add_epi32(sum[p], steps.compensation), residual_of_pixel, out + p * stride);
     if (residual) {
 #pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) v[p] = _mm512_add_ps(v[p], _mm512_maskz_loadu_ps(mask, residual + p * stride));
-    }
-    const __m512 low = _mm512_set1_ps(e->low), high = _mm512_set1_ps(e->high);
-#pragma GCC unroll 16
-    for (int p = 0; p < PIXELS; p++) v[p] = _mm512_min_ps(high, _mm512_max_ps(low, v[p]));
-    if (mask == 0xFFFF) { /* a masked store is slow */
-#pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) _mm512_storeu_ps(out + p * stride, v[p]);
+        FINISH(residual + p * stride)
     } else {
 #pragma GCC unroll 16
-        for (int p = 0; p < PIXELS; p++) _mm512_mask_storeu_ps(out + p * stride, mask, v[p]);
+        FINISH(NULL)
     }
+#undef FINISH
 }
 
 /* The sums of ROWS x COLUMNS neighbouring pixels times BLOCKS blocks of weights. `ahead`: other weights to be fetched, a cache
@@ -147,45 +160,45 @@ static const struct {
     {4, {transform_4x1, transform_4x2}},    {2, {transform_2x1, transform_2x2}}, {1, {transform_1x1, transform_1x2}},
 };
 
-/* The outputs of a tile of a block: from its transforms' sums, `stride` vectors apart. */
-static inline __attribute__((always_inline)) void finish_tile(const Conv *c, const Sums *sum, size_t stride, int y, int x,
-                                                              int first, const int DIMENSIONS) {
-    const int outputs = (c->outputs + BLOCK - 1) / BLOCK * BLOCK;
-    Sums out[4];
-    if (DIMENSIONS == 1) {
-        const Sums both = _mm512_add_epi32(sum[stride], sum[2 * stride]);
-        out[0] = _mm512_add_epi32(sum[0], both);
-        out[1] = _mm512_sub_epi32(_mm512_sub_epi32(sum[stride], sum[2 * stride]), sum[3 * stride]);
-    } else {
-        Sums row[2][4];
+/* The outputs of `tiles` tiles of a block, of which the first is at (y, x): from their transforms' sums. */
+static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Sums (*sum)[2][MOST_PIXELS], int block, int tiles,
+                                                               int y, int x, const int DIMENSIONS) {
+    const int first = block * BLOCK, outputs = (c->outputs + BLOCK - 1) / BLOCK * BLOCK;
+    const Steps steps = steps_of(&c->epilogue, first, c->outputs - first);
+    Sums compensation[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 2 * DIMENSIONS; k++)
+        compensation[k] = _mm512_loadu_si512(c->epilogue.compensation + k * outputs + first);
+    for (int p = 0; p < tiles; p++) {
+        Sums row[2][4], out[4];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            const Sums a = sum[j * stride], b = sum[(4 + j) * stride], d = sum[(8 + j) * stride], e = sum[(12 + j) * stride];
-            row[0][j] = _mm512_add_epi32(a, _mm512_add_epi32(b, d));
-            row[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(b, d), e);
+            if (DIMENSIONS == 1) {
+                row[0][j] = sum[j][0][p];
+            } else {
+                const Sums b = sum[4 + j][0][p], d = sum[8 + j][0][p];
+                row[0][j] = _mm512_add_epi32(sum[j][0][p], _mm512_add_epi32(b, d));
+                row[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(b, d), sum[12 + j][0][p]);
+            }
         }
 #pragma GCC unroll 2
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < DIMENSIONS; i++) {
             out[2 * i] = _mm512_add_epi32(row[i][0], _mm512_add_epi32(row[i][1], row[i][2]));
             out[2 * i + 1] = _mm512_sub_epi32(_mm512_sub_epi32(row[i][1], row[i][2]), row[i][3]);
         }
-    }
-    Epilogue e = c->epilogue;
-    e.compensation = NULL; /* it is added before the halving */
-#pragma GCC unroll 2
-    for (int i = 0; i < DIMENSIONS; i++) {
-        if (y + i >= c->out_h) break;
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) {
-            const int32_t *compensation = c->epilogue.compensation + (2 * i + j) * outputs + first;
-            out[2 * i + j] = _mm512_srai_epi32(_mm512_add_epi32(out[2 * i + j], _mm512_loadu_si512(compensation)), DIMENSIONS);
+#pragma GCC unroll 4
+        for (int k = 0; k < 2 * DIMENSIONS; k++) {
+            const int below = y + k / 2, right = x + k % 2;
+            if (below >= c->out_h || right >= c->out_w) continue;
+            const size_t at = ((size_t)below * c->out_w + right) * c->out_stride + first;
+            const Sums whole = _mm512_srai_epi32(_mm512_add_epi32(out[k], compensation[k]), DIMENSIONS);
+            finish_pixel(&steps, whole, c->residual ? c->residual + at : NULL, c->output + at);
         }
-        const size_t at = ((size_t)(y + i) * c->out_w + x) * c->out_stride + first;
-        const float *residual = c->residual ? c->residual + at : NULL;
-        if (x + 1 < c->out_w)
-            finish(&e, first, c->outputs - first, out + 2 * i, residual, c->output + at, c->out_stride, 2);
-        else
-            finish(&e, first, c->outputs - first, out + 2 * i, residual, c->output + at, c->out_stride, 1);
+        x += 2;
+        if (x >= c->out_w) {
+            x = 0;
+            y += DIMENSIONS;
+        }
     }
 }
 
@@ -207,11 +220,9 @@ static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c,
             for (int t = 0; t < transforms; t++, w += transform_bytes, next += line * c->places)
                 TRANSFORMS[k].by_blocks[blocks - 1](c, codes + t * c->plane + done * c->across, w, block_bytes, next, line, sum[t]);
             if (++groups == blocks) line = 0;
+            const int y = first_row + done / c->tiles_x * DIMENSIONS, x = done % c->tiles_x * 2;
             for (int b = 0; b < blocks; b++)
-                for (int p = 0; p < TRANSFORMS[k].columns; p++) {
-                    const int y = first_row + (done + p) / c->tiles_x * DIMENSIONS, x = (done + p) % c->tiles_x * 2;
-                    finish_tile(c, &sum[0][b][p], 2 * MOST_PIXELS, y, x, (block + b) * BLOCK, DIMENSIONS);
-                }
+                finish_tiles(c, (Sums(*)[2][MOST_PIXELS])sum[0][b], block + b, TRANSFORMS[k].columns, y, x, DIMENSIONS);
             done += TRANSFORMS[k].columns;
             const int finished = first_row + done / c->tiles_x * DIMENSIONS, below = finished < last_row ? finished : last_row;
             asq_sum_rows(c, summed, below - summed, block, blocks);

@@ -86,8 +86,12 @@ static inline __attribute__((always_inline)) int32_t code_of(float x, float reci
     return bits - 0x4B400000 - (int32_t)qmin;
 }
 
-static void quantize_run(const float *x, int length, float reciprocal, float qmin, float qmax, uint8_t *codes) {
-    for (int i = 0; i < length; i++) codes[i] = (uint8_t)code_of(x[i], reciprocal, qmin, qmax);
+static inline void quantize_run(const float *restrict x, int length, float reciprocal, float qmin, float qmax,
+                                uint8_t *restrict codes) {
+    int i = 0;
+    for (; length - i >= BLOCK; i += BLOCK) /* whole vectors, so that little is left of a short row */
+        for (int k = 0; k < BLOCK; k++) codes[i + k] = (uint8_t)code_of(x[i + k], reciprocal, qmin, qmax);
+    for (; i < length; i++) codes[i] = (uint8_t)code_of(x[i], reciprocal, qmin, qmax);
 }
 
 /* The rows first .. last - 1 of the padded image: codes of x inside, of zero around it. */
@@ -193,6 +197,82 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
     }
 }
 
+/* The largest number of a window, in 16 * VECTORS channels; those outside the image do not count. */
+static inline __attribute__((always_inline)) void max_of_window(const float *const *row, int rows, ptrdiff_t column_step,
+                                                                int columns, float *out, const int VECTORS) {
+    Floats most[4];
+    for (int k = 0; k < VECTORS; k++) most[k] = (Floats){0} - __builtin_inff();
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++)
+            for (int k = 0; k < VECTORS; k++) most[k] = larger(most[k], row[i] + j * column_step + BLOCK * k);
+    for (int k = 0; k < VECTORS; k++) *(Floats *)(out + BLOCK * k) = most[k];
+}
+
+/* Move the first of `count` places at a distance `step` from each other to the first that is not negative, and forget those
+   that are not below `size`. */
+static void clip(int *first, int *count, int step, int size) {
+    for (; *count > 0 && *first < 0; --*count) *first += step;
+    while (*count > 0 && *first + (*count - 1) * step >= size) --*count;
+}
+
+/* A row of a max pool. x: row y of the image is at y % ring. Windows are not higher than MOST_ROWS. */
+static void max_pool_row(const Pool *pool, const float *x, int ring, int height, int width, int channels, int y, float *out) {
+    const float *row[MOST_ROWS];
+    int top = y * pool->stride_h - pool->top, rows = pool->kernel_h;
+    clip(&top, &rows, pool->dilation_h, height);
+    const ptrdiff_t column_step = (ptrdiff_t)pool->dilation_w * channels;
+    for (int o = 0; o < pool->out_w; o++, out += channels) {
+        int left = o * pool->stride_w - pool->left, columns = pool->kernel_w, c = 0;
+        clip(&left, &columns, pool->dilation_w, width);
+        for (int i = 0; i < rows; i++)
+            row[i] = x + ((ptrdiff_t)((top + i * pool->dilation_h) % ring) * width + left) * channels;
+        for (; channels - c >= 4 * BLOCK; c += 4 * BLOCK) {
+            max_of_window(row, rows, column_step, columns, out + c, 4);
+            for (int i = 0; i < rows; i++) row[i] += 4 * BLOCK;
+        }
+        for (; channels - c >= BLOCK; c += BLOCK) {
+            max_of_window(row, rows, column_step, columns, out + c, 1);
+            for (int i = 0; i < rows; i++) row[i] += BLOCK;
+        }
+        for (int k = 0; c < channels; c++, k++) {
+            out[c] = -__builtin_inff();
+            for (int i = 0; i < rows; i++)
+                for (int j = 0; j < columns; j++) {
+                    const float v = row[i][j * column_step + k];
+                    out[c] = (v > out[c]) | (v != v) ? v : out[c];
+                }
+        }
+    }
+}
+
+static void max_pool(const Op *op, int first_row, int last_row) {
+    for (int y = first_row; y < last_row; y++)
+        max_pool_row(&op->pool, op->x, op->height, op->height, op->width, op->channels, y,
+                     op->out + (size_t)y * op->pool.out_w * op->channels);
+}
+
+/* A convolution and the pool of its output, whose rows do not leave the cache. */
+static void conv_pool(const Op *op, Conv *c, int blocks, const Team *team) {
+    const Pool *pool = &op->pool;
+    const size_t row = (size_t)op->out_w * op->outputs, pooled = (size_t)pool->out_w * op->outputs;
+    const int reach = (pool->kernel_h - 1) * pool->dilation_h + 1;
+    float *const ring = pool->rows + team->place * pool->ring * row;
+    int first, last, done = 0;
+    c->row_sums = NULL;
+    share(team, pool->out_h, 1, &first, &last);
+    for (int y = first; y < last; y++) {
+        const int top = y * pool->stride_h - pool->top, bottom = top + reach < op->out_h ? top + reach : op->out_h;
+        if (done < top) done = top;
+        for (; done < bottom; done++) {
+            c->output = ring + (ptrdiff_t)(done % pool->ring - done) * (ptrdiff_t)row;
+            conv(c, done, done + 1, 0, blocks);
+        }
+        max_pool_row(pool, ring, pool->ring, op->out_h, op->out_w, op->outputs, y, op->out + y * pooled);
+        if (op->row_sums)
+            asq_sum_row(op->out + y * pooled, op->outputs, pool->out_w, op->outputs, op->row_sums + (size_t)y * op->outputs);
+    }
+}
+
 /* The step size for the image x. */
 static float adapted_step_size(const Op *op, const Team *team) {
     if (!op->adapter_layers) return op->step_size;
@@ -248,6 +328,10 @@ static void run_conv(const Op *op, const Team *team) {
         c.out_h = op->out_h;
     }
     const int row_height = op->winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
+    if (op->pool.out_h) {
+        conv_pool(op, &c, blocks / BLOCK, team);
+        return;
+    }
     /* By rows; by blocks where the rows are few, so that no thread gets much more than another. */
     const int by_blocks = op->out_h < 8 * team->threads && outputs >= BLOCK * team->threads;
     int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
@@ -293,48 +377,6 @@ static void elementwise(const Op *op, int first, int last) {
     }
 }
 
-/* The largest number of a window, in 16 * VECTORS channels; those outside the image do not count. */
-static inline __attribute__((always_inline)) void max_pool_some(const Op *op, const float *x, int rows, int columns,
-                                                                float *out, const int VECTORS) {
-    Floats most[4];
-    for (int k = 0; k < VECTORS; k++) most[k] = (Floats){0} - __builtin_inff();
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < columns; j++) {
-            const float *v = x + ((ptrdiff_t)i * op->dilation_h * op->width + j * op->dilation_w) * op->channels;
-            for (int k = 0; k < VECTORS; k++) most[k] = larger(most[k], v + BLOCK * k);
-        }
-    for (int k = 0; k < VECTORS; k++) *(Floats *)(out + BLOCK * k) = most[k];
-}
-
-/* Move the first of `count` places at a distance `step` from each other to the first that is not negative, and forget those
-   that are not below `size`. */
-static void clip(int *first, int *count, int step, int size) {
-    for (; *count > 0 && *first < 0; --*count) *first += step;
-    while (*count > 0 && *first + (*count - 1) * step >= size) --*count;
-}
-
-static void max_pool(const Op *op, int first_row, int last_row) {
-    float *out = op->out + (size_t)first_row * op->out_w * op->channels;
-    for (int y = first_row; y < last_row; y++)
-        for (int x = 0; x < op->out_w; x++, out += op->channels) {
-            int top = y * op->stride_h - op->top, left = x * op->stride_w - op->left;
-            int rows = op->kernel_h, columns = op->kernel_w, c = 0;
-            clip(&top, &rows, op->dilation_h, op->height);
-            clip(&left, &columns, op->dilation_w, op->width);
-            const float *from = op->x + ((ptrdiff_t)top * op->width + left) * op->channels;
-            for (; op->channels - c >= 4 * BLOCK; c += 4 * BLOCK) max_pool_some(op, from + c, rows, columns, out + c, 4);
-            for (; op->channels - c >= BLOCK; c += BLOCK) max_pool_some(op, from + c, rows, columns, out + c, 1);
-            for (; c < op->channels; c++) {
-                out[c] = -__builtin_inff();
-                for (int i = 0; i < rows; i++)
-                    for (int j = 0; j < columns; j++) {
-                        const float v = from[((ptrdiff_t)i * op->dilation_h * op->width + j * op->dilation_w) * op->channels + c];
-                        out[c] = (v > out[c]) | (v != v) ? v : out[c];
-                    }
-            }
-        }
-}
-
 static void copy(const Op *op) {
     const int32_t *from_stride = op->from_stride, *to_stride = op->to_stride, channels = op->box[2];
     for (int y = 0; y < op->box[0]; y++)
@@ -360,7 +402,7 @@ static void run(const Op *ops, int count, const Team *team) {
                 elementwise(op, first, last);
                 break;
             case OP_MAX_POOL:
-                share(team, op->out_h, 1, &first, &last);
+                share(team, op->pool.out_h, 1, &first, &last);
                 max_pool(op, first, last);
                 break;
             case OP_ROW_SUMS:
