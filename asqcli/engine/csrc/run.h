@@ -74,29 +74,14 @@ static float beta(const Op *op) {
     return (float)(t >= 0.0 ? 1.0 + t : 1.0 / (1.0 - t));
 }
 
-/* A code above qmin. Clamped first, which for whole bounds is the same, so that the sum with 1.5 * 2^23 rounds half to even
-   and leaves the whole number in its lowest bits. */
-static inline __attribute__((always_inline)) int32_t code_of(float x, float reciprocal, float qmin, float qmax) {
-    float v = x * reciprocal;
-    v = v < qmax ? v : qmax;
-    v = v > qmin ? v : qmin;
-    v = v + 12582912.0f;
-    int32_t bits;
-    memcpy(&bits, &v, sizeof bits);
-    return bits - 0x4B400000 - (int32_t)qmin;
-}
-
-static inline void quantize_run(const float *restrict x, int length, float reciprocal, float qmin, float qmax,
-                                uint8_t *restrict codes) {
+static inline void quantize_run(const Quantizer *q, const float *x, int length, uint8_t *codes) {
     int i = 0;
-    for (; length - i >= BLOCK; i += BLOCK) /* whole vectors, so that little is left of a short row */
-        for (int k = 0; k < BLOCK; k++) codes[i + k] = (uint8_t)code_of(x[i + k], reciprocal, qmin, qmax);
-    for (; i < length; i++) codes[i] = (uint8_t)code_of(x[i], reciprocal, qmin, qmax);
+    for (; length - i >= BLOCK; i += BLOCK) store_bytes(codes + i, codes_of(q, x + i));
+    for (; i < length; i++) codes[i] = (uint8_t)code_of(q, x[i]);
 }
 
 /* The rows first .. last - 1 of the padded image: codes of x inside, of zero around it. */
-static void quantize(const Op *op, float reciprocal, int first, int last) {
-    const float qmin = (float)op->qmin, qmax = (float)op->qmax;
+static void quantize(const Op *op, const Quantizer *q, int first, int last) {
     const int per_group = op->channels / op->groups, group_stride = op->group_stride, pixel = group_stride * op->groups;
     const size_t left = (size_t)op->left * pixel, right = (size_t)op->right * pixel, inside = (size_t)op->width * pixel;
     /* Where no channels are padded a row is one run of numbers. */
@@ -114,13 +99,12 @@ static void quantize(const Op *op, float reciprocal, int first, int last) {
         to += left;
         const float *x = op->x + (size_t)y * op->width * op->channels;
         for (int k = 0; k < runs; k++, to += group_stride, x += length)
-            quantize_run(x, length, reciprocal, qmin, qmax, to);
+            quantize_run(q, x, length, to);
     }
 }
 
 /* The same, of an image of planes. */
-static void quantize_planes(const Op *op, float reciprocal, int first, int last) {
-    const float qmin = (float)op->qmin, qmax = (float)op->qmax;
+static void quantize_planes(const Op *op, const Quantizer *q, int first, int last) {
     const size_t width = op->left + op->width + op->right;
     for (int row = first; row < last; row++)
         for (int channel = 0; channel < op->channels; channel++) {
@@ -128,13 +112,12 @@ static void quantize_planes(const Op *op, float reciprocal, int first, int last)
             const int y = row - op->top;
             memset(to, -op->qmin, width);
             if (y < 0 || y >= op->height) continue;
-            quantize_run(op->x + ((size_t)channel * op->height + y) * op->width, op->width, reciprocal, qmin, qmax, to + op->left);
+            quantize_run(q, op->x + ((size_t)channel * op->height + y) * op->width, op->width, to + op->left);
         }
 }
 
 /* The same for a depthwise convolution: the fours of rows first .. last - 1. */
-static void quantize_fours(const Op *op, float reciprocal, int first, int last) {
-    const float qmin = (float)op->qmin, qmax = (float)op->qmax;
+static void quantize_fours(const Op *op, const Quantizer *q, int first, int last) {
     const int length = op->width * op->channels;
     const size_t pixel = (size_t)4 * op->channels, left = op->left * pixel, right = op->right * pixel;
     const size_t inside = op->width * pixel;
@@ -150,11 +133,18 @@ static void quantize_fours(const Op *op, float reciprocal, int first, int last) 
         uint8_t *row = op->codes + four * (left + inside + right);
         memset(row, -op->qmin, left);
         memset(row + left + inside, -op->qmin, right);
-        uint32_t *to = (uint32_t *)(row + left);
-        for (int i = 0; i < length; i++) {
+        uint8_t *to = row + left;
+        int i = 0;
+        for (; length - i >= BLOCK; i += BLOCK, to += 4 * BLOCK) {
+            Ints codes = codes_of(q, x[0] + i);
+            for (int r = 1; r < 4; r++) codes |= codes_of(q, x[r] + i) << 8 * r;
+            *(Ints *)to = (codes & (int32_t)exist) | (int32_t)around;
+        }
+        for (; i < length; i++, to += 4) {
             uint32_t codes = 0;
-            for (int r = 0; r < 4; r++) codes |= (uint32_t)code_of(x[r][i], reciprocal, qmin, qmax) << 8 * r;
-            to[i] = (codes & exist) | around;
+            for (int r = 0; r < 4; r++) codes |= (uint32_t)code_of(q, x[r][i]) << 8 * r;
+            codes = (codes & exist) | around;
+            memcpy(to, &codes, sizeof codes);
         }
     }
 }
@@ -290,6 +280,7 @@ static void run_conv(const Op *op, const Team *team) {
     const int rows = op->top + op->height + op->bottom, width = op->left + op->width + op->right;
     const int depthwise_layer = op->layout == LAYOUT_FOURS;
     const float step = adapted_step_size(op, team);
+    const Quantizer quantizer = {1.0f / step, (float)op->qmin, (float)op->qmax};
     int first, last;
     if (team->place == 0) {
         const float activation_scale = op->as_printed ? op->step_size : step;
@@ -297,7 +288,7 @@ static void run_conv(const Op *op, const Team *team) {
         for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
     }
     share(team, depthwise_layer ? padded(rows, 4) / 4 : rows, 1, &first, &last);
-    (depthwise_layer ? quantize_fours : op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, 1.0f / step, first, last);
+    (depthwise_layer ? quantize_fours : op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, &quantizer, first, last);
     meet(team);
 #ifdef ASQ_WINOGRAD_H
     if (op->winograd) {
