@@ -1,7 +1,8 @@
 """Compile the native kernels, where there is a compiler; without one the package installs all the same.
 
-Each kernel file switches on its own instruction set. -ffp-contract=off keeps multiplications and additions apart, which
-the format promises; -fno-tree-pre keeps a tile's accumulators in registers (gcc 12 would store them in every step).
+Each kernel file switches on its own instruction set, and one that the compiler does not know is left out.
+-ffp-contract=off keeps multiplications and additions apart, which the format promises; -fno-tree-pre keeps a tile's
+accumulators in registers (gcc 12 would store them in every step).
 """
 
 import os
@@ -11,11 +12,14 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 CSRC = Path("asqcli/engine/csrc")
+EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # such as sanitizers
 COMMON = ["-O3", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
 X86 = {
     "kernel_avx2.c": ["-mavx2"],
+    "kernel_avxvnni.c": ["-mavx2", "-mavxvnni", "-fno-tree-pre"],
     "kernel_avx512vnni.c": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-fno-tree-pre"],
 }
 
@@ -30,18 +34,26 @@ class BuildKernels(build_ext):
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         x86 = platform.machine().lower() in ("x86_64", "amd64")
-        objects = []
+        objects, defines = [], []
         try:
-            for source in extension.sources:
-                flags = X86.get(Path(source).name, []) if x86 else []
-                extra = [*COMMON, *flags, *os.environ.get("ASQ_NATIVE_FLAGS", "").split()]
-                objects += self.compiler.compile(
-                    [source], output_dir=self.build_temp, include_dirs=[str(CSRC)], extra_preargs=extra
-                )
-            link_flags = os.environ.get("ASQ_NATIVE_FLAGS", "").split()
-            self.compiler.link_shared_object(objects, str(target), extra_preargs=link_flags)
+            for source in X86 if x86 else ():
+                try:
+                    objects += self._compile(source, X86[source])
+                    defines.append(f"-DASQ_{Path(source).stem.upper()}")
+                except CompileError:
+                    sys.stderr.write(f"asqcli: this compiler cannot make {source}; other kernels will do its work\n")
+            objects += self._compile("kernel_scalar.c", []) + self._compile("dispatch.c", defines)
+            self.compiler.link_shared_object(objects, str(target), extra_preargs=EXTRA)
         except Exception as error:  # no compiler, or one that does not know the flags
             sys.stderr.write(f"asqcli: the native kernels were not compiled ({error}); `asq infer` will use NumPy\n")
+
+    def _compile(self, source: str, flags: list[str]) -> list[str]:
+        return self.compiler.compile(
+            [str(CSRC / source)],
+            output_dir=self.build_temp,
+            include_dirs=[str(CSRC)],
+            extra_preargs=[*COMMON, *flags, *EXTRA],
+        )
 
 
 setup(

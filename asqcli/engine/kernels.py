@@ -77,6 +77,7 @@ class Kernel(Protocol):
 AUTO = "auto"
 NATIVE_KERNELS = (
     "avx512-vnni",
+    "avx-vnni",
     "avx2",
     "scalar",
 )  # best first, here or not

@@ -1,4 +1,4 @@
-/* The kernels, best first, and the C interface that Python calls through ctypes. */
+/* The kernels, best first, and the C interface that Python calls through ctypes. setup.py defines those that it could compile. */
 
 #include <string.h>
 
@@ -11,8 +11,13 @@
 #endif
 
 static const Kernel *const KERNELS[] = {
-#if defined(__x86_64__)
+#ifdef ASQ_KERNEL_AVX512VNNI
     &asq_kernel_avx512vnni,
+#endif
+#ifdef ASQ_KERNEL_AVXVNNI
+    &asq_kernel_avxvnni,
+#endif
+#ifdef ASQ_KERNEL_AVX2
     &asq_kernel_avx2,
 #endif
     &asq_kernel_scalar,

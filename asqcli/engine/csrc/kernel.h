@@ -134,6 +134,6 @@ typedef struct {
     void (*run)(const Op *ops, int count, const Team *team);
 } Kernel;
 
-extern const Kernel asq_kernel_scalar, asq_kernel_avx2, asq_kernel_avx512vnni;
+extern const Kernel asq_kernel_scalar, asq_kernel_avx2, asq_kernel_avxvnni, asq_kernel_avx512vnni;
 
 #endif

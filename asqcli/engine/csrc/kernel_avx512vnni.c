@@ -5,8 +5,6 @@
    The arrays below stay in registers only if the compiler unrolls every loop over them; gcc 12's partial redundancy
    elimination would store them in each step, hence -fno-tree-pre. */
 
-#if defined(__x86_64__)
-
 #include <immintrin.h>
 #include <string.h>
 
@@ -312,5 +310,3 @@ enum { SIDE_BY_SIDE = 7 }; /* pixels of a depthwise convolution */
 #include "run.h"
 
 const Kernel asq_kernel_avx512vnni = {"avx512-vnni", supported, 1, run};
-
-#endif

@@ -1,0 +1,86 @@
+/* AVX-VNNI: vpdpbusd as in the AVX-512 kernel, on 8 outputs. A tile of 6 pixels x 16 outputs needs 12 + 2 + 1 of the 16
+   registers. */
+
+#include <cpuid.h>
+#include <immintrin.h>
+#include <string.h>
+
+#include "epilogue.h"
+#include "kernel.h"
+
+enum { LANES = 8, MOST_PIXELS = 6 };
+
+/* gcc 12's __builtin_cpu_supports does not know the name. */
+static int supported(void) {
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+
+/* The accumulators of 16 outputs. */
+typedef struct {
+    __m256i low, high;
+} Sums;
+
+static inline Sums no_sums(void) { return (Sums){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+
+/* Add to each of 16 sums the products of 4 codes and 4 weights. */
+static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights) {
+    const __m256i *a = (const __m256i *)codes, *w = (const __m256i *)weights;
+    return (Sums){_mm256_dpbusd_avx_epi32(sums.low, _mm256_loadu_si256(a), _mm256_loadu_si256(w)),
+                  _mm256_dpbusd_avx_epi32(sums.high, _mm256_loadu_si256(a + 1), _mm256_loadu_si256(w + 1))};
+}
+
+/* The epilogue of pixels that lie `stride` floats apart. */
+static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sums,
+                                                         const float *residual, float *out, ptrdiff_t stride, int pixels) {
+    for (int p = 0; p < pixels; p++) {
+        int32_t sum[BLOCK];
+        _mm256_storeu_si256((__m256i *)sum, sums[p].low);
+        _mm256_storeu_si256((__m256i *)(sum + LANES), sums[p].high);
+        asq_epilogue(e, first, count, sum, residual ? residual + p * stride : NULL, out + p * stride);
+    }
+}
+
+static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int PIXELS) {
+    const int first = block * BLOCK;
+    const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
+    const uint8_t *codes = c->codes + y * c->down + x * c->across;
+    __m256i low[MOST_PIXELS], high[MOST_PIXELS];
+#pragma GCC unroll 6
+    for (int p = 0; p < PIXELS; p++) low[p] = high[p] = _mm256_setzero_si256();
+    for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH) {
+        const uint8_t *a = codes + c->offset[i];
+        const __m256i w_low = _mm256_loadu_si256((const __m256i *)w), w_high = _mm256_loadu_si256((const __m256i *)w + 1);
+#pragma GCC unroll 6
+        for (int p = 0; p < PIXELS; p++) {
+            int32_t four;
+            memcpy(&four, a + p * c->across, DEPTH);
+            const __m256i broadcast = _mm256_set1_epi32(four);
+            low[p] = _mm256_dpbusd_avx_epi32(low[p], broadcast, w_low);
+            high[p] = _mm256_dpbusd_avx_epi32(high[p], broadcast, w_high);
+        }
+    }
+    Sums sums[MOST_PIXELS];
+#pragma GCC unroll 6
+    for (int p = 0; p < PIXELS; p++) sums[p] = (Sums){low[p], high[p]};
+    const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
+    finish(&c->epilogue, first, c->outputs - first, sums, c->residual ? c->residual + at : NULL, c->output + at, c->out_stride,
+           PIXELS);
+}
+
+static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
+    for (int block = first_block; block < last_block; block++)
+        for (int y = first_row; y < last_row; y++) {
+            int x = 0;
+            for (; c->out_w - x >= 6; x += 6) tile(c, y, x, block, 6);
+            for (; c->out_w - x >= 2; x += 2) tile(c, y, x, block, 2);
+            for (; x < c->out_w; x++) tile(c, y, x, block, 1);
+            asq_sum_rows(c, y, 1, block, 1);
+        }
+}
+
+enum { SIDE_BY_SIDE = 4 }; /* pixels of a depthwise convolution */
+
+#include "run.h"
+
+const Kernel asq_kernel_avxvnni = {"avx-vnni", supported, 0, run};
