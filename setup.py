@@ -16,7 +16,7 @@ from setuptools.errors import CompileError
 
 CSRC = Path("asqcli/engine/csrc")
 EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # such as sanitizers
-COMMON = ["-O3", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
+COMMON = ["-O3", "-fno-wrapv", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
 X86 = {
     "kernel_avx2.c": ["-mavx2"],
     "kernel_avxvnni.c": ["-mavx2", "-mavxvnni", "-fno-tree-pre"],
@@ -52,7 +52,7 @@ class BuildKernels(build_ext):
             [str(CSRC / source)],
             output_dir=self.build_temp,
             include_dirs=[str(CSRC)],
-            extra_preargs=[*COMMON, *flags, *EXTRA],
+            extra_postargs=[*COMMON, *flags, *EXTRA],  # after those that Python was built with
         )
 
 
