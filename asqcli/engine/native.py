@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Thread
 
 import numpy as np
 
@@ -16,27 +19,24 @@ WORTH_A_TEAM = 10**8  # multiply-adds of an image; below, threads would wait for
 
 
 class ThreadTeam:
-    """Threads that share the work on one image (see csrc/team.h): the caller's and some that wait for it."""
+    """Threads that share the work on one image (see csrc/team.h): the caller's and some that wait in C for the next image.
+
+    Args:
+        threads: the caller's included; fewer where no more can be started.
+    """
 
     def __init__(self, threads: int) -> None:
-        self.threads, self.others = threads, ThreadPoolExecutor(threads - 1)
-        self.meeting = (ctypes.c_int * 16)()
+        meeting = ctypes.create_string_buffer(library().asq_meeting_size())
+        self.threads, self.meeting = 1, meeting
+        with suppress(RuntimeError):  # can't start new thread
+            for place in range(1, threads):
+                Thread(target=lambda p=place: library().asq_serve(p, ctypes.addressof(meeting)), daemon=True).start()
+                self.threads += 1
+        weakref.finalize(self, lambda: library().asq_dismiss(ctypes.addressof(meeting)))
 
     def run(self, kernel: int, ops) -> None:
         """Run a plan; each thread does its part of every step."""
-        address = ctypes.addressof(self.meeting)
-
-        def work(place: int) -> None:
-            library().asq_run_together(kernel, ops, len(ops), place, self.threads, address)
-
-        try:
-            started = [self.others.submit(work, place) for place in range(1, self.threads)]
-        except RuntimeError:  # no thread could be started: those that were must not wait for it
-            library().asq_abandon(ctypes.byref(self.meeting))
-            raise
-        work(0)
-        for future in started:
-            future.result()
+        library().asq_run_together(kernel, ops, len(ops), self.threads, ctypes.addressof(self.meeting))
 
 
 class NativeNetwork:

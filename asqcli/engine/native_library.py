@@ -57,12 +57,15 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
-    loaded.asq_op_size.restype = ctypes.c_size_t
+    loaded.asq_op_size.restype = loaded.asq_meeting_size.restype = ctypes.c_size_t
     loaded.asq_kernel_name.restype = ctypes.c_char_p
     loaded.asq_kernel_winograd.argtypes = (ctypes.c_int,)
     loaded.asq_run.argtypes = (ctypes.c_int, ctypes.POINTER(Op), ctypes.c_int)
-    loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, ctypes.c_int, _pointer)
-    loaded.asq_run.restype = loaded.asq_run_together.restype = None
+    loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, _pointer)
+    loaded.asq_serve.argtypes = (ctypes.c_int, _pointer)
+    loaded.asq_dismiss.argtypes = (_pointer,)
+    for function in (loaded.asq_run, loaded.asq_run_together, loaded.asq_serve, loaded.asq_dismiss):
+        function.restype = None
     assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native.py differ"
     return loaded
 

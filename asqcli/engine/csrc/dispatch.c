@@ -42,15 +42,31 @@ PUBLIC void asq_run(int kernel, const Op *ops, int count) {
     KERNELS[kernel]->run(ops, count, &alone);
 }
 
-/* Run thread `place` of `threads` on a plan; all of them must be called with the same plan and meeting. */
-PUBLIC void asq_run_together(int kernel, const Op *ops, int count, int place, int threads, Meeting *meeting) {
-    const Team team = {place, threads, meeting};
+/* Work as thread `place`, 1 or above, on every plan that comes, until asq_dismiss. */
+PUBLIC void asq_serve(int place, Meeting *meeting) {
+    for (int seen = 0;; seen++) {
+        await(&meeting->started, seen);
+        if (meeting->kernel < 0) return;
+        const Team team = {place, meeting->threads, meeting};
+        KERNELS[meeting->kernel]->run(meeting->ops, meeting->count, &team);
+    }
+}
+
+/* Run a plan on one image together with `threads` - 1 threads that serve. */
+PUBLIC void asq_run_together(int kernel, const Op *ops, int count, int threads, Meeting *meeting) {
+    const Team team = {0, threads, meeting};
+    meeting->kernel = kernel;
+    meeting->ops = ops;
+    meeting->count = count;
+    meeting->threads = threads;
+    change(&meeting->started);
     KERNELS[kernel]->run(ops, count, &team);
 }
 
-/* Let threads that wait for one that will not come go on. */
-PUBLIC void asq_abandon(Meeting *meeting) {
-    atomic_store(&meeting->abandoned, 1);
-    atomic_fetch_add(&meeting->generation, 1);
-    wake(meeting);
+/* Send the threads that serve home. */
+PUBLIC void asq_dismiss(Meeting *meeting) {
+    meeting->kernel = -1;
+    change(&meeting->started);
 }
+
+PUBLIC size_t asq_meeting_size(void) { return sizeof(Meeting); }

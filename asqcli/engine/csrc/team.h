@@ -1,5 +1,6 @@
 /* Threads that run the same plan on one image, each a part of every step. They meet after each part, so that a step reads only
-   what is finished; a whole number of channels, rows or blocks goes to each, so that no sum is cut. */
+   what is finished; a whole number of channels, rows or blocks goes to each, so that no sum is cut. Between images they wait
+   for the next. */
 
 #ifndef ASQ_TEAM_H
 #define ASQ_TEAM_H
@@ -15,10 +16,17 @@
 #include <sched.h>
 #endif
 
-/* Zeroed by the caller before its first use, then left alone. */
+/* A number that changes, and how many threads sleep until it does. */
 typedef struct {
-    atomic_int waiting, generation, dozing;
-    atomic_int abandoned; /* set by the caller when not all threads could be started: those that wait go on */
+    atomic_int value, dozing;
+} Signal;
+
+/* What the threads of a team share. Zeroed by the caller before its first use. */
+typedef struct {
+    Signal met, started;
+    atomic_int waiting;
+    int kernel, count, threads; /* of the image that is run now; a kernel of -1 sends the threads home */
+    const void *ops;
 } Meeting;
 
 typedef struct {
@@ -26,36 +34,46 @@ typedef struct {
     Meeting *meeting; /* null for one thread */
 } Team;
 
-enum { SPINS = 2048 }; /* some microseconds; then sleep, for on a busy machine the others may wait for this processor */
+enum { SPINS = 10000 }; /* a fraction of a millisecond; then sleep, for the others may be waiting for this processor */
 
-/* Sleep until `generation` is no longer `seen`, or at once; wake all that do. */
 #if defined(__linux__)
-static inline void doze(Meeting *m, int seen) {
-    syscall(SYS_futex, (int *)&m->generation, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+static inline void doze(Signal *s, int seen) {
+    syscall(SYS_futex, (int *)&s->value, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
 }
-static inline void wake(Meeting *m) {
-    syscall(SYS_futex, (int *)&m->generation, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
-}
+static inline void wake(Signal *s) { syscall(SYS_futex, (int *)&s->value, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0); }
 #else
-static inline void doze(Meeting *m, int seen) { (void)m, (void)seen, sched_yield(); }
-static inline void wake(Meeting *m) { (void)m; }
+static inline void doze(Signal *s, int seen) { (void)s, (void)seen, sched_yield(); }
+static inline void wake(Signal *s) { (void)s; }
 #endif
+
+static inline void change(Signal *s) {
+    atomic_fetch_add(&s->value, 1);
+    if (atomic_load(&s->dozing)) wake(s);
+}
+
+static inline void await(Signal *s, int seen) {
+    for (int spins = 0; atomic_load(&s->value) == seen;) {
+        if (spins++ < SPINS) {
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#endif
+            continue;
+        }
+        atomic_fetch_add(&s->dozing, 1);
+        doze(s, seen);
+        atomic_fetch_sub(&s->dozing, 1);
+    }
+}
 
 static inline void meet(const Team *t) {
     if (t->threads == 1) return;
     Meeting *m = t->meeting;
-    const int generation = atomic_load(&m->generation);
+    const int seen = atomic_load(&m->met.value);
     if (atomic_fetch_add(&m->waiting, 1) + 1 == t->threads) {
         atomic_store(&m->waiting, 0);
-        atomic_fetch_add(&m->generation, 1);
-        if (atomic_load(&m->dozing)) wake(m);
-        return;
-    }
-    for (int spins = 0; atomic_load(&m->generation) == generation && !atomic_load(&m->abandoned); spins++) {
-        if (spins < SPINS) continue;
-        atomic_fetch_add(&m->dozing, 1);
-        doze(m, generation);
-        atomic_fetch_sub(&m->dozing, 1);
+        change(&m->met);
+    } else {
+        await(&m->met, seen);
     }
 }
 
