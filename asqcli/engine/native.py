@@ -15,7 +15,7 @@ from asqcli.engine.native_library import compiled_kernels, library
 from asqcli.engine.native_plan import Plan
 from asqcli.engine.numpy_network import Observer
 
-WORTH_A_TEAM = 10**8  # multiply-adds of an image; below, threads would wait for each other longer than they work
+WORTH_A_TEAM = 10**7  # multiply-adds of an image; below, threads would wait for each other longer than they work
 
 
 class ThreadTeam:
