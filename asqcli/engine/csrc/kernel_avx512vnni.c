@@ -79,6 +79,10 @@ static inline __attribute__((always_inline)) void finish(const Epilogue *e, int 
 #undef FINISH
 }
 
+/* Keeps the compiler from seeing how a pointer came about. It would hold the distance of every pixel in a register of its own,
+   and there are not enough. */
+#define HIDE(pointer) __asm__("" : "+r"(pointer))
+
 /* The sums of ROWS x COLUMNS neighbouring pixels times BLOCKS blocks of weights. `ahead`: other weights to be fetched, a cache
    line for each place, or the same line again and again with `line` 0. */
 static inline __attribute__((always_inline)) void sum_products(const Conv *c, const uint8_t *codes, const int8_t *w,
@@ -96,16 +100,22 @@ static inline __attribute__((always_inline)) void sum_products(const Conv *c, co
         for (int b = 0; b < BLOCKS; b++) weights[b] = _mm512_loadu_si512(w + b * block_bytes);
         _mm_prefetch((const char *)ahead, _MM_HINT_T1);
 #pragma GCC unroll 2
-        for (int r = 0; r < ROWS; r++)
+        for (int r = 0; r < ROWS; r++) {
+            const uint8_t *from = a + r * c->down;
 #pragma GCC unroll 16
             for (int q = 0; q < COLUMNS; q++) {
+                if (q && q % 4 == 0) {
+                    from += 4 * c->across;
+                    HIDE(from);
+                }
                 int32_t four;
-                memcpy(&four, a + r * c->down + q * c->across, DEPTH);
+                memcpy(&four, from + q % 4 * c->across, DEPTH);
                 __m512i broadcast = _mm512_set1_epi32(four);
 #pragma GCC unroll 2
                 for (int b = 0; b < BLOCKS; b++)
                     sum[b][r * COLUMNS + q] = _mm512_dpbusd_epi32(sum[b][r * COLUMNS + q], broadcast, weights[b]);
             }
+        }
     }
 }
 
