@@ -56,6 +56,7 @@ class NativeNetwork:
         self.winograd = bool(library().asq_kernel_winograd(self.place))
         self.plans = [self._plan()]
         together = threads > 1 and artifact.plan.multiply_adds >= WORTH_A_TEAM
+        self.pool: ThreadPoolExecutor | None = None
         self.team = ThreadTeam(threads) if together else None
 
     def _plan(self) -> Plan:
@@ -66,13 +67,17 @@ class NativeNetwork:
         if observe is not None:
             return self._run_observed(images, observe)
         count = max(1, min(self.threads, len(images)))
+        if count == 1:
+            return self.plans[0].run(self.place, images, self.team)
         while len(self.plans) < count:
             self.plans.append(self._plan())
-        parts = np.array_split(images, count)
-        if count == 1:
-            return self._run_part(self.plans[0], images, self.team)
-        with ThreadPoolExecutor(count) as pool:
-            return np.concatenate(list(pool.map(self._run_part, self.plans, parts)))
+        if self.pool is None:
+            self.pool = ThreadPoolExecutor(count - 1)
+        first, *others = np.array_split(images, count)
+        futures = [
+            self.pool.submit(plan.run, self.place, part) for plan, part in zip(self.plans[1:], others, strict=False)
+        ]
+        return np.concatenate([self.plans[0].run(self.place, first), *(future.result() for future in futures)])
 
     def _run_observed(self, images: np.ndarray, observe: Observer) -> np.ndarray:
         seen: list[list[tuple]] = []  # of each image: (layer, codes, accumulators)
@@ -83,9 +88,3 @@ class NativeNetwork:
         for layer in zip(*seen, strict=True):
             observe(layer[0][0], *(np.concatenate([image[part] for image in layer]) for part in (1, 2)))
         return np.stack(logits)
-
-    def _run_part(self, plan: Plan, images: np.ndarray, team: ThreadTeam | None = None) -> np.ndarray:
-        logits = np.empty((len(images), len(plan.output)), np.float32)
-        for row, image in zip(logits, images, strict=True):
-            row[:] = plan.run(self.place, image, team)
-        return logits

@@ -61,10 +61,20 @@ def library() -> ctypes.CDLL | None:
     loaded.asq_kernel_name.restype = ctypes.c_char_p
     loaded.asq_kernel_winograd.argtypes = (ctypes.c_int,)
     loaded.asq_run.argtypes = (ctypes.c_int, ctypes.POINTER(Op), ctypes.c_int)
+    size = ctypes.c_size_t
+    loaded.asq_run_images.argtypes = (
+        *loaded.asq_run.argtypes, _pointer, ctypes.c_int, size, _pointer, _pointer, size, _pointer,
+    )  # fmt: skip
     loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, _pointer)
     loaded.asq_serve.argtypes = (ctypes.c_int, _pointer)
     loaded.asq_dismiss.argtypes = (_pointer,)
-    for function in (loaded.asq_run, loaded.asq_run_together, loaded.asq_serve, loaded.asq_dismiss):
+    for function in (
+        loaded.asq_run,
+        loaded.asq_run_images,
+        loaded.asq_run_together,
+        loaded.asq_serve,
+        loaded.asq_dismiss,
+    ):
         function.restype = None
     assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native.py differ"
     return loaded

@@ -496,23 +496,28 @@ class Plan:
         at = (before_h * out_w + before_w) * out_channels + before_c
         self._copy(source, result, box=(height, width, channels), to_at=at)
 
-    def _read(self, image: np.ndarray) -> None:
-        if not self.planar:
-            image = image.transpose(1, 2, 0)
-        self.input.reshape(image.shape)[...] = image
-
-    def run(self, kernel: int, image: np.ndarray, team: Team | None = None) -> np.ndarray:
-        """Return the logits of one image, (classes,); `image`: (3, H, W) float32."""
-        self._read(image)
+    def run(self, kernel: int, images: np.ndarray, team: Team | None = None) -> np.ndarray:
+        """Return the logits, (N, classes); `images`: (N, 3, H, W) float32; a team shares the work on each."""
+        images = self._as_read(images)
+        logits = np.empty((len(images), len(self.output)), np.float32)
         if team is None:
-            library().asq_run(kernel, self.ops, len(self.ops))
-        else:
+            library().asq_run_images(
+                kernel, self.ops, len(self.ops), images.ctypes.data, len(images), self.input.size,
+                self.input.ctypes.data, self.output.ctypes.data, len(self.output), logits.ctypes.data,
+            )  # fmt: skip
+            return logits
+        for image, row in zip(images, logits, strict=True):
+            self.input[:] = image.reshape(-1)
             team.run(kernel, self.ops)
-        return self.output.copy()
+            row[:] = self.output
+        return logits
+
+    def _as_read(self, images: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(images if self.planar else images.transpose(0, 2, 3, 1))
 
     def run_observed(self, kernel: int, image: np.ndarray, observe) -> np.ndarray:
         """As `run`, step by step; tell `observe` of each layer's codes and accumulators."""
-        self._read(image)
+        self.input[:] = self._as_read(image[None]).reshape(-1)
         layers = iter(self.layers)
         for op in self.ops:
             library().asq_run(kernel, ctypes.byref(op), 1)

@@ -36,10 +36,21 @@ PUBLIC int asq_kernel_supported(int place) { return place >= 0 && place < COUNT 
 /* Does it take convolutions in Winograd's form? */
 PUBLIC int asq_kernel_winograd(int place) { return KERNELS[place]->winograd; }
 
-/* Run a plan on one image; the kernel must be supported. Safe from several threads on plans that share no scratch. */
+/* Run a plan on its input as it is; the kernel must be supported. */
 PUBLIC void asq_run(int kernel, const Op *ops, int count) {
     const Team alone = {0, 1, NULL};
     KERNELS[kernel]->run(ops, count, &alone);
+}
+
+/* Run a plan on some images, one after the other: `size` floats each to its input, `classes` floats from its output. Safe from
+   several threads on plans that share no scratch. */
+PUBLIC void asq_run_images(int kernel, const Op *ops, int count, const float *images, int number, size_t size, float *input,
+                           const float *output, size_t classes, float *logits) {
+    for (; number > 0; number--, images += size, logits += classes) {
+        memcpy(input, images, size * sizeof *input);
+        asq_run(kernel, ops, count);
+        memcpy(logits, output, classes * sizeof *logits);
+    }
 }
 
 /* Work as thread `place`, 1 or above, on every plan that comes, until asq_dismiss. */
