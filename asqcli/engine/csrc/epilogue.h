@@ -43,6 +43,7 @@ static inline __attribute__((always_inline)) void asq_sum_some(const float *x, p
 static inline void asq_sum_row(const float *x, ptrdiff_t stride, int width, int count, double *sums) {
     int c = 0;
     for (; count - c >= 32; c += 32) asq_sum_some(x + c, stride, width, sums + c, 4); /* chains that do not wait */
+    for (; count - c >= 16; c += 16) asq_sum_some(x + c, stride, width, sums + c, 2);
     for (; count - c >= 8; c += 8) asq_sum_some(x + c, stride, width, sums + c, 1);
     for (; c < count; c++) {
         sums[c] = 0.0;
