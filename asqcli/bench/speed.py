@@ -11,8 +11,10 @@ import numpy as np
 from asqcli.bench import machine
 from asqcli.bench.peers import INT8, PACKAGES, PEERS, Float, NoPeer, Run, build_peers, float_network
 from asqcli.bench.quiet import stdout_to_stderr
+from asqcli.bench.steps import measure_steps
 from asqcli.bench.timing import Timing, alternate
 from asqcli.engine import Session
+from asqcli.engine.native import NativeNetwork
 
 SECONDS = 15.0
 UNDISTURBED_CORES = 0.9  # no engine sleeps in a run: fewer busy cores than one means that others had it
@@ -53,6 +55,7 @@ def measure_speed(
         **_figures(timings),
         "rounds": rounds,
         "missing": missing,
+        **(measure_steps(session.network) if isinstance(session.network, NativeNetwork) else {}),
         "processor": machine.processor(),
         "load_average": load,
         "versions": machine.versions(PACKAGES),

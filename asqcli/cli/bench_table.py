@@ -8,6 +8,7 @@ from rich.table import Table
 from asqcli.cli.console import stdout
 
 WIDTH = 100
+SHOWN = 0.01  # steps that take less of the time are told together
 
 
 def print_bench(bench: dict) -> None:
@@ -43,8 +44,36 @@ def print_bench(bench: dict) -> None:
     load = "" if bench["load_average"] is None else f"; load before: {bench['load_average']}"
     _say(f"processor: {bench['processor']}{load}")
     _say("versions: " + ", ".join(f"{name} {version}" for name, version in bench["versions"].items()))
+    if "steps" in bench:
+        _print_steps(bench)
     for reason, names in _by_reason(bench["missing"]).items():
         _say(f"missing {', '.join(names)}: {reason}")
+
+
+def _print_steps(bench: dict) -> None:
+    """Print where the engine's time goes, step by step on one thread."""
+    peak = bench["peak_gmacs"]
+    table = Table(title="where the time goes, on one thread", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("step")
+    for heading in ("steps", "us each", "% of all", "GMAC/s", "of peak"):
+        table.add_column(heading, justify="right")
+    total = sum(step["all_microseconds"] for step in bench["steps"])
+    shown = [step for step in bench["steps"] if step["all_microseconds"] >= SHOWN * total]
+    for step in shown:
+        table.add_row(
+            step["step"],
+            str(step["count"]),
+            f"{step['microseconds']:.1f}",
+            f"{100 * step['all_microseconds'] / total:.1f}",
+            "" if step["gmacs"] is None else f"{step['gmacs']:.0f}",
+            "" if step["of_peak"] is None else f"{step['of_peak']:.2f}",
+        )
+    others = [step for step in bench["steps"] if step not in shown]
+    if others:
+        share = 100 * sum(step["all_microseconds"] for step in others) / total
+        table.add_row("all others", str(sum(step["count"] for step in others)), "", f"{share:.1f}", "", "")
+    stdout().print(table)
+    _say(f"together {total:.0f} us" + (f"; peak of the kernel's instruction: {peak:.0f} GMAC/s" if peak else ""))
 
 
 def _by_reason(missing: dict[str, str]) -> dict[str, list[str]]:

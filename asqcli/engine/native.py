@@ -19,7 +19,7 @@ WORTH_A_TEAM = 10**7  # multiply-adds of an image; below, threads would wait for
 
 
 class ThreadTeam:
-    """Threads that share the work on one image (see csrc/team.h): the caller's and some that wait in C for the next image.
+    """Threads that share the work on one image (see csrc/team.h): the caller's and some that wait in C for the next.
 
     Args:
         threads: the caller's included; fewer where no more can be started.

@@ -1,4 +1,7 @@
-"""Winograd's form of 3x3 convolutions, exact in whole numbers: which have one, and their weights (see csrc/winograd.h)."""
+"""Winograd's form of 3x3 convolutions, exact in whole numbers: which have one, and their weights.
+
+The other half is csrc/winograd.h.
+"""
 
 from __future__ import annotations
 

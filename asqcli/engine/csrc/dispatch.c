@@ -1,4 +1,5 @@
-/* The kernels, best first, and the C interface that Python calls through ctypes. setup.py defines those that it could compile. */
+/* The kernels, best first, and the C interface that Python calls through ctypes. setup.py defines those that it could
+   compile. */
 
 #include <string.h>
 
@@ -35,6 +36,11 @@ PUBLIC int asq_kernel_supported(int place) { return place >= 0 && place < COUNT 
 
 /* Does it take convolutions in Winograd's form? */
 PUBLIC int asq_kernel_winograd(int place) { return KERNELS[place]->winograd; }
+
+/* How many multiply-adds that many rounds were, or 0 where the kernel has no instruction for them. */
+PUBLIC int64_t asq_exercise(int kernel, int64_t rounds) {
+    return KERNELS[kernel]->exercise ? KERNELS[kernel]->exercise(rounds) : 0;
+}
 
 /* Run a plan on its input as it is; the kernel must be supported. */
 PUBLIC void asq_run(int kernel, const Op *ops, int count) {

@@ -12,7 +12,7 @@
        packed     [block][place][16 outputs][4]         s8, zeros where there is nothing
        depthwise  [block][first row % 4][place][16 outputs][4 rows]
 
-   Where all channels of a row of the window are neighbours, they are one run, so that 3 columns of 3 channels are 12 codes, not 9 x 4.
+   Where all channels of a row of the window are neighbours, they are one run: 3 columns of 3 channels are 12 codes, not 9 x 4.
 
        output     [height][width][outputs]              float32, after the epilogue
        row sums   [height][outputs]                     float64, of the output
@@ -132,6 +132,9 @@ typedef struct {
     int (*supported)(void);
     int winograd;                 /* does it take convolutions in the form of winograd.h? */
     void (*run)(const Op *ops, int count, const Team *team);
+    /* Do nothing but the products of the fastest instruction and return how many there were; null where they have none of
+       their own. */
+    int64_t (*exercise)(int64_t rounds);
 } Kernel;
 
 extern const Kernel asq_kernel_scalar, asq_kernel_avx2, asq_kernel_avxvnni, asq_kernel_avx512vnni;

@@ -1,5 +1,6 @@
 /* AVX2. vpmaddubsw would multiply bytes in one step but saturates pairs at 16 bits, which 8-bit codes reach; so codes and
-   weights are widened to 16 bits and vpmaddwd adds pairs in 32 bits, exact for all. A tile is PIXELS x 16 outputs, in two halves of 8 for the registers. */
+   weights are widened to 16 bits and vpmaddwd adds pairs in 32 bits, exact for all. A tile is
+   PIXELS x 16 outputs, in two halves of 8 for the registers. */
 
 #include <immintrin.h>
 #include <string.h>
@@ -91,4 +92,4 @@ enum { SIDE_BY_SIDE = 2 }; /* pixels of a depthwise convolution */
 
 #include "run.h"
 
-const Kernel asq_kernel_avx2 = {"avx2", supported, 0, run};
+const Kernel asq_kernel_avx2 = {"avx2", supported, 0, run, NULL};

@@ -226,7 +226,8 @@ static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c,
         for (; tiles - done >= TRANSFORMS[k].columns;) {
             const int8_t *w = c->packed + block * block_bytes;
             for (int t = 0; t < transforms; t++, w += transform_bytes, next += line * c->places)
-                TRANSFORMS[k].by_blocks[blocks - 1](c, codes + t * c->plane + done * c->across, w, block_bytes, next, line, sum[t]);
+                TRANSFORMS[k].by_blocks[blocks - 1](c, codes + t * c->plane + done * c->across, w, block_bytes, next, line,
+                                                    sum[t]);
             if (++groups == blocks) line = 0;
             const int y = first_row + done / c->tiles_x * DIMENSIONS, x = done % c->tiles_x * 2;
             for (int b = 0; b < blocks; b++)
@@ -319,4 +320,16 @@ enum { SIDE_BY_SIDE = 7 }; /* pixels of a depthwise convolution */
 
 #include "run.h"
 
-const Kernel asq_kernel_avx512vnni = {"avx512-vnni", supported, 1, run};
+enum { CHAINS = 16 }; /* more than the products of one chain wait for each other */
+
+static int64_t exercise(int64_t rounds) {
+    Sums sum[CHAINS];
+    for (int k = 0; k < CHAINS; k++) sum[k] = no_sums();
+    for (int64_t r = 0; r < rounds; r++)
+#pragma GCC unroll 16
+        for (int k = 0; k < CHAINS; k++) sum[k] = _mm512_dpbusd_epi32(sum[k], _mm512_set1_epi8(1), _mm512_set1_epi8(1));
+    for (int k = 0; k < CHAINS; k++) __asm__ volatile("" ::"v"(sum[k]));
+    return rounds * CHAINS * BLOCK * DEPTH;
+}
+
+const Kernel asq_kernel_avx512vnni = {"avx512-vnni", supported, 1, run, exercise};

@@ -83,4 +83,16 @@ enum { SIDE_BY_SIDE = 4 }; /* pixels of a depthwise convolution */
 
 #include "run.h"
 
-const Kernel asq_kernel_avxvnni = {"avx-vnni", supported, 0, run};
+enum { CHAINS = 12 }; /* more than the products of one chain wait for each other */
+
+static int64_t exercise(int64_t rounds) {
+    __m256i sum[CHAINS];
+    for (int k = 0; k < CHAINS; k++) sum[k] = _mm256_setzero_si256();
+    for (int64_t r = 0; r < rounds; r++)
+#pragma GCC unroll 12
+        for (int k = 0; k < CHAINS; k++) sum[k] = _mm256_dpbusd_avx_epi32(sum[k], _mm256_set1_epi8(1), _mm256_set1_epi8(1));
+    for (int k = 0; k < CHAINS; k++) __asm__ volatile("" ::"x"(sum[k]));
+    return rounds * CHAINS * LANES * DEPTH;
+}
+
+const Kernel asq_kernel_avxvnni = {"avx-vnni", supported, 0, run, exercise};

@@ -38,7 +38,8 @@ static void conv(const Conv *c, int first_row, int last_row, int first_block, in
                     for (int o = 0; o < BLOCK; o++)
                         for (int d = 0; d < DEPTH; d++) sums.lane[o] += codes[c->offset[i] + d] * *w++;
                 const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
-                finish(&c->epilogue, first, c->outputs - first, &sums, c->residual ? c->residual + at : NULL, c->output + at, 0, 1);
+                finish(&c->epilogue, first, c->outputs - first, &sums, c->residual ? c->residual + at : NULL, c->output + at,
+                       0, 1);
             }
             asq_sum_rows(c, y, 1, block, 1);
         }
@@ -49,4 +50,4 @@ enum { SIDE_BY_SIDE = 1 }; /* pixels of a depthwise convolution */
 
 #include "run.h"
 
-const Kernel asq_kernel_scalar = {"scalar", supported, 0, run};
+const Kernel asq_kernel_scalar = {"scalar", supported, 0, run, NULL};

@@ -60,7 +60,8 @@ static void transform_square(const Op *op, int tile_row) {
 #pragma GCC ivdep
         for (int c = 0; c < channels; c++) {
 #define WINOGRAD_ROW(name, i) \
-    WINOGRAD_CODES(name, d[c + i * row], d[c + i * row + channels], d[c + i * row + 2 * channels], d[c + i * row + 3 * channels], 0)
+    WINOGRAD_CODES(name, d[c + i * row], d[c + i * row + channels], d[c + i * row + 2 * channels], \
+                   d[c + i * row + 3 * channels], 0)
             WINOGRAD_ROW(p, 0)
             WINOGRAD_ROW(q, 1)
             WINOGRAD_ROW(r, 2)

@@ -1,0 +1,103 @@
+"""Where a native network's time goes: its steps one by one, beside what the processor can multiply and add at most."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import statistics
+import time
+
+import numpy as np
+
+from asqcli.engine import native_library
+from asqcli.engine.native import NativeNetwork
+from asqcli.engine.native_library import Op, library
+
+ROUNDS = 40
+PEAK_ROUNDS, PEAK_REPEATS = 2_000_000, 7
+KINDS = {
+    native_library.CONV: "conv",
+    native_library.ELEMENTWISE: "elementwise",
+    native_library.MAX_POOL: "max pool",
+    native_library.ROW_SUMS: "row sums",
+    native_library.MEAN: "mean",
+    native_library.COPY: "copy",
+}
+FORMS = {0: "", 1: ", F(2, 3)", 2: ", F(2x2, 3x3)"}
+
+
+def measure_steps(network: NativeNetwork) -> dict:
+    """Return the time of each kind of step on one thread, on one random image.
+
+    Returns:
+        peak_gmacs: billions of multiply-adds a second in the kernel's own instruction, measured, or None.
+        steps: from the longest together to the shortest, each with its name, how many there are, the time of one and of
+            all in microseconds, multiply-adds a second in billions (as in the direct form) and their part of the peak.
+    """
+    plan = network.plans[0]
+    plan.run(network.place, _random_image(network))
+    addresses = [ctypes.byref(op) for op in plan.ops]
+    seconds: list[list[float]] = [[] for _ in plan.ops]
+    run, clock = library().asq_run, time.perf_counter
+    for _ in range(ROUNDS):  # in their order, so that each finds the memory as it is in a run
+        for times, address in zip(seconds, addresses, strict=True):
+            begin = clock()
+            run(network.place, address, 1)
+            times.append(clock() - begin)
+    peak = _peak(network.place)
+    return {"peak_gmacs": peak and round(peak, 1), "steps": _by_name(plan.ops, seconds, peak)}
+
+
+def _random_image(network: NativeNetwork) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((1, *network.artifact.plan.shapes[0]), dtype=np.float32)
+
+
+def _peak(place: int) -> float | None:
+    """Return the most multiply-adds a second, in billions, of a few runs; None: this kernel has no such instruction."""
+    rates = []
+    for _ in range(PEAK_REPEATS):
+        begin = time.perf_counter()
+        products = library().asq_exercise(place, PEAK_ROUNDS)
+        rates.append(products / (time.perf_counter() - begin) / 1e9)
+    return max(rates) or None
+
+
+def _by_name(ops, seconds: list[list[float]], peak: float | None) -> list[dict]:
+    names = [_name(op) for op in ops]
+    steps = []
+    for name in dict.fromkeys(names):
+        places = [k for k, other in enumerate(names) if other == name]
+        all_of_them = sum(statistics.median(seconds[k]) for k in places)
+        products = _multiply_adds(ops[places[0]])
+        rate = products * len(places) / all_of_them / 1e9
+        steps.append({
+            "step": name,
+            "count": len(places),
+            "microseconds": round(1e6 * all_of_them / len(places), 2),
+            "all_microseconds": round(1e6 * all_of_them, 1),
+            "gmacs": round(rate, 1) if products else None,
+            "of_peak": round(rate / peak, 3) if products and peak else None,
+        })  # fmt: skip
+    return sorted(steps, key=lambda step: -step["all_microseconds"])
+
+
+def _name(op: Op) -> str:
+    """Return a step's name: `conv 3x3 64x56x56 to 64`, and what is special about it."""
+    name = f"{KINDS[op.kind]} {op.channels}x{op.height}x{op.width}"
+    if op.kind != native_library.CONV:
+        return name
+    if (op.height, op.width) == (1, 1):
+        return f"linear {op.channels} to {op.outputs}"
+    kind = "depthwise" if op.layout == native_library.FOURS else "conv"
+    stride = "" if (op.stride_h, op.stride_w) == (1, 1) else f", stride {op.stride_h}"
+    groups = f", {op.groups} groups" if op.groups > 1 and kind == "conv" else ""
+    pool = ", max pool" if op.pool.out_h else ""
+    image = f"{op.channels}x{op.height}x{op.width}"
+    return f"{kind} {op.kernel_h}x{op.kernel_w} {image} to {op.outputs}{stride}{groups}{FORMS[op.winograd]}{pool}"
+
+
+def _multiply_adds(op: Op) -> int:
+    if op.kind != native_library.CONV:
+        return 0
+    window = op.kernel_h * op.kernel_w * (op.channels // op.groups)
+    return math.prod((op.out_h, op.out_w, op.outputs, window))
