@@ -116,8 +116,12 @@ class Artifact:
             raise InputError(f"the step size of `{node.name}` is not above 0")
         if activations.adapter is not None and activations.adapter.layers[-1].outputs != 1:
             raise InputError(f"the adapter of `{node.name}` gives more than one number")
-        # An engine may add up codes above qmin, which reach 255, and take the rest off later.
-        if self.largest_weight_sum(self.levels(node.weights)) * LARGEST_CODE > LARGEST_ACCUMULATOR:
+        # An engine may add up codes above qmin, which reach 255, and take the rest off later. Few are unpacked for it.
+        table = np.abs(self.tensors[node.weights.levels].astype(np.int64))
+        bound = math.prod(node.weights.shape[1:]) * int(table.max()) * LARGEST_CODE
+        if bound > LARGEST_ACCUMULATOR and (
+            self.largest_weight_sum(self.levels(node.weights)) * LARGEST_CODE > LARGEST_ACCUMULATOR
+        ):
             raise InputError(f"the accumulators of `{node.name}` can overflow 32 bits")
 
 

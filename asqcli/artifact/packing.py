@@ -33,5 +33,15 @@ def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     >>> unpack(np.array([33, 3], np.uint8), 4, 3)
     array([1, 2, 3], dtype=uint8)
     """
-    planes = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits)
-    return np.packbits(planes, axis=1, bitorder="little").reshape(-1)
+    groups = -(-count // 8)  # eight codes are `bits` whole bytes
+    whole = np.zeros((groups, bits), np.uint8)
+    used = min(packed.size, whole.size)
+    whole.reshape(-1)[:used] = packed[:used]
+    codes = np.empty((groups, 8), np.uint8)
+    for place in range(8):
+        byte, shift = divmod(place * bits, 8)
+        code = whole[:, byte] >> shift
+        if shift + bits > 8:
+            code |= whole[:, byte + 1] << (8 - shift)
+        codes[:, place] = code & (2**bits - 1)
+    return codes.reshape(-1)[:count]

@@ -142,7 +142,7 @@ class Layout:
         if self.kind == FOURS:
             return self._pack_fours(levels)
         if self.winograd:
-            transforms = transform_weights(levels, self.winograd).astype(np.int8)
+            transforms = transform_weights(levels, self.winograd)
             packed = [_pack_blocks(transform, groups=1) for transform in transforms]
             return np.stack(packed, axis=2)  # [group][block][transform]..
         if self.kind == PLANES:

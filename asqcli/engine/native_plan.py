@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -332,6 +333,7 @@ class Plan:
         parts = 0 if layout.kind == FOURS else layout.groups  # of the arrays over outputs
         key = weights.codes
 
+        @cache
         def levels() -> np.ndarray:
             return self.artifact.levels(weights).reshape(layout.outputs, -1, *layout.kernel)
 
@@ -381,8 +383,9 @@ class Plan:
             kind = FOURS
         layout = Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
         if self.winograd and layout.run and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
-            levels = self.artifact.levels(node.weights)
-            dimensions = native_winograd.dimensions_of(levels, node.activations.qmax - node.activations.qmin)
+            table = self.artifact.tensors[node.weights.levels]
+            code_range = node.activations.qmax - node.activations.qmin
+            dimensions = native_winograd.dimensions_of(table, channels, code_range)
             if dimensions:
                 return layout.in_winograd_form(dimensions)
         return layout
