@@ -188,6 +188,21 @@ def test_slices_pads_and_concatenations():
     assert_equal(make.artifact(4), rng.standard_normal((3, 3, 9, 9)).astype(np.float32), teams=(2, 3))
 
 
+def test_a_layer_named_twice_reads_the_image_and_another_value():
+    """Both nodes share the weights, but the image comes as planes."""
+    rng = np.random.default_rng(0)
+    for kernel in ((1, 1), (1, 3), (5, 5)):
+        make = Maker(rng, 6)
+        padding = (kernel[0] // 2, kernel[1] // 2) * 2
+        value = make.layer(
+            0, (3, 3, *kernel), qmin=-8, qmax=7, stride=(1, 1), padding=padding, dilation=(1, 1), groups=1
+        )
+        make.nodes.append(make.nodes[-1].model_copy(update={"name": "again", "inputs": (value,)}))
+        flat = make.add(doc.Reshape, "reshape", len(make.nodes), shape=(108,))
+        make.layer(flat, (3, 108), qmin=-8, qmax=7)
+        assert_equal(make.artifact(3), rng.standard_normal((2, 3, 6, 6)).astype(np.float32))
+
+
 class GuardedPlan(native_plan.Plan):
     """Every array that the steps point to ends at a page that may not be touched: one byte beyond is a crash."""
 
