@@ -537,7 +537,7 @@ class Plan:
         """Run a convolution once more, without its epilogue; return (height, width, outputs)."""
         out = np.empty((op.out_h, op.out_w, op.outputs), np.float32)
         raw = Op.from_buffer_copy(op)
-        raw.raw, raw.out, raw.low, raw.high = True, out.ctypes.data, -math.inf, math.inf
+        raw.raw, raw.out, raw.low, raw.high, raw.pool = True, out.ctypes.data, -math.inf, math.inf, Pool()
         raw.y = raw.g = raw.b = raw.bias = raw.row_sums = None
         library().asq_run(kernel, ctypes.byref(raw), 1)
         return out
