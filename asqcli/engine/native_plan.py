@@ -201,14 +201,15 @@ class Plan:
 
     def _at_hand(self, value: int) -> bool:
         """Is a value there, or to be had by copies alone, as the short cuts of CIFAR's ResNets are?"""
-        if value in self.values:
-            return True
-        index = value - 1
-        if index in self.begun or not isinstance(self.nodes[index], Slice | Pad):
-            return False
-        if not self._at_hand(self.nodes[index].inputs[0]):
-            return False
-        self._add(index)
+        copies = []
+        while value not in self.values:
+            index = value - 1
+            if index in self.begun or not isinstance(self.nodes[index], Slice | Pad):
+                return False
+            copies.append(index)
+            value = self.nodes[index].inputs[0]
+        for index in reversed(copies):
+            self._add(index)
         return True
 
     def _take(self, step: _Step, following: int) -> None:

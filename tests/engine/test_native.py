@@ -224,6 +224,18 @@ def test_a_pool_in_a_convolution_is_observed_and_shared(size):
         assert_equal(artifact, rng.standard_normal((2, 3, size, size)).astype(np.float32), teams=(2, 3))
 
 
+def test_a_sum_with_the_end_of_a_long_chain_of_copies():
+    rng = np.random.default_rng(0)
+    make = Maker(rng, 2)
+    value = make.layer(0, (3, 3, 1, 1), qmin=-8, qmax=7, stride=(1, 1), padding=(0,) * 4, dilation=(1, 1), groups=1)
+    copied = 0
+    for _ in range(1500):
+        copied = make.add(doc.Slice, "slice", copied, axis=1, start=0, stop=2, step=1)
+    flat = make.add(doc.Reshape, "reshape", make.add(doc.Add, "add", value, copied), shape=(12,))
+    make.layer(flat, (3, 12), qmin=-8, qmax=7)
+    assert_equal(make.artifact(3), rng.standard_normal((1, 3, 2, 2)).astype(np.float32))
+
+
 class GuardedPlan(native_plan.Plan):
     """Every array that the steps point to ends at a page that may not be touched: one byte beyond is a crash."""
 
