@@ -125,7 +125,7 @@ class Layout:
             rows = np.arange(self.kernel[0] if self.winograd == 1 else 1)[:, None]
             offsets = rows * self.tiles[1] * self.channels + _steps(self.channels)
         elif self.kind == FOURS:
-            fours = np.arange(self._fours)[:, None] * self.columns
+            fours = np.arange(self.fours)[:, None] * self.columns
             offsets = (fours + columns[:, 0]) * self.channels * DEPTH
         elif self.kind == PLANES:
             planes = np.arange(self.channels)[:, None]
@@ -157,15 +157,15 @@ class Layout:
         return (self.kernel[0] - 1) * self.dilation[0] + 1
 
     @property
-    def _fours(self) -> int:
+    def fours(self) -> int:
         """Fours of rows that a window touches at most: it may begin at the last row of one."""
         return padded(DEPTH - 1 + self._reach, DEPTH) // DEPTH
 
     def _pack_fours(self, levels: np.ndarray) -> np.ndarray:
-        blocks = np.zeros((padded(self.outputs, BLOCK), DEPTH, self._fours * DEPTH, self.kernel[1]), np.int8)
+        blocks = np.zeros((padded(self.outputs, BLOCK), DEPTH, self.fours * DEPTH, self.kernel[1]), np.int8)
         for first in range(DEPTH):
             blocks[: self.outputs, first, first : first + self._reach : self.dilation[0]] = levels[:, 0]
-        blocks = blocks.reshape(-1, BLOCK, DEPTH, self._fours, DEPTH, self.kernel[1])
+        blocks = blocks.reshape(-1, BLOCK, DEPTH, self.fours, DEPTH, self.kernel[1])
         return blocks.transpose(0, 2, 3, 5, 1, 4)
 
 

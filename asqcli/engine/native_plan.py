@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Protocol
 
@@ -384,6 +384,8 @@ class Plan:
         elif node.groups == channels == outputs > 1:
             kind = FOURS
         layout = Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
+        if kind == FOURS and layout.fours > kernel[0]:  # rows far apart: most products would be with zeros
+            layout = replace(layout, kind=PIXELS)
         if self.winograd and layout.run and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
             table = self.artifact.tensors[node.weights.levels]
             code_range = node.activations.qmax - node.activations.qmin

@@ -19,6 +19,7 @@ from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
 from asqcli.engine import Session, native, native_library, native_plan
 from asqcli.engine.kernels import NATIVE_KERNELS, usable_kernels
+from asqcli.engine.native_library import FOURS, PIXELS
 from asqcli.engine.verify import verify
 from asqcli.errors import MachineError, UnsupportedError, UsageError
 
@@ -234,6 +235,21 @@ def test_a_sum_with_the_end_of_a_long_chain_of_copies():
     flat = make.add(doc.Reshape, "reshape", make.add(doc.Add, "add", value, copied), shape=(12,))
     make.layer(flat, (3, 12), qmin=-8, qmax=7)
     assert_equal(make.artifact(3), rng.standard_normal((1, 3, 2, 2)).astype(np.float32))
+
+
+def test_depthwise_rows_far_apart_are_no_fours():
+    """Most of what a four of rows holds would be multiplied by zero, and packed with zeros."""
+    rng = np.random.default_rng(0)
+    for rows, dilation, layout in ((3, 1, FOURS), (3, 3, FOURS), (3, 5, PIXELS), (2, 9, PIXELS), (1, 9, FOURS)):
+        make = Maker(rng, 17)
+        value = make.layer(0, (3, 1, rows, 3), qmin=-8, qmax=7, stride=(1, 2), padding=(1, 0, 2, 1),
+                           dilation=(dilation, 1), groups=3)  # fmt: skip
+        value = make.add(doc.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
+        flat = make.add(doc.Reshape, "reshape", value, shape=(3,))
+        make.layer(flat, (3, 3), qmin=-8, qmax=7)
+        artifact = make.artifact(3)
+        assert native_plan.Plan(artifact, {}).ops[0].layout == layout
+        assert_equal(artifact, rng.standard_normal((2, 3, 17, 17)).astype(np.float32), teams=(2,))
 
 
 class GuardedPlan(native_plan.Plan):
