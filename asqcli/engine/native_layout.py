@@ -9,6 +9,7 @@ import numpy as np
 from asqcli.engine.native_library import BLOCK, DEPTH, FOURS, LANES, PIXELS, PLANES
 from asqcli.engine.native_winograd import TILE, transform_weights
 
+OUTPUT_NUMBERS = 6  # compensation, scales, bias and batch norm
 FEW_WEIGHTS = 2**15  # bytes: they stay in the first cache
 
 
@@ -116,6 +117,18 @@ class Layout:
         top, left = self.padding[:2]
         image = image[top : top + self.height, left : left + self.width]
         return image.reshape(self.height, self.width, self.channels)
+
+    def gap_bytes(self, places: int) -> int:
+        """Return the bytes that the packed weights take more than the weights, with the numbers of each output.
+
+        Args:
+            places: in a window.
+        """
+        parts = 1 if self.kind == FOURS else self.groups
+        outputs = parts * padded(self.outputs // parts, BLOCK)
+        packed = outputs * DEPTH * places * (DEPTH if self.kind == FOURS else self.transforms)
+        weights = self.outputs * self.per_group * self.kernel[0] * self.kernel[1]
+        return packed - weights + 4 * (places + OUTPUT_NUMBERS * outputs)
 
     def offsets(self) -> np.ndarray:
         """Return the places of a window, int32: bytes from its first four codes to each, in the order of `pack`."""

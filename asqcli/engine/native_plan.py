@@ -252,7 +252,7 @@ class Plan:
             self.free.append(storage.array)
 
     def _reserve(self, size: int) -> None:
-        """Count bytes of values and codes; they are kept as long as the plan is, and a piece fits few later values."""
+        """Count bytes of values, codes and gaps between weights; they are kept as long as the plan is."""
         self.bytes += size
         if self.bytes > LARGEST_PLAN:
             raise NotNative(f"values and codes of more than {LARGEST_PLAN:,} bytes together")
@@ -349,6 +349,7 @@ class Plan:
             return by_group(np.broadcast_to(tensors[weights.scale], layout.outputs), parts)
 
         offsets = layout.offsets()
+        self._reserve(layout.gap_bytes(len(offsets)))
         top, left, bottom, right = layout.padding
         op = self._op(
             CONV, node.inputs[0], index + 1,
@@ -366,7 +367,9 @@ class Plan:
         op.groups = layout.groups
         if step.pool is not None:
             op.pool = self._pool(step.pool, index + 1, step.result)
-            op.pool.rows = self._point(np.zeros(self.threads * op.pool.ring * op.out_w * op.outputs, np.float32))
+            rows = self.threads * op.pool.ring * op.out_w * op.outputs
+            self._reserve(4 * rows)
+            op.pool.rows = self._point(np.zeros(rows, np.float32))
         if weights.bias is not None:
             op.bias = self._shared(weights.bias, lambda: by_group(tensors[weights.bias], parts))
         if activations.adapter is not None:

@@ -252,6 +252,21 @@ def test_depthwise_rows_far_apart_are_no_fours():
         assert_equal(artifact, rng.standard_normal((2, 3, 17, 17)).astype(np.float32), teams=(2,))
 
 
+def test_weights_that_would_be_mostly_gaps_run_on_numpy():
+    """Two outputs of each of many channels: each group of 18 weights would take 576 bytes."""
+    rng, channels = np.random.default_rng(0), 2**19
+    make = Maker(rng, 1)
+    value = make.layer(0, (channels, 3, 1, 1), qmin=-8, qmax=7, bits=1, stride=(1, 1), padding=(0,) * 4,
+                       dilation=(1, 1), groups=1)  # fmt: skip
+    value = make.layer(value, (2 * channels, 1, 3, 3), qmin=-8, qmax=7, bits=1, stride=(1, 1), padding=(1,) * 4,
+                       dilation=(1, 1), groups=channels)  # fmt: skip
+    value = make.add(doc.Slice, "slice", value, axis=0, start=0, stop=3, step=1)
+    flat = make.add(doc.Reshape, "reshape", value, shape=(3,))
+    make.layer(flat, (3, 3), qmin=-8, qmax=7)
+    with pytest.raises(native_plan.NotNative, match="of more than 268,435,456 bytes together"):
+        native_plan.Plan(make.artifact(3), {})
+
+
 class GuardedPlan(native_plan.Plan):
     """Every array that the steps point to ends at a page that may not be touched: one byte beyond is a crash."""
 
