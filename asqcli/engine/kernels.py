@@ -107,7 +107,7 @@ def choose_network(artifact: Artifact, kernel: str, threads: int):
         UsageError, MachineError, UnsupportedError: a kernel that was asked for by name and cannot be had.
     """
     from asqcli.engine.native import NativeNetwork
-    from asqcli.engine.native_plan import NotNative
+    from asqcli.engine.native_memory import NotNative
 
     name, notice = (_best(), None) if kernel == AUTO else (_usable(kernel), None)
     if kernel == AUTO and name not in NATIVE_KERNELS:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from typing import Protocol
 
@@ -29,6 +29,7 @@ from asqcli.artifact.document import (
     Slice,
 )
 from asqcli.engine import native_winograd
+from asqcli.engine.native_fusion import Step, fuse
 from asqcli.engine.native_layout import Layout, by_group, pack_adapter, padded
 from asqcli.engine.native_library import (
     BLOCK,
@@ -49,45 +50,13 @@ from asqcli.engine.native_library import (
     Pool,
     library,
 )
-
-LINE = 64  # bytes of a cache line
-LARGEST_PLAN = 2**28  # bytes; VGG-16 on images of 224 pixels takes an eighth
-
-
-class NotNative(Exception):
-    """The network has a node that the native plan has no step for."""
+from asqcli.engine.native_memory import Memory, NotNative, Storage
 
 
 class Team(Protocol):
     """Threads that share the work on one image."""
 
     def run(self, kernel: int, ops: ctypes.Array) -> None: ...
-
-
-@dataclass(eq=False)
-class _Storage:
-    """Memory of one value or several that are the same numbers; given back after its last use."""
-
-    array: np.ndarray
-    uses: int = 0
-    reusable: bool = True
-    producer: Op | None = None  # the convolution that writes it
-    row_sums: int | None = None  # their address
-
-
-@dataclass
-class _Step:
-    """A convolution or elementwise step with what it takes into its epilogue."""
-
-    result: int
-    g: str | None = None
-    b: str | None = None
-    other: int | None = None
-    low: float = -math.inf
-    high: float = math.inf
-    clamped: bool = False
-    pool: MaxPool | None = None
-    taken: list[int] = field(default_factory=list)
 
 
 class Plan:
@@ -99,52 +68,43 @@ class Plan:
         winograd: may convolutions take Winograd's form? As the kernel says.
         threads: that run the plan together, at most.
     Raises:
-        NotNative: see above.
+        NotNative: the network has a node that there is no step for, or needs too much memory.
     """
 
     def __init__(
         self, artifact: Artifact, shared: dict[str, np.ndarray], *, winograd: bool = False, threads: int = 1
     ) -> None:
-        self.artifact, self.shared, self.winograd, self.threads = artifact, shared, winograd, threads
+        self.artifact, self.winograd, self.threads = artifact, winograd, threads
         self.nodes, self.shapes = artifact.document.nodes, artifact.plan.shapes
         self.consumers: list[list[int]] = [[] for _ in self.shapes]
         for index, node in enumerate(self.nodes):
             for value in node.inputs:
                 self.consumers[value].append(index)
-        self.kept: list[np.ndarray] = []  # what the steps point to
-        self.free: list[np.ndarray] = []
-        self.values: dict[int, _Storage] = {}
+        self.memory = Memory(shared)
+        self.values: dict[int, Storage] = {}
         self.steps: list[Op] = []
         self.layers: list[tuple[Conv | Linear, Layout]] = []  # of the steps that are convolutions
-        self.bytes = 0
         self._new_value(0, reusable=False)
         self.planar = self._takes_planes()
-        self.begun: set[int] = set()  # nodes whose steps are there or are being made
-        for index in range(len(self.nodes)):
-            if index not in self.begun:
-                self._add(index)
+        for step in fuse(self.nodes, self.consumers, lambda index: self._layout(self.nodes[index]).by_rows):
+            self._add(step)
         self._add_codes()
         self.input = self.values[0].array
         self.output = self.values[len(self.nodes)].array[: len(artifact.document.classes)]
         self.ops = (Op * len(self.steps))(*self.steps)
 
-    def _add(self, index: int) -> None:
-        """Add the steps of a node and of those after it that they do as well."""
-        self.begun.add(index)
-        node = self.nodes[index]
+    def _add(self, step: Step) -> None:
+        node = self.nodes[step.index]
         match node:
             case Conv() | Linear():
-                layout = self._layout(node)
-                step = self._fuse(index, layout)
-                self._add_conv(index, node, layout, step)
+                self._add_conv(node, step)
             case BatchNorm() | Add() | Clamp():
-                step = self._fuse(index)
                 self._add_elementwise(node, step)
             case _:
-                step = _Step(index + 1)
-                self._add_other(node, index + 1)
-        for value in {i for n in (index, *step.taken) for i in self.nodes[n].inputs} & self.values.keys():
-            self._release(value, sum(value in self.nodes[n].inputs for n in (index, *step.taken)))
+                self._add_other(node, step.result)
+        inputs = [set(self.nodes[index].inputs) for index in step.nodes]
+        for value in set.union(*inputs) & self.values.keys():
+            self.memory.release(self.values[value], sum(value in read for read in inputs))
 
     def _takes_planes(self) -> bool:
         """Is the image only read by one convolution that takes it as it comes, channels first?"""
@@ -155,138 +115,35 @@ class Plan:
         """Give the convolutions memory for codes, the same to all, and tell each whose weights are needed next."""
         size = max((layout.code_bytes for _, layout in self.layers), default=0)
         transformed = max((layout.transformed_bytes for _, layout in self.layers), default=0)
-        self._reserve(size + transformed)
-        self.codes, following = self._keep(np.zeros(size, np.uint8)), None
-        transformed = self._point(np.zeros(transformed, np.uint8))
+        self.memory.reserve(size + transformed)
+        self.codes, following = self.memory.keep(np.zeros(size, np.uint8)), None
+        transformed = self.memory.point(np.zeros(transformed, np.uint8))
         for op in reversed([op for op in self.steps if op.kind == CONV]):
             op.codes, op.transformed, op.next = self.codes.ctypes.data, transformed, following
             if op.layout != FOURS:
                 following = op.packed
 
-    # Fusion
-
-    def _fuse(self, index: int, layout: Layout | None = None) -> _Step:
-        """Return a node with the batch norm, sum, clamp and pool that follow it, each at most once and in this order.
-
-        Args:
-            layout: of a convolution; others have no pool.
-        """
-        step, node = _Step(index + 1), self.nodes[index]
-        if isinstance(node, BatchNorm):
-            step.g, step.b = node.g, node.b
-        elif isinstance(node, Add):
-            step.other = node.inputs[1]
-        elif isinstance(node, Clamp):
-            self._take_clamp(step, node)
-        while len(self.consumers[step.result]) == 1:
-            following = self.consumers[step.result][0]
-            node = self.nodes[following]
-            others = [value for value in node.inputs if value != step.result]
-            if step.clamped and not isinstance(node, MaxPool):
-                break
-            if isinstance(node, BatchNorm) and step.g is None and step.other is None:
-                step.g, step.b = node.g, node.b
-            elif isinstance(node, Add) and step.other is None and len(others) == 1 and self._at_hand(others[0]):
-                step.other = others[0]
-            elif isinstance(node, Clamp):
-                self._take_clamp(step, node)
-            elif isinstance(node, MaxPool) and layout is not None and layout.by_rows:
-                step.pool = node
-                self._take(step, following)
-                break
-            else:
-                break
-            self._take(step, following)
-        return step
-
-    def _at_hand(self, value: int) -> bool:
-        """Is a value there, or to be had by copies alone, as the short cuts of CIFAR's ResNets are?"""
-        copies = []
-        while value not in self.values:
-            index = value - 1
-            if index in self.begun or not isinstance(self.nodes[index], Slice | Pad):
-                return False
-            copies.append(index)
-            value = self.nodes[index].inputs[0]
-        for index in reversed(copies):
-            self._add(index)
-        return True
-
-    def _take(self, step: _Step, following: int) -> None:
-        self.begun.add(following)
-        step.taken.append(following)
-        step.result = following + 1
-
-    @staticmethod
-    def _take_clamp(step: _Step, node: Clamp) -> None:
-        step.low = -math.inf if node.low is None else node.low
-        step.high = math.inf if node.high is None else node.high
-        step.clamped = True
-
-    # Memory
-
-    def _new_value(self, value: int, *, reusable: bool = True) -> np.ndarray:
-        """Return memory for a value, the smallest free piece that holds it."""
-        size = math.prod(self.shapes[value])
-        fitting = [array for array in self.free if array.size >= size] if reusable else []
-        if fitting:
-            array = min(fitting, key=lambda a: a.size)
-            self.free = [a for a in self.free if a is not array]
-        else:
-            self._reserve(4 * size)
-            array = self._keep(np.zeros(size, np.float32))
+    def _new_value(self, value: int, *, reusable: bool = True) -> Storage:
         last = value == len(self.nodes)
-        self.values[value] = _Storage(array, len(self.consumers[value]) + last, reusable and not last)
-        return array
+        storage = self.memory.store(
+            math.prod(self.shapes[value]), len(self.consumers[value]) + last, reusable=reusable and not last
+        )
+        self.values[value] = storage
+        return storage
 
     def _alias(self, value: int, of: int) -> None:
         storage = self.values[value] = self.values[of]
-        storage.uses += len(self.consumers[value])
-        if value == len(self.nodes):
-            storage.uses += 1
-
-    def _release(self, value: int, uses: int) -> None:
-        storage = self.values[value]
-        storage.uses -= uses
-        if storage.uses == 0 and storage.reusable:
-            self.free.append(storage.array)
-
-    def _reserve(self, size: int) -> None:
-        """Count bytes of values, codes and gaps between weights; they are kept as long as the plan is."""
-        self.bytes += size
-        if self.bytes > LARGEST_PLAN:
-            raise NotNative(f"values and codes of more than {LARGEST_PLAN:,} bytes together")
-
-    def _keep(self, array: np.ndarray) -> np.ndarray:
-        """Return a copy that lives as long as the plan and lies on the processor's cache lines."""
-        memory = np.empty(array.nbytes + LINE, np.uint8)
-        start = -memory.ctypes.data % LINE
-        aligned = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-        aligned[...] = array
-        self.kept.append(aligned)
-        return aligned
-
-    def _point(self, array: np.ndarray) -> int:
-        return self._keep(array).ctypes.data
-
-    def _shared(self, name: str, make) -> int:
-        """Return the address of an array that all plans share."""
-        if name not in self.shared:
-            self.shared[name] = self._keep(np.ascontiguousarray(make()))
-        return self.shared[name].ctypes.data
-
-    def _value(self, value: int) -> int:
-        return self.values[value].array.ctypes.data
+        storage.uses += len(self.consumers[value]) + (value == len(self.nodes))
 
     def _row_sums(self, value: int) -> int:
         """Return the address of the sums along a value's rows, from the convolution that writes it or a step."""
         storage, (channels, height, width) = self.values[value], self._image(value)
         if storage.row_sums is None:
-            self._reserve(8 * height * channels)
-            storage.row_sums = self._point(np.zeros((height, channels)))
+            self.memory.reserve(8 * height * channels)
+            storage.row_sums = self.memory.point(np.zeros((height, channels)))
             op = storage.producer
             if op is None:
-                op = Op(kind=ROW_SUMS, x=self._value(value), height=height, width=width, channels=channels)
+                op = Op(kind=ROW_SUMS, x=self.values[value].address, height=height, width=width, channels=channels)
                 self.steps.append(op)
             op.row_sums = storage.row_sums
         return storage.row_sums
@@ -305,31 +162,31 @@ class Plan:
     def _op(self, kind: int, source: int, result: int, **settings) -> Op:
         channels, height, width = self._image(source)
         outputs, out_h, out_w = self._image(result)
-        x = self._value(source)
+        x = self.values[source].address
         return Op(
             kind=kind, x=x, height=height, width=width, channels=channels, outputs=outputs, out_h=out_h, out_w=out_w,
             low=-math.inf, high=math.inf, groups=1, **settings,
         )  # fmt: skip
 
-    def _epilogue(self, op: Op, step: _Step, groups: int) -> None:
+    def _epilogue(self, op: Op, step: Step, groups: int) -> None:
         if step.g is not None:
             tensors = self.artifact.tensors
-            op.g = self._shared(f"{step.g}/{groups}", lambda: by_group(tensors[step.g], groups))
-            op.b = self._shared(f"{step.b}/{groups}", lambda: by_group(tensors[step.b], groups))
+            op.g = self.memory.share(f"{step.g}/{groups}", lambda: by_group(tensors[step.g], groups))
+            op.b = self.memory.share(f"{step.b}/{groups}", lambda: by_group(tensors[step.b], groups))
         op.low, op.high = step.low, step.high
-        op.y = None if step.other is None else self._value(step.other)
-        op.out = self._new_value(step.result).ctypes.data
+        op.y = None if step.other is None else self.values[step.other].address
+        op.out = self._new_value(step.result).address
         if op.kind == CONV:
             self.values[step.result].producer = op
         self.steps.append(op)
 
-    def _add_elementwise(self, node, step: _Step) -> None:
+    def _add_elementwise(self, node, step: Step) -> None:
         op = self._op(ELEMENTWISE, node.inputs[0], step.result)
         self._epilogue(op, step, groups=0)
 
-    def _add_conv(self, index: int, node: Conv | Linear, layout: Layout, step: _Step) -> None:
+    def _add_conv(self, node: Conv | Linear, step: Step) -> None:
         activations, weights, tensors = node.activations, node.weights, self.artifact.tensors
-        stride = node.stride if isinstance(node, Conv) else (1, 1)
+        layout, stride = self._layout(node), node.stride if isinstance(node, Conv) else (1, 1)
         self.layers.append((node, layout))
         parts = 0 if layout.kind == FOURS else layout.groups  # of the arrays over outputs
         key = weights.codes
@@ -349,29 +206,29 @@ class Plan:
             return by_group(np.broadcast_to(tensors[weights.scale], layout.outputs), parts)
 
         offsets = layout.offsets()
-        self._reserve(layout.gap_bytes(len(offsets)))
+        self.memory.reserve(layout.gap_bytes(len(offsets)))
         top, left, bottom, right = layout.padding
         op = self._op(
-            CONV, node.inputs[0], index + 1,
+            CONV, node.inputs[0], step.index + 1,
             top=top, left=left, bottom=bottom, right=right, kernel_h=layout.kernel[0], kernel_w=layout.kernel[1],
             stride_h=stride[0], stride_w=stride[1], dilation_h=layout.dilation[0], dilation_w=layout.dilation[1],
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
             as_printed=activations.dequantize_by == "step_size",
-            layout=layout.kind, group_stride=layout.group_stride, places=len(offsets), offset=self._point(offsets),
-            winograd=layout.winograd, plane=layout.plane,
-            packed=self._shared(f"{key}/{layout.kind}", lambda: layout.pack(levels())),
-            weight_scale=self._shared(weights.scale, scale),
-            compensation=self._shared(f"{key}/compensation", compensation),
-            scale=self._point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32)),
+            layout=layout.kind, group_stride=layout.group_stride, places=len(offsets),
+            offset=self.memory.point(offsets), winograd=layout.winograd, plane=layout.plane,
+            packed=self.memory.share(f"{key}/{layout.kind}", lambda: layout.pack(levels())),
+            weight_scale=self.memory.share(weights.scale, scale),
+            compensation=self.memory.share(f"{key}/compensation", compensation),
+            scale=self.memory.point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32)),
         )  # fmt: skip
         op.groups = layout.groups
         if step.pool is not None:
-            op.pool = self._pool(step.pool, index + 1, step.result)
+            op.pool = self._pool(step.pool, step.index + 1, step.result)
             rows = self.threads * op.pool.ring * op.out_w * op.outputs
-            self._reserve(4 * rows)
-            op.pool.rows = self._point(np.zeros(rows, np.float32))
+            self.memory.reserve(4 * rows)
+            op.pool.rows = self.memory.point(np.zeros(rows, np.float32))
         if weights.bias is not None:
-            op.bias = self._shared(weights.bias, lambda: by_group(tensors[weights.bias], parts))
+            op.bias = self.memory.share(weights.bias, lambda: by_group(tensors[weights.bias], parts))
         if activations.adapter is not None:
             self._add_adapter(op, node.inputs[0], activations.adapter)
         self._epilogue(op, step, parts)
@@ -401,26 +258,26 @@ class Plan:
         tensors, inputs = self.artifact.tensors, op.channels
         op.adapter_layers, op.beta_output = len(adapter.layers), adapter.output == "relu"
         for place, layer in enumerate(adapter.layers):
-            weight = self._shared(layer.weight, lambda w=layer.weight: pack_adapter(tensors[w]))
+            weight = self.memory.share(layer.weight, lambda w=layer.weight: pack_adapter(tensors[w]))
             quantized = layer.row_scale is not None
             scale = tensors[layer.row_scale] if quantized else np.ones(layer.outputs)
             op.adapter[place] = AdapterLayer(
                 codes=weight if quantized else None,
                 weight=None if quantized else weight,
-                row_scale=self._shared(f"{layer.bias}/row_scale", lambda s=scale: s.astype(np.float64)),
-                bias=self._shared(layer.bias, lambda b=layer.bias: tensors[b].astype(np.float64)),
+                row_scale=self.memory.share(f"{layer.bias}/row_scale", lambda s=scale: s.astype(np.float64)),
+                bias=self.memory.share(layer.bias, lambda b=layer.bias: tensors[b].astype(np.float64)),
                 inputs=inputs,
                 outputs=layer.outputs,
             )
             inputs = layer.outputs
         self._add_mean(op, source, max(layer.outputs for layer in adapter.layers))
-        op.means = self._point(np.zeros(op.channels + 1, np.float32))
+        op.means = self.memory.point(np.zeros(op.channels + 1, np.float32))
 
     def _add_mean(self, op: Op, source: int, widest: int = 1) -> None:
         """Let a step have the means of a value's channels."""
         op.x_sums = self._row_sums(source)
         op.scratch_width = padded(max(op.channels, widest), LANES)
-        op.sums = self._point(np.zeros(3 * op.scratch_width))
+        op.sums = self.memory.point(np.zeros(3 * op.scratch_width))
 
     def _add_other(self, node, result: int) -> None:
         source = node.inputs[0]
@@ -445,7 +302,7 @@ class Plan:
                 return self._add_pad(node, source, result)
             case _:
                 raise NotNative(f"`{node.op}` (`{node.name}`)")
-        op.out = self._new_value(result).ctypes.data
+        op.out = self._new_value(result).address
         self.steps.append(op)
         return None
 
@@ -479,8 +336,8 @@ class Plan:
             from_stride=(Int * 3)(*(from_stride or (width * channels, channels, 1))),
             to_stride=(Int * 3)(*(to_stride or (out_w * out_channels, out_channels, 1))),
         )  # fmt: skip
-        op.x = self._value(source) + 4 * from_at
-        op.out = self._value(result) + 4 * to_at
+        op.x = self.values[source].address + 4 * from_at
+        op.out = self.values[result].address + 4 * to_at
         self.steps.append(op)
 
     def _add_slice(self, node: Slice, source: int, result: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,9 @@ from hypothesis import strategies as st
 
 from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
-from asqcli.engine import Session, native, native_library, native_winograd
+from asqcli.engine import Session, native, native_library, native_memory, native_winograd
 from asqcli.engine.kernels import usable_kernels
-from tests.engine.test_native import Maker, assert_equal
+from tests.engine.test_native import Maker, assert_equal, keep_before_a_guard
 
 FORMS = [
     # Largest weight, (qmin, qmax), dimensions: at the last values that fit and at the first that do not.
@@ -79,6 +81,20 @@ def test_the_form_is_taken_exactly_where_it_fits(kernel, largest, bounds, dimens
         artifact = network(rng, size, channels, outputs, largest, bounds)
         assert forms(Session(artifact, kernel=kernel)) == {dimensions}
         assert_equal(artifact, rng.standard_normal((2, 3, size, size)).astype(np.float32))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory protection as on Linux")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_nothing_beyond_the_buffers_is_touched(kernel, monkeypatch):
+    monkeypatch.setattr(native_memory.Memory, "keep", keep_before_a_guard)
+    rng = np.random.default_rng(0)
+    for size, channels, outputs, largest in ((7, 4, 17, 14), (8, 20, 5, 42), (1, 16, 16, 14), (15, 12, 33, 42)):
+        artifact = network(rng, size, channels, outputs, largest, (0, 15))
+        image = rng.standard_normal((1, 3, size, size)).astype(np.float32)
+        assert forms(Session(artifact, kernel=kernel)) == {2 if largest == 14 else 1}
+        assert np.array_equal(
+            Session(artifact, kernel=kernel).run(image), Session(artifact, kernel="matmul").run(image)
+        )
 
 
 @settings(max_examples=25, deadline=None)
