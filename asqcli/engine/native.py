@@ -12,6 +12,7 @@ import numpy as np
 
 from asqcli.artifact import Artifact
 from asqcli.engine.native_library import compiled_kernels, library
+from asqcli.engine.native_memory import LARGEST_PLAN
 from asqcli.engine.native_plan import Plan
 from asqcli.engine.numpy_network import Observer
 
@@ -66,13 +67,14 @@ class NativeNetwork:
         """Return the logits, (N, classes); `observe` as in `Session.run`, one call for all images."""
         if observe is not None:
             return self._run_observed(images, observe)
-        count = max(1, min(self.threads, len(images)))
+        side_by_side = LARGEST_PLAN // max(1, self.plans[0].memory.bytes)  # plans together take no more than one may
+        count = max(1, min(self.threads, len(images), side_by_side))
         if count == 1:
             return self.plans[0].run(self.place, images, self.team)
         while len(self.plans) < count:
             self.plans.append(self._plan())
         if self.pool is None:
-            self.pool = ThreadPoolExecutor(count - 1)
+            self.pool = ThreadPoolExecutor(self.threads - 1)
         first, *others = np.array_split(images, count)
         futures = [
             self.pool.submit(plan.run, self.place, part) for plan, part in zip(self.plans[1:], others, strict=False)
