@@ -144,7 +144,9 @@ def _usable(kernel: str) -> str:
         raise UsageError(f"there is no kernel `{kernel}`", did_you_mean(kernel, names) or f"choose {', '.join(names)}")
     if kernel in compiled_kernels():
         raise MachineError(f"this processor does not run the kernel `{kernel}`", f"it runs {', '.join(usable)}")
-    raise MachineError(f"the kernel `{kernel}` was not compiled", "install asq again where there is a C compiler")
+    raise MachineError(
+        f"the kernel `{kernel}` was not compiled", "install asq again with a C compiler that knows its instructions"
+    )
 
 
 def _why_no_native() -> str:
