@@ -77,7 +77,7 @@ def library() -> ctypes.CDLL | None:
         loaded.asq_dismiss,
     ):
         function.restype = None
-    assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native.py differ"
+    assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native_library.py differ"
     return loaded
 
 

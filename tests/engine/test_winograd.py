@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
-from asqcli.engine import Session, native, native_library, native_memory, native_winograd
+from asqcli.engine import Session, native, native_memory, native_winograd
 from asqcli.engine.kernels import usable_kernels
+from asqcli.engine.native_library import CONV, compiled_kernels, library
 from tests.engine.test_native import Maker, assert_equal, keep_before_a_guard
 
 FORMS = [
@@ -63,13 +64,13 @@ def network(rng, size, channels, outputs, largest, bounds, *, adapter=True):
 def forms(session: Session) -> set[int]:
     """The dimensions of Winograd's form of each 3x3 layer."""
     ops = session.network.plans[0].ops
-    return {op.winograd for op in ops if op.kind == native_library.CONV and op.kernel_h == 3}
+    return {op.winograd for op in ops if op.kind == CONV and op.kernel_h == 3}
 
 
 KERNELS = [
     name
-    for name, (place, _) in native_library.compiled_kernels().items()
-    if name in usable_kernels() and native_library.library().asq_kernel_winograd(place)
+    for name, (place, _) in compiled_kernels().items()
+    if name in usable_kernels() and library().asq_kernel_winograd(place)
 ]
 
 

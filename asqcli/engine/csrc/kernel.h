@@ -137,6 +137,9 @@ typedef struct {
     int64_t (*exercise)(int64_t rounds);
 } Kernel;
 
+/* Transforms of winograd.h in so many dimensions; 1 in none, the direct form. */
+static inline int asq_transforms(int dimensions) { return 1 << 2 * dimensions; }
+
 extern const Kernel asq_kernel_scalar, asq_kernel_avx2, asq_kernel_avxvnni, asq_kernel_avx512vnni;
 
 #endif

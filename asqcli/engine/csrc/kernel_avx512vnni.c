@@ -1,7 +1,7 @@
 /* AVX-512 VNNI: vpdpbusd multiplies 4 unsigned by 4 signed bytes in each of 16 lanes and adds to 32 bits, no saturation.
 
-   A tile of pixels times blocks keeps one vector of accumulators for each in registers. For each kernel position and each 4
-   channels it loads the blocks' weights and broadcasts 4 codes of each pixel: 14 x 2 needs 28 + 2 + 1 of the 32 registers.
+   A tile of pixels times blocks keeps one vector of accumulators for each in registers. For each place of
+   the window it loads the blocks' weights and broadcasts the 4 codes of each pixel: 14 x 2 needs 28 + 2 + 1 of the 32 registers.
    The arrays below stay in registers only if the compiler unrolls every loop over them; gcc 12's partial redundancy
    elimination would store them in each step, hence -fno-tree-pre. */
 
@@ -215,7 +215,7 @@ static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Su
 static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c, int first_row, int last_row, int block,
                                                                   int blocks, const int8_t *next, const int DIMENSIONS) {
     enum { MOST_TRANSFORMS = 16 };
-    const int transforms = 1 << 2 * DIMENSIONS, tiles = (last_row - first_row + DIMENSIONS - 1) / DIMENSIONS * c->tiles_x;
+    const int transforms = asq_transforms(DIMENSIONS), tiles = (last_row - first_row + DIMENSIONS - 1) / DIMENSIONS * c->tiles_x;
     const size_t transform_bytes = (size_t)c->places * BLOCK * DEPTH, block_bytes = transforms * transform_bytes;
     const uint8_t *codes = c->codes + (size_t)(first_row / DIMENSIONS) * c->tiles_x * c->across;
     ptrdiff_t line = next ? BLOCK * DEPTH : 0;
@@ -249,13 +249,11 @@ TILE(1, 16, 1) TILE(1, 14, 2) TILE(1, 14, 1) TILE(1, 8, 2) TILE(1, 8, 1) TILE(1,
 TILE(1, 4, 2) TILE(1, 4, 1) TILE(1, 2, 2) TILE(1, 2, 1) TILE(1, 1, 2) TILE(1, 1, 1)
 
 typedef void (*Tile)(const Conv *, int, int, int, const int8_t *, ptrdiff_t);
-typedef struct {
+/* Widest first; a row is cut greedily, so that 7 leaves nothing of 7. */
+static const struct {
     int columns;
     Tile by_blocks[2];
-} Width;
-
-/* Widest first; a row is cut greedily, so that 7 leaves nothing of 7. */
-static const Width WIDTHS[] = {
+} WIDTHS[] = {
     {16, {tile_1x16x1, NULL}},        {14, {tile_1x14x1, tile_1x14x2}}, {8, {tile_1x8x1, tile_1x8x2}},
     {7, {tile_1x7x1, tile_1x7x2}},    {4, {tile_1x4x1, tile_1x4x2}},    {2, {tile_1x2x1, tile_1x2x2}},
     {1, {tile_1x1x1, tile_1x1x2}},
@@ -271,7 +269,6 @@ static int start(int width, int blocks) {
 /* Rows first_row .. last_row - 1 of one or two blocks, while the first tiles fetch the `next` weights. */
 static void conv_blocks(const Conv *c, int first_row, int last_row, int block, int blocks, const int8_t *next) {
     ptrdiff_t line = next ? BLOCK * DEPTH : 0;
-    const ptrdiff_t fetched = line * c->places; /* by a tile */
     int tiles = 0;
     if (!next) next = c->packed;
     for (int y = first_row, rows; y < last_row; y += rows) {
@@ -279,13 +276,15 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
         if (c->out_w == 7 && last_row - y >= 2) { /* the images of the last stage: 14 pixels of two rows */
             (blocks == 2 ? tile_2x7x2 : tile_2x7x1)(c, y, 0, block, next, line);
             rows = 2;
-            if (++tiles == blocks) line = 0; else next += fetched;
+            next += line * c->places;
+            if (++tiles == blocks) line = 0;
         } else {
             int x = 0;
             for (int k = start(c->out_w, blocks); x < c->out_w; k++)
                 for (; c->out_w - x >= WIDTHS[k].columns; x += WIDTHS[k].columns) {
                     WIDTHS[k].by_blocks[blocks - 1](c, y, x, block, next, line);
-                    if (++tiles == blocks) line = 0; else next += line ? fetched : 0;
+                    next += line * c->places;
+                    if (++tiles == blocks) line = 0;
                 }
         }
         asq_sum_rows(c, y, rows, block, blocks);
@@ -303,7 +302,7 @@ static __attribute__((noinline)) void winograd_squares(const Conv *c, int first_
 }
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH * (c->winograd ? 1 << 2 * c->winograd : 1);
+    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH * asq_transforms(c->winograd);
     /* Where the weights of all outputs stay in the first cache, row by row, so that the output is written in order. */
     const int height = (last_block - first_block) * block_bytes <= SMALL_WEIGHTS ? 2 : last_row - first_row;
     void (*const run_blocks)(const Conv *, int, int, int, int, const int8_t *) =

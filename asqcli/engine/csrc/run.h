@@ -319,12 +319,12 @@ static void run_conv(const Op *op, const Team *team) {
         c.tiles_x = (op->out_w + 1) / 2;
         c.out_h = op->out_h;
     }
-    const int row_height = op->winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
     if (op->pool.out_h) {
         conv_pool(op, &c, blocks / BLOCK, team);
         return;
     }
     /* By rows; by blocks where the rows are few, so that no thread gets much more than another. */
+    const int row_height = op->winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
     const int by_blocks = op->out_h < 8 * team->threads && outputs >= BLOCK * team->threads;
     int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
     if (by_blocks)
@@ -332,7 +332,7 @@ static void run_conv(const Op *op, const Team *team) {
     else
         share(team, last_row, row_height, &first_row, &last_row);
     for (int group = 0; group < op->groups; group++) {
-        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->places * (op->winograd ? 1 << 2 * op->winograd : 1);
+        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->places * asq_transforms(op->winograd);
         c.next = group + 1 < op->groups ? after : op->next;
         conv(&c, first_row, last_row, first_block, last_block);
         c.packed = after;
