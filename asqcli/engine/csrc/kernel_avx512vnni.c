@@ -323,10 +323,15 @@ enum { CHAINS = 16 }; /* more than the products of one chain wait for each other
 
 static int64_t exercise(int64_t rounds) {
     Sums sum[CHAINS];
-    for (int k = 0; k < CHAINS; k++) sum[k] = no_sums();
+#pragma GCC unroll 16
+    for (int k = 0; k < CHAINS; k++) {
+        sum[k] = no_sums();
+        __asm__("" : "+v"(sum[k])); /* or the compiler sees that all are equal, and makes one */
+    }
     for (int64_t r = 0; r < rounds; r++)
 #pragma GCC unroll 16
         for (int k = 0; k < CHAINS; k++) sum[k] = _mm512_dpbusd_epi32(sum[k], _mm512_set1_epi8(1), _mm512_set1_epi8(1));
+#pragma GCC unroll 16
     for (int k = 0; k < CHAINS; k++) __asm__ volatile("" ::"v"(sum[k]));
     return rounds * CHAINS * BLOCK * DEPTH;
 }

@@ -87,10 +87,15 @@ enum { CHAINS = 12 }; /* more than the products of one chain wait for each other
 
 static int64_t exercise(int64_t rounds) {
     __m256i sum[CHAINS];
-    for (int k = 0; k < CHAINS; k++) sum[k] = _mm256_setzero_si256();
+#pragma GCC unroll 12
+    for (int k = 0; k < CHAINS; k++) {
+        sum[k] = _mm256_setzero_si256();
+        __asm__("" : "+x"(sum[k])); /* or the compiler sees that all are equal, and makes one */
+    }
     for (int64_t r = 0; r < rounds; r++)
 #pragma GCC unroll 12
         for (int k = 0; k < CHAINS; k++) sum[k] = _mm256_dpbusd_avx_epi32(sum[k], _mm256_set1_epi8(1), _mm256_set1_epi8(1));
+#pragma GCC unroll 12
     for (int k = 0; k < CHAINS; k++) __asm__ volatile("" ::"x"(sum[k]));
     return rounds * CHAINS * LANES * DEPTH;
 }
