@@ -8,27 +8,26 @@
 #include "kernel.h"
 #include "lanes.h"
 
-/* sum: BLOCK accumulators of the outputs first .., of which the first `count` exist; residual may be null. */
+/* Of one pixel. sum: BLOCK accumulators of the outputs first .., of which the first `count` exist; they began at their
+   compensation. residual may be null; so may row_sums, to which the values are added, or which begin with them if `fresh`. */
 static inline void asq_epilogue(const Epilogue *e, int first, int count, const int32_t *sum, const float *residual,
-                                float *out) {
+                                float *out, double *row_sums, int fresh) {
     float v[BLOCK];
-    for (int o = 0; o < BLOCK; o++) v[o] = (float)(sum[o] + e->compensation[first + o]) * e->scale[first + o];
+    for (int o = 0; o < BLOCK; o++) v[o] = (float)sum[o] * e->scale[first + o];
     if (e->bias)
         for (int o = 0; o < BLOCK; o++) v[o] = v[o] + e->bias[first + o];
     if (e->g) {
         for (int o = 0; o < BLOCK; o++) v[o] = v[o] * e->g[first + o];
         for (int o = 0; o < BLOCK; o++) v[o] = v[o] + e->b[first + o];
     }
-    if (residual && count >= BLOCK)
-        for (int o = 0; o < BLOCK; o++) v[o] = v[o] + residual[o];
-    else if (residual)
+    if (count > BLOCK) count = BLOCK;
+    if (residual)
         for (int o = 0; o < count; o++) v[o] = v[o] + residual[o];
     for (int o = 0; o < BLOCK; o++) v[o] = v[o] < e->low ? e->low : v[o];
     for (int o = 0; o < BLOCK; o++) v[o] = v[o] > e->high ? e->high : v[o];
-    if (count >= BLOCK)
-        for (int o = 0; o < BLOCK; o++) out[o] = v[o];
-    else
-        for (int o = 0; o < count; o++) out[o] = v[o];
+    for (int o = 0; o < count; o++) out[o] = v[o];
+    if (row_sums)
+        for (int o = 0; o < count; o++) row_sums[o] = (fresh ? 0.0 : row_sums[o]) + (double)v[o];
 }
 
 /* Sums in double along a row of `width` pixels, from left to right: of 8 * VECTORS channels, then of `count`. */
@@ -51,13 +50,9 @@ static inline void asq_sum_row(const float *x, ptrdiff_t stride, int width, int 
     }
 }
 
-/* Of the rows y .. that a convolution has just finished, where somebody wants their sums. */
-static inline void asq_sum_rows(const Conv *c, int y, int rows, int block, int blocks) {
-    if (!c->row_sums) return;
-    const int first = block * BLOCK, left = c->outputs - first, count = left < blocks * BLOCK ? left : blocks * BLOCK;
-    for (; rows > 0; rows--, y++)
-        asq_sum_row(c->output + (size_t)y * c->out_w * c->out_stride + first, c->out_stride, c->out_w, count,
-                    c->row_sums + (size_t)y * c->out_stride + first);
+/* Where the sums of row y begin for the outputs first .., or null. */
+static inline double *row_sums_of(const Conv *c, int y, int first) {
+    return c->row_sums ? c->row_sums + (size_t)y * c->out_stride + first : NULL;
 }
 
 #endif

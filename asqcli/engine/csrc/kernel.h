@@ -17,9 +17,9 @@
        output     [height][width][outputs]              float32, after the epilogue
        row sums   [height][outputs]                     float64, of the output
 
-   The sum over the shifted codes is brought back by `compensation`: sum (code - qmin) * w + qmin * sum w = sum code * w.
-   Every partial sum fits in 32 bits: |code - qmin| <= 255 and the loader refuses networks in which
-   255 * sum |w| would not fit.
+   The sum over the shifted codes is brought back by `compensation`: sum (code - qmin) * w + qmin * sum w = sum code * w. A sum
+   begins there: after some products it is the sum of code * w of these and of qmin * w of the others, at most 255 * sum |w|, and
+   the loader refuses networks in which that would not fit in 32 bits.
 
    Glossary. block: 16 output channels. tile: some neighbouring pixels of one output row times one or more blocks, whose
    accumulators stay in registers. epilogue: what turns an accumulator into a real value (see epilogue.h). */

@@ -12,17 +12,25 @@ enum { LANES = 8 };
 
 static int supported(void) { return __builtin_cpu_supports("avx2"); }
 
-/* Neighbours are the two halves of one output: add them, and put the quarters in order. */
+/* Four outputs of which neighbours are the two halves of one: the first begins at `start`. */
+static inline __m256i halves_from(const int32_t *start) {
+    return _mm256_cvtepu32_epi64(_mm_loadu_si128((const __m128i *)start));
+}
+
+/* Add the halves, and put the quarters in order. */
 static inline void join(__m256i low, __m256i high, int32_t *sum) {
     _mm256_storeu_si256((__m256i *)sum, _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xD8));
 }
 
 /* The sums of 8 outputs at PIXELS pixels. */
 static inline __attribute__((always_inline)) void half_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
-                                                            const int PIXELS, int32_t (*sum)[BLOCK]) {
+                                                            const int32_t *start, const int PIXELS, int32_t (*sum)[BLOCK]) {
     __m256i low[4], high[4]; /* pairs of outputs 0 .. 3 and 4 .. 7 */
 #pragma GCC unroll 4
-    for (int p = 0; p < PIXELS; p++) low[p] = high[p] = _mm256_setzero_si256();
+    for (int p = 0; p < PIXELS; p++) {
+        low[p] = halves_from(start);
+        high[p] = halves_from(start + LANES / 2);
+    }
     for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + c->offset[i];
         __m256i weights_low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w));
@@ -42,12 +50,14 @@ static inline __attribute__((always_inline)) void half_tile(const Conv *c, const
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int first, const int PIXELS) {
     const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
+    const int32_t *start = c->epilogue.compensation + first;
     int32_t sum[4][BLOCK];
-    half_tile(c, codes, w, PIXELS, sum);
-    half_tile(c, codes, w + LANES * DEPTH, PIXELS, (int32_t(*)[BLOCK])(sum[0] + LANES));
+    half_tile(c, codes, w, start, PIXELS, sum);
+    half_tile(c, codes, w + LANES * DEPTH, start + LANES, PIXELS, (int32_t(*)[BLOCK])(sum[0] + LANES));
     for (int p = 0; p < PIXELS; p++) {
         const size_t at = ((size_t)y * c->out_w + x + p) * c->out_stride + first;
-        asq_epilogue(&c->epilogue, first, c->outputs - first, sum[p], c->residual ? c->residual + at : NULL, c->output + at);
+        asq_epilogue(&c->epilogue, first, c->outputs - first, sum[p], c->residual ? c->residual + at : NULL, c->output + at,
+                     row_sums_of(c, y, first), x + p == 0);
     }
 }
 
@@ -57,7 +67,6 @@ static void conv(const Conv *c, int first_row, int last_row, int first_block, in
             int x = 0;
             for (; c->out_w - x >= 4; x += 4) tile(c, y, x, first, 4);
             for (; x < c->out_w; x++) tile(c, y, x, first, 1);
-            asq_sum_rows(c, y, 1, first / BLOCK, 1);
         }
 }
 
@@ -66,7 +75,9 @@ typedef struct {
     __m256i halves[4];
 } Sums;
 
-static inline Sums no_sums(void) { return (Sums){{{0}, {0}, {0}, {0}}}; }
+static inline Sums sums_from(const int32_t *start) {
+    return (Sums){{halves_from(start), halves_from(start + 4), halves_from(start + 8), halves_from(start + 12)}};
+}
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
 static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights) {
@@ -80,11 +91,12 @@ static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *w
 
 /* The epilogue of pixels that lie `stride` floats apart. */
 static inline void finish(const Epilogue *e, int first, int count, const Sums *sums, const float *residual, float *out,
-                          ptrdiff_t stride, int pixels) {
+                          ptrdiff_t stride, double *row_sums, int fresh, int pixels) {
     for (int p = 0; p < pixels; p++) {
         int32_t sum[BLOCK];
         for (int k = 0; k < 4; k += 2) join(sums[p].halves[k], sums[p].halves[k + 1], sum + 4 * k);
-        asq_epilogue(e, first, count, sum, residual ? residual + p * stride : NULL, out + p * stride);
+        asq_epilogue(e, first, count, sum, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
+                     fresh && p == 0);
     }
 }
 

@@ -1,7 +1,7 @@
 /* AVX-512 VNNI: vpdpbusd multiplies 4 unsigned by 4 signed bytes in each of 16 lanes and adds to 32 bits, no saturation.
 
-   A tile of pixels times blocks keeps one vector of accumulators for each in registers. For each place of
-   the window it loads the blocks' weights and broadcasts the 4 codes of each pixel: 14 x 2 needs 28 + 2 + 1 of the 32 registers.
+   A tile of pixels times blocks keeps one vector of accumulators for each in registers. For each place of the window it loads
+   the blocks' weights and broadcasts the 4 codes of each pixel: 14 x 2 needs 28 + 2 + 1 of the 32 registers.
    The arrays below stay in registers only if the compiler unrolls every loop over them; gcc 12's partial redundancy
    elimination would store them in each step, hence -fno-tree-pre. */
 
@@ -21,62 +21,89 @@ static int supported(void) {
 /* The accumulators of 16 outputs. */
 typedef __m512i Sums;
 
-static inline Sums no_sums(void) { return _mm512_setzero_si512(); }
+static inline Sums sums_from(const int32_t *start) { return _mm512_loadu_si512(start); }
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
 static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights) {
     return _mm512_dpbusd_epi32(sums, _mm512_loadu_si512(codes), _mm512_loadu_si512(weights));
 }
 
-/* `asq_epilogue` in registers. A step that is left out becomes one that changes nothing, not even the sign of a zero. */
+/* Sums along a row of 16 outputs, of which those in the mask exist. sums: where they are kept, or null. */
 typedef struct {
-    __m512i compensation;
-    __m512 scale, bias, g, b, low, high;
-    __mmask16 mask; /* of the outputs that exist */
-} Steps;
+    double *sums;
+    __m512d low, high;
+    __mmask16 mask;
+} RowSums;
 
-static inline __attribute__((always_inline)) Steps steps_of(const Epilogue *e, int first, int count) {
-    const __m512 nothing = _mm512_set1_ps(-0.0f);
-    return (Steps){
-        .compensation = _mm512_loadu_si512(e->compensation + first),
-        .scale = _mm512_loadu_ps(e->scale + first),
-        .bias = e->bias ? _mm512_loadu_ps(e->bias + first) : nothing,
-        .g = e->g ? _mm512_loadu_ps(e->g + first) : _mm512_set1_ps(1.0f),
-        .b = e->g ? _mm512_loadu_ps(e->b + first) : nothing,
-        .low = _mm512_set1_ps(e->low),
-        .high = _mm512_set1_ps(e->high),
-        .mask = count >= BLOCK ? 0xFFFF : (__mmask16)((1u << count) - 1),
-    };
+static inline __attribute__((always_inline)) RowSums load_row(double *sums, int fresh, int count) {
+    RowSums row = {sums, _mm512_setzero_pd(), _mm512_setzero_pd(), count >= BLOCK ? 0xFFFF : (__mmask16)((1u << count) - 1)};
+    if (sums && !fresh) {
+        row.low = _mm512_maskz_loadu_pd((__mmask8)row.mask, sums);
+        row.high = _mm512_maskz_loadu_pd((__mmask8)(row.mask >> 8), sums + BLOCK / 2);
+    }
+    return row;
 }
 
-/* One pixel; `sum` has its compensation. */
-static inline __attribute__((always_inline)) void finish_pixel(const Steps *s, Sums sum, const float *residual, float *out) {
-    __m512 v = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), s->scale), s->bias);
-    v = _mm512_add_ps(_mm512_mul_ps(v, s->g), s->b);
-    if (residual) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(s->mask, residual));
-    v = _mm512_min_ps(s->high, _mm512_max_ps(s->low, v));
-    if (s->mask == 0xFFFF) /* a masked store is slow */
-        _mm512_storeu_ps(out, v);
+static inline __attribute__((always_inline)) void add_to_row(RowSums *row, __m512 v) {
+    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+    row->low = _mm512_add_pd(row->low, _mm512_cvtps_pd(_mm512_castps512_ps256(v)));
+    row->high = _mm512_add_pd(row->high, _mm512_cvtps_pd(high));
+}
+
+static inline __attribute__((always_inline)) void store_row(const RowSums *row) {
+    if (!row->sums) return;
+    if (row->mask == 0xFFFF) { /* a masked store is slow */
+        _mm512_storeu_pd(row->sums, row->low);
+        _mm512_storeu_pd(row->sums + BLOCK / 2, row->high);
+    } else {
+        _mm512_mask_storeu_pd(row->sums, (__mmask8)row->mask, row->low);
+        _mm512_mask_storeu_pd(row->sums + BLOCK / 2, (__mmask8)(row->mask >> 8), row->high);
+    }
+}
+
+/* `asq_epilogue` in registers, for PIXELS pixels of a row that lie `stride` floats apart: one operation of all of them after
+   the other, so that none waits for the last. */
+static inline __attribute__((always_inline)) void finish_pixels(const Epilogue *e, int first, const Sums *sum,
+                                                                const float *residual, float *out, ptrdiff_t stride,
+                                                                RowSums *row, const int PIXELS) {
+    const __mmask16 mask = row->mask;
+    __m512 v[MOST_PIXELS];
+#define FOR_ALL(statement) \
+    _Pragma("GCC unroll 16") for (int p = 0; p < PIXELS; p++) statement;
+    const __m512 scale = _mm512_loadu_ps(e->scale + first);
+    FOR_ALL(v[p] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[p]), scale))
+    if (e->bias) {
+        const __m512 bias = _mm512_loadu_ps(e->bias + first);
+        FOR_ALL(v[p] = _mm512_add_ps(v[p], bias))
+    }
+    if (e->g) {
+        const __m512 g = _mm512_loadu_ps(e->g + first), b = _mm512_loadu_ps(e->b + first);
+        FOR_ALL(v[p] = _mm512_add_ps(_mm512_mul_ps(v[p], g), b))
+    }
+    if (residual) FOR_ALL(v[p] = _mm512_add_ps(v[p], _mm512_maskz_loadu_ps(mask, residual + p * stride)))
+    if (e->low > -__builtin_inff()) {
+        const __m512 low = _mm512_set1_ps(e->low);
+        FOR_ALL(v[p] = _mm512_max_ps(low, v[p]))
+    }
+    if (e->high < __builtin_inff()) {
+        const __m512 high = _mm512_set1_ps(e->high);
+        FOR_ALL(v[p] = _mm512_min_ps(high, v[p]))
+    }
+    if (mask == 0xFFFF) /* a masked store is slow */
+        FOR_ALL(_mm512_storeu_ps(out + p * stride, v[p]))
     else
-        _mm512_mask_storeu_ps(out, s->mask, v);
+        FOR_ALL(_mm512_mask_storeu_ps(out + p * stride, mask, v[p]))
+    if (row->sums) FOR_ALL(add_to_row(row, v[p]))
+#undef FOR_ALL
 }
 
-/* PIXELS pixels that lie `stride` floats apart. */
+/* The same of sums of depthwise convolutions and tiles. row_sums: of 16 channels, or null; fresh: they begin here. */
 static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sum,
                                                          const float *residual, float *out, ptrdiff_t stride,
-                                                         const int PIXELS) {
-    const Steps steps = steps_of(e, first, count);
-#define FINISH(residual_of_pixel) \
-    for (int p = 0; p < PIXELS; p++) \
-        finish_pixel(&steps, _mm512_add_epi32(sum[p], steps.compensation), residual_of_pixel, out + p * stride);
-    if (residual) {
-#pragma GCC unroll 16
-        FINISH(residual + p * stride)
-    } else {
-#pragma GCC unroll 16
-        FINISH(NULL)
-    }
-#undef FINISH
+                                                         double *row_sums, int fresh, const int PIXELS) {
+    RowSums row = load_row(row_sums, fresh, count);
+    finish_pixels(e, first, sum, residual, out, stride, &row, PIXELS);
+    store_row(&row);
 }
 
 /* Keeps the compiler from seeing how a pointer came about. It would hold the distance of every pixel in a register of its own,
@@ -87,18 +114,18 @@ static inline __attribute__((always_inline)) void finish(const Epilogue *e, int 
    line for each place, or the same line again and again with `line` 0. */
 static inline __attribute__((always_inline)) void sum_products(const Conv *c, const uint8_t *codes, const int8_t *w,
                                                                size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
-                                                               Sums sum[2][MOST_PIXELS], const int ROWS, const int COLUMNS,
-                                                               const int BLOCKS) {
+                                                               const int32_t *start, Sums sum[2][MOST_PIXELS],
+                                                               const int ROWS, const int COLUMNS, const int BLOCKS) {
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 16
-        for (int p = 0; p < ROWS * COLUMNS; p++) sum[b][p] = no_sums();
+        for (int p = 0; p < ROWS * COLUMNS; p++) sum[b][p] = start ? sums_from(start + b * BLOCK) : _mm512_setzero_si512();
     for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH, ahead += line) {
         const uint8_t *a = codes + c->offset[i];
         __m512i weights[2];
 #pragma GCC unroll 2
         for (int b = 0; b < BLOCKS; b++) weights[b] = _mm512_loadu_si512(w + b * block_bytes);
-        _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+        if (line) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
 #pragma GCC unroll 2
         for (int r = 0; r < ROWS; r++) {
             const uint8_t *from = a + r * c->down;
@@ -123,8 +150,8 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
                                                        ptrdiff_t line, const int ROWS, const int COLUMNS, const int BLOCKS) {
     const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
     Sums sum[2][MOST_PIXELS];
-    sum_products(c, c->codes + y * c->down + x * c->across, c->packed + block * block_bytes, block_bytes, ahead, line, sum,
-                 ROWS, COLUMNS, BLOCKS);
+    sum_products(c, c->codes + y * c->down + x * c->across, c->packed + block * block_bytes, block_bytes, ahead, line,
+                 c->epilogue.compensation + block * BLOCK, sum, ROWS, COLUMNS, BLOCKS);
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 2
@@ -132,7 +159,7 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
             const int first = (block + b) * BLOCK;
             const size_t at = ((size_t)(y + r) * c->out_w + x) * c->out_stride + first;
             finish(&c->epilogue, first, c->outputs - first, sum[b] + r * COLUMNS, c->residual ? c->residual + at : NULL,
-                   c->output + at, c->out_stride, COLUMNS);
+                   c->output + at, c->out_stride, row_sums_of(c, y + r, first), x == 0, COLUMNS);
         }
 }
 
@@ -142,7 +169,7 @@ static inline __attribute__((always_inline)) void transform_tile(const Conv *c, 
                                                                  Sums (*out)[MOST_PIXELS], const int COLUMNS,
                                                                  const int BLOCKS) {
     Sums sum[2][MOST_PIXELS];
-    sum_products(c, codes, w, block_bytes, ahead, line, sum, 1, COLUMNS, BLOCKS);
+    sum_products(c, codes, w, block_bytes, ahead, line, NULL, sum, 1, COLUMNS, BLOCKS);
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 16
@@ -172,41 +199,45 @@ static const struct {
 static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Sums (*sum)[2][MOST_PIXELS], int block, int tiles,
                                                                int y, int x, const int DIMENSIONS) {
     const int first = block * BLOCK, outputs = (c->outputs + BLOCK - 1) / BLOCK * BLOCK;
-    const Steps steps = steps_of(&c->epilogue, first, c->outputs - first);
     Sums compensation[4];
 #pragma GCC unroll 4
     for (int k = 0; k < 2 * DIMENSIONS; k++)
         compensation[k] = _mm512_loadu_si512(c->epilogue.compensation + k * outputs + first);
-    for (int p = 0; p < tiles; p++) {
-        Sums row[2][4], out[4];
+    for (int p = 0; p < tiles; y += DIMENSIONS, x = 0) {
+        RowSums sums[2];
+#pragma GCC unroll 2
+        for (int i = 0; i < DIMENSIONS; i++)
+            sums[i] = load_row(y + i < c->out_h ? row_sums_of(c, y + i, first) : NULL, x == 0, c->outputs - first);
+        for (; p < tiles && x < c->out_w; p++, x += 2) {
+            Sums row[2][4];
 #pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            if (DIMENSIONS == 1) {
-                row[0][j] = sum[j][0][p];
-            } else {
-                const Sums b = sum[4 + j][0][p], d = sum[8 + j][0][p];
-                row[0][j] = _mm512_add_epi32(sum[j][0][p], _mm512_add_epi32(b, d));
-                row[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(b, d), sum[12 + j][0][p]);
+            for (int j = 0; j < 4; j++) {
+                if (DIMENSIONS == 1) {
+                    row[0][j] = sum[j][0][p];
+                } else {
+                    const Sums b = sum[4 + j][0][p], d = sum[8 + j][0][p];
+                    row[0][j] = _mm512_add_epi32(sum[j][0][p], _mm512_add_epi32(b, d));
+                    row[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(b, d), sum[12 + j][0][p]);
+                }
+            }
+#pragma GCC unroll 2
+            for (int i = 0; i < DIMENSIONS; i++) {
+                Sums out[2] = {_mm512_add_epi32(row[i][0], _mm512_add_epi32(row[i][1], row[i][2])),
+                               _mm512_sub_epi32(_mm512_sub_epi32(row[i][1], row[i][2]), row[i][3])};
+#pragma GCC unroll 2
+                for (int k = 0; k < 2; k++)
+                    out[k] = _mm512_srai_epi32(_mm512_add_epi32(out[k], compensation[2 * i + k]), DIMENSIONS);
+                if (y + i >= c->out_h) continue;
+                const size_t at = ((size_t)(y + i) * c->out_w + x) * c->out_stride + first;
+                const float *residual = c->residual ? c->residual + at : NULL;
+                if (x + 1 < c->out_w)
+                    finish_pixels(&c->epilogue, first, out, residual, c->output + at, c->out_stride, &sums[i], 2);
+                else
+                    finish_pixels(&c->epilogue, first, out, residual, c->output + at, c->out_stride, &sums[i], 1);
             }
         }
 #pragma GCC unroll 2
-        for (int i = 0; i < DIMENSIONS; i++) {
-            out[2 * i] = _mm512_add_epi32(row[i][0], _mm512_add_epi32(row[i][1], row[i][2]));
-            out[2 * i + 1] = _mm512_sub_epi32(_mm512_sub_epi32(row[i][1], row[i][2]), row[i][3]);
-        }
-#pragma GCC unroll 4
-        for (int k = 0; k < 2 * DIMENSIONS; k++) {
-            const int below = y + k / 2, right = x + k % 2;
-            if (below >= c->out_h || right >= c->out_w) continue;
-            const size_t at = ((size_t)below * c->out_w + right) * c->out_stride + first;
-            const Sums whole = _mm512_srai_epi32(_mm512_add_epi32(out[k], compensation[k]), DIMENSIONS);
-            finish_pixel(&steps, whole, c->residual ? c->residual + at : NULL, c->output + at);
-        }
-        x += 2;
-        if (x >= c->out_w) {
-            x = 0;
-            y += DIMENSIONS;
-        }
+        for (int i = 0; i < DIMENSIONS; i++) store_row(&sums[i]);
     }
 }
 
@@ -215,12 +246,13 @@ static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Su
 static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c, int first_row, int last_row, int block,
                                                                   int blocks, const int8_t *next, const int DIMENSIONS) {
     enum { MOST_TRANSFORMS = 16 };
-    const int transforms = asq_transforms(DIMENSIONS), tiles = (last_row - first_row + DIMENSIONS - 1) / DIMENSIONS * c->tiles_x;
+    const int transforms = asq_transforms(DIMENSIONS);
+    const int tiles = (last_row - first_row + DIMENSIONS - 1) / DIMENSIONS * c->tiles_x;
     const size_t transform_bytes = (size_t)c->places * BLOCK * DEPTH, block_bytes = transforms * transform_bytes;
     const uint8_t *codes = c->codes + (size_t)(first_row / DIMENSIONS) * c->tiles_x * c->across;
     ptrdiff_t line = next ? BLOCK * DEPTH : 0;
     Sums sum[MOST_TRANSFORMS][2][MOST_PIXELS];
-    int done = 0, groups = 0, summed = first_row;
+    int done = 0, groups = 0;
     if (!next) next = c->packed;
     for (int k = tiles % 14 && tiles % 8 == 0; done < tiles; k++)
         for (; tiles - done >= TRANSFORMS[k].columns;) {
@@ -233,9 +265,6 @@ static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c,
             for (int b = 0; b < blocks; b++)
                 finish_tiles(c, (Sums(*)[2][MOST_PIXELS])sum[0][b], block + b, TRANSFORMS[k].columns, y, x, DIMENSIONS);
             done += TRANSFORMS[k].columns;
-            const int finished = first_row + done / c->tiles_x * DIMENSIONS, below = finished < last_row ? finished : last_row;
-            asq_sum_rows(c, summed, below - summed, block, blocks);
-            summed = below;
         }
 }
 
@@ -287,7 +316,6 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
                     if (++tiles == blocks) line = 0;
                 }
         }
-        asq_sum_rows(c, y, rows, block, blocks);
     }
 }
 
@@ -325,7 +353,7 @@ static int64_t exercise(int64_t rounds) {
     Sums sum[CHAINS];
 #pragma GCC unroll 16
     for (int k = 0; k < CHAINS; k++) {
-        sum[k] = no_sums();
+        sum[k] = _mm512_setzero_si512();
         __asm__("" : "+v"(sum[k])); /* or the compiler sees that all are equal, and makes one */
     }
     for (int64_t r = 0; r < rounds; r++)

@@ -21,7 +21,9 @@ typedef struct {
     __m256i low, high;
 } Sums;
 
-static inline Sums no_sums(void) { return (Sums){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+static inline Sums sums_from(const int32_t *start) {
+    return (Sums){_mm256_loadu_si256((const __m256i *)start), _mm256_loadu_si256((const __m256i *)(start + LANES))};
+}
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
 static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights) {
@@ -32,12 +34,14 @@ static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *w
 
 /* The epilogue of pixels that lie `stride` floats apart. */
 static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sums,
-                                                         const float *residual, float *out, ptrdiff_t stride, int pixels) {
+                                                         const float *residual, float *out, ptrdiff_t stride,
+                                                         double *row_sums, int fresh, int pixels) {
     for (int p = 0; p < pixels; p++) {
         int32_t sum[BLOCK];
         _mm256_storeu_si256((__m256i *)sum, sums[p].low);
         _mm256_storeu_si256((__m256i *)(sum + LANES), sums[p].high);
-        asq_epilogue(e, first, count, sum, residual ? residual + p * stride : NULL, out + p * stride);
+        asq_epilogue(e, first, count, sum, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
+                     fresh && p == 0);
     }
 }
 
@@ -45,9 +49,9 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
     const int first = block * BLOCK;
     const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
-    __m256i low[MOST_PIXELS], high[MOST_PIXELS];
+    Sums sums[MOST_PIXELS];
 #pragma GCC unroll 6
-    for (int p = 0; p < PIXELS; p++) low[p] = high[p] = _mm256_setzero_si256();
+    for (int p = 0; p < PIXELS; p++) sums[p] = sums_from(c->epilogue.compensation + first);
     for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + c->offset[i];
         const __m256i w_low = _mm256_loadu_si256((const __m256i *)w), w_high = _mm256_loadu_si256((const __m256i *)w + 1);
@@ -56,16 +60,13 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
             int32_t four;
             memcpy(&four, a + p * c->across, DEPTH);
             const __m256i broadcast = _mm256_set1_epi32(four);
-            low[p] = _mm256_dpbusd_avx_epi32(low[p], broadcast, w_low);
-            high[p] = _mm256_dpbusd_avx_epi32(high[p], broadcast, w_high);
+            sums[p].low = _mm256_dpbusd_avx_epi32(sums[p].low, broadcast, w_low);
+            sums[p].high = _mm256_dpbusd_avx_epi32(sums[p].high, broadcast, w_high);
         }
     }
-    Sums sums[MOST_PIXELS];
-#pragma GCC unroll 6
-    for (int p = 0; p < PIXELS; p++) sums[p] = (Sums){low[p], high[p]};
     const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
     finish(&c->epilogue, first, c->outputs - first, sums, c->residual ? c->residual + at : NULL, c->output + at, c->out_stride,
-           PIXELS);
+           row_sums_of(c, y, first), x == 0, PIXELS);
 }
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
@@ -75,7 +76,6 @@ static void conv(const Conv *c, int first_row, int last_row, int first_block, in
             for (; c->out_w - x >= 6; x += 6) tile(c, y, x, block, 6);
             for (; c->out_w - x >= 2; x += 2) tile(c, y, x, block, 2);
             for (; x < c->out_w; x++) tile(c, y, x, block, 1);
-            asq_sum_rows(c, y, 1, block, 1);
         }
 }
 

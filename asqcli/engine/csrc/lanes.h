@@ -64,25 +64,27 @@ static inline __attribute__((always_inline)) int32_t code_of(const Quantizer *q,
     return bits - 0x4B400000 - (int32_t)q->qmin;
 }
 
-/* Sixteen at once. */
-static inline __attribute__((always_inline)) Ints codes_of(const Quantizer *q, const float *x) {
-#if defined(__AVX512F__)
-    __m512 v = _mm512_mul_ps(_mm512_loadu_ps(x), _mm512_set1_ps(q->reciprocal));
-    v = _mm512_max_ps(_mm512_min_ps(v, _mm512_set1_ps(q->qmax)), _mm512_set1_ps(q->qmin));
-    return (Ints)_mm512_sub_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32((int32_t)q->qmin));
+/* Of QUAD numbers: 16 from each of four places, in the order of the places, or the four of each of the 16 together. */
+enum { QUAD = 64 };
+static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer *q, const float *const x[4],
+                                                                const int TOGETHER, uint8_t *to) {
+#if defined(__AVX512BW__)
+    const __m512 reciprocal = _mm512_set1_ps(q->reciprocal), qmax = _mm512_set1_ps(q->qmax);
+    const __m512i qmin = _mm512_set1_epi16((int16_t)q->qmin);
+    __m512i codes[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++)
+        codes[k] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_loadu_ps(x[k]), reciprocal), qmax));
+    /* What is below qmin ends at 0: the steps to 16 and to 8 bits saturate. In 128 bits there are now 4 of each place. */
+    const __m512i first = _mm512_subs_epi16(_mm512_packs_epi32(codes[0], codes[1]), qmin);
+    const __m512i second = _mm512_subs_epi16(_mm512_packs_epi32(codes[2], codes[3]), qmin);
+    const __m512i bytes = _mm512_packus_epi16(first, second);
+    const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i transpose = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    _mm512_storeu_si512(to, TOGETHER ? _mm512_shuffle_epi8(bytes, transpose) : _mm512_permutexvar_epi32(in_order, bytes));
 #else
-    int32_t codes[16];
-    for (int k = 0; k < 16; k++) codes[k] = code_of(q, x[k]);
-    return *(const Ints *)codes;
-#endif
-}
-
-/* The lowest byte of each. */
-static inline __attribute__((always_inline)) void store_bytes(uint8_t *to, Ints codes) {
-#if defined(__AVX512F__)
-    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)codes));
-#else
-    for (int k = 0; k < 16; k++) to[k] = (uint8_t)codes[k];
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < QUAD / 4; i++) to[TOGETHER ? 4 * i + k : QUAD / 4 * k + i] = (uint8_t)code_of(q, x[k][i]);
 #endif
 }
 

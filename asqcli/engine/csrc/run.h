@@ -77,7 +77,8 @@ static float beta(const Op *op) {
 
 static inline void quantize_run(const Quantizer *q, const float *x, int length, uint8_t *codes) {
     int i = 0;
-    for (; length - i >= BLOCK; i += BLOCK) store_bytes(codes + i, codes_of(q, x + i));
+    for (; length - i >= QUAD; i += QUAD)
+        codes_of_quad(q, (const float *const[]){x + i, x + i + 16, x + i + 32, x + i + 48}, 0, codes + i);
     for (; i < length; i++) codes[i] = (uint8_t)code_of(q, x[i]);
 }
 
@@ -136,10 +137,9 @@ static void quantize_fours(const Op *op, const Quantizer *q, int first, int last
         memset(row + left + inside, -op->qmin, right);
         uint8_t *to = row + left;
         int i = 0;
-        for (; length - i >= BLOCK; i += BLOCK, to += 4 * BLOCK) {
-            Ints codes = codes_of(q, x[0] + i);
-            for (int r = 1; r < 4; r++) codes |= codes_of(q, x[r] + i) << 8 * r;
-            *(Ints *)to = (codes & (int32_t)exist) | (int32_t)around;
+        for (; length - i >= BLOCK; i += BLOCK, to += QUAD) {
+            codes_of_quad(q, (const float *const[]){x[0] + i, x[1] + i, x[2] + i, x[3] + i}, 1, to);
+            if (~exist) *(Ints *)to = (*(Ints *)to & (int32_t)exist) | (int32_t)around;
         }
         for (; i < length; i++, to += 4) {
             uint32_t codes = 0;
@@ -153,16 +153,18 @@ static void quantize_fours(const Op *op, const Quantizer *q, int first, int last
 /* A depthwise convolution of 16 channels at PIXELS neighbouring pixels, `across` bytes apart. */
 static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op, const Epilogue *e, const uint8_t *codes,
                                                                    ptrdiff_t across, const int8_t *w, int places, int first,
-                                                                   size_t at, const int PIXELS) {
+                                                                   size_t at, double *row_sums, int fresh,
+                                                                   const int PIXELS) {
     Sums sums[SIDE_BY_SIDE];
 #pragma GCC unroll 14
-    for (int p = 0; p < PIXELS; p++) sums[p] = no_sums();
+    for (int p = 0; p < PIXELS; p++) sums[p] = sums_from(op->compensation + first);
     for (int i = 0; i < places; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + op->offset[i];
 #pragma GCC unroll 14
         for (int p = 0; p < PIXELS; p++) sums[p] = add_products(sums[p], a + p * across, w);
     }
-    finish(e, first, op->outputs - first, sums, op->y ? op->y + at : NULL, op->out + at, op->outputs, PIXELS);
+    finish(e, first, op->outputs - first, sums, op->y ? op->y + at : NULL, op->out + at, op->outputs, row_sums,
+           fresh, PIXELS);
 }
 
 static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_row) {
@@ -176,15 +178,15 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
         for (int first = 0; first < op->outputs; first += BLOCK) {
             const uint8_t *codes = op->codes + top / 4 * four + 4 * first;
             const int8_t *w = op->packed + ((ptrdiff_t)first * 4 + phase * BLOCK) * DEPTH * op->places;
+            double *row_sums = op->row_sums ? op->row_sums + (size_t)y * op->outputs + first : NULL;
             size_t at = row + first;
             int x = 0;
             for (; op->out_w - x >= SIDE_BY_SIDE; x += SIDE_BY_SIDE, at += (size_t)SIDE_BY_SIDE * op->outputs)
-                depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, SIDE_BY_SIDE);
+                depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, row_sums,
+                                 x == 0, SIDE_BY_SIDE);
             for (; x < op->out_w; x++, at += op->outputs)
-                depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, 1);
+                depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0, 1);
         }
-        if (op->row_sums)
-            asq_sum_row(op->out + row, op->outputs, op->out_w, op->outputs, op->row_sums + (size_t)y * op->outputs);
     }
 }
 
