@@ -52,6 +52,8 @@ from asqcli.engine.native_library import (
 )
 from asqcli.engine.native_memory import Memory, NotNative, Storage
 
+COPIES = (Slice, Pad, Concat)  # nodes whose input may lie anywhere
+
 
 class Team(Protocol):
     """Threads that share the work on one image."""
@@ -82,6 +84,9 @@ class Plan:
                 self.consumers[value].append(index)
         self.memory = Memory(shared)
         self.values: dict[int, Storage] = {}
+        self.views: dict[
+            int, tuple[int, list[int]]
+        ] = {}  # values that lie among the numbers of another (see `_places`)
         self.steps: list[Op] = []
         self.layers: list[tuple[Conv | Linear, Layout]] = []  # of the steps that are convolutions
         self._new_value(0, reusable=False)
@@ -321,19 +326,27 @@ class Plan:
             ring=min(height, (kernel_h - 1) * dilation_h + 1),
         )  # fmt: skip
 
-    def _copy(
-        self, source: int, result: int, *, box=None, from_at=0, from_stride=None, to_at=0, to_stride=None
-    ) -> None:
-        """Add a copy of a box of (rows, columns, channels); strides and places in numbers, channels last."""
+    def _places(self, value: int) -> tuple[int, list[int]]:
+        """Return where a value begins in its storage, and the strides of its rows, columns and channels."""
+        channels, _, width = self._image(value)
+        return self.views.get(value, (0, [width * channels, channels, 1]))
+
+    def _copy(self, source: int, result: int, *, places=None, box=None, to_at=0, to_stride=None) -> None:
+        """Add a copy of a box of (rows, columns, channels); strides and places in numbers, channels last.
+
+        Args:
+            places: as of `_places`, instead of those of the source.
+        """
         channels, height, width = self._image(source)
         out_channels, _, out_w = self._image(result)
+        from_at, from_stride = places or self._places(source)
         if result not in self.values:
             # Zeros around a box are written once, so the memory cannot be another value's in between.
             self._new_value(result, reusable=box is None)
         op = self._op(
             COPY, source, result,
             box=(Int * 3)(*(box or (height, width, channels))),
-            from_stride=(Int * 3)(*(from_stride or (width * channels, channels, 1))),
+            from_stride=(Int * 3)(*from_stride),
             to_stride=(Int * 3)(*(to_stride or (out_w * out_channels, out_channels, 1))),
         )  # fmt: skip
         op.x = self.values[source].address + 4 * from_at
@@ -341,13 +354,16 @@ class Plan:
         self.steps.append(op)
 
     def _add_slice(self, node: Slice, source: int, result: int) -> None:
-        channels, _, width = self._image(source)
-        out_channels, out_h, out_w = self._image(result)
-        stride = [width * channels, channels, 1]
+        channels, height, width = self._image(result)
+        at, stride = self._places(source)
         axis = {0: 2, 1: 0, 2: 1}[node.axis]  # of (C, H, W) among (rows, columns, channels)
-        from_at = node.start * stride[axis]
-        stride[axis] *= node.step
-        self._copy(source, result, box=(out_h, out_w, out_channels), from_at=from_at, from_stride=stride)
+        at += node.start * stride[axis]
+        stride = [step * (node.step if place == axis else 1) for place, step in enumerate(stride)]
+        if result < len(self.nodes) and all(isinstance(self.nodes[k], COPIES) for k in self.consumers[result]):
+            self._alias(result, source)
+            self.views[result] = at, stride
+        else:
+            self._copy(source, result, places=(at, stride), box=(height, width, channels))
 
     def _add_concat(self, node: Concat, result: int) -> None:
         at = 0

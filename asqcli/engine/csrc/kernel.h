@@ -17,9 +17,9 @@
        output     [height][width][outputs]              float32, after the epilogue
        row sums   [height][outputs]                     float64, of the output
 
-   The sum over the shifted codes is brought back by `compensation`: sum (code - qmin) * w + qmin * sum w = sum code * w. A sum
-   begins there: after some products it is the sum of code * w of these and of qmin * w of the others, at most 255 * sum |w|, and
-   the loader refuses networks in which that would not fit in 32 bits.
+   The sum over the shifted codes is brought back by `compensation`: sum (code - qmin) * w + qmin * sum w = sum code * w. Sums
+   begin there: after some products one is the sum of code * w of these and of qmin * w of the others, at most 255 * sum |w|,
+   and the loader refuses networks in which that would not fit in 32 bits.
 
    Glossary. block: 16 output channels. tile: some neighbouring pixels of one output row times one or more blocks, whose
    accumulators stay in registers. epilogue: what turns an accumulator into a real value (see epilogue.h). */
@@ -49,6 +49,7 @@ typedef struct {
     const int8_t *packed;         /* first block of the group */
     const int32_t *offset;        /* [places] */
     int places;
+    int shared;                   /* places of a column of a window, if it has three and its neighbours share them; or 0 */
     ptrdiff_t across, down;       /* bytes from the codes of an output to those of its neighbours */
     float *output;                /* first output of the group */
     double *row_sums;             /* of the output, or null */

@@ -146,10 +146,42 @@ static inline __attribute__((always_inline)) void sum_products(const Conv *c, co
     }
 }
 
+/* The sums of COLUMNS neighbouring pixels times one block, where the window has three columns and the pixels lie side by side:
+   what is broadcast for a pixel serves its neighbours, too. With one block the loads would take longer than the products. */
+static inline __attribute__((always_inline)) void sum_shared_products(const Conv *c, const uint8_t *codes, const int8_t *w,
+                                                                      const int32_t *start, Sums *sum, const int COLUMNS) {
+    const ptrdiff_t column = (ptrdiff_t)c->shared * BLOCK * DEPTH;
+#pragma GCC unroll 16
+    for (int p = 0; p < COLUMNS; p++) sum[p] = sums_from(start);
+    for (int row = 0; row < c->places; row += 3 * c->shared, w += 2 * column)
+        for (int i = row; i < row + c->shared; i++, w += BLOCK * DEPTH) {
+            const uint8_t *from = codes + c->offset[i];
+            const __m512i weights[3] = {_mm512_loadu_si512(w), _mm512_loadu_si512(w + column),
+                                        _mm512_loadu_si512(w + 2 * column)};
+#pragma GCC unroll 18
+            for (int q = 0; q < COLUMNS + 2; q++) {
+                if (q && q % 4 == 0) {
+                    from += 4 * c->across;
+                    HIDE(from);
+                }
+                int32_t four;
+                memcpy(&four, from + q % 4 * c->across, DEPTH);
+                const __m512i broadcast = _mm512_set1_epi32(four);
+#pragma GCC unroll 3
+                for (int k = 0; k < 3; k++)
+                    if (q - k >= 0 && q - k < COLUMNS) sum[q - k] = _mm512_dpbusd_epi32(sum[q - k], broadcast, weights[k]);
+            }
+        }
+}
+
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int8_t *ahead,
                                                        ptrdiff_t line, const int ROWS, const int COLUMNS, const int BLOCKS) {
     const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
     Sums sum[2][MOST_PIXELS];
+    if (ROWS * BLOCKS == 1 && COLUMNS >= 7 && c->shared)
+        sum_shared_products(c, c->codes + y * c->down + x * c->across, c->packed + block * block_bytes,
+                            c->epilogue.compensation + block * BLOCK, sum[0], COLUMNS);
+    else
     sum_products(c, c->codes + y * c->down + x * c->across, c->packed + block * block_bytes, block_bytes, ahead, line,
                  c->epilogue.compensation + block * BLOCK, sum, ROWS, COLUMNS, BLOCKS);
 #pragma GCC unroll 2
@@ -163,30 +195,37 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         }
 }
 
-/* The sums of a transform of COLUMNS tiles of winograd.h, to [block][tile]. */
-static inline __attribute__((always_inline)) void transform_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
-                                                                 size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
-                                                                 Sums (*out)[MOST_PIXELS], const int COLUMNS,
-                                                                 const int BLOCKS) {
-    Sums sum[2][MOST_PIXELS];
-    sum_products(c, codes, w, block_bytes, ahead, line, NULL, sum, 1, COLUMNS, BLOCKS);
+enum { MOST_TRANSFORMS = 16 };
+typedef Sums Transformed[MOST_TRANSFORMS][2][MOST_PIXELS]; /* of a group of tiles of winograd.h: [transform][block][tile] */
+
+/* The sums of all transforms of COLUMNS tiles. */
+static inline __attribute__((always_inline)) void transform_tiles(const Conv *c, const uint8_t *codes, const int8_t *w,
+                                                                  size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
+                                                                  Transformed out, const int COLUMNS, const int BLOCKS) {
+    const int transforms = asq_transforms(c->winograd);
+    for (int t = 0; t < transforms; t++) {
+        Sums sum[2][MOST_PIXELS];
+        sum_products(c, codes, w, block_bytes, ahead, line, NULL, sum, 1, COLUMNS, BLOCKS);
+        codes += c->plane;
+        w += (size_t)c->places * BLOCK * DEPTH;
+        ahead += line * c->places;
 #pragma GCC unroll 2
-    for (int b = 0; b < BLOCKS; b++)
+        for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 16
-        for (int p = 0; p < COLUMNS; p++) out[b][p] = sum[b][p];
+            for (int p = 0; p < COLUMNS; p++) out[t][b][p] = sum[b][p];
+    }
 }
 
 #define TRANSFORM(columns, blocks)                                                                                      \
     static __attribute__((noinline)) void transform_##columns##x##blocks(                                               \
         const Conv *c, const uint8_t *codes, const int8_t *w, size_t block_bytes, const int8_t *ahead, ptrdiff_t line,  \
-        Sums(*out)[MOST_PIXELS]) {                                                                                      \
-        transform_tile(c, codes, w, block_bytes, ahead, line, out, columns, blocks);                                    \
+        Transformed out) {                                                                                              \
+        transform_tiles(c, codes, w, block_bytes, ahead, line, out, columns, blocks);                                   \
     }
 TRANSFORM(14, 2) TRANSFORM(14, 1) TRANSFORM(8, 2) TRANSFORM(8, 1) TRANSFORM(7, 2) TRANSFORM(7, 1)
 TRANSFORM(4, 2) TRANSFORM(4, 1) TRANSFORM(2, 2) TRANSFORM(2, 1) TRANSFORM(1, 2) TRANSFORM(1, 1)
 
-typedef void (*Transform)(const Conv *, const uint8_t *, const int8_t *, size_t, const int8_t *, ptrdiff_t,
-                          Sums (*)[MOST_PIXELS]);
+typedef void (*Transform)(const Conv *, const uint8_t *, const int8_t *, size_t, const int8_t *, ptrdiff_t, Transformed);
 static const struct {
     int columns;
     Transform by_blocks[2];
@@ -245,21 +284,19 @@ static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Su
    they are cut into groups regardless of rows. */
 static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c, int first_row, int last_row, int block,
                                                                   int blocks, const int8_t *next, const int DIMENSIONS) {
-    enum { MOST_TRANSFORMS = 16 };
     const int transforms = asq_transforms(DIMENSIONS);
     const int tiles = (last_row - first_row + DIMENSIONS - 1) / DIMENSIONS * c->tiles_x;
-    const size_t transform_bytes = (size_t)c->places * BLOCK * DEPTH, block_bytes = transforms * transform_bytes;
+    const size_t block_bytes = (size_t)transforms * c->places * BLOCK * DEPTH;
     const uint8_t *codes = c->codes + (size_t)(first_row / DIMENSIONS) * c->tiles_x * c->across;
     ptrdiff_t line = next ? BLOCK * DEPTH : 0;
-    Sums sum[MOST_TRANSFORMS][2][MOST_PIXELS];
+    Transformed sum;
     int done = 0, groups = 0;
     if (!next) next = c->packed;
     for (int k = tiles % 14 && tiles % 8 == 0; done < tiles; k++)
         for (; tiles - done >= TRANSFORMS[k].columns;) {
-            const int8_t *w = c->packed + block * block_bytes;
-            for (int t = 0; t < transforms; t++, w += transform_bytes, next += line * c->places)
-                TRANSFORMS[k].by_blocks[blocks - 1](c, codes + t * c->plane + done * c->across, w, block_bytes, next, line,
-                                                    sum[t]);
+            TRANSFORMS[k].by_blocks[blocks - 1](c, codes + done * c->across, c->packed + block * block_bytes, block_bytes, next,
+                                                line, sum);
+            next += line * c->places * transforms;
             if (++groups == blocks) line = 0;
             const int y = first_row + done / c->tiles_x * DIMENSIONS, x = done % c->tiles_x * 2;
             for (int b = 0; b < blocks; b++)
@@ -332,7 +369,8 @@ static __attribute__((noinline)) void winograd_squares(const Conv *c, int first_
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
     const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH * asq_transforms(c->winograd);
     /* Where the weights of all outputs stay in the first cache, row by row, so that the output is written in order. */
-    const int height = (last_block - first_block) * block_bytes <= SMALL_WEIGHTS ? 2 : last_row - first_row;
+    const int few = last_block - first_block > 2 && (last_block - first_block) * block_bytes <= SMALL_WEIGHTS;
+    const int height = few ? 2 : last_row - first_row;
     void (*const run_blocks)(const Conv *, int, int, int, int, const int8_t *) =
         c->winograd == 2 ? winograd_squares : c->winograd == 1 ? winograd_rows : conv_blocks;
     for (int row = first_row; row < last_row; row += height)

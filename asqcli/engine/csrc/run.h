@@ -20,13 +20,19 @@ static void row_sums(const Op *op, int first, int last) {
 
 /* The mean of the channels first .. last - 1, in double, rounded to float32: sums of rows from left to right, then down. */
 static void mean(const Op *op, int first, int last, float *out) {
-    double *total = op->sums;
-    const double *row = op->x_sums;
-    for (int c = first; c < last; c++) total[c] = 0.0;
-    for (int y = 0; y < op->height; y++, row += op->channels)
-        for (int c = first; c < last; c++) total[c] += row[c];
     const double count = (double)op->height * op->width;
-    for (int c = first; c < last; c++) out[c] = (float)(total[c] / count);
+    int c = first;
+    for (; last - c >= 8; c += 8) {
+        Doubles total = {0.0};
+        for (int y = 0; y < op->height; y++) total += *(const Doubles *)(op->x_sums + (ptrdiff_t)y * op->channels + c);
+        total /= count;
+        for (int k = 0; k < 8; k++) out[c + k] = (float)total[k];
+    }
+    for (; c < last; c++) {
+        double total = 0.0;
+        for (int y = 0; y < op->height; y++) total += op->x_sums[(ptrdiff_t)y * op->channels + c];
+        out[c] = (float)(total / count);
+    }
 }
 
 /* A layer of an adapter. Each sum is eight partial ones, added in a fixed order; four outputs at a time, whose sums do not
@@ -75,11 +81,19 @@ static float beta(const Op *op) {
     return (float)(t >= 0.0 ? 1.0 + t : 1.0 / (1.0 - t));
 }
 
+static inline void quantize_quad(const Quantizer *q, const float *x, uint8_t *codes) {
+    codes_of_quad(q, (const float *const[]){x, x + QUAD / 4, x + QUAD / 2, x + 3 * QUAD / 4}, 0, codes);
+}
+
 static inline void quantize_run(const Quantizer *q, const float *x, int length, uint8_t *codes) {
     int i = 0;
-    for (; length - i >= QUAD; i += QUAD)
-        codes_of_quad(q, (const float *const[]){x + i, x + i + 16, x + i + 32, x + i + 48}, 0, codes + i);
-    for (; i < length; i++) codes[i] = (uint8_t)code_of(q, x[i]);
+    for (; length - i >= QUAD; i += QUAD) quantize_quad(q, x + i, codes + i);
+    if (i == length) return;
+    float rest[QUAD] = {0.0f};
+    uint8_t codes_of_rest[QUAD];
+    memcpy(rest, x + i, (length - i) * sizeof *rest);
+    quantize_quad(q, rest, codes_of_rest);
+    memcpy(codes + i, codes_of_rest, length - i);
 }
 
 /* The rows first .. last - 1 of the padded image: codes of x inside, of zero around it. */
@@ -167,27 +181,27 @@ static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op,
            fresh, PIXELS);
 }
 
+/* Sixteen channels of some rows after the other: the codes that neighbouring rows share stay in the first cache. */
 static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_row) {
+    enum { BAND = 8 };
     const int reach = (op->kernel_h - 1) * op->dilation_h + 1;
     const ptrdiff_t pixel = 4 * op->channels, four = pixel * (op->left + op->width + op->right);
     const ptrdiff_t across = op->stride_w * pixel;
-    for (int y = first_row; y < last_row; y++) {
-        /* The rows of a window are in one four of rows, or in two or more: the last places may hold none of them. */
-        const int top = y * op->stride_h, phase = top % 4, places = ((phase + reach - 1) / 4 + 1) * op->kernel_w;
-        const size_t row = (size_t)y * op->out_w * op->outputs;
-        for (int first = 0; first < op->outputs; first += BLOCK) {
-            const uint8_t *codes = op->codes + top / 4 * four + 4 * first;
-            const int8_t *w = op->packed + ((ptrdiff_t)first * 4 + phase * BLOCK) * DEPTH * op->places;
-            double *row_sums = op->row_sums ? op->row_sums + (size_t)y * op->outputs + first : NULL;
-            size_t at = row + first;
-            int x = 0;
-            for (; op->out_w - x >= SIDE_BY_SIDE; x += SIDE_BY_SIDE, at += (size_t)SIDE_BY_SIDE * op->outputs)
-                depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, row_sums,
-                                 x == 0, SIDE_BY_SIDE);
-            for (; x < op->out_w; x++, at += op->outputs)
-                depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0, 1);
-        }
-    }
+    for (int band = first_row; band < last_row; band += BAND)
+        for (int first = 0; first < op->outputs; first += BLOCK)
+            for (int y = band; y < last_row && y < band + BAND; y++) {
+                /* The rows of a window are in one four of rows, or in two or more: the last places may hold none of them. */
+                const int top = y * op->stride_h, phase = top % 4, places = ((phase + reach - 1) / 4 + 1) * op->kernel_w;
+                const uint8_t *codes = op->codes + top / 4 * four + 4 * first;
+                const int8_t *w = op->packed + ((ptrdiff_t)first * 4 + phase * BLOCK) * DEPTH * op->places;
+                double *row_sums = op->row_sums ? op->row_sums + (size_t)y * op->outputs + first : NULL;
+                size_t at = (size_t)y * op->out_w * op->outputs + first;
+                int x = 0;
+                for (; op->out_w - x >= SIDE_BY_SIDE; x += SIDE_BY_SIDE, at += (size_t)SIDE_BY_SIDE * op->outputs)
+                    depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0, SIDE_BY_SIDE);
+                for (; x < op->out_w; x++, at += op->outputs)
+                    depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0, 1);
+            }
 }
 
 /* The largest number of a window, in 16 * VECTORS channels; those outside the image do not count. */
@@ -313,6 +327,8 @@ static void run_conv(const Op *op, const Team *team) {
         .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = e,
         .out_w = op->out_w, .outputs = outputs, .out_stride = op->outputs,
     };
+    const int side_by_side = op->kernel_w == 3 && op->stride_w == 1 && op->dilation_w == 1;
+    if (op->layout == LAYOUT_PIXELS && side_by_side && op->group_stride % DEPTH == 0) c.shared = op->group_stride / DEPTH;
     if (op->winograd) {
         c.codes = op->transformed;
         c.across = op->channels;
