@@ -195,7 +195,7 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         }
 }
 
-enum { MOST_TRANSFORMS = 16 };
+enum { MOST_TRANSFORMS = 16, MOST_TILES = 2 /* whose outputs are finished together */ };
 typedef Sums Transformed[MOST_TRANSFORMS][2][MOST_PIXELS]; /* of a group of tiles of winograd.h: [transform][block][tile] */
 
 /* The sums of all transforms of COLUMNS tiles. */
@@ -234,8 +234,46 @@ static const struct {
     {4, {transform_4x1, transform_4x2}},    {2, {transform_2x1, transform_2x2}}, {1, {transform_1x1, transform_1x2}},
 };
 
-/* The outputs of `tiles` tiles of a block, of which the first is at (y, x): from their transforms' sums. */
-static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Sums (*sum)[2][MOST_PIXELS], int block, int tiles,
+/* The outputs of TILES neighbouring tiles from number p on, of which the first is at (y, x), from the sums of a block. */
+static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Sums (*sum)[2][MOST_PIXELS], int p,
+                                                               const Sums *compensation, RowSums *row_sums, int first, int y,
+                                                               int x, const int TILES, const int DIMENSIONS) {
+    Sums out[2][2 * MOST_TILES];
+#pragma GCC unroll 4
+    for (int t = 0; t < TILES; t++) {
+        Sums row[2][4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            if (DIMENSIONS == 1) {
+                row[0][j] = sum[j][0][p + t];
+            } else {
+                const Sums b = sum[4 + j][0][p + t], d = sum[8 + j][0][p + t];
+                row[0][j] = _mm512_add_epi32(sum[j][0][p + t], _mm512_add_epi32(b, d));
+                row[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(b, d), sum[12 + j][0][p + t]);
+            }
+        }
+#pragma GCC unroll 2
+        for (int i = 0; i < DIMENSIONS; i++) {
+            const Sums left = _mm512_add_epi32(row[i][0], _mm512_add_epi32(row[i][1], row[i][2]));
+            const Sums right = _mm512_sub_epi32(_mm512_sub_epi32(row[i][1], row[i][2]), row[i][3]);
+            out[i][2 * t] = _mm512_srai_epi32(_mm512_add_epi32(left, compensation[2 * i]), DIMENSIONS);
+            out[i][2 * t + 1] = _mm512_srai_epi32(_mm512_add_epi32(right, compensation[2 * i + 1]), DIMENSIONS);
+        }
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < DIMENSIONS; i++) {
+        if (y + i >= c->out_h) continue;
+        const size_t at = ((size_t)(y + i) * c->out_w + x) * c->out_stride + first;
+        const float *residual = c->residual ? c->residual + at : NULL;
+        if (TILES > 1 || x + 1 < c->out_w)
+            finish_pixels(&c->epilogue, first, out[i], residual, c->output + at, c->out_stride, &row_sums[i], 2 * TILES);
+        else
+            finish_pixels(&c->epilogue, first, out[i], residual, c->output + at, c->out_stride, &row_sums[i], 1);
+    }
+}
+
+/* The same of a group of tiles, which may begin and end within a row. */
+static inline __attribute__((always_inline)) void finish_group(const Conv *c, Sums (*sum)[2][MOST_PIXELS], int block, int tiles,
                                                                int y, int x, const int DIMENSIONS) {
     const int first = block * BLOCK, outputs = (c->outputs + BLOCK - 1) / BLOCK * BLOCK;
     Sums compensation[4];
@@ -243,40 +281,16 @@ static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Su
     for (int k = 0; k < 2 * DIMENSIONS; k++)
         compensation[k] = _mm512_loadu_si512(c->epilogue.compensation + k * outputs + first);
     for (int p = 0; p < tiles; y += DIMENSIONS, x = 0) {
-        RowSums sums[2];
+        RowSums row_sums[2];
 #pragma GCC unroll 2
         for (int i = 0; i < DIMENSIONS; i++)
-            sums[i] = load_row(y + i < c->out_h ? row_sums_of(c, y + i, first) : NULL, x == 0, c->outputs - first);
-        for (; p < tiles && x < c->out_w; p++, x += 2) {
-            Sums row[2][4];
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                if (DIMENSIONS == 1) {
-                    row[0][j] = sum[j][0][p];
-                } else {
-                    const Sums b = sum[4 + j][0][p], d = sum[8 + j][0][p];
-                    row[0][j] = _mm512_add_epi32(sum[j][0][p], _mm512_add_epi32(b, d));
-                    row[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(b, d), sum[12 + j][0][p]);
-                }
-            }
+            row_sums[i] = load_row(y + i < c->out_h ? row_sums_of(c, y + i, first) : NULL, x == 0, c->outputs - first);
+        for (; tiles - p >= MOST_TILES && c->out_w - x >= 2 * MOST_TILES; p += MOST_TILES, x += 2 * MOST_TILES)
+            finish_tiles(c, sum, p, compensation, row_sums, first, y, x, MOST_TILES, DIMENSIONS);
+        for (; p < tiles && x < c->out_w; p++, x += 2)
+            finish_tiles(c, sum, p, compensation, row_sums, first, y, x, 1, DIMENSIONS);
 #pragma GCC unroll 2
-            for (int i = 0; i < DIMENSIONS; i++) {
-                Sums out[2] = {_mm512_add_epi32(row[i][0], _mm512_add_epi32(row[i][1], row[i][2])),
-                               _mm512_sub_epi32(_mm512_sub_epi32(row[i][1], row[i][2]), row[i][3])};
-#pragma GCC unroll 2
-                for (int k = 0; k < 2; k++)
-                    out[k] = _mm512_srai_epi32(_mm512_add_epi32(out[k], compensation[2 * i + k]), DIMENSIONS);
-                if (y + i >= c->out_h) continue;
-                const size_t at = ((size_t)(y + i) * c->out_w + x) * c->out_stride + first;
-                const float *residual = c->residual ? c->residual + at : NULL;
-                if (x + 1 < c->out_w)
-                    finish_pixels(&c->epilogue, first, out, residual, c->output + at, c->out_stride, &sums[i], 2);
-                else
-                    finish_pixels(&c->epilogue, first, out, residual, c->output + at, c->out_stride, &sums[i], 1);
-            }
-        }
-#pragma GCC unroll 2
-        for (int i = 0; i < DIMENSIONS; i++) store_row(&sums[i]);
+        for (int i = 0; i < DIMENSIONS; i++) store_row(&row_sums[i]);
     }
 }
 
@@ -300,7 +314,7 @@ static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c,
             if (++groups == blocks) line = 0;
             const int y = first_row + done / c->tiles_x * DIMENSIONS, x = done % c->tiles_x * 2;
             for (int b = 0; b < blocks; b++)
-                finish_tiles(c, (Sums(*)[2][MOST_PIXELS])sum[0][b], block + b, TRANSFORMS[k].columns, y, x, DIMENSIONS);
+                finish_group(c, (Sums(*)[2][MOST_PIXELS])sum[0][b], block + b, TRANSFORMS[k].columns, y, x, DIMENSIONS);
             done += TRANSFORMS[k].columns;
         }
 }
