@@ -50,7 +50,7 @@ def require_integers(name: str, layer: QuantConv2d | QuantLinear) -> None:
             )
     if not layer.weight_quantizer.integer:
         raise UnsupportedError(
-            f"layer `{name}` has weights on the grid `exact`, which no integers hold", "train with `grid: 17/12`"
+            f"layer `{name}` has weights on the grid `exact`, which no integers hold", "train with `grid: 7/5`"
         )
 
 

@@ -16,7 +16,7 @@ from asqcli.quant.fake_quant import (
     quantize,
     quantize_to_levels,
 )
-from asqcli.quant.levels import LevelSet, apot_levels, post_levels, pot_levels, uniform_level_table
+from asqcli.quant.levels import DEFAULT_GRID, LevelSet, apot_levels, post_levels, pot_levels, uniform_level_table
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
 
 START_SAMPLES, START_SAMPLES_PER_ROW = 2**16, 2**10
@@ -183,7 +183,7 @@ def make_weight_quantizer(
     quantizer: str,
     bits: int,
     per: str = "channel",
-    grid: str = "17/12",
+    grid: str = DEFAULT_GRID,
     levels: str = "codes",
     normalize: bool = False,
 ) -> WeightQuantizer:

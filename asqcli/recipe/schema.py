@@ -9,6 +9,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from asqcli.quant.levels import DEFAULT_GRID
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -49,7 +51,7 @@ class PostWeights(_LevelWeights):
     """Powers of the square root of two: the paper's Eq. 17, on a grid of integers."""
 
     quantizer: Literal["post"] = "post"
-    grid: Literal["17/12", "7/5", "exact"] = "17/12"
+    grid: Literal["7/5", "17/12", "exact"] = DEFAULT_GRID
     levels: Literal["codes", "printed"] = "codes"
 
     @model_validator(mode="after")

@@ -22,8 +22,8 @@ def small_network():
 @pytest.mark.parametrize(
     ("levels", "share"),
     [
-        (post_levels(4), Fraction(4, 7)),  # 96, 48, 24, 12 of seven
-        (post_levels(4, grid="7/5"), Fraction(4, 7)),
+        (post_levels(4), Fraction(4, 7)),  # 40, 20, 10, 5 of seven
+        (post_levels(4, grid="17/12"), Fraction(4, 7)),
         (post_levels(3), Fraction(2, 3)),
         (post_levels(2), 1),
         (pot_levels(4), 1),

@@ -10,11 +10,12 @@ POWER_SETS = [(make, bits) for make in (post_levels, pot_levels, apot_levels) fo
 
 
 def test_post_on_each_grid_worked_by_hand():
-    assert post_levels(4).magnitudes == (96, 68, 48, 34, 24, 17, 12)
-    assert post_levels(3).magnitudes == (24, 17, 12)
+    assert post_levels(4).magnitudes == (40, 28, 20, 14, 10, 7, 5)
+    assert post_levels(3).magnitudes == (10, 7, 5)
     assert post_levels(2).magnitudes == (1,)
-    assert post_levels(4, grid="7/5").magnitudes == (40, 28, 20, 14, 10, 7, 5)
-    assert post_levels(4, grid="7/5", printed=True).magnitudes == (56, 40, 28, 20, 14, 10, 7, 5)
+    assert post_levels(4, grid="17/12").magnitudes == (96, 68, 48, 34, 24, 17, 12)
+    assert post_levels(3, grid="17/12").magnitudes == (24, 17, 12)
+    assert post_levels(4, printed=True).magnitudes == (56, 40, 28, 20, 14, 10, 7, 5)
 
 
 @pytest.mark.parametrize(("grid", "tolerance"), [("17/12", 0.0018), ("7/5", 0.0101), ("exact", 1e-12)])
@@ -79,7 +80,7 @@ def test_widths_that_power_sets_do_not_have(make, bits):
 
 
 def test_sets_that_do_not_exist():
-    with pytest.raises(BoundsError, match="7/5, exact"):
+    with pytest.raises(BoundsError, match="7/5, 17/12, exact"):
         post_levels(4, grid="3/2")
     with pytest.raises(BoundsError, match="int8"):
-        post_levels(4, printed=True)
+        post_levels(4, grid="17/12", printed=True)

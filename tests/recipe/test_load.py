@@ -188,7 +188,7 @@ def test_set_reaches_layers_with_dotted_names_and_keeps_the_recipes_rules(tmp_pa
         ("train.lr=.inf", "a finite number"),
         ("data.std=[0, 1, 1]", "each must be above 0"),
         ("data.resize=8", "`resize` must be at least `image_size`"),
-        ("weights.levels=printed", "do not fit in int8 on the grid 17/12"),
+        ("weights={levels: printed, grid: 17/12}", "do not fit in int8 on the grid 17/12"),
     ],
 )
 def test_odd_overrides(override, message):
