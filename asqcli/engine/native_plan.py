@@ -275,14 +275,10 @@ class Plan:
                 outputs=layer.outputs,
             )
             inputs = layer.outputs
-        self._add_mean(op, source, max(layer.outputs for layer in adapter.layers))
-        op.means = self.memory.point(np.zeros(op.channels + 1, np.float32))
-
-    def _add_mean(self, op: Op, source: int, widest: int = 1) -> None:
-        """Let a step have the means of a value's channels."""
         op.x_sums = self._row_sums(source)
-        op.scratch_width = padded(max(op.channels, widest), LANES)
-        op.sums = self.memory.point(np.zeros(3 * op.scratch_width))
+        op.scratch_width = padded(max(op.channels, *(layer.outputs for layer in adapter.layers)), LANES)
+        op.sums = self.memory.point(np.zeros(2 * op.scratch_width))
+        op.means = self.memory.point(np.zeros(op.channels + 1, np.float32))
 
     def _add_other(self, node, result: int) -> None:
         source = node.inputs[0]
@@ -293,7 +289,7 @@ class Plan:
                 return self._alias(result, source)  # windows of one pixel
             case AdaptiveAvgPool() if node.output_size == (1, 1):
                 op = self._op(MEAN, source, result)
-                self._add_mean(op, source)
+                op.x_sums = self._row_sums(source)
             case Reshape() if len(node.shape) == 1:
                 _, height, width = self._image(source)
                 if height * width == 1:

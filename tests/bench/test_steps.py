@@ -9,7 +9,7 @@ from asqcli.artifact import document as doc
 from asqcli.bench.steps import measure_steps
 from asqcli.engine import Session
 from asqcli.engine.kernels import NATIVE_KERNELS, usable_kernels
-from tests.engine.test_native import Maker
+from tests.engine.networks import Maker
 
 
 @pytest.mark.parametrize("kernel", [name for name in NATIVE_KERNELS if name in usable_kernels()])

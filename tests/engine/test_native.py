@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import re
 import shutil
 import subprocess
@@ -16,14 +14,10 @@ from hypothesis import strategies as st
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.artifact.packing import pack
 from asqcli.engine import Session, native, native_library, native_memory, native_plan
-from asqcli.engine.kernels import NATIVE_KERNELS, usable_kernels
 from asqcli.engine.native_library import FOURS, PIXELS
-from asqcli.engine.verify import verify
 from asqcli.errors import MachineError, UnsupportedError, UsageError
-
-USABLE = [name for name in NATIVE_KERNELS if name in usable_kernels()]
+from tests.engine.networks import USABLE, Maker, assert_equal, keep_before_a_guard
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,85 +28,6 @@ def _small_networks_are_worth_a_team():
 
 
 ODD = [1, 2, 3, 7, 8, 13, 14, 15, 16, 17, 28, 31, 33]
-
-
-class Maker:
-    """Builds an artifact node by node, without training."""
-
-    def __init__(self, rng, size: int) -> None:
-        self.rng, self.size = rng, size
-        self.nodes: list = []
-        self.tensors: dict[str, np.ndarray] = {}
-
-    def tensor(self, array, dtype=np.float32) -> str:
-        name = f"t{len(self.tensors)}"
-        self.tensors[name] = np.asarray(array, dtype)
-        return name
-
-    def layer(
-        self, value, shape, *, qmin, qmax, bits=4, extreme=False, channels=None, adapter=False, bias=True, **geometry
-    ):
-        """Add a convolution or linear layer; extreme: weights at the ends of int8, steps that saturate codes."""
-        rng, outputs = self.rng, shape[0]
-        codes = rng.integers(0, 2**bits, shape).astype(np.uint8)
-        table = rng.integers(-128, 128, 2**bits)
-        if extreme:
-            table = np.where(table < 0, -128, 127)
-        channels = channels or shape[1]
-        if adapter:
-            hidden = max(1, channels // 4)
-            adapter = doc.Adapter(output="reciprocal", layers=tuple(
-                doc.AdapterLayer(
-                    outputs=o, weight=self.tensor(rng.integers(-127, 128, (o, i)), np.int8),
-                    row_scale=self.tensor(rng.random(o) / 100), bias=self.tensor(rng.standard_normal(o)),
-                ) for i, o in ((channels, hidden), (hidden, 1))))  # fmt: skip
-        self.nodes.append(
-            (doc.Conv if len(shape) == 4 else doc.Linear)(
-                op="conv" if len(shape) == 4 else "linear", name=f"layer{len(self.nodes)}", inputs=(value,),
-                activations=doc.Activations(
-                    qmin=qmin, qmax=qmax, step_size=self.tensor([1e-3 if extreme else 0.1]),
-                    dequantize_by="adapted_step_size", adapter=adapter or None),
-                weights=doc.Weights(
-                    shape=shape, code_bits=bits, codes=self.tensor(pack(codes, bits), np.uint8),
-                    levels=self.tensor(table, np.int8), scale=self.tensor(rng.random(outputs) / 300),
-                    scale_per="channel", bias=self.tensor(rng.standard_normal(outputs)) if bias else None),
-                **geometry))  # fmt: skip
-        return len(self.nodes)
-
-    def add(self, kind, op, *inputs, **settings):
-        self.nodes.append(kind(op=op, name=f"{op}{len(self.nodes)}", inputs=inputs, **settings))
-        return len(self.nodes)
-
-    def batch_norm(self, value, channels):
-        g, b = (self.tensor(self.rng.standard_normal(channels)) for _ in range(2))  # gammas of both signs
-        return self.add(doc.BatchNorm, "batch_norm", value, g=g, b=b)
-
-    def artifact(self, classes: int) -> Artifact:
-        document = doc.Document(
-            format=1, nodes=tuple(self.nodes), classes=tuple(map(str, range(classes))),
-            input=doc.Input(image_size=self.size, resize=self.size, mean=(0.0,) * 3, std=(1.0,) * 3),
-            provenance=doc.Provenance(asqcli="test", model="test"),
-        )  # fmt: skip
-        return Artifact.checked(document, self.tensors)
-
-
-def assert_equal(artifact: Artifact, images: np.ndarray, teams: tuple[int, ...] = ()) -> None:
-    """Compare every usable kernel with the specification, and with itself in teams of several threads."""
-    specification = Session(artifact, kernel="shift-lut")
-    for name in USABLE:
-        ours = Session(artifact, kernel=name)
-        assert ours.kernel == name and isinstance(ours.network, native.NativeNetwork), "the forced kernel must run"
-        result = verify(
-            lambda x, o, s=ours: s.run(x, observe=o), lambda x, o: specification.run(x, observe=o), [images]
-        )
-        assert result.exact and result.layers, (name, result)
-        whole = ours.run(images)
-        for threads in teams:
-            several = Session(artifact, kernel=name, threads=threads)
-            assert np.array_equal(several.run(images), whole), name
-            assert several.network.team is not None  # on one image together
-            assert np.array_equal(several.run(images[:1]), whole[:1]), name
-        assert np.array_equal(ours.run(images), whole), "nothing of one run is left in the next"
 
 
 @settings(max_examples=60, deadline=None)
@@ -186,7 +101,10 @@ def test_slices_pads_and_concatenations():
     twice = make.add(doc.Add, "add", joined, joined)
     flat = make.add(doc.Reshape, "reshape", twice, shape=(12 * 81,))
     make.layer(flat, (4, 12 * 81), qmin=-8, qmax=7)
-    assert_equal(make.artifact(4), rng.standard_normal((3, 3, 9, 9)).astype(np.float32), teams=(2, 3))
+    artifact = make.artifact(4)
+    assert_equal(artifact, rng.standard_normal((3, 3, 9, 9)).astype(np.float32), teams=(2, 3))
+    copies = [op for op in native_plan.Plan(artifact, {}).ops if op.kind == native_library.COPY]
+    assert len(copies) == 4, "the slices and the pad are one; then two are joined, and flattened"
 
 
 def test_a_layer_named_twice_reads_the_image_and_another_value():
@@ -265,21 +183,6 @@ def test_weights_that_would_be_mostly_gaps_run_on_numpy():
     make.layer(flat, (3, 3), qmin=-8, qmax=7)
     with pytest.raises(native_memory.NotNative, match="of more than 268,435,456 bytes together"):
         native_plan.Plan(make.artifact(3), {})
-
-
-def keep_before_a_guard(self, array: np.ndarray) -> np.ndarray:
-    """`Memory.keep`, but every array ends at a page that may not be touched: one byte beyond is a crash."""
-    pages = -(-array.nbytes // mmap.PAGESIZE)
-    memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    protect = ctypes.CDLL(None, use_errno=True).mprotect
-    protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    assert protect(address + pages * mmap.PAGESIZE, mmap.PAGESIZE, 0) == 0
-    start = pages * mmap.PAGESIZE - array.nbytes
-    guarded = np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
-    guarded[...] = array
-    self.kept.append(guarded)
-    return guarded
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory protection as on Linux")

@@ -14,7 +14,7 @@ from asqcli.artifact.packing import pack
 from asqcli.engine import Session, native, native_memory, native_winograd
 from asqcli.engine.kernels import usable_kernels
 from asqcli.engine.native_library import CONV, compiled_kernels, library
-from tests.engine.test_native import Maker, assert_equal, keep_before_a_guard
+from tests.engine.networks import Maker, assert_equal, keep_before_a_guard
 
 FORMS = [
     # Largest weight, (qmin, qmax), dimensions: at the last values that fit and at the first that do not.

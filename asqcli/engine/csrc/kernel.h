@@ -109,7 +109,7 @@ typedef struct {
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
-    double *sums;                 /* scratch of OP_MEAN and adapters: [3][scratch_width] */
+    double *sums;                 /* scratch of adapters: [2][scratch_width] */
     float *means;                 /* scratch: [channels], and the step */
     int32_t scratch_width;        /* the widest of channels and the adapter's layers, padded to 8 */
     float *scale;                 /* scratch: [groups][outputs of a group padded to BLOCK] */

@@ -60,8 +60,7 @@ static inline __attribute__((always_inline)) void adapter_layer(const AdapterLay
 
 /* From the means of all channels. */
 static float beta(const Op *op) {
-    const int widest = op->scratch_width;
-    double *h = op->sums + widest, *next = h + widest;
+    double *h = op->sums, *next = h + op->scratch_width;
     for (int c = 0; c < padded(op->channels, 8); c++) h[c] = c < op->channels ? (double)op->means[c] : 0.0;
     for (int k = 0; k < op->adapter_layers; k++) {
         const AdapterLayer *layer = &op->adapter[k];
