@@ -37,7 +37,6 @@ from asqcli.engine.native_library import (
     COPY,
     ELEMENTWISE,
     FOURS,
-    LANES,
     MAX_POOL,
     MEAN,
     MOST_ROWS,
@@ -276,9 +275,11 @@ class Plan:
             )
             inputs = layer.outputs
         op.x_sums = self._row_sums(source)
-        op.scratch_width = padded(max(op.channels, *(layer.outputs for layer in adapter.layers)), LANES)
-        op.sums = self.memory.point(np.zeros(2 * op.scratch_width))
-        op.means = self.memory.point(np.zeros(op.channels + 1, np.float32))
+        op.scratch_width = padded(max(op.channels, *(layer.outputs for layer in adapter.layers)), BLOCK)
+        scratch = self.threads * op.scratch_width
+        self.memory.reserve(20 * scratch)
+        op.sums = self.memory.point(np.zeros(2 * scratch))
+        op.means = self.memory.point(np.zeros(scratch, np.float32))
 
     def _add_other(self, node, result: int) -> None:
         source = node.inputs[0]

@@ -129,18 +129,31 @@ def test_a_pool_in_a_convolution_is_observed_and_shared(size):
     for window, stride, dilation, border in ((1, 1, 1, 3), (3, 2, 1, 1), (2, 5, 1, 4), (3, 1, 2, 5), (2, 7, 3, 3)):
         make = Maker(rng, size)
         value = make.layer(
-            0, (17, 3, 3, 3), qmin=-8, qmax=7, stride=(1, 1), padding=(1,) * 4, dilation=(1, 1), groups=1
+            0, (49, 3, 3, 3), qmin=-8, qmax=7, stride=(1, 1), padding=(1,) * 4, dilation=(1, 1), groups=1
         )
         value = make.add(doc.MaxPool, "max_pool", value, kernel_size=(window,) * 2, stride=(stride,) * 2,
                          padding=(border,) * 4, dilation=(dilation,) * 2)  # fmt: skip
         value = make.add(doc.Clamp, "clamp", value, low=-9.0, high=None)
         side = (size + 2 * border - dilation * (window - 1) - 1) // stride + 1
-        flat = make.add(doc.Reshape, "reshape", value, shape=(17 * side**2,))
-        make.layer(flat, (3, 17 * side**2), qmin=-8, qmax=7, adapter=True)
+        flat = make.add(doc.Reshape, "reshape", value, shape=(49 * side**2,))
+        make.layer(flat, (3, 49 * side**2), qmin=-8, qmax=7, adapter=True)
         artifact = make.artifact(3)
         pools = [op.pool.out_h for op in native_plan.Plan(artifact, {}).ops if op.kind == native_library.CONV]
         assert pools == [side, 0]
         assert_equal(artifact, rng.standard_normal((2, 3, size, size)).astype(np.float32), teams=(2, 3))
+
+
+def test_a_pool_of_a_sum():
+    rng = np.random.default_rng(0)
+    make = Maker(rng, 9)
+    geometry = {"stride": (1, 1), "padding": (1,) * 4, "dilation": (1, 1), "groups": 1}
+    values = [make.layer(0, (20, 3, 3, 3), qmin=-8, qmax=7, **geometry) for _ in range(2)]
+    value = make.add(doc.Add, "add", *values)
+    value = make.add(doc.MaxPool, "max_pool", value, kernel_size=(3, 3), stride=(2, 2), padding=(1,) * 4,
+                     dilation=(1, 1))  # fmt: skip
+    flat = make.add(doc.Reshape, "reshape", value, shape=(500,))
+    make.layer(flat, (3, 500), qmin=-8, qmax=7)
+    assert_equal(make.artifact(3), rng.standard_normal((2, 3, 9, 9)).astype(np.float32), teams=(2,))
 
 
 def test_a_sum_with_the_end_of_a_long_chain_of_copies():

@@ -109,9 +109,9 @@ typedef struct {
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
-    double *sums;                 /* scratch of adapters: [2][scratch_width] */
-    float *means;                 /* scratch: [channels], and the step */
-    int32_t scratch_width;        /* the widest of channels and the adapter's layers, padded to 8 */
+    double *sums;                 /* scratch of adapters: [threads][2][scratch_width] */
+    float *means;                 /* scratch of adapters: [threads][scratch_width] */
+    int32_t scratch_width;        /* the widest of channels and the adapter's layers, padded to 16 */
     float *scale;                 /* scratch: [groups][outputs of a group padded to BLOCK] */
     const int8_t *packed, *next;  /* next: those of the next convolution, or null */
     const int32_t *offset;        /* [places] */
