@@ -1,4 +1,4 @@
-/* The steps of a plan. Included by every kernel file after its `conv`, `Sums`, `no_sums`, `add_products`, `finish`
+/* The steps of a plan. Included by every kernel file after its `conv`, `Sums`, `sums_from`, `add_products`, `finish`
    and SIDE_BY_SIDE, so that each is compiled for its own instruction set and nothing of that leaks elsewhere. Loops over
    channels are left to the compiler; their order is the format's. */
 
