@@ -277,7 +277,7 @@ class Plan:
         op.x_sums = self._row_sums(source)
         op.scratch_width = padded(max(op.channels, *(layer.outputs for layer in adapter.layers)), BLOCK)
         scratch = self.threads * op.scratch_width
-        self.memory.reserve(20 * scratch)
+        self.memory.reserve((2 * 8 + 4) * scratch)
         op.sums = self.memory.point(np.zeros(2 * scratch))
         op.means = self.memory.point(np.zeros(scratch, np.float32))
 

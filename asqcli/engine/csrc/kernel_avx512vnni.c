@@ -110,8 +110,14 @@ static inline __attribute__((always_inline)) void finish(const Epilogue *e, int 
    and there are not enough. */
 #define HIDE(pointer) __asm__("" : "+r"(pointer))
 
-/* The sums of ROWS x COLUMNS neighbouring pixels times BLOCKS blocks of weights. `ahead`: other weights to be fetched, a cache
-   line for each place, or the same line again and again with `line` 0. */
+static inline __attribute__((always_inline)) __m512i broadcast_four(const uint8_t *codes) {
+    int32_t four;
+    memcpy(&four, codes, DEPTH);
+    return _mm512_set1_epi32(four);
+}
+
+/* The sums of ROWS x COLUMNS neighbouring pixels times BLOCKS blocks of weights; they begin at `start`, or at zero where it is
+   null. `ahead`: other weights to be fetched, a cache line for each place, or none with `line` 0. */
 static inline __attribute__((always_inline)) void sum_products(const Conv *c, const uint8_t *codes, const int8_t *w,
                                                                size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
                                                                const int32_t *start, Sums sum[2][MOST_PIXELS],
@@ -135,9 +141,7 @@ static inline __attribute__((always_inline)) void sum_products(const Conv *c, co
                     from += 4 * c->across;
                     HIDE(from);
                 }
-                int32_t four;
-                memcpy(&four, from + q % 4 * c->across, DEPTH);
-                __m512i broadcast = _mm512_set1_epi32(four);
+                const __m512i broadcast = broadcast_four(from + q % 4 * c->across);
 #pragma GCC unroll 2
                 for (int b = 0; b < BLOCKS; b++)
                     sum[b][r * COLUMNS + q] = _mm512_dpbusd_epi32(sum[b][r * COLUMNS + q], broadcast, weights[b]);
@@ -164,9 +168,7 @@ static inline __attribute__((always_inline)) void sum_shared_products(const Conv
                     from += 4 * c->across;
                     HIDE(from);
                 }
-                int32_t four;
-                memcpy(&four, from + q % 4 * c->across, DEPTH);
-                const __m512i broadcast = _mm512_set1_epi32(four);
+                const __m512i broadcast = broadcast_four(from + q % 4 * c->across);
 #pragma GCC unroll 3
                 for (int k = 0; k < 3; k++)
                     if (q - k >= 0 && q - k < COLUMNS) sum[q - k] = _mm512_dpbusd_epi32(sum[q - k], broadcast, weights[k]);
@@ -177,13 +179,14 @@ static inline __attribute__((always_inline)) void sum_shared_products(const Conv
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int8_t *ahead,
                                                        ptrdiff_t line, const int ROWS, const int COLUMNS, const int BLOCKS) {
     const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
+    const uint8_t *codes = c->codes + y * c->down + x * c->across;
+    const int8_t *w = c->packed + block * block_bytes;
+    const int32_t *start = c->epilogue.compensation + block * BLOCK;
     Sums sum[2][MOST_PIXELS];
     if (ROWS * BLOCKS == 1 && COLUMNS >= 7 && c->shared)
-        sum_shared_products(c, c->codes + y * c->down + x * c->across, c->packed + block * block_bytes,
-                            c->epilogue.compensation + block * BLOCK, sum[0], COLUMNS);
+        sum_shared_products(c, codes, w, start, sum[0], COLUMNS);
     else
-    sum_products(c, c->codes + y * c->down + x * c->across, c->packed + block * block_bytes, block_bytes, ahead, line,
-                 c->epilogue.compensation + block * BLOCK, sum, ROWS, COLUMNS, BLOCKS);
+        sum_products(c, codes, w, block_bytes, ahead, line, start, sum, ROWS, COLUMNS, BLOCKS);
 #pragma GCC unroll 2
     for (int b = 0; b < BLOCKS; b++)
 #pragma GCC unroll 2
