@@ -239,7 +239,8 @@ def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
             raise InputError(f"`{path}` cannot be read: it is not a file")
         if status.st_size > LARGEST_FILE:
             raise InputError(f"`{path}` is larger than {LARGEST_FILE:,} bytes")
-        with safe_open(path, framework="numpy") as file:
+        # To `safe_open` alone every file that cannot be opened is one that is not there.
+        with path.open("rb"), safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if set(metadata) != {KEY}:
                 raise InputError(f"`{path}` is not an exported network", "`asq export RUN` writes one")
