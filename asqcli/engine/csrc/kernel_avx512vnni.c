@@ -198,6 +198,8 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         }
 }
 
+#include "weave.h"
+
 enum { MOST_TRANSFORMS = 16, MOST_TILES = 2 /* whose outputs are finished together */ };
 typedef Sums Transformed[MOST_TRANSFORMS][2][MOST_PIXELS]; /* of a group of tiles of winograd.h: [transform][block][tile] */
 
@@ -353,6 +355,12 @@ static int start(int width, int blocks) {
 static void conv_blocks(const Conv *c, int first_row, int last_row, int block, int blocks, const int8_t *next) {
     ptrdiff_t line = next ? BLOCK * DEPTH : 0;
     int tiles = 0;
+    const Rows woven = {&c->epilogue, c->offset, c->across, c->out_stride, c->out_w / WOVEN};
+    const Weave weave = weaver(&woven, 0, c->places, c->outputs - (block + blocks - 1) * BLOCK, c->residual != NULL, c->row_sums != NULL);
+    if (weave && line) {
+        for (int i = 0; i < blocks * c->places; i++) _mm_prefetch((const char *)next + i * line, _MM_HINT_T1);
+        line = 0;
+    }
     if (!next) next = c->packed;
     for (int y = first_row, rows; y < last_row; y += rows) {
         rows = 1;
@@ -363,6 +371,11 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
             if (++tiles == blocks) line = 0;
         } else {
             int x = 0;
+            for (int b = 0; weave && b < blocks; b++, x = woven.rounds * WOVEN) {
+                const int first = (block + b) * BLOCK;
+                const size_t at = (size_t)y * c->out_w * c->out_stride + first;
+                weave(&woven, first, c->codes + y * c->down, c->packed + (size_t)(block + b) * c->places * BLOCK * DEPTH, c->output + at, row_sums_of(c, y, first));
+            }
             for (int k = start(c->out_w, blocks); x < c->out_w; k++)
                 for (; c->out_w - x >= WIDTHS[k].columns; x += WIDTHS[k].columns) {
                     WIDTHS[k].by_blocks[blocks - 1](c, y, x, block, next, line);

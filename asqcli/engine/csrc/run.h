@@ -186,6 +186,9 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
     const int reach = (op->kernel_h - 1) * op->dilation_h + 1;
     const ptrdiff_t pixel = 4 * op->channels, four = pixel * (op->left + op->width + op->right);
     const ptrdiff_t across = op->stride_w * pixel;
+#ifdef ASQ_WEAVE_H
+    const Rows woven = {e, op->offset, across, op->outputs, op->out_w / WOVEN};
+#endif
     for (int band = first_row; band < last_row; band += BAND)
         for (int first = 0; first < op->outputs; first += BLOCK)
             for (int y = band; y < last_row && y < band + BAND; y++) {
@@ -196,6 +199,14 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
                 double *row_sums = op->row_sums ? op->row_sums + (size_t)y * op->outputs + first : NULL;
                 size_t at = (size_t)y * op->out_w * op->outputs + first;
                 int x = 0;
+#ifdef ASQ_WEAVE_H
+                const Weave weave = weaver(&woven, op->kernel_w, places, op->outputs - first, op->y != NULL, row_sums != NULL);
+                if (weave) {
+                    weave(&woven, first, codes, w, op->out + at, row_sums);
+                    x = woven.rounds * WOVEN;
+                    at += (size_t)x * op->outputs;
+                }
+#endif
                 for (; op->out_w - x >= SIDE_BY_SIDE; x += SIDE_BY_SIDE, at += (size_t)SIDE_BY_SIDE * op->outputs)
                     depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0, SIDE_BY_SIDE);
                 for (; x < op->out_w; x++, at += op->outputs)
