@@ -52,6 +52,8 @@ from asqcli.engine.native_library import (
 from asqcli.engine.native_memory import Memory, NotNative, Storage
 
 COPIES = (Slice, Pad, Concat)  # nodes whose input may lie anywhere
+LARGE = 2**21  # bytes of values that do not stay in a core's second cache
+FEW_PLACES = 8  # of a window: products that take less time than to write their sum there and to read it
 
 
 class Team(Protocol):
@@ -67,15 +69,22 @@ class Plan:
         artifact: checked.
         shared: packed weights and the like by name, made by the first plan and shared by all.
         winograd: may convolutions take Winograd's form? As the kernel says.
+        again: may sums of few products be made again where they are read? As the kernel says.
         threads: that run the plan together, at most.
     Raises:
         NotNative: the network has a node that there is no step for, or needs too much memory.
     """
 
     def __init__(
-        self, artifact: Artifact, shared: dict[str, np.ndarray], *, winograd: bool = False, threads: int = 1
+        self,
+        artifact: Artifact,
+        shared: dict[str, np.ndarray],
+        *,
+        winograd: bool = False,
+        again: bool = False,
+        threads: int = 1,
     ) -> None:
-        self.artifact, self.winograd, self.threads = artifact, winograd, threads
+        self.artifact, self.winograd, self.may_make_again, self.threads = artifact, winograd, again, threads
         self.nodes, self.shapes = artifact.document.nodes, artifact.plan.shapes
         self.consumers: list[list[int]] = [[] for _ in self.shapes]
         for index, node in enumerate(self.nodes):
@@ -87,6 +96,10 @@ class Plan:
             int, tuple[int, list[int]]
         ] = {}  # values that lie among the numbers of another (see `_places`)
         self.steps: list[Op] = []
+        self.again: dict[
+            int, Op
+        ] = {}  # values that are made again where they are read, and the convolution that does it
+        self.readers: list[tuple[Op, Op]] = []  # such convolutions, and what reads their values
         self.layers: list[tuple[Conv | Linear, Layout]] = []  # of the steps that are convolutions
         self._new_value(0, reusable=False)
         self.planar = self._takes_planes()
@@ -95,7 +108,7 @@ class Plan:
         self._add_codes()
         self.input = self.values[0].array
         self.output = self.values[len(self.nodes)].array[: len(artifact.document.classes)]
-        self.ops = (Op * len(self.steps))(*self.steps)
+        self.ops = self._array()
 
     def _add(self, step: Step) -> None:
         node = self.nodes[step.index]
@@ -116,16 +129,33 @@ class Plan:
         return isinstance(node, Conv) and node.groups == node.dilation[1] == 1 and node.activations.adapter is None
 
     def _add_codes(self) -> None:
-        """Give the convolutions memory for codes, the same to all, and tell each whose weights are needed next."""
-        size = max((layout.code_bytes for _, layout in self.layers), default=0)
+        """Give the convolutions memory for codes, and tell each whose weights are needed next.
+
+        It is the same to all but those that are needed again.
+        """
+        convs = [op for op in self.steps if op.kind == CONV]
+        kept = [op in self.again.values() for op in convs]
+        sizes = [layout.code_bytes for _, layout in self.layers]
+        size = max((size for size, keep in zip(sizes, kept, strict=True) if not keep), default=0)
         transformed = max((layout.transformed_bytes for _, layout in self.layers), default=0)
-        self.memory.reserve(size + transformed)
-        self.codes, following = self.memory.keep(np.zeros(size, np.uint8)), None
+        self.memory.reserve(size + transformed + sum(size for size, keep in zip(sizes, kept, strict=True) if keep))
+        shared, following = self.memory.keep(np.zeros(size, np.uint8)), None
         transformed = self.memory.point(np.zeros(transformed, np.uint8))
-        for op in reversed([op for op in self.steps if op.kind == CONV]):
-            op.codes, op.transformed, op.next = self.codes.ctypes.data, transformed, following
+        self.codes = [
+            self.memory.keep(np.zeros(size, np.uint8)) if keep else shared
+            for size, keep in zip(sizes, kept, strict=True)
+        ]
+        for op, codes in reversed(list(zip(convs, self.codes, strict=True))):
+            op.codes, op.transformed, op.next = codes.ctypes.data, transformed, following
             if op.layout != FOURS:
                 following = op.packed
+
+    def _array(self) -> ctypes.Array:
+        """Return the steps as C sees them, which say by address whose values they make again."""
+        ops = (Op * len(self.steps))(*self.steps)
+        for op, reader in self.readers:
+            ops[self.steps.index(reader)].again = ctypes.addressof(ops[self.steps.index(op)])
+        return ops
 
     def _new_value(self, value: int, *, reusable: bool = True) -> Storage:
         last = value == len(self.nodes)
@@ -179,10 +209,39 @@ class Plan:
             op.b = self.memory.share(f"{step.b}/{groups}", lambda: by_group(tensors[step.b], groups))
         op.low, op.high = step.low, step.high
         op.y = None if step.other is None else self.values[step.other].address
-        op.out = self._new_value(step.result).address
+        if op.kind == CONV and self._is_made_again(op, step):
+            self._make_again(op, step.result)
+        else:
+            op.out = self._new_value(step.result).address
         if op.kind == CONV:
             self.values[step.result].producer = op
         self.steps.append(op)
+
+    def _is_made_again(self, op: Op, step: Step) -> bool:
+        """Would the values of a convolution only go to memory for a depthwise one, until the mean of them is known?"""
+        readers = [self.nodes[index] for index in self.consumers[step.result]]
+        return (
+            self.may_make_again
+            and len(readers) == 1
+            and isinstance(readers[0], Conv)
+            and self._layout(readers[0]).kind == FOURS
+            and op.layout == PIXELS
+            and op.groups == 1
+            and not op.winograd
+            and op.places <= FEW_PLACES
+            and op.outputs % BLOCK == 0
+            and step.other is None
+            and step.pool is None
+            and 4 * math.prod(self.shapes[step.result]) > LARGE
+        )
+
+    def _make_again(self, op: Op, result: int) -> None:
+        """Keep the codes of a convolution instead of its values; who reads these makes them again."""
+        self.again[result] = op
+        self.values[result] = Storage(np.empty(0, np.float32), len(self.consumers[result]), reusable=False)
+        strips = self.threads * max(4 * op.out_w * BLOCK, op.outputs)
+        self.memory.reserve(4 * strips)
+        op.strip = self.memory.point(np.zeros(strips, np.float32))
 
     def _add_elementwise(self, node, step: Step) -> None:
         op = self._op(ELEMENTWISE, node.inputs[0], step.result)
@@ -233,6 +292,8 @@ class Plan:
             op.pool.rows = self.memory.point(np.zeros(rows, np.float32))
         if weights.bias is not None:
             op.bias = self.memory.share(weights.bias, lambda: by_group(tensors[weights.bias], parts))
+        if node.inputs[0] in self.again:
+            self.readers.append((self.again[node.inputs[0]], op))
         if activations.adapter is not None:
             self._add_adapter(op, node.inputs[0], activations.adapter)
         self._epilogue(op, step, parts)
@@ -398,19 +459,21 @@ class Plan:
     def run_observed(self, kernel: int, image: np.ndarray, observe) -> np.ndarray:
         """As `run`, step by step; tell `observe` of each layer's codes and accumulators."""
         self.input[:] = self._as_read(image[None]).reshape(-1)
-        layers = iter(self.layers)
+        layers = iter(zip(self.layers, self.codes, strict=True))
         for op in self.ops:
+            # Before the step itself, which leaves behind what those after it read.
+            accumulators = self._accumulators(kernel, op) if op.kind == CONV else None
             library().asq_run(kernel, ctypes.byref(op), 1)
             if op.kind == CONV:
-                node, layout = next(layers)
-                seen = layout.codes(self.codes).astype(np.float32) + op.qmin, self._accumulators(kernel, op)
+                (node, layout), codes = next(layers)
+                seen = layout.codes(codes).astype(np.float32) + op.qmin, accumulators
                 conv = isinstance(node, Conv)
                 observe(node.name, *(image.transpose(2, 0, 1)[None] if conv else image[0] for image in seen))
         return self.output.copy()
 
     @staticmethod
     def _accumulators(kernel: int, op: Op) -> np.ndarray:
-        """Run a convolution once more, without its epilogue; return (height, width, outputs)."""
+        """Run a convolution without its epilogue; return (height, width, outputs)."""
         out = np.empty((op.out_h, op.out_w, op.outputs), np.float32)
         raw = Op.from_buffer_copy(op)
         raw.raw, raw.out, raw.low, raw.high, raw.pool = True, out.ctypes.data, -math.inf, math.inf, Pool()

@@ -52,7 +52,7 @@ static inline void asq_sum_row(const float *x, ptrdiff_t stride, int width, int 
 
 /* Where the sums of row y begin for the outputs first .., or null. */
 static inline double *row_sums_of(const Conv *c, int y, int first) {
-    return c->row_sums ? c->row_sums + (size_t)y * c->out_stride + first : NULL;
+    return c->row_sums ? c->row_sums + (size_t)y * c->sums_stride + first : NULL;
 }
 
 #endif

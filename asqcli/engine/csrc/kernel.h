@@ -57,7 +57,8 @@ typedef struct {
     Epilogue epilogue;            /* of the group */
     int out_w;
     int outputs;                  /* of the group */
-    int out_stride;               /* floats from a pixel of the output to the next */
+    int out_stride;               /* floats from a pixel of the output to the next; 0: none is kept */
+    int sums_stride;              /* numbers from the sums of a row to those of the next */
     int winograd;                 /* 1 or 2 dimensions of winograd.h, or 0; then `codes` are the transformed ones, */
     ptrdiff_t plane;              /* those of each transform so many bytes after the last's, */
     int tiles_x, out_h;           /* `across` goes from tile to tile, and out_h cuts the last tiles off */
@@ -83,7 +84,7 @@ typedef struct {
 } Pool;
 
 /* One step of the plan, on one image. All memory belongs to the caller. Sizes are those of the input. */
-typedef struct {
+typedef struct Op {
     int32_t kind;
     const float *x, *y;           /* inputs; y: what is added, or null */
     const double *x_sums;         /* OP_MEAN and adapters: row sums of x */
@@ -106,6 +107,10 @@ typedef struct {
     int32_t winograd;             /* 1 or 2 dimensions of winograd.h, or 0 */
     int64_t plane;                /* bytes of the codes of each of its transforms */
     uint8_t *transformed;         /* scratch: those codes */
+    /* A convolution of which only the sums are needed, for its values are made again where they are read, has no `out`; it has
+       scratch, [threads][4 rows][out_w][BLOCK], which is not shorter than `outputs` for each thread. */
+    float *strip;
+    const struct Op *again;       /* LAYOUT_FOURS: that convolution, instead of x; or null */
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
@@ -132,6 +137,7 @@ typedef struct {
     const char *name;
     int (*supported)(void);
     int winograd;                 /* does it take convolutions in the form of winograd.h? */
+    int again;                    /* are sums of few products faster made again than kept in memory? */
     void (*run)(const Op *ops, int count, const Team *team);
     /* Do nothing but the products of the fastest instruction and return how many there were; null where they have none of
        their own. */

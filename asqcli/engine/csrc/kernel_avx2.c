@@ -104,4 +104,4 @@ enum { SIDE_BY_SIDE = 2 }; /* pixels of a depthwise convolution */
 
 #include "run.h"
 
-const Kernel asq_kernel_avx2 = {"avx2", supported, 0, run, NULL};
+const Kernel asq_kernel_avx2 = {.name = "avx2", .supported = supported, .run = run};

@@ -356,7 +356,8 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
     ptrdiff_t line = next ? BLOCK * DEPTH : 0;
     int tiles = 0;
     const Rows woven = {&c->epilogue, c->offset, c->across, c->out_stride, c->out_w / WOVEN};
-    const Weave weave = weaver(&woven, 0, c->places, c->outputs - (block + blocks - 1) * BLOCK, c->residual != NULL, c->row_sums != NULL);
+    const int outputs = c->outputs - (block + blocks - 1) * BLOCK;
+    const Weave weave = weaver(&woven, 0, c->places, outputs, c->residual != NULL, c->row_sums != NULL);
     if (weave && line) {
         for (int i = 0; i < blocks * c->places; i++) _mm_prefetch((const char *)next + i * line, _MM_HINT_T1);
         line = 0;
@@ -373,8 +374,9 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
             int x = 0;
             for (int b = 0; weave && b < blocks; b++, x = woven.rounds * WOVEN) {
                 const int first = (block + b) * BLOCK;
-                const size_t at = (size_t)y * c->out_w * c->out_stride + first;
-                weave(&woven, first, c->codes + y * c->down, c->packed + (size_t)(block + b) * c->places * BLOCK * DEPTH, c->output + at, row_sums_of(c, y, first));
+                float *const out = c->output + (size_t)y * c->out_w * c->out_stride + first;
+                const int8_t *w = c->packed + (size_t)(block + b) * c->places * BLOCK * DEPTH;
+                weave(&woven, first, c->codes + y * c->down, w, out, row_sums_of(c, y, first));
             }
             for (int k = start(c->out_w, blocks); x < c->out_w; k++)
                 for (; c->out_w - x >= WIDTHS[k].columns; x += WIDTHS[k].columns) {
@@ -432,4 +434,6 @@ static int64_t exercise(int64_t rounds) {
     return rounds * CHAINS * BLOCK * DEPTH;
 }
 
-const Kernel asq_kernel_avx512vnni = {"avx512-vnni", supported, 1, run, exercise};
+const Kernel asq_kernel_avx512vnni = {
+    .name = "avx512-vnni", .supported = supported, .winograd = 1, .again = 1, .run = run, .exercise = exercise,
+};

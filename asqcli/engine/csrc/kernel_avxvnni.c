@@ -100,4 +100,4 @@ static int64_t exercise(int64_t rounds) {
     return rounds * CHAINS * LANES * DEPTH;
 }
 
-const Kernel asq_kernel_avxvnni = {"avx-vnni", supported, 0, run, exercise};
+const Kernel asq_kernel_avxvnni = {.name = "avx-vnni", .supported = supported, .run = run, .exercise = exercise};

@@ -51,4 +51,4 @@ enum { SIDE_BY_SIDE = 1 }; /* pixels of a depthwise convolution */
 
 #include "run.h"
 
-const Kernel asq_kernel_scalar = {"scalar", supported, 0, run, NULL};
+const Kernel asq_kernel_scalar = {.name = "scalar", .supported = supported, .run = run};

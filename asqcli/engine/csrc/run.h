@@ -12,6 +12,12 @@
 
 static inline int padded(int n, int to) { return (n + to - 1) / to * to; }
 
+/* Floats of a thread's part of the scratch of a convolution whose values are made again. */
+static inline ptrdiff_t strip_size(const Op *op) {
+    const ptrdiff_t rows = (ptrdiff_t)4 * op->out_w * BLOCK;
+    return rows > op->outputs ? rows : op->outputs;
+}
+
 static void row_sums(const Op *op, int first, int last) {
     const ptrdiff_t row = (ptrdiff_t)op->width * op->channels;
     for (int y = first; y < last; y++)
@@ -131,34 +137,61 @@ static void quantize_planes(const Op *op, const Quantizer *q, int first, int las
         }
 }
 
-/* The same for a depthwise convolution: the fours of rows first .. last - 1. */
-static void quantize_fours(const Op *op, const Quantizer *q, int first, int last) {
+/* Codes of `length` numbers of each of four rows, of which those in `exist` are there. */
+static inline void quantize_rows(const Quantizer *q, const float *const x[4], int length, uint32_t exist, uint32_t around,
+                                 uint8_t *to) {
+    int i = 0;
+    for (; length - i >= BLOCK; i += BLOCK, to += QUAD) {
+        codes_of_quad(q, (const float *const[]){x[0] + i, x[1] + i, x[2] + i, x[3] + i}, 1, to);
+        if (~exist) *(Ints *)to = (*(Ints *)to & (int32_t)exist) | (int32_t)around;
+    }
+    for (; i < length; i++, to += 4) {
+        uint32_t codes = 0;
+        for (int r = 0; r < 4; r++) codes |= (uint32_t)code_of(q, x[r][i]) << 8 * r;
+        codes = (codes & exist) | around;
+        memcpy(to, &codes, sizeof codes);
+    }
+}
+
+static Conv conv_of(const Op *op);
+
+/* The same for a depthwise convolution: the fours of rows first .. last - 1. Values that are made again do not leave the first
+   cache: four rows of a block at a time. */
+static void quantize_fours(const Op *op, const Quantizer *q, int first, int last, const Team *team) {
     const int length = op->width * op->channels;
     const size_t pixel = (size_t)4 * op->channels, left = op->left * pixel, right = op->right * pixel;
     const size_t inside = op->width * pixel;
+    float *const strip = op->again ? op->again->strip + team->place * strip_size(op->again) : NULL;
+    Conv again = {0};
+    if (op->again) {
+        again = conv_of(op->again);
+        again.row_sums = NULL;
+        again.out_stride = BLOCK;
+    }
     for (int four = first; four < last; four++) {
         const float *x[4];
         uint32_t exist = 0;
+        int rows = 0;
         for (int r = 0; r < 4; r++) {
             const int y = 4 * four + r - op->top, exists = y >= 0 && y < op->height;
-            x[r] = op->x + (exists ? (size_t)y * length : 0);
-            if (exists) exist |= 0xFFu << 8 * r;
+            x[r] = op->again ? strip + r * op->width * BLOCK : op->x + (exists ? (size_t)y * length : 0);
+            if (exists) exist |= 0xFFu << 8 * r, rows++;
         }
         const uint32_t around = ~exist & (0x01010101u * (uint32_t)-op->qmin);
         uint8_t *row = op->codes + four * (left + inside + right);
         memset(row, -op->qmin, left);
         memset(row + left + inside, -op->qmin, right);
-        uint8_t *to = row + left;
-        int i = 0;
-        for (; length - i >= BLOCK; i += BLOCK, to += QUAD) {
-            codes_of_quad(q, (const float *const[]){x[0] + i, x[1] + i, x[2] + i, x[3] + i}, 1, to);
-            if (~exist) *(Ints *)to = (*(Ints *)to & (int32_t)exist) | (int32_t)around;
+        if (!op->again) {
+            quantize_rows(q, x, length, exist, around, row + left);
+            continue;
         }
-        for (; i < length; i++, to += 4) {
-            uint32_t codes = 0;
-            for (int r = 0; r < 4; r++) codes |= (uint32_t)code_of(q, x[r][i]) << 8 * r;
-            codes = (codes & exist) | around;
-            memcpy(to, &codes, sizeof codes);
+        const int y = 4 * four - op->top;
+        for (int block = 0; block < op->channels / BLOCK; block++) {
+            again.output = strip - (ptrdiff_t)y * op->width * BLOCK - block * BLOCK;
+            conv(&again, y < 0 ? 0 : y, (y < 0 ? 0 : y) + rows, block, block + 1);
+            uint8_t *to = row + left + block * QUAD;
+            for (int i = 0; i < op->width * BLOCK; i += BLOCK, to += pixel)
+                quantize_rows(q, (const float *const[]){x[0] + i, x[1] + i, x[2] + i, x[3] + i}, BLOCK, exist, around, to);
         }
     }
 }
@@ -298,40 +331,19 @@ static float adapted_step_size(const Op *op, const Team *team) {
     return op->step_size * beta(op, means, op->sums + (ptrdiff_t)team->place * 2 * op->scratch_width);
 }
 
-static void run_conv(const Op *op, const Team *team) {
-    const int outputs = op->outputs / op->groups, blocks = padded(outputs, BLOCK);
-    const int rows = op->top + op->height + op->bottom, width = op->left + op->width + op->right;
-    const int depthwise_layer = op->layout == LAYOUT_FOURS;
-    const float step = adapted_step_size(op, team);
-    const Quantizer quantizer = {1.0f / step, (float)op->qmin, (float)op->qmax};
-    int first, last;
-    if (team->place == 0) {
-        const float activation_scale = op->as_printed ? op->step_size : step;
-        const int scales = depthwise_layer ? padded(op->outputs, BLOCK) : op->groups * blocks;
-        for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
-    }
-    share(team, depthwise_layer ? padded(rows, 4) / 4 : rows, 1, &first, &last);
-    (depthwise_layer ? quantize_fours : op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, &quantizer, first, last);
-    meet(team);
-#ifdef ASQ_WINOGRAD_H
-    if (op->winograd) {
-        share(team, op->winograd == 2 ? (op->out_h + 1) / 2 : rows, 1, &first, &last);
-        transform(op, first, last);
-        meet(team);
-    }
-#endif
-    const Epilogue e = {op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
-    if (depthwise_layer) {
-        share(team, op->out_h, 1, &first, &last);
-        depthwise(op, &e, first, last);
-        return;
-    }
+static Epilogue epilogue_of(const Op *op) {
+    return (Epilogue){op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
+}
+
+/* The first group of a convolution, all of its rows. */
+static Conv conv_of(const Op *op) {
+    const int width = op->left + op->width + op->right;
     const ptrdiff_t pixel = op->layout == LAYOUT_PLANES ? 1 : (ptrdiff_t)op->group_stride * op->groups;
     const ptrdiff_t row = op->layout == LAYOUT_PLANES ? (ptrdiff_t)op->channels * width : pixel * width;
     Conv c = {
         .codes = op->codes, .packed = op->packed, .offset = op->offset, .places = op->places, .across = op->stride_w * pixel,
-        .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = e,
-        .out_w = op->out_w, .outputs = outputs, .out_stride = op->outputs,
+        .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = epilogue_of(op),
+        .out_w = op->out_w, .outputs = op->outputs / op->groups, .out_stride = op->outputs, .sums_stride = op->outputs,
     };
     const int side_by_side = op->kernel_w == 3 && op->stride_w == 1 && op->dilation_w == 1;
     if (op->layout == LAYOUT_PIXELS && side_by_side && op->group_stride % DEPTH == 0) c.shared = op->group_stride / DEPTH;
@@ -342,6 +354,44 @@ static void run_conv(const Op *op, const Team *team) {
         c.plane = (ptrdiff_t)op->plane;
         c.tiles_x = (op->out_w + 1) / 2;
         c.out_h = op->out_h;
+    }
+    return c;
+}
+
+static void run_conv(const Op *op, const Team *team) {
+    const int outputs = op->outputs / op->groups, blocks = padded(outputs, BLOCK);
+    const int rows = op->top + op->height + op->bottom, depthwise_layer = op->layout == LAYOUT_FOURS;
+    const float step = adapted_step_size(op, team);
+    const Quantizer quantizer = {1.0f / step, (float)op->qmin, (float)op->qmax};
+    int first, last;
+    if (team->place == 0) {
+        const float activation_scale = op->as_printed ? op->step_size : step;
+        const int scales = depthwise_layer ? padded(op->outputs, BLOCK) : op->groups * blocks;
+        for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
+    }
+    share(team, depthwise_layer ? padded(rows, 4) / 4 : rows, 1, &first, &last);
+    if (depthwise_layer)
+        quantize_fours(op, &quantizer, first, last, team);
+    else
+        (op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, &quantizer, first, last);
+    meet(team);
+#ifdef ASQ_WINOGRAD_H
+    if (op->winograd) {
+        share(team, op->winograd == 2 ? (op->out_h + 1) / 2 : rows, 1, &first, &last);
+        transform(op, first, last);
+        meet(team);
+    }
+#endif
+    if (depthwise_layer) {
+        const Epilogue e = epilogue_of(op);
+        share(team, op->out_h, 1, &first, &last);
+        depthwise(op, &e, first, last);
+        return;
+    }
+    Conv c = conv_of(op);
+    if (!op->out) {
+        c.output = op->strip + team->place * strip_size(op);
+        c.out_stride = 0;
     }
     if (op->pool.out_h) {
         conv_pool(op, &c, blocks / BLOCK, team);
