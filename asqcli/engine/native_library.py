@@ -64,7 +64,7 @@ def library() -> ctypes.CDLL | None:
     loaded.asq_run.argtypes = (ctypes.c_int, ctypes.POINTER(Op), ctypes.c_int)
     size = ctypes.c_size_t
     loaded.asq_run_images.argtypes = (
-        *loaded.asq_run.argtypes, _pointer, ctypes.c_int, size, _pointer, _pointer, size, _pointer,
+        *loaded.asq_run.argtypes, _pointer, ctypes.c_int, size, _pointer, _pointer, _pointer, size, _pointer,
     )  # fmt: skip
     loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, _pointer)
     loaded.asq_serve.argtypes = (ctypes.c_int, _pointer)

@@ -92,14 +92,12 @@ class Plan:
                 self.consumers[value].append(index)
         self.memory = Memory(shared)
         self.values: dict[int, Storage] = {}
-        self.views: dict[
-            int, tuple[int, list[int]]
-        ] = {}  # values that lie among the numbers of another (see `_places`)
+        # Values that lie among the numbers of another (see `_places`).
+        self.views: dict[int, tuple[int, list[int]]] = {}
         self.steps: list[Op] = []
-        self.again: dict[
-            int, Op
-        ] = {}  # values that are made again where they are read, and the convolution that does it
-        self.readers: list[tuple[Op, Op]] = []  # such convolutions, and what reads their values
+        # Values that are made again where they are read, and the convolution that makes them; it and who reads them.
+        self.again: dict[int, Op] = {}
+        self.makers: list[tuple[Op, Op]] = []
         self.layers: list[tuple[Conv | Linear, Layout]] = []  # of the steps that are convolutions
         self._new_value(0, reusable=False)
         self.planar = self._takes_planes()
@@ -109,6 +107,8 @@ class Plan:
         self.input = self.values[0].array
         self.output = self.values[len(self.nodes)].array[: len(artifact.document.classes)]
         self.ops = self._array()
+        # The only step that reads the image takes it where it is.
+        self.reader = next(op for op in self.ops if op.kind == CONV) if self.planar else None
 
     def _add(self, step: Step) -> None:
         node = self.nodes[step.index]
@@ -153,7 +153,7 @@ class Plan:
     def _array(self) -> ctypes.Array:
         """Return the steps as C sees them, which say by address whose values they make again."""
         ops = (Op * len(self.steps))(*self.steps)
-        for op, reader in self.readers:
+        for op, reader in self.makers:
             ops[self.steps.index(reader)].again = ctypes.addressof(ops[self.steps.index(op)])
         return ops
 
@@ -293,7 +293,7 @@ class Plan:
         if weights.bias is not None:
             op.bias = self.memory.share(weights.bias, lambda: by_group(tensors[weights.bias], parts))
         if node.inputs[0] in self.again:
-            self.readers.append((self.again[node.inputs[0]], op))
+            self.makers.append((self.again[node.inputs[0]], op))
         if activations.adapter is not None:
             self._add_adapter(op, node.inputs[0], activations.adapter)
         self._epilogue(op, step, parts)
@@ -444,21 +444,36 @@ class Plan:
         if team is None:
             library().asq_run_images(
                 kernel, self.ops, len(self.ops), images.ctypes.data, len(images), self.input.size,
-                self.input.ctypes.data, self.output.ctypes.data, len(self.output), logits.ctypes.data,
+                self.reader and ctypes.byref(self.reader), self.input.ctypes.data, self.output.ctypes.data,
+                len(self.output), logits.ctypes.data,
             )  # fmt: skip
             return logits
         for image, row in zip(images, logits, strict=True):
-            self.input[:] = image.reshape(-1)
+            self._take(image)
             team.run(kernel, self.ops)
+            self._forget()
             row[:] = self.output
         return logits
+
+    def _take(self, image: np.ndarray) -> None:
+        """Let the plan read an image, which must live until it has run."""
+        if self.reader is None:
+            self.input[:] = image.reshape(-1)
+        else:
+            self.reader.x = image.ctypes.data
+
+    def _forget(self) -> None:
+        """Let the plan forget the image, which is the caller's."""
+        if self.reader is not None:
+            self.reader.x = self.input.ctypes.data
 
     def _as_read(self, images: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(images if self.planar else images.transpose(0, 2, 3, 1))
 
     def run_observed(self, kernel: int, image: np.ndarray, observe) -> np.ndarray:
         """As `run`, step by step; tell `observe` of each layer's codes and accumulators."""
-        self.input[:] = self._as_read(image[None]).reshape(-1)
+        image = self._as_read(image[None])
+        self._take(image)
         layers = iter(zip(self.layers, self.codes, strict=True))
         for op in self.ops:
             # Before the step itself, which leaves behind what those after it read.
@@ -469,6 +484,7 @@ class Plan:
                 seen = layout.codes(codes).astype(np.float32) + op.qmin, accumulators
                 conv = isinstance(node, Conv)
                 observe(node.name, *(image.transpose(2, 0, 1)[None] if conv else image[0] for image in seen))
+        self._forget()
         return self.output.copy()
 
     @staticmethod

@@ -51,15 +51,20 @@ PUBLIC void asq_run(int kernel, const Op *ops, int count) {
     KERNELS[kernel]->run(ops, count, &alone);
 }
 
-/* Run a plan on some images, one after the other: `size` floats each to its input, `classes` floats from its output. Safe from
-   several threads on plans that share no scratch. */
-PUBLIC void asq_run_images(int kernel, const Op *ops, int count, const float *images, int number, size_t size, float *input,
-                           const float *output, size_t classes, float *logits) {
+/* Run a plan on some images of `size` floats, one after the other; `classes` floats from its output. The only step that reads
+   an image takes it where it is; if there is not one `reader`, it is copied to the input. Safe from several threads on plans
+   that share no scratch. */
+PUBLIC void asq_run_images(int kernel, const Op *ops, int count, const float *images, int number, size_t size, Op *reader,
+                           float *input, const float *output, size_t classes, float *logits) {
     for (; number > 0; number--, images += size, logits += classes) {
-        memcpy(input, images, size * sizeof *input);
+        if (reader)
+            reader->x = images;
+        else
+            memcpy(input, images, size * sizeof *input);
         asq_run(kernel, ops, count);
         memcpy(logits, output, classes * sizeof *logits);
     }
+    if (reader) reader->x = input; /* the images are the caller's */
 }
 
 /* Work as thread `place`, 1 or above, on every plan that comes, until asq_dismiss. */

@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "epilogue.h"
+#include "epilogue_avx2.h"
 #include "kernel.h"
 
 enum { LANES = 8 };
@@ -18,13 +18,13 @@ static inline __m256i halves_from(const int32_t *start) {
 }
 
 /* Add the halves, and put the quarters in order. */
-static inline void join(__m256i low, __m256i high, int32_t *sum) {
-    _mm256_storeu_si256((__m256i *)sum, _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xD8));
+static inline __m256i join(__m256i low, __m256i high) {
+    return _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xD8);
 }
 
-/* The sums of 8 outputs at PIXELS pixels. */
+/* The sums of one half of a block at PIXELS pixels. */
 static inline __attribute__((always_inline)) void half_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
-                                                            const int32_t *start, const int PIXELS, int32_t (*sum)[BLOCK]) {
+                                                            const int32_t *start, Block *sum, int half, const int PIXELS) {
     __m256i low[4], high[4]; /* pairs of outputs 0 .. 3 and 4 .. 7 */
 #pragma GCC unroll 4
     for (int p = 0; p < PIXELS; p++) {
@@ -44,21 +44,20 @@ static inline __attribute__((always_inline)) void half_tile(const Conv *c, const
             high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(wide, weights_high));
         }
     }
-    for (int p = 0; p < PIXELS; p++) join(low[p], high[p], sum[p]);
+#pragma GCC unroll 4
+    for (int p = 0; p < PIXELS; p++) sum[p].half[half] = join(low[p], high[p]);
 }
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int first, const int PIXELS) {
     const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     const int32_t *start = c->epilogue.compensation + first;
-    int32_t sum[4][BLOCK];
-    half_tile(c, codes, w, start, PIXELS, sum);
-    half_tile(c, codes, w + LANES * DEPTH, start + LANES, PIXELS, (int32_t(*)[BLOCK])(sum[0] + LANES));
-    for (int p = 0; p < PIXELS; p++) {
-        const size_t at = ((size_t)y * c->out_w + x + p) * c->out_stride + first;
-        asq_epilogue(&c->epilogue, first, c->outputs - first, sum[p], c->residual ? c->residual + at : NULL, c->output + at,
-                     row_sums_of(c, y, first), x + p == 0);
-    }
+    Block sum[4];
+    half_tile(c, codes, w, start, sum, 0, PIXELS);
+    half_tile(c, codes, w + LANES * DEPTH, start + LANES, sum, 1, PIXELS);
+    const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
+    finish_blocks(&c->epilogue, first, c->outputs - first, sum, c->residual ? c->residual + at : NULL, c->output + at,
+                  c->out_stride, row_sums_of(c, y, first), x == 0, PIXELS);
 }
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
@@ -90,14 +89,15 @@ static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *w
 }
 
 /* The epilogue of pixels that lie `stride` floats apart. */
-static inline void finish(const Epilogue *e, int first, int count, const Sums *sums, const float *residual, float *out,
-                          ptrdiff_t stride, double *row_sums, int fresh, int pixels) {
-    for (int p = 0; p < pixels; p++) {
-        int32_t sum[BLOCK];
-        for (int k = 0; k < 4; k += 2) join(sums[p].halves[k], sums[p].halves[k + 1], sum + 4 * k);
-        asq_epilogue(e, first, count, sum, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
-                     fresh && p == 0);
-    }
+static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sums,
+                                                         const float *residual, float *out, ptrdiff_t stride,
+                                                         double *row_sums, int fresh, const int PIXELS) {
+    Block sum[2];
+#pragma GCC unroll 2
+    for (int p = 0; p < PIXELS; p++)
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; k++) sum[p].half[k] = join(sums[p].halves[2 * k], sums[p].halves[2 * k + 1]);
+    finish_blocks(e, first, count, sum, residual, out, stride, row_sums, fresh, PIXELS);
 }
 
 enum { SIDE_BY_SIDE = 2 }; /* pixels of a depthwise convolution */

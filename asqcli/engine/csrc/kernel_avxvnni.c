@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "epilogue.h"
+#include "epilogue_avx2.h"
 #include "kernel.h"
 
 enum { LANES = 8, MOST_PIXELS = 6 };
@@ -17,33 +17,20 @@ static int supported(void) {
 }
 
 /* The accumulators of 16 outputs. */
-typedef struct {
-    __m256i low, high;
-} Sums;
+typedef Block Sums;
 
 static inline Sums sums_from(const int32_t *start) {
-    return (Sums){_mm256_loadu_si256((const __m256i *)start), _mm256_loadu_si256((const __m256i *)(start + LANES))};
+    return (Sums){{_mm256_loadu_si256((const __m256i *)start), _mm256_loadu_si256((const __m256i *)(start + LANES))}};
 }
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
 static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights) {
     const __m256i *a = (const __m256i *)codes, *w = (const __m256i *)weights;
-    return (Sums){_mm256_dpbusd_avx_epi32(sums.low, _mm256_loadu_si256(a), _mm256_loadu_si256(w)),
-                  _mm256_dpbusd_avx_epi32(sums.high, _mm256_loadu_si256(a + 1), _mm256_loadu_si256(w + 1))};
+    return (Sums){{_mm256_dpbusd_avx_epi32(sums.half[0], _mm256_loadu_si256(a), _mm256_loadu_si256(w)),
+                   _mm256_dpbusd_avx_epi32(sums.half[1], _mm256_loadu_si256(a + 1), _mm256_loadu_si256(w + 1))}};
 }
 
-/* The epilogue of pixels that lie `stride` floats apart. */
-static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sums,
-                                                         const float *residual, float *out, ptrdiff_t stride,
-                                                         double *row_sums, int fresh, int pixels) {
-    for (int p = 0; p < pixels; p++) {
-        int32_t sum[BLOCK];
-        _mm256_storeu_si256((__m256i *)sum, sums[p].low);
-        _mm256_storeu_si256((__m256i *)(sum + LANES), sums[p].high);
-        asq_epilogue(e, first, count, sum, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
-                     fresh && p == 0);
-    }
-}
+#define finish finish_blocks
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int PIXELS) {
     const int first = block * BLOCK;
@@ -60,8 +47,8 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
             int32_t four;
             memcpy(&four, a + p * c->across, DEPTH);
             const __m256i broadcast = _mm256_set1_epi32(four);
-            sums[p].low = _mm256_dpbusd_avx_epi32(sums[p].low, broadcast, w_low);
-            sums[p].high = _mm256_dpbusd_avx_epi32(sums[p].high, broadcast, w_high);
+            sums[p].half[0] = _mm256_dpbusd_avx_epi32(sums[p].half[0], broadcast, w_low);
+            sums[p].half[1] = _mm256_dpbusd_avx_epi32(sums[p].half[1], broadcast, w_high);
         }
     }
     const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;

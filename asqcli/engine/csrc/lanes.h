@@ -82,6 +82,35 @@ static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer 
     const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const __m512i transpose = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     _mm512_storeu_si512(to, TOGETHER ? _mm512_shuffle_epi8(bytes, transpose) : _mm512_permutexvar_epi32(in_order, bytes));
+#elif defined(__AVX2__)
+    const __m256 reciprocal = _mm256_set1_ps(q->reciprocal), qmax = _mm256_set1_ps(q->qmax), qmin = _mm256_set1_ps(q->qmin);
+    const __m256i lowest = _mm256_set1_epi32((int32_t)q->qmin);
+    __m256i codes[4][2];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x[k] + 8 * half), reciprocal);
+            const __m256i code = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(v, qmax), qmin));
+            codes[k][half] = _mm256_sub_epi32(code, lowest);
+        }
+    if (TOGETHER) {
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            const __m256i first = _mm256_or_si256(codes[0][half], _mm256_slli_epi32(codes[1][half], 8));
+            const __m256i second = _mm256_or_si256(codes[2][half], _mm256_slli_epi32(codes[3][half], 8));
+            _mm256_storeu_si256((__m256i *)to + half, _mm256_or_si256(first, _mm256_slli_epi32(second, 16)));
+        }
+        return;
+    }
+    const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* each 128 bits are packed by themselves */
+#pragma GCC unroll 2
+    for (int k = 0; k < 4; k += 2) {
+        const __m256i first = _mm256_packs_epi32(codes[k][0], codes[k][1]);
+        const __m256i second = _mm256_packs_epi32(codes[k + 1][0], codes[k + 1][1]);
+        const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, second), in_order);
+        _mm256_storeu_si256((__m256i *)(to + QUAD / 4 * k), bytes);
+    }
 #else
     for (int k = 0; k < 4; k++)
         for (int i = 0; i < QUAD / 4; i++) to[TOGETHER ? 4 * i + k : QUAD / 4 * k + i] = (uint8_t)code_of(q, x[k][i]);

@@ -94,11 +94,15 @@ static inline void quantize_run(const Quantizer *q, const float *x, int length, 
     int i = 0;
     for (; length - i >= QUAD; i += QUAD) quantize_quad(q, x + i, codes + i);
     if (i == length) return;
-    float rest[QUAD] = {0.0f};
-    uint8_t codes_of_rest[QUAD];
-    memcpy(rest, x + i, (length - i) * sizeof *rest);
-    quantize_quad(q, rest, codes_of_rest);
-    memcpy(codes + i, codes_of_rest, length - i);
+    if (i) { /* some once more */
+        quantize_quad(q, x + length - QUAD, codes + length - QUAD);
+        return;
+    }
+    float few[QUAD] = {0.0f};
+    uint8_t codes_of_few[QUAD];
+    memcpy(few, x, length * sizeof *few);
+    quantize_quad(q, few, codes_of_few);
+    memcpy(codes, codes_of_few, length);
 }
 
 /* The rows first .. last - 1 of the padded image: codes of x inside, of zero around it. */

@@ -1,0 +1,51 @@
+/* `asq_epilogue` in the registers of AVX2, for the kernels of 8 lanes. */
+
+#ifndef ASQ_EPILOGUE_AVX2_H
+#define ASQ_EPILOGUE_AVX2_H
+
+#include <immintrin.h>
+
+#include "epilogue.h"
+
+/* The sums of a block. */
+typedef struct {
+    __m256i half[2];
+} Block;
+
+/* One half of a block, which begins with the output `first`, at PIXELS pixels that lie `stride` floats apart. */
+static inline __attribute__((always_inline)) void finish_half(const Epilogue *e, int first, const Block *sum, int half,
+                                                              const float *residual, float *out, ptrdiff_t stride,
+                                                              double *row_sums, int fresh, const int PIXELS) {
+    const __m256 scale = _mm256_loadu_ps(e->scale + first), low = _mm256_set1_ps(e->low), high = _mm256_set1_ps(e->high);
+    __m256d total[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
+    if (row_sums && !fresh) total[0] = _mm256_loadu_pd(row_sums), total[1] = _mm256_loadu_pd(row_sums + 4);
+#pragma GCC unroll 6
+    for (int p = 0; p < PIXELS; p++, out += stride) {
+        __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[p].half[half]), scale);
+        if (e->bias) v = _mm256_add_ps(v, _mm256_loadu_ps(e->bias + first));
+        if (e->g) v = _mm256_add_ps(_mm256_mul_ps(v, _mm256_loadu_ps(e->g + first)), _mm256_loadu_ps(e->b + first));
+        if (residual) v = _mm256_add_ps(v, _mm256_loadu_ps(residual + p * stride));
+        v = _mm256_min_ps(high, _mm256_max_ps(low, v)); /* a NaN stays: both give their second operand */
+        _mm256_storeu_ps(out, v);
+        total[0] = _mm256_add_pd(total[0], _mm256_cvtps_pd(_mm256_castps256_ps128(v)));
+        total[1] = _mm256_add_pd(total[1], _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
+    }
+    if (row_sums) _mm256_storeu_pd(row_sums, total[0]), _mm256_storeu_pd(row_sums + 4, total[1]);
+}
+
+/* As `asq_epilogue`, of PIXELS pixels of a row. */
+static inline __attribute__((always_inline)) void finish_blocks(const Epilogue *e, int first, int count, const Block *sum,
+                                                                const float *residual, float *out, ptrdiff_t stride,
+                                                                double *row_sums, int fresh, const int PIXELS) {
+    if (count >= BLOCK) {
+        finish_half(e, first, sum, 0, residual, out, stride, row_sums, fresh, PIXELS);
+        finish_half(e, first + BLOCK / 2, sum, 1, residual ? residual + BLOCK / 2 : NULL, out + BLOCK / 2, stride,
+                    row_sums ? row_sums + BLOCK / 2 : NULL, fresh, PIXELS);
+        return;
+    }
+    for (int p = 0; p < PIXELS; p++)
+        asq_epilogue(e, first, count, (const int32_t *)sum[p].half, residual ? residual + p * stride : NULL, out + p * stride,
+                     row_sums, fresh && p == 0);
+}
+
+#endif
