@@ -52,6 +52,7 @@ from asqcli.engine.native_library import (
 from asqcli.engine.native_memory import Memory, NotNative, Storage
 
 COPIES = (Slice, Pad, Concat)  # nodes whose input may lie anywhere
+INT16_MAX = 2**15 - 1
 LARGE = 2**21  # bytes of values that do not stay in a core's second cache
 FEW_PLACES = 8  # of a window: products that take less time than to write their sum there and to read it
 
@@ -278,7 +279,7 @@ class Plan:
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
             as_printed=activations.dequantize_by == "step_size",
             layout=layout.kind, group_stride=layout.group_stride, places=len(offsets),
-            offset=self.memory.point(offsets), winograd=layout.winograd, plane=layout.plane,
+            narrow=self._narrow(node), offset=self.memory.point(offsets), winograd=layout.winograd, plane=layout.plane,
             packed=self.memory.share(f"{key}/{layout.kind}", lambda: layout.pack(levels())),
             weight_scale=self.memory.share(weights.scale, scale),
             compensation=self.memory.share(f"{key}/compensation", compensation),
@@ -318,6 +319,11 @@ class Plan:
             if dimensions:
                 return layout.in_winograd_form(dimensions)
         return layout
+
+    def _narrow(self, node: Conv | Linear) -> int:
+        """Return of how many places the products, two of each, may be added in 16 bits."""
+        largest = int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
+        return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)
 
     def _add_adapter(self, op: Op, source: int, adapter: Adapter) -> None:
         tensors, inputs = self.artifact.tensors, op.channels

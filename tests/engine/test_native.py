@@ -67,6 +67,29 @@ def test_convolutions_of_every_shape(data, seed):
     assert_equal(artifact, rng.standard_normal((3, 3, size, size)).astype(np.float32), teams)
 
 
+@pytest.mark.parametrize(
+    ("qmax", "level", "narrow"), [(15, 96, 11), (15, -128, 8), (3, 127, 43), (255, 64, 1), (255, 65, 0), (255, -128, 0)]
+)
+def test_sums_of_16_bits_at_their_limit(qmax, level, narrow):
+    """AVX2 adds the products of so many places in 16 bits: all codes are qmax and all weights the largest."""
+    rng = np.random.default_rng(0)
+    make = Maker(rng, 9)
+    geometry = {"stride": (1, 1), "padding": (1,) * 4, "dilation": (1, 1)}
+    value = make.layer(0, (21, 3, 3, 3), qmin=0, qmax=qmax, extreme=True, groups=1, **geometry)
+    value = make.add(doc.Clamp, "clamp", value, low=1.0, high=None)
+    value = make.layer(value, (21, 1, 3, 3), qmin=0, qmax=qmax, extreme=True, groups=21, channels=21, **geometry)
+    value = make.add(doc.Clamp, "clamp", value, low=1.0, high=None)
+    value = make.layer(value, (35, 21, 3, 3), qmin=0, qmax=qmax, extreme=True, groups=1, **geometry)
+    flat = make.add(doc.Reshape, "reshape", value, shape=(35 * 81,))
+    make.layer(flat, (3, 35 * 81), qmin=-8, qmax=7)
+    for node in make.nodes[:-1]:
+        if isinstance(node, doc.Conv):
+            make.tensors[node.weights.levels][:] = level
+    artifact = make.artifact(3)
+    assert [op.narrow for op in native_plan.Plan(artifact, {}).ops if op.kernel_h == 3] == [narrow] * 3
+    assert_equal(artifact, np.abs(rng.standard_normal((2, 3, 9, 9))).astype(np.float32) + 1)
+
+
 @pytest.mark.parametrize("width", ODD)
 def test_every_width_around_the_tile(width):
     """Widths 1 to 33 of the output, and 16, 32, 48 and 64 channels, which are 1 to 4 blocks."""

@@ -1,11 +1,11 @@
-/* AVX2. vpmaddubsw would multiply bytes in one step but saturates pairs at 16 bits, which 8-bit codes reach; so codes and
-   weights are widened to 16 bits and vpmaddwd adds pairs in 32 bits, exact for all. A tile is
-   PIXELS x 16 outputs, in two halves of 8 for the registers. */
+/* AVX2. vpmaddubsw multiplies 4 codes by 4 weights and adds them by twos, but saturates at 16 bits. Codes and weights of few
+   bits stay far below, so that the products of many places are added in 16 bits before they are widened (`narrow` says of how
+   many). Others are widened first, and vpmaddwd adds pairs in 32 bits, exact for all. A tile is PIXELS x 16 outputs. */
 
 #include <immintrin.h>
 #include <string.h>
 
-#include "epilogue_avx2.h"
+#include "avx2.h"
 #include "kernel.h"
 
 enum { LANES = 8 };
@@ -20,6 +20,10 @@ static inline __m256i halves_from(const int32_t *start) {
 /* Add the halves, and put the quarters in order. */
 static inline __m256i join(__m256i low, __m256i high) {
     return _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xD8);
+}
+
+static inline Block block_from(const int32_t *start) {
+    return (Block){{_mm256_loadu_si256((const __m256i *)start), _mm256_loadu_si256((const __m256i *)start + 1)}};
 }
 
 /* The sums of one half of a block at PIXELS pixels. */
@@ -48,59 +52,96 @@ static inline __attribute__((always_inline)) void half_tile(const Conv *c, const
     for (int p = 0; p < PIXELS; p++) sum[p].half[half] = join(low[p], high[p]);
 }
 
-static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int first, const int PIXELS) {
+/* Add sums of 16 bits, two for each of 8 outputs. */
+static inline __m256i add_pairs(__m256i sums, __m256i pairs) {
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+/* The sums of a block at PIXELS pixels, whose products fit 16 bits. */
+static inline __attribute__((always_inline)) void narrow_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
+                                                              const int32_t *start, Block *sum, const int PIXELS) {
+#pragma GCC unroll 4
+    for (int p = 0; p < PIXELS; p++) sum[p] = block_from(start);
+    for (int i = 0, end; i < c->places; i = end) {
+        end = c->places - i < c->narrow ? c->places : i + c->narrow;
+        __m256i pairs[4][2];
+#pragma GCC unroll 4
+        for (int p = 0; p < PIXELS; p++) pairs[p][0] = pairs[p][1] = _mm256_setzero_si256();
+        for (int k = i; k < end; k++, w += BLOCK * DEPTH) {
+            const uint8_t *a = codes + c->offset[k];
+            const __m256i low = _mm256_loadu_si256((const __m256i *)w), high = _mm256_loadu_si256((const __m256i *)w + 1);
+#pragma GCC unroll 4
+            for (int p = 0; p < PIXELS; p++) {
+                int32_t four;
+                memcpy(&four, a + p * c->across, DEPTH);
+                const __m256i broadcast = _mm256_set1_epi32(four);
+                pairs[p][0] = _mm256_add_epi16(pairs[p][0], _mm256_maddubs_epi16(broadcast, low));
+                pairs[p][1] = _mm256_add_epi16(pairs[p][1], _mm256_maddubs_epi16(broadcast, high));
+            }
+        }
+#pragma GCC unroll 4
+        for (int p = 0; p < PIXELS; p++)
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) sum[p].half[half] = add_pairs(sum[p].half[half], pairs[p][half]);
+    }
+}
+
+static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int PIXELS) {
+    const int first = block * BLOCK;
     const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     const int32_t *start = c->epilogue.compensation + first;
     Block sum[4];
-    half_tile(c, codes, w, start, sum, 0, PIXELS);
-    half_tile(c, codes, w + LANES * DEPTH, start + LANES, sum, 1, PIXELS);
+    if (c->narrow) {
+        narrow_tile(c, codes, w, start, sum, PIXELS);
+    } else {
+        half_tile(c, codes, w, start, sum, 0, PIXELS);
+        half_tile(c, codes, w + LANES * DEPTH, start + LANES, sum, 1, PIXELS);
+    }
     const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
     finish_blocks(&c->epilogue, first, c->outputs - first, sum, c->residual ? c->residual + at : NULL, c->output + at,
                   c->out_stride, row_sums_of(c, y, first), x == 0, PIXELS);
 }
 
+#define TILE(pixels)                                                                              \
+    static __attribute__((noinline)) void tile_##pixels(const Conv *c, int y, int x, int block) { \
+        tile(c, y, x, block, pixels);                                                             \
+    }
+TILE(1) TILE(2) TILE(3) TILE(4)
+static const Tile TILES[] = {tile_1, tile_2, tile_3, tile_4};
+
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    for (int first = first_block * BLOCK; first < last_block * BLOCK; first += BLOCK)
-        for (int y = first_row; y < last_row; y++) {
-            int x = 0;
-            for (; c->out_w - x >= 4; x += 4) tile(c, y, x, first, 4);
-            for (; x < c->out_w; x++) tile(c, y, x, first, 1);
-        }
+    conv_by_tiles(c, first_row, last_row, first_block, last_block, TILES, sizeof TILES / sizeof TILES[0]);
 }
 
-/* The accumulators of 16 outputs, for depthwise convolutions: neighbours are the two halves of one output. */
-typedef struct {
-    __m256i halves[4];
-} Sums;
-
-static inline Sums sums_from(const int32_t *start) {
-    return (Sums){{halves_from(start), halves_from(start + 4), halves_from(start + 8), halves_from(start + 12)}};
-}
+/* The accumulators of 16 outputs, for depthwise convolutions. */
+typedef Block Sums;
+#define sums_from block_from
+#define finish finish_blocks
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
-static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights) {
-    for (int k = 0; k < 4; k++) {
-        __m256i a = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)codes + k));
-        __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights + k));
-        sums.halves[k] = _mm256_add_epi32(sums.halves[k], _mm256_madd_epi16(a, w));
+static inline __attribute__((always_inline)) Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights,
+                                                               int narrow) {
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        const __m256i *a = (const __m256i *)codes + half, *w = (const __m256i *)weights + half;
+        if (narrow) {
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_loadu_si256(a), _mm256_loadu_si256(w));
+            sums.half[half] = add_pairs(sums.half[half], pairs);
+            continue;
+        }
+        __m256i products[2]; /* neighbours are the two halves of one */
+#pragma GCC unroll 2
+        for (int k = 0; k < 2; k++) {
+            const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)a + k));
+            products[k] = _mm256_madd_epi16(wide, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w + k)));
+        }
+        sums.half[half] = _mm256_add_epi32(sums.half[half], join(products[0], products[1]));
     }
     return sums;
 }
 
-/* The epilogue of pixels that lie `stride` floats apart. */
-static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sums,
-                                                         const float *residual, float *out, ptrdiff_t stride,
-                                                         double *row_sums, int fresh, const int PIXELS) {
-    Block sum[2];
-#pragma GCC unroll 2
-    for (int p = 0; p < PIXELS; p++)
-#pragma GCC unroll 2
-        for (int k = 0; k < 2; k++) sum[p].half[k] = join(sums[p].halves[2 * k], sums[p].halves[2 * k + 1]);
-    finish_blocks(e, first, count, sum, residual, out, stride, row_sums, fresh, PIXELS);
-}
-
-enum { SIDE_BY_SIDE = 2 }; /* pixels of a depthwise convolution */
+enum { SIDE_BY_SIDE = 4 }; /* pixels of a depthwise convolution */
 
 #include "run.h"
 

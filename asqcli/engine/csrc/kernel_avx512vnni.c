@@ -24,7 +24,8 @@ typedef __m512i Sums;
 static inline Sums sums_from(const int32_t *start) { return _mm512_loadu_si512(start); }
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
-static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights) {
+static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
+    (void)narrow; /* these products do not saturate */
     return _mm512_dpbusd_epi32(sums, _mm512_loadu_si512(codes), _mm512_loadu_si512(weights));
 }
 

@@ -5,7 +5,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "epilogue_avx2.h"
+#include "avx2.h"
 #include "kernel.h"
 
 enum { LANES = 8, MOST_PIXELS = 6 };
@@ -24,7 +24,8 @@ static inline Sums sums_from(const int32_t *start) {
 }
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
-static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights) {
+static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
+    (void)narrow; /* these products do not saturate */
     const __m256i *a = (const __m256i *)codes, *w = (const __m256i *)weights;
     return (Sums){{_mm256_dpbusd_avx_epi32(sums.half[0], _mm256_loadu_si256(a), _mm256_loadu_si256(w)),
                    _mm256_dpbusd_avx_epi32(sums.half[1], _mm256_loadu_si256(a + 1), _mm256_loadu_si256(w + 1))}};
@@ -56,14 +57,15 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
            row_sums_of(c, y, first), x == 0, PIXELS);
 }
 
+#define TILE(pixels)                                                                              \
+    static __attribute__((noinline)) void tile_##pixels(const Conv *c, int y, int x, int block) { \
+        tile(c, y, x, block, pixels);                                                             \
+    }
+TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+static const Tile TILES[MOST_PIXELS] = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
+
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    for (int block = first_block; block < last_block; block++)
-        for (int y = first_row; y < last_row; y++) {
-            int x = 0;
-            for (; c->out_w - x >= 6; x += 6) tile(c, y, x, block, 6);
-            for (; c->out_w - x >= 2; x += 2) tile(c, y, x, block, 2);
-            for (; x < c->out_w; x++) tile(c, y, x, block, 1);
-        }
+    conv_by_tiles(c, first_row, last_row, first_block, last_block, TILES, MOST_PIXELS);
 }
 
 enum { SIDE_BY_SIDE = 4 }; /* pixels of a depthwise convolution */

@@ -211,7 +211,7 @@ static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op,
     for (int i = 0; i < places; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + op->offset[i];
 #pragma GCC unroll 14
-        for (int p = 0; p < PIXELS; p++) sums[p] = add_products(sums[p], a + p * across, w);
+        for (int p = 0; p < PIXELS; p++) sums[p] = add_products(sums[p], a + p * across, w, op->narrow);
     }
     finish(e, first, op->outputs - first, sums, op->y ? op->y + at : NULL, op->out + at, op->outputs, row_sums,
            fresh, PIXELS);
@@ -345,7 +345,8 @@ static Conv conv_of(const Op *op) {
     const ptrdiff_t pixel = op->layout == LAYOUT_PLANES ? 1 : (ptrdiff_t)op->group_stride * op->groups;
     const ptrdiff_t row = op->layout == LAYOUT_PLANES ? (ptrdiff_t)op->channels * width : pixel * width;
     Conv c = {
-        .codes = op->codes, .packed = op->packed, .offset = op->offset, .places = op->places, .across = op->stride_w * pixel,
+        .codes = op->codes, .packed = op->packed, .offset = op->offset, .places = op->places, .narrow = op->narrow,
+        .across = op->stride_w * pixel,
         .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = epilogue_of(op),
         .out_w = op->out_w, .outputs = op->outputs / op->groups, .out_stride = op->outputs, .sums_stride = op->outputs,
     };

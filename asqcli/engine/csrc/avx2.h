@@ -1,9 +1,10 @@
-/* `asq_epilogue` in the registers of AVX2, for the kernels of 8 lanes. */
+/* What the kernels of 8 lanes share: `asq_epilogue` in the registers of AVX2, and how rows are cut. */
 
-#ifndef ASQ_EPILOGUE_AVX2_H
-#define ASQ_EPILOGUE_AVX2_H
+#ifndef ASQ_AVX2_H
+#define ASQ_AVX2_H
 
 #include <immintrin.h>
+#include <string.h>
 
 #include "epilogue.h"
 
@@ -43,9 +44,27 @@ static inline __attribute__((always_inline)) void finish_blocks(const Epilogue *
                     row_sums ? row_sums + BLOCK / 2 : NULL, fresh, PIXELS);
         return;
     }
-    for (int p = 0; p < PIXELS; p++)
-        asq_epilogue(e, first, count, (const int32_t *)sum[p].half, residual ? residual + p * stride : NULL, out + p * stride,
-                     row_sums, fresh && p == 0);
+    for (int p = 0; p < PIXELS; p++) {
+        int32_t lanes[BLOCK];
+        memcpy(lanes, &sum[p], sizeof lanes);
+        asq_epilogue(e, first, count, lanes, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
+                     fresh && p == 0);
+    }
+}
+
+/* A tile of one row and one block, which begins at column x. */
+typedef void (*Tile)(const Conv *c, int y, int x, int block);
+
+/* Rows in tiles of nearly the same width; tiles: of 1, 2 .. `most` pixels. */
+static void conv_by_tiles(const Conv *c, int first_row, int last_row, int first_block, int last_block, const Tile *tiles,
+                          int most) {
+    for (int block = first_block; block < last_block; block++)
+        for (int y = first_row; y < last_row; y++)
+            for (int x = 0, pixels; x < c->out_w; x += pixels) {
+                const int left = c->out_w - x, count = (left + most - 1) / most;
+                pixels = (left + count - 1) / count;
+                tiles[pixels - 1](c, y, x, block);
+            }
 }
 
 #endif
