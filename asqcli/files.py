@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half written."""
+"""Files: reasons why one cannot be read, and writing so that nothing is ever half written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from asqcli.errors import MachineError
+from asqcli.errors import InputError, MachineError
+
+
+def check_readable(path: Path) -> None:
+    """Open a file and close it: to safetensors one that cannot be opened is one that is not there.
+
+    Raises:
+        InputError: it cannot be opened; says why.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"`{path}` cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager

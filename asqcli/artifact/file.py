@@ -29,6 +29,7 @@ from asqcli.artifact.document import (
 from asqcli.artifact.packing import packed_size, unpack
 from asqcli.artifact.shapes import Plan, plan_document
 from asqcli.errors import InputError, first_line, printable
+from asqcli.files import check_readable
 
 KEY = "asq"
 SUFFIX = ".asq"
@@ -239,8 +240,8 @@ def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
             raise InputError(f"`{path}` cannot be read: it is not a file")
         if status.st_size > LARGEST_FILE:
             raise InputError(f"`{path}` is larger than {LARGEST_FILE:,} bytes")
-        # To `safe_open` alone every file that cannot be opened is one that is not there.
-        with path.open("rb"), safe_open(path, framework="numpy") as file:
+        check_readable(path)
+        with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if set(metadata) != {KEY}:
                 raise InputError(f"`{path}` is not an exported network", "`asq export RUN` writes one")

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from asqcli.errors import InputError, MachineError, first_line
+from asqcli.files import check_readable
 from asqcli.models.registry import official_weights
 
 DOWNLOAD_TIMEOUT_S = 5
@@ -44,6 +45,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputError(f"no weights file `{path}`")
+    check_readable(path)
     with path.open("rb") as file:
         start = file.read(16)
     # A safetensors file begins with the length of its JSON header, 8 bytes, then the header.

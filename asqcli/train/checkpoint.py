@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from asqcli.errors import InputError
-from asqcli.files import write_atomically
+from asqcli.files import check_readable, write_atomically
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import Recipe
 
@@ -104,7 +104,12 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Is the file a checkpoint of ours? Other safetensors files are plain weights."""
+    """Is the file a checkpoint of ours? Other safetensors files are plain weights.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    check_readable(path)
     try:
         with safe_open(path, "pt") as file:
             return DOCUMENT in (file.metadata() or {})
@@ -120,6 +125,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise InputError(f"no checkpoint `{path}`")
+    check_readable(path)
     try:
         with safe_open(path, "pt") as file:
             document = json.loads((file.metadata() or {})[DOCUMENT])

@@ -1,6 +1,5 @@
 """Files from a stranger are refused with a reason or give an answer: mutants by seed, and wrong files by hand."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from asqcli.engine.native_plan import NotNative, Plan
 from asqcli.errors import InputError
 from asqcli.export.network import export_network
 from asqcli.models.cifar_resnet import CifarResNet
+from tests.permissions import unreadable
 
 RUNNER = Path(__file__).parent / "hostile.py"
 MUTANTS = 200
@@ -117,27 +117,11 @@ def test_what_is_no_artifact(tmp_path):
     refused(tmp_path / "large.asq", "is larger than 268,435,456 bytes")
 
 
-@contextlib.contextmanager
-def nobody():
-    """Root may read everything, so it becomes somebody else for a while."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
-
-
 def test_a_file_without_permission(folder, tmp_path, monkeypatch):
     path = tmp_path / "secret.asq"
     path.write_bytes((folder / "mixed.asq").read_bytes())
-    path.chmod(0)
-    tmp_path.chmod(0o755)
-    monkeypatch.chdir(tmp_path)  # the folders above are closed to others
-    with nobody():
-        refused(Path("secret.asq"), "cannot be read: Permission denied")
+    with unreadable(path, monkeypatch) as secret:
+        refused(secret, "cannot be read: Permission denied")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from asqcli.errors import InputError, MachineError
 from asqcli.models.registry import build_model
 from asqcli.models.weights import fetch_official, load_weights, read_weights
+from tests.permissions import unreadable
 
 
 @pytest.fixture
@@ -58,6 +59,13 @@ def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "weights").write_bytes(content)
     with pytest.raises(InputError, match=r"weights"):
         read_weights(tmp_path / "weights")
+
+
+def test_weights_without_permission(tmp_path, monkeypatch, state):
+    save_file(state, tmp_path / "weights")
+    with unreadable(tmp_path / "weights", monkeypatch) as weights:
+        with pytest.raises(InputError, match="`weights` cannot be read: Permission denied"):
+            read_weights(weights)
 
 
 def test_missing_unexpected_and_misshapen_keys_stand_in_one_table(state):

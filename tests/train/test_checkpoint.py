@@ -9,6 +9,7 @@ from asqcli.files import write_atomically
 from asqcli.nn.prepare import LayerPlan
 from asqcli.train.checkpoint import Checkpoint, Progress, is_checkpoint, load_checkpoint, save_checkpoint
 from asqcli.train.run_folder import RunFolder
+from tests.permissions import unreadable
 
 
 def example():
@@ -46,6 +47,14 @@ def test_corrupt_checkpoints_are_refused(tmp_path):
         load_checkpoint(tmp_path / "flipped")
     with pytest.raises(InputError, match="no checkpoint"):
         load_checkpoint(tmp_path / "absent")
+
+
+def test_a_checkpoint_without_permission(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "last", example())
+    with unreadable(tmp_path / "last", monkeypatch) as last:
+        for read in (load_checkpoint, is_checkpoint):
+            with pytest.raises(InputError, match="`last` cannot be read: Permission denied"):
+                read(last)
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
