@@ -8,7 +8,7 @@
 #ifndef ASQ_WEAVE_H
 #define ASQ_WEAVE_H
 
-enum { WOVEN = 14 /* pixels of a round */, MOST_WOVEN_PLACES = 8, EPILOGUE_STAGES = 9 };
+enum { WOVEN = 14 /* pixels of a round */, MOST_WOVEN_PLACES = 9, EPILOGUE_STAGES = 9 };
 
 /* What the rows of a convolution have in common. */
 typedef struct {
@@ -83,7 +83,7 @@ static inline __attribute__((always_inline)) void weave_round(Woven *w, const in
     const int COUNT = NEW ? WOVEN : STEPS + EPILOGUE_STAGES - 1;
 #pragma GCC unroll 14
     for (int t = 0; t < COUNT; t++) {
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int k = 0; k < PLACES; k++) {
 #pragma GCC unroll 4
             for (int s = STEPS - 1; s >= 0; s--) {
@@ -119,7 +119,7 @@ static inline __attribute__((always_inline)) void weave_row(const Rows *rows, in
         .b = e->g || e->bias ? _mm512_loadu_ps((e->g ? e->b : e->bias) + first) : _mm512_set1_ps(-0.0f),
         .low = _mm512_set1_ps(e->low), .high = _mm512_set1_ps(e->high),
     };
-#pragma GCC unroll 8
+#pragma GCC unroll 9
     for (int i = 0; i < STEPS * PLACES; i++) {
         const int place = DEPTHWISE ? i % PLACES * STEPS + i / PLACES : i;
         w.weights[i] = _mm512_loadu_si512(packed + place * BLOCK * DEPTH);
@@ -141,6 +141,7 @@ WEAVE(weave_3_columns_of_2, 0, 1, 3, 2) WEAVE(weave_3_columns_of_2_and_sum, 1, 1
 WEAVE(weave_4_places, 0, 0, 2, 2) WEAVE(weave_4_places_and_sum, 1, 0, 2, 2)
 WEAVE(weave_6_places, 0, 0, 3, 2) WEAVE(weave_6_places_and_sum, 1, 0, 3, 2)
 WEAVE(weave_8_places, 0, 0, 4, 2) WEAVE(weave_8_places_and_sum, 1, 0, 4, 2)
+WEAVE(weave_9_places, 0, 0, 3, 3) WEAVE(weave_9_places_and_sum, 1, 0, 3, 3)
 
 /* What weaves rows of so many places, or null. columns: of the window of a depthwise convolution, or 0. count: outputs of the
    block. */
@@ -150,7 +151,8 @@ static Weave weaver(const Rows *rows, int columns, int places, int count, int re
     static const Weave BY_PLACES[][2] = {
         [4] = {weave_4_places, weave_4_places_and_sum},
         [6] = {weave_6_places, weave_6_places_and_sum},
-        [MOST_WOVEN_PLACES] = {weave_8_places, weave_8_places_and_sum},
+        [8] = {weave_8_places, weave_8_places_and_sum},
+        [MOST_WOVEN_PLACES] = {weave_9_places, weave_9_places_and_sum},
     };
     if (!rows->rounds || count < BLOCK || residual || (rows->epilogue->bias && rows->epilogue->g)) return NULL;
     if (columns) return columns == 3 && places <= 6 ? DEPTHWISE[places > 3][sums] : NULL;
