@@ -7,7 +7,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def unreadable(path: Path, monkeypatch):
-    """Take all permissions from a file in `tmp_path` and yield its name there; root becomes somebody else for a while."""
+    """Take all permissions from a file in `tmp_path` and yield its name there; root becomes somebody else meanwhile."""
     path.chmod(0)
     path.parent.chmod(0o755)
     monkeypatch.chdir(path.parent)  # the folders above are closed to others

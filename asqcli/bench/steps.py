@@ -18,7 +18,10 @@ PEAK_ROUNDS, PEAK_REPEATS = 2_000_000, 7
 KINDS = {
     native_library.CONV: "conv",
     native_library.ELEMENTWISE: "elementwise",
+    native_library.MULTIPLY: "product",
+    native_library.GATE: "gate",
     native_library.MAX_POOL: "max pool",
+    native_library.AVG_POOL: "average pool",
     native_library.ROW_SUMS: "row sums",
     native_library.MEAN: "mean",
     native_library.COPY: "copy",

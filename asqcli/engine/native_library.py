@@ -8,7 +8,8 @@ from pathlib import Path
 
 BLOCK, DEPTH, LANES, MOST_ROWS = 16, 4, 8, 64
 PIXELS, PLANES, FOURS = range(3)
-CONV, ELEMENTWISE, MAX_POOL, ROW_SUMS, MEAN, COPY = range(6)
+CONV, ELEMENTWISE, MULTIPLY, GATE, MAX_POOL, AVG_POOL, ROW_SUMS, MEAN, COPY = range(9)
+GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
 LIBRARY = Path(__file__).parent / "csrc" / "native.so"  # beside its source, where Python looks for no modules
 
 Int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
@@ -45,7 +46,8 @@ class Op(ctypes.Structure):
         ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("next", _pointer), ("offset", _pointer),
         ("weight_scale", _pointer),
         ("compensation", _pointer), ("bias", _pointer), ("g", _pointer), ("b", _pointer), ("low", _float),
-        ("high", _float), ("box", Int * 3), ("from_stride", Int * 3), ("to_stride", Int * 3),
+        ("high", _float), ("gate", Int), ("y_is_a_pixel", Int), ("windows", _pointer), ("window_size", Int),
+        ("box", Int * 3), ("from_stride", Int * 3), ("to_stride", Int * 3),
     )  # fmt: skip
 
 

@@ -18,28 +18,36 @@ from asqcli.artifact.document import (
     Adapter,
     AdaptiveAvgPool,
     Add,
+    AvgPool,
     BatchNorm,
     Clamp,
     Concat,
     Conv,
+    Gate,
     Linear,
     MaxPool,
+    Mul,
     Pad,
     Reshape,
     Slice,
+    Transpose,
 )
 from asqcli.engine import native_winograd
 from asqcli.engine.native_fusion import Step, fuse
 from asqcli.engine.native_layout import Layout, by_group, pack_adapter, padded
 from asqcli.engine.native_library import (
+    AVG_POOL,
     BLOCK,
     CONV,
     COPY,
     ELEMENTWISE,
     FOURS,
+    GATE,
+    GATES,
     MAX_POOL,
     MEAN,
     MOST_ROWS,
+    MULTIPLY,
     PIXELS,
     PLANES,
     ROW_SUMS,
@@ -50,6 +58,7 @@ from asqcli.engine.native_library import (
     library,
 )
 from asqcli.engine.native_memory import Memory, NotNative, Storage
+from asqcli.engine.operations import adaptive_windows
 
 COPIES = (Slice, Pad, Concat)  # nodes whose input may lie anywhere
 INT16_MAX = 2**15 - 1
@@ -95,6 +104,8 @@ class Plan:
         self.values: dict[int, Storage] = {}
         # Values that lie among the numbers of another (see `_places`).
         self.views: dict[int, tuple[int, list[int]]] = {}
+        # Values of four dimensions: that of three which they lie in memory as, and whether the first two are exchanged.
+        self.shuffled: dict[int, tuple[int, bool]] = {}
         self.steps: list[Op] = []
         # Values that are made again where they are read, and the convolution that makes them; it and who reads them.
         self.again: dict[int, Op] = {}
@@ -358,6 +369,17 @@ class Plan:
             case AdaptiveAvgPool() if node.output_size == (1, 1):
                 op = self._op(MEAN, source, result)
                 op.x_sums = self._row_sums(source)
+            case AdaptiveAvgPool() | AvgPool():
+                op = self._op(AVG_POOL, source, result)
+                self._add_windows(op, node)
+            case Gate():
+                op = self._op(GATE, source, result, gate=GATES.index(node.op))
+            case Mul():
+                other = node.inputs[1]
+                op = self._op(MULTIPLY, source, result, y=self.values[other].address)
+                op.y_is_a_pixel = self.shapes[other] != self.shapes[source]
+            case Reshape() | Transpose() if 4 in (len(self.shapes[source]), len(self.shapes[result])):
+                return self._add_shuffle(node, source, result)
             case Reshape() if len(node.shape) == 1:
                 _, height, width = self._image(source)
                 if height * width == 1:
@@ -374,6 +396,48 @@ class Plan:
         op.out = self._new_value(result).address
         self.steps.append(op)
         return None
+
+    def _add_windows(self, op: Op, node: AvgPool | AdaptiveAvgPool) -> None:
+        """Give an average pool its windows, without what lies in the border."""
+        if isinstance(node, AdaptiveAvgPool):
+            sides = [adaptive_windows(*sizes) for sizes in ((op.height, op.out_h), (op.width, op.out_w))]
+        else:
+            sides = []
+            for axis, (size, count) in enumerate(((op.height, op.out_h), (op.width, op.out_w))):
+                starts = [i * node.stride[axis] - node.padding[axis] for i in range(count)]
+                sides.append(
+                    [(_between(start, size), _between(start + node.kernel_size[axis], size)) for start in starts]
+                )
+            if node.count_include_pad or node.padding == (0, 0):
+                op.window_size = math.prod(node.kernel_size)
+        self.memory.reserve(8 * (op.out_h + op.out_w))
+        op.windows = self.memory.point(np.array(sides[0] + sides[1], np.int32))
+
+    def _add_shuffle(self, node: Reshape | Transpose, source: int, result: int) -> None:
+        """Add a node of a channel shuffle: (C, H, W) to (groups, C / groups, H, W), which change places, and back.
+
+        In memory a value of four dimensions stays the one of three that it was, until the channels are copied.
+        """
+        shape, before = self.shapes[result], self.shapes[source]
+        origin, swapped = self.shuffled.get(source, (source, False))
+        if isinstance(node, Transpose):
+            fits, swapped = sorted(node.axes) == [0, 1], not swapped
+        else:
+            fits = sorted((len(shape), len(before))) == [3, 4] and shape[-2:] == before[-2:]
+        if not fits:
+            raise NotNative(f"`{node.op}` of {before} to {shape} (`{node.name}`)")
+        if len(shape) == 3 and swapped:
+            channels, groups, height, width = before
+            at, stride = self._places(origin)
+            for group in range(groups):
+                self._copy(
+                    origin, result, places=(at + group * channels * stride[2], stride), box=(height, width, channels),
+                    to_at=group, to_stride=(width * channels * groups, channels * groups, groups),
+                )  # fmt: skip
+            return
+        self._alias(result, source)
+        if len(shape) == 4:
+            self.shuffled[result] = origin, swapped
 
     def _pool(self, node: MaxPool, source: int, result: int) -> Pool:
         (kernel_h, kernel_w), (stride_h, stride_w), (dilation_h, dilation_w) = (
@@ -502,3 +566,7 @@ class Plan:
         raw.y = raw.g = raw.b = raw.bias = raw.row_sums = None
         library().asq_run(kernel, ctypes.byref(raw), 1)
         return out
+
+
+def _between(place: int, size: int) -> int:
+    return min(max(place, 0), size)

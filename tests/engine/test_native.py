@@ -206,6 +206,115 @@ def test_depthwise_rows_far_apart_are_no_fours():
         assert_equal(artifact, rng.standard_normal((2, 3, 17, 17)).astype(np.float32), teams=(2,))
 
 
+@pytest.mark.parametrize("op", native_library.GATES)
+@pytest.mark.parametrize("channels", [1, 8, 19])
+def test_gates_and_products(op, channels):
+    """As in squeeze and excitation: a gate of every value, and one number for each channel that multiplies them."""
+    rng = np.random.default_rng(channels)
+    make = Maker(rng, 9)
+    one = {"padding": (0,) * 4, "stride": (1, 1), "dilation": (1, 1), "groups": 1}
+    codes = {"qmin": -8, "qmax": 7, "adapter": True}
+    value = make.layer(0, (channels, 3, 1, 1), **codes | {"adapter": False}, **one)
+    value = make.batch_norm(value, channels)
+    make.tensors[make.nodes[-1].g][:] *= 10.0 ** rng.uniform(-40, 4, channels)  # up to overflow of exp, down to zero
+    gated = make.add(doc.Gate, op, value)
+    factor = make.add(doc.AdaptiveAvgPool, "adaptive_avg_pool", gated, output_size=(1, 1))
+    factor = make.layer(factor, (channels, channels, 1, 1), **codes, **one)
+    factor = make.add(doc.Gate, op, factor)
+    product = make.add(doc.Mul, "mul", gated, factor)
+    product = make.add(doc.Mul, "mul", product, value)
+    flat = make.add(doc.Reshape, "reshape", product, shape=(81 * channels,))
+    make.layer(flat, (4, 81 * channels), **codes)
+    artifact = make.artifact(4)
+    native_plan.Plan(artifact, {})
+    assert_equal(artifact, rng.standard_normal((2, 3, 9, 9)).astype(np.float32), teams=(2, 3))
+
+
+def test_gates_of_every_size_of_number():
+    """Zeros, the smallest and the largest floats, halves of an exponent's step: the same bits as NumPy's."""
+    rng = np.random.default_rng(0)
+    special = [
+        0.0,
+        -0.0,
+        1e-45,
+        -1e-45,
+        3e38,
+        -3e38,
+        88.0,
+        -104.0,
+        700.0,
+        -745.0,
+        3.0,
+        -3.0,
+        1.5 * np.log(2),
+        2.5 * np.log(2),
+    ]
+    numbers = np.concatenate([special, rng.standard_normal(500) * 10.0 ** rng.uniform(-10, 3, 500)])
+    image = np.resize(numbers, (1, 3, 15, 15)).astype(np.float32)
+    for op in native_library.GATES:
+        make = Maker(rng, 15)
+        make.add(doc.Reshape, "reshape", make.add(doc.Gate, op, 0), shape=(675,))
+        artifact = make.artifact(675)
+        expected = Session(artifact, kernel="matmul").run(image)
+        for kernel in USABLE:
+            assert np.array_equal(Session(artifact, kernel=kernel).run(image), expected), (op, kernel)
+
+
+@pytest.mark.parametrize("channels", [3, 8, 21])
+def test_average_pools(channels):
+    """Windows that overlap, skip rows, lie in the border or cover the image; those of an adaptive pool may overlap."""
+    rng = np.random.default_rng(channels)
+    pools = [
+        doc.AvgPool(op="avg_pool", name="pool", inputs=(1,), kernel_size=kernel, stride=stride, padding=padding,
+                    count_include_pad=include)
+        for kernel, stride, padding, include in (
+            ((2, 2), (2, 2), (0, 0), True), ((3, 3), (1, 1), (1, 1), True), ((3, 3), (2, 1), (1, 1), False),
+            ((2, 5), (3, 2), (1, 2), False), ((7, 7), (1, 1), (0, 0), False),
+        )
+    ] + [
+        doc.AdaptiveAvgPool(op="adaptive_avg_pool", name="pool", inputs=(1,), output_size=size)
+        for size in ((2, 3), (6, 6), (7, 5), (10, 1))
+    ]  # fmt: skip
+    for pool in pools:
+        make = Maker(rng, 7)
+        make.layer(0, (channels, 3, 1, 1), qmin=-8, qmax=7, stride=(1, 1), padding=(0,) * 4, dilation=(1, 1), groups=1)
+        make.nodes.append(pool)
+        value = make.layer(2, (4, channels, 1, 1), qmin=-8, qmax=7, adapter=True, stride=(1, 1), padding=(0,) * 4,
+                           dilation=(1, 1), groups=1)  # fmt: skip
+        value = make.add(doc.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
+        value = make.add(doc.Reshape, "reshape", value, shape=(4,))
+        make.layer(value, (3, 4), qmin=-8, qmax=7)
+        artifact = make.artifact(3)
+        native_plan.Plan(artifact, {})
+        assert_equal(artifact, rng.standard_normal((2, 3, 7, 7)).astype(np.float32), teams=(2, 3))
+
+
+def shuffle(make: Maker, value: int, shape: tuple[int, int, int], groups: int) -> int:
+    channels, *image = shape
+    value = make.add(doc.Reshape, "reshape", value, shape=(groups, channels // groups, *image))
+    value = make.add(doc.Transpose, "transpose", value, axes=(0, 1))
+    return make.add(doc.Reshape, "reshape", value, shape=shape)
+
+
+def test_channel_shuffles():
+    rng = np.random.default_rng(0)
+    for channels, groups in ((4, 2), (48, 3), (6, 6), (5, 1)):
+        make = Maker(rng, 5)
+        before = make.layer(
+            0, (channels, 3, 3, 3), qmin=-8, qmax=7, stride=(1, 1), padding=(1,) * 4, dilation=(1, 1), groups=1
+        )
+        value = shuffle(make, before, (channels, 5, 5), groups)
+        value = make.add(doc.Add, "add", value, before)
+        value = make.layer(value, (channels, 1, 3, 3), qmin=-8, qmax=7, adapter=True, channels=channels, stride=(1, 1),
+                           padding=(1,) * 4, dilation=(1, 1), groups=channels)  # fmt: skip
+        value = shuffle(make, value, (channels, 5, 5), groups)
+        flat = make.add(doc.Reshape, "reshape", value, shape=(25 * channels,))
+        make.layer(flat, (3, 25 * channels), qmin=-8, qmax=7)
+        artifact = make.artifact(3)
+        native_plan.Plan(artifact, {})
+        assert_equal(artifact, rng.standard_normal((2, 3, 5, 5)).astype(np.float32), teams=(2,))
+
+
 def test_weights_that_would_be_mostly_gaps_run_on_numpy():
     """Two outputs of each of many channels: each group of 18 weights would take 576 bytes."""
     rng, channels = np.random.default_rng(0), 2**19
@@ -332,18 +441,17 @@ def test_the_widest_tiles_keep_their_accumulators_in_registers():
 
 
 def test_a_network_without_a_native_plan_runs_on_numpy():
-    rng = np.random.default_rng(0)
-    make = Maker(rng, 5)
+    make = Maker(np.random.default_rng(0), 5)
     value = make.layer(0, (4, 3, 1, 1), qmin=-8, qmax=7, stride=(1, 1), padding=(0,) * 4, dilation=(1, 1), groups=1)
-    value = make.add(doc.Gate, "sigmoid", value)
+    value = make.add(doc.Transpose, "transpose", value, axes=(1, 2))
     value = make.add(doc.Reshape, "reshape", value, shape=(100,))
     make.layer(value, (3, 100), qmin=-8, qmax=7)
     artifact = make.artifact(3)
     session = Session(artifact)
     assert session.kernel == "matmul" and session.run(np.zeros((1, 3, 5, 5), np.float32)).shape == (1, 3)
     if USABLE:
-        assert "no step for `sigmoid`" in session.notice
-        with pytest.raises(UnsupportedError, match="has no step for `sigmoid`"):
+        assert "no step for `transpose`" in session.notice
+        with pytest.raises(UnsupportedError, match="has no step for `transpose`"):
             Session(artifact, kernel=USABLE[0])
 
 

@@ -75,7 +75,8 @@ typedef struct {
 } AdapterLayer;
 
 enum { LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_FOURS };
-enum { OP_CONV, OP_ELEMENTWISE, OP_MAX_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY };
+enum { OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY };
+enum { GATE_SIGMOID, GATE_SILU, GATE_HARDSIGMOID, GATE_HARDSWISH };
 
 /* A max pool: its window, its output, and the last rows of its input where they are not kept elsewhere. */
 typedef struct {
@@ -87,7 +88,7 @@ typedef struct {
 /* One step of the plan, on one image. All memory belongs to the caller. Sizes are those of the input. */
 typedef struct Op {
     int32_t kind;
-    const float *x, *y;           /* inputs; y: what is added, or null */
+    const float *x, *y;           /* inputs; y: what is added, or null; OP_MULTIPLY: the other factor */
     const double *x_sums;         /* OP_MEAN and adapters: row sums of x */
     float *out;
     double *row_sums;             /* OP_CONV: of the output, or null; OP_ROW_SUMS: the result */
@@ -129,6 +130,11 @@ typedef struct Op {
     /* OP_CONV and OP_ELEMENTWISE: batch norm, then + y, then clamp. */
     const float *g, *b;
     float low, high;
+
+    int32_t gate;                 /* OP_GATE: which */
+    int32_t y_is_a_pixel;         /* OP_MULTIPLY: y is one number for each channel */
+    const int32_t *windows;       /* OP_AVG_POOL: (first, end) of the windows of each row of the output, then of each column */
+    int32_t window_size;          /* OP_AVG_POOL: by which sums are divided, or 0: by how many numbers a window holds */
 
     /* OP_COPY: a box of numbers, strides in floats for (row, column, channel). */
     int32_t box[3];

@@ -14,14 +14,14 @@ typedef double Doubles __attribute__((vector_size(64), aligned(8), may_alias));
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
 
+typedef float EightFloats __attribute__((vector_size(32), aligned(4), may_alias));
+
 /* Eight floats as doubles. */
 static inline __attribute__((always_inline)) Doubles widen(const float *x) {
 #if defined(__AVX512F__)
     return (Doubles)_mm512_cvtps_pd(_mm256_loadu_ps(x));
 #else
-    Doubles wide;
-    for (int k = 0; k < 8; k++) wide[k] = (double)x[k];
-    return wide;
+    return __builtin_convertvector(*(const EightFloats *)x, Doubles);
 #endif
 }
 

@@ -7,8 +7,10 @@
 
 #include <string.h>
 
+#include "elementwise.h"
 #include "epilogue.h"
 #include "kernel.h"
+#include "pools.h"
 
 static inline int padded(int n, int to) { return (n + to - 1) / to * to; }
 
@@ -251,60 +253,6 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
             }
 }
 
-/* The largest number of a window, in 16 * VECTORS channels; those outside the image do not count. */
-static inline __attribute__((always_inline)) void max_of_window(const float *const *row, int rows, ptrdiff_t column_step,
-                                                                int columns, float *out, const int VECTORS) {
-    Floats most[4];
-    for (int k = 0; k < VECTORS; k++) most[k] = (Floats){0} - __builtin_inff();
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < columns; j++)
-            for (int k = 0; k < VECTORS; k++) most[k] = larger(most[k], row[i] + j * column_step + BLOCK * k);
-    for (int k = 0; k < VECTORS; k++) *(Floats *)(out + BLOCK * k) = most[k];
-}
-
-/* Move the first of `count` places at a distance `step` from each other to the first that is not negative, and forget those
-   that are not below `size`. */
-static void clip(int *first, int *count, int step, int size) {
-    for (; *count > 0 && *first < 0; --*count) *first += step;
-    while (*count > 0 && *first + (*count - 1) * step >= size) --*count;
-}
-
-/* A row of a max pool. x: row y of the image is at y % ring. Windows are not higher than MOST_ROWS. */
-static void max_pool_row(const Pool *pool, const float *x, int ring, int height, int width, int channels, int y, float *out) {
-    const float *row[MOST_ROWS];
-    int top = y * pool->stride_h - pool->top, rows = pool->kernel_h;
-    clip(&top, &rows, pool->dilation_h, height);
-    const ptrdiff_t column_step = (ptrdiff_t)pool->dilation_w * channels;
-    for (int o = 0; o < pool->out_w; o++, out += channels) {
-        int left = o * pool->stride_w - pool->left, columns = pool->kernel_w, c = 0;
-        clip(&left, &columns, pool->dilation_w, width);
-        for (int i = 0; i < rows; i++)
-            row[i] = x + ((ptrdiff_t)((top + i * pool->dilation_h) % ring) * width + left) * channels;
-        for (; channels - c >= 4 * BLOCK; c += 4 * BLOCK) {
-            max_of_window(row, rows, column_step, columns, out + c, 4);
-            for (int i = 0; i < rows; i++) row[i] += 4 * BLOCK;
-        }
-        for (; channels - c >= BLOCK; c += BLOCK) {
-            max_of_window(row, rows, column_step, columns, out + c, 1);
-            for (int i = 0; i < rows; i++) row[i] += BLOCK;
-        }
-        for (int k = 0; c < channels; c++, k++) {
-            out[c] = -__builtin_inff();
-            for (int i = 0; i < rows; i++)
-                for (int j = 0; j < columns; j++) {
-                    const float v = row[i][j * column_step + k];
-                    out[c] = (v > out[c]) | (v != v) ? v : out[c];
-                }
-        }
-    }
-}
-
-static void max_pool(const Op *op, int first_row, int last_row) {
-    for (int y = first_row; y < last_row; y++)
-        max_pool_row(&op->pool, op->x, op->height, op->height, op->width, op->channels, y,
-                     op->out + (size_t)y * op->pool.out_w * op->channels);
-}
-
 /* A convolution and the pool of its output, whose rows do not leave the cache. */
 static void conv_pool(const Op *op, Conv *c, int blocks, const Team *team) {
     const Pool *pool = &op->pool;
@@ -429,38 +377,6 @@ static void run_conv(const Op *op, const Team *team) {
     }
 }
 
-static void elementwise(const Op *op, int first, int last) {
-    const size_t at = (size_t)first * op->channels;
-    const float *x = op->x + at, *y = op->y ? op->y + at : NULL;
-    float *out = op->out + at;
-    for (int p = first; p < last; p++, x += op->channels, out += op->channels) {
-        for (int c = 0; c < op->channels; c++) {
-            float v = x[c];
-            if (op->g) {
-                v = v * op->g[c];
-                v = v + op->b[c];
-            }
-            if (y) v = v + y[c];
-            v = v < op->low ? op->low : v;
-            out[c] = v > op->high ? op->high : v;
-        }
-        if (y) y += op->channels;
-    }
-}
-
-static void copy(const Op *op) {
-    const int32_t *from_stride = op->from_stride, *to_stride = op->to_stride, channels = op->box[2];
-    for (int y = 0; y < op->box[0]; y++)
-        for (int x = 0; x < op->box[1]; x++) {
-            const float *from = op->x + (size_t)y * from_stride[0] + (size_t)x * from_stride[1];
-            float *to = op->out + (size_t)y * to_stride[0] + (size_t)x * to_stride[1];
-            if (from_stride[2] == 1 && to_stride[2] == 1)
-                memcpy(to, from, channels * sizeof *to);
-            else
-                for (int c = 0; c < channels; c++) to[(size_t)c * to_stride[2]] = from[(size_t)c * from_stride[2]];
-        }
-}
-
 static void run(const Op *ops, int count, const Team *team) {
     for (const Op *op = ops; op < ops + count; op++) {
         int first, last;
@@ -471,6 +387,18 @@ static void run(const Op *ops, int count, const Team *team) {
             case OP_ELEMENTWISE:
                 share(team, op->height * op->width, 1, &first, &last);
                 elementwise(op, first, last);
+                break;
+            case OP_MULTIPLY:
+                share(team, op->height * op->width, 1, &first, &last);
+                multiply(op, first, last);
+                break;
+            case OP_GATE:
+                share(team, op->height * op->width, 1, &first, &last);
+                gate(op, first, last);
+                break;
+            case OP_AVG_POOL:
+                share(team, op->out_h, 1, &first, &last);
+                avg_pool(op, first, last);
                 break;
             case OP_MAX_POOL:
                 share(team, op->pool.out_h, 1, &first, &last);

@@ -1,0 +1,128 @@
+/* Steps that take every number by itself, and copies; compiled into every kernel. */
+
+#ifndef ASQ_ELEMENTWISE_H
+#define ASQ_ELEMENTWISE_H
+
+#include <string.h>
+
+#include "kernel.h"
+#include "lanes.h"
+
+static void elementwise(const Op *op, int first, int last) {
+    const size_t at = (size_t)first * op->channels;
+    const float *x = op->x + at, *y = op->y ? op->y + at : NULL;
+    float *out = op->out + at;
+    for (int p = first; p < last; p++, x += op->channels, out += op->channels) {
+        for (int c = 0; c < op->channels; c++) {
+            float v = x[c];
+            if (op->g) {
+                v = v * op->g[c];
+                v = v + op->b[c];
+            }
+            if (y) v = v + y[c];
+            v = v < op->low ? op->low : v;
+            out[c] = v > op->high ? op->high : v;
+        }
+        if (y) y += op->channels;
+    }
+}
+
+static void copy(const Op *op) {
+    const int32_t *from_stride = op->from_stride, *to_stride = op->to_stride, channels = op->box[2];
+    for (int y = 0; y < op->box[0]; y++)
+        for (int x = 0; x < op->box[1]; x++) {
+            const float *from = op->x + (size_t)y * from_stride[0] + (size_t)x * from_stride[1];
+            float *to = op->out + (size_t)y * to_stride[0] + (size_t)x * to_stride[1];
+            if (from_stride[2] == 1 && to_stride[2] == 1)
+                memcpy(to, from, channels * sizeof *to);
+            else
+                for (int c = 0; c < channels; c++) to[(size_t)c * to_stride[2]] = from[(size_t)c * from_stride[2]];
+        }
+}
+
+static void multiply(const Op *op, int first, int last) {
+    const size_t at = (size_t)first * op->channels;
+    const float *x = op->x + at, *y = op->y + (op->y_is_a_pixel ? 0 : at);
+    float *out = op->out + at;
+    for (int p = first; p < last; p++, x += op->channels, out += op->channels) {
+        for (int c = 0; c < op->channels; c++) out[c] = x[c] * y[c];
+        if (!op->y_is_a_pixel) y += op->channels;
+    }
+}
+
+/* Vectors of doubles as the instruction set has them: comparisons of longer ones the compiler would take apart. */
+#if defined(__AVX512F__)
+enum { VECTOR = 64 };
+#elif defined(__AVX2__)
+enum { VECTOR = 32 };
+#else
+enum { VECTOR = 16 };
+#endif
+typedef double Numbers __attribute__((vector_size(VECTOR)));
+typedef int64_t Bits __attribute__((vector_size(VECTOR)));
+typedef float Narrow __attribute__((vector_size(VECTOR / 2), aligned(4), may_alias));
+
+static inline Numbers choose(Bits mask, Numbers a, Numbers b) { return (Numbers)((mask & (Bits)a) | (~mask & (Bits)b)); }
+
+enum { SIDES = 4 /* chains that do not wait for each other */, GATED = SIDES * VECTOR / 8 /* numbers at a time */ };
+#define FOR_ALL(statement) _Pragma("GCC unroll 4") for (int c = 0; c < SIDES; c++) statement;
+
+/* 1 / (1 + exp(-x)), from doubles; a NaN counts as 700. exp(-y) is 2 to a whole power, and a series for the rest. */
+static inline void sigmoid(const float *x, float *out) {
+    static const double COEFFICIENTS[] = {
+        1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
+        1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0,
+    };
+    const Narrow *const from = (const Narrow *)x;
+    Narrow *const to = (Narrow *)out;
+    const Numbers zero = {0.0}, most = zero + 700.0;
+    const Numbers whole = zero + 6755399441055744.0; /* 1.5 * 2^52: rounds what is added, half to even, to its last bits */
+    Numbers y[SIDES], sum[SIDES], r[SIDES], e[SIDES];
+    FOR_ALL(y[c] = (Numbers)((Bits)__builtin_convertvector(from[c], Numbers) & INT64_MAX))
+    FOR_ALL(y[c] = choose(y[c] < most, y[c], most))
+    FOR_ALL(sum[c] = y[c] * 1.4426950408889634 + whole)
+    FOR_ALL(r[c] = (sum[c] - whole) * 0.6931471803691238 - y[c])
+    FOR_ALL(r[c] = r[c] + (sum[c] - whole) * 1.9082149292705877e-10)
+    FOR_ALL(e[c] = zero + COEFFICIENTS[0])
+    for (int n = 1; n < 13; n++) FOR_ALL(e[c] = e[c] * r[c] + COEFFICIENTS[n])
+    FOR_ALL(e[c] = e[c] * (Numbers)((1023 - ((Bits)sum[c] - (Bits)whole)) << 52))
+    FOR_ALL(y[c] = choose(__builtin_convertvector(from[c], Numbers) < zero, e[c], zero + 1.0) / (1.0 + e[c]))
+    FOR_ALL(to[c] = __builtin_convertvector(y[c], Narrow))
+}
+
+/* min(max(x + 3, 0), 6) / 6 */
+static inline void hardsigmoid(const float *x, float *out) {
+    for (int k = 0; k < GATED; k++) {
+        float v = x[k] + 3.0f;
+        v = v < 0.0f ? 0.0f : v;
+        v = v > 6.0f ? 6.0f : v;
+        out[k] = v * (1.0f / 6.0f);
+    }
+}
+
+static inline void gate_some(int gate, const float *x, float *out) {
+    float value[GATED];
+    if (gate == GATE_SIGMOID || gate == GATE_SILU)
+        sigmoid(x, value);
+    else
+        hardsigmoid(x, value);
+    if (gate == GATE_SILU || gate == GATE_HARDSWISH)
+        for (int k = 0; k < GATED; k++) value[k] = x[k] * value[k];
+    memcpy(out, value, sizeof value);
+}
+
+static void gate(const Op *op, int first, int last) {
+    const float *const x = op->x + (size_t)first * op->channels;
+    float *const out = op->out + (size_t)first * op->channels;
+    const ptrdiff_t length = (ptrdiff_t)(last - first) * op->channels;
+    ptrdiff_t i = 0;
+    for (; length - i >= GATED; i += GATED) gate_some(op->gate, x + i, out + i);
+    if (i == length) return;
+    float rest[GATED] = {0.0f};
+    memcpy(rest, x + i, (length - i) * sizeof *rest);
+    gate_some(op->gate, rest, rest);
+    memcpy(out + i, rest, (length - i) * sizeof *rest);
+}
+#undef FOR_ALL
+
+#endif
