@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from asqcli.artifact.document import Conv, Linear
 from asqcli.engine.native_library import BLOCK, DEPTH, FOURS, LANES, PIXELS, PLANES
-from asqcli.engine.native_winograd import TILE, transform_weights
+from asqcli.engine.native_winograd import TILE, dimensions_of, transform_weights
 
 OUTPUT_NUMBERS = 6  # compensation, scales, bias and batch norm
 FEW_WEIGHTS = 2**15  # bytes: they stay in the first cache
@@ -180,6 +181,33 @@ class Layout:
             blocks[: self.outputs, first, first : first + self._reach : self.dilation[0]] = levels[:, 0]
         blocks = blocks.reshape(-1, BLOCK, DEPTH, self.fours, DEPTH, self.kernel[1])
         return blocks.transpose(0, 2, 3, 5, 1, 4)
+
+
+def layout_of(
+    node: Conv | Linear, image: tuple[int, int, int], table: np.ndarray, *, planar: bool, winograd: bool
+) -> Layout:
+    """Return the layout of a node's codes and weights.
+
+    Args:
+        image: (channels, height, width) of its input.
+        table: of its levels.
+        planar: does the image come channels first?
+        winograd: may it have Winograd's form?
+    """
+    channels, height, width = image
+    outputs, _, *kernel = node.weights.shape
+    if isinstance(node, Linear):
+        return Layout(PIXELS, channels, height, width, outputs, 1, (1, 1), (1, 1), (0, 0, 0, 0))
+    kind = PLANES if planar else FOURS if node.groups == channels == outputs > 1 else PIXELS
+    layout = Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
+    if kind == FOURS and layout.fours > kernel[0]:  # rows far apart: most products would be with zeros
+        layout = replace(layout, kind=PIXELS)
+    if winograd and layout.run and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
+        code_range = node.activations.qmax - node.activations.qmin
+        dimensions = dimensions_of(table, channels, code_range)
+        if dimensions:
+            return layout.in_winograd_form(dimensions)
+    return layout
 
 
 def _pack_blocks(levels: np.ndarray, groups: int) -> np.ndarray:

@@ -24,7 +24,7 @@ class Storage:
     array: np.ndarray
     uses: int
     reusable: bool = True
-    producer: Op | None = None  # the convolution that writes it
+    producer: Op | None = None  # the step that writes it, if it can sum its rows
     row_sums: int | None = None  # their address
 
     @property

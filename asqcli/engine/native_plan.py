@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from dataclasses import replace
 from functools import cache
 from typing import Protocol
 
@@ -34,7 +33,7 @@ from asqcli.artifact.document import (
 )
 from asqcli.engine import native_winograd
 from asqcli.engine.native_fusion import Step, fuse
-from asqcli.engine.native_layout import Layout, by_group, pack_adapter, padded
+from asqcli.engine.native_layout import Layout, by_group, layout_of, pack_adapter, padded
 from asqcli.engine.native_library import (
     AVG_POOL,
     BLOCK,
@@ -46,10 +45,8 @@ from asqcli.engine.native_library import (
     GATES,
     MAX_POOL,
     MEAN,
-    MOST_ROWS,
     MULTIPLY,
     PIXELS,
-    PLANES,
     ROW_SUMS,
     AdapterLayer,
     Int,
@@ -58,7 +55,7 @@ from asqcli.engine.native_library import (
     library,
 )
 from asqcli.engine.native_memory import Memory, NotNative, Storage
-from asqcli.engine.operations import adaptive_windows
+from asqcli.engine.native_pools import average_windows, max_pool
 
 COPIES = (Slice, Pad, Concat)  # nodes whose input may lie anywhere
 INT16_MAX = 2**15 - 1
@@ -182,7 +179,7 @@ class Plan:
         storage.uses += len(self.consumers[value]) + (value == len(self.nodes))
 
     def _row_sums(self, value: int) -> int:
-        """Return the address of the sums along a value's rows, from the convolution that writes it or a step."""
+        """Return the address of the sums along a value's rows, from the step that writes it or one more."""
         storage, (channels, height, width) = self.values[value], self._image(value)
         if storage.row_sums is None:
             self.memory.reserve(8 * height * channels)
@@ -225,8 +222,7 @@ class Plan:
             self._make_again(op, step.result)
         else:
             op.out = self._new_value(step.result).address
-        if op.kind == CONV:
-            self.values[step.result].producer = op
+        self.values[step.result].producer = op
         self.steps.append(op)
 
     def _is_made_again(self, op: Op, step: Step) -> bool:
@@ -298,7 +294,7 @@ class Plan:
         )  # fmt: skip
         op.groups = layout.groups
         if step.pool is not None:
-            op.pool = self._pool(step.pool, step.index + 1, step.result)
+            op.pool = max_pool(step.pool, op.out_h, *self._image(step.result)[1:])
             rows = self.threads * op.pool.ring * op.out_w * op.outputs
             self.memory.reserve(4 * rows)
             op.pool.rows = self.memory.point(np.zeros(rows, np.float32))
@@ -311,25 +307,10 @@ class Plan:
         self._epilogue(op, step, parts)
 
     def _layout(self, node: Conv | Linear) -> Layout:
-        channels, height, width = self._image(node.inputs[0])
-        outputs, _, *kernel = node.weights.shape
-        if isinstance(node, Linear):
-            return Layout(PIXELS, channels, height, width, outputs, 1, (1, 1), (1, 1), (0, 0, 0, 0))
-        kind = PIXELS
-        if self.planar and node.inputs[0] == 0:
-            kind = PLANES
-        elif node.groups == channels == outputs > 1:
-            kind = FOURS
-        layout = Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
-        if kind == FOURS and layout.fours > kernel[0]:  # rows far apart: most products would be with zeros
-            layout = replace(layout, kind=PIXELS)
-        if self.winograd and layout.run and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
-            table = self.artifact.tensors[node.weights.levels]
-            code_range = node.activations.qmax - node.activations.qmin
-            dimensions = native_winograd.dimensions_of(table, channels, code_range)
-            if dimensions:
-                return layout.in_winograd_form(dimensions)
-        return layout
+        return layout_of(
+            node, self._image(node.inputs[0]), self.artifact.tensors[node.weights.levels],
+            planar=self.planar and node.inputs[0] == 0, winograd=self.winograd,
+        )  # fmt: skip
 
     def _narrow(self, node: Conv | Linear) -> int:
         """Return of how many places the products, two of each, may be added in 16 bits."""
@@ -363,7 +344,8 @@ class Plan:
         source = node.inputs[0]
         match node:
             case MaxPool():
-                op = self._op(MAX_POOL, source, result, pool=self._pool(node, source, result))
+                op = self._op(MAX_POOL, source, result)
+                op.pool = max_pool(node, op.height, op.out_h, op.out_w)
             case AdaptiveAvgPool() if node.output_size == self._image(source)[1:]:
                 return self._alias(result, source)  # windows of one pixel
             case AdaptiveAvgPool() if node.output_size == (1, 1):
@@ -371,7 +353,9 @@ class Plan:
                 op.x_sums = self._row_sums(source)
             case AdaptiveAvgPool() | AvgPool():
                 op = self._op(AVG_POOL, source, result)
-                self._add_windows(op, node)
+                windows, op.window_size = average_windows(node, (op.height, op.width), (op.out_h, op.out_w))
+                self.memory.reserve(windows.nbytes)
+                op.windows = self.memory.point(windows)
             case Gate():
                 op = self._op(GATE, source, result, gate=GATES.index(node.op))
             case Mul():
@@ -394,24 +378,10 @@ class Plan:
             case _:
                 raise NotNative(f"`{node.op}` (`{node.name}`)")
         op.out = self._new_value(result).address
+        if op.kind in (GATE, MULTIPLY):
+            self.values[result].producer = op
         self.steps.append(op)
         return None
-
-    def _add_windows(self, op: Op, node: AvgPool | AdaptiveAvgPool) -> None:
-        """Give an average pool its windows, without what lies in the border."""
-        if isinstance(node, AdaptiveAvgPool):
-            sides = [adaptive_windows(*sizes) for sizes in ((op.height, op.out_h), (op.width, op.out_w))]
-        else:
-            sides = []
-            for axis, (size, count) in enumerate(((op.height, op.out_h), (op.width, op.out_w))):
-                starts = [i * node.stride[axis] - node.padding[axis] for i in range(count)]
-                sides.append(
-                    [(_between(start, size), _between(start + node.kernel_size[axis], size)) for start in starts]
-                )
-            if node.count_include_pad or node.padding == (0, 0):
-                op.window_size = math.prod(node.kernel_size)
-        self.memory.reserve(8 * (op.out_h + op.out_w))
-        op.windows = self.memory.point(np.array(sides[0] + sides[1], np.int32))
 
     def _add_shuffle(self, node: Reshape | Transpose, source: int, result: int) -> None:
         """Add a node of a channel shuffle: (C, H, W) to (groups, C / groups, H, W), which change places, and back.
@@ -438,21 +408,6 @@ class Plan:
         self._alias(result, source)
         if len(shape) == 4:
             self.shuffled[result] = origin, swapped
-
-    def _pool(self, node: MaxPool, source: int, result: int) -> Pool:
-        (kernel_h, kernel_w), (stride_h, stride_w), (dilation_h, dilation_w) = (
-            node.kernel_size,
-            node.stride,
-            node.dilation,
-        )
-        if kernel_h > MOST_ROWS:
-            raise NotNative(f"a pool of {kernel_h} rows (`{node.name}`)")
-        height, (_, out_h, out_w) = self._image(source)[1], self._image(result)
-        return Pool(
-            kernel_h=kernel_h, kernel_w=kernel_w, stride_h=stride_h, stride_w=stride_w, dilation_h=dilation_h,
-            dilation_w=dilation_w, top=node.padding[0], left=node.padding[1], out_h=out_h, out_w=out_w,
-            ring=min(height, (kernel_h - 1) * dilation_h + 1),
-        )  # fmt: skip
 
     def _places(self, value: int) -> tuple[int, list[int]]:
         """Return where a value begins in its storage, and the strides of its rows, columns and channels."""
@@ -566,7 +521,3 @@ class Plan:
         raw.y = raw.g = raw.b = raw.bias = raw.row_sums = None
         library().asq_run(kernel, ctypes.byref(raw), 1)
         return out
-
-
-def _between(place: int, size: int) -> int:
-    return min(max(place, 0), size)

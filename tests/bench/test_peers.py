@@ -56,6 +56,15 @@ def test_a_package_that_is_not_installed_is_named(package, network, monkeypatch)
     assert set(missing.values()) == {f"`{package}` is not installed: pip install 'asqcli[bench]'"}
 
 
+def test_a_peer_that_dies_takes_nobody_along(network, tmp_path, monkeypatch):
+    for package in NEEDED["openvino-float"]:
+        pytest.importorskip(package)
+    (tmp_path / "openvino.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # only read by the process that tries
+    running, missing = build_peers(network, {"openvino-float": PEERS["openvino-float"]})
+    assert not running and missing == {"openvino-float": "it dies of this network (signal 11)"}
+
+
 def test_a_peer_that_raises_or_answers_wrongly_is_missing(network):
     def broken(_):
         raise RuntimeError("no such instruction\nand more")

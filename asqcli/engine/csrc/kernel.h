@@ -91,7 +91,7 @@ typedef struct Op {
     const float *x, *y;           /* inputs; y: what is added, or null; OP_MULTIPLY: the other factor */
     const double *x_sums;         /* OP_MEAN and adapters: row sums of x */
     float *out;
-    double *row_sums;             /* OP_CONV: of the output, or null; OP_ROW_SUMS: the result */
+    double *row_sums;             /* of the output, or null: OP_CONV and steps by numbers; OP_ROW_SUMS: the result */
     int32_t height, width, channels;
     int32_t out_h, out_w, outputs;
 

@@ -377,6 +377,19 @@ static void run_conv(const Op *op, const Team *team) {
     }
 }
 
+/* Steps that take every number by itself, with the sums of the rows while these are in the cache. */
+static void by_rows(const Op *op, int first, int last) {
+    void (*const step)(const Op *, int, int) =
+        op->kind == OP_GATE ? gate : op->kind == OP_MULTIPLY ? multiply : elementwise;
+    for (int y = first; y < last; y++) {
+        const int pixel = y * op->width;
+        step(op, pixel, pixel + op->width);
+        if (!op->row_sums) continue;
+        const float *out = op->out + (size_t)pixel * op->channels;
+        asq_sum_row(out, op->channels, op->width, op->channels, op->row_sums + (size_t)y * op->channels);
+    }
+}
+
 static void run(const Op *ops, int count, const Team *team) {
     for (const Op *op = ops; op < ops + count; op++) {
         int first, last;
@@ -385,16 +398,10 @@ static void run(const Op *ops, int count, const Team *team) {
                 run_conv(op, team);
                 break;
             case OP_ELEMENTWISE:
-                share(team, op->height * op->width, 1, &first, &last);
-                elementwise(op, first, last);
-                break;
             case OP_MULTIPLY:
-                share(team, op->height * op->width, 1, &first, &last);
-                multiply(op, first, last);
-                break;
             case OP_GATE:
-                share(team, op->height * op->width, 1, &first, &last);
-                gate(op, first, last);
+                share(team, op->height, 1, &first, &last);
+                by_rows(op, first, last);
                 break;
             case OP_AVG_POOL:
                 share(team, op->out_h, 1, &first, &last);
