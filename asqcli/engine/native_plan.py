@@ -397,13 +397,11 @@ class Plan:
         if not fits:
             raise NotNative(f"`{node.op}` of {before} to {shape} (`{node.name}`)")
         if len(shape) == 3 and swapped:
-            channels, groups, height, width = before
-            at, stride = self._places(origin)
-            for group in range(groups):
-                self._copy(
-                    origin, result, places=(at + group * channels * stride[2], stride), box=(height, width, channels),
-                    to_at=group, to_stride=(width * channels * groups, channels * groups, groups),
-                )  # fmt: skip
+            each, groups, height, width = before
+            self._copy(
+                origin, result, places=(0, [each * groups, each, 1]), box=(height * width, groups, each),
+                to_stride=(each * groups, 1, groups),
+            )  # fmt: skip
             return
         self._alias(result, source)
         if len(shape) == 4:

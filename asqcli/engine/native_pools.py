@@ -11,6 +11,8 @@ from asqcli.engine.native_library import MOST_ROWS, Pool
 from asqcli.engine.native_memory import NotNative
 from asqcli.engine.operations import adaptive_windows
 
+MOST_WINDOW = 2**12  # numbers, each read for every window; NumPy's way, sums of rows first, is faster with larger ones
+
 Pair = tuple[int, int]
 
 
@@ -38,10 +40,14 @@ def average_windows(node: AvgPool | AdaptiveAvgPool, image: Pair, out: Pair) -> 
     Returns:
         (first, end) of the windows of each row of the output, then of each column, int32; and the number, or 0 for as
         many as a window holds.
+    Raises:
+        NotNative: a window has more than MOST_WINDOW numbers.
     """
     if isinstance(node, AdaptiveAvgPool):
         sides = [adaptive_windows(*sizes) for sizes in zip(image, out, strict=True)]
         return np.array(sides[0] + sides[1], np.int32), 0
+    if math.prod(node.kernel_size) > MOST_WINDOW:
+        raise NotNative(f"a pool of {node.kernel_size[0]}x{node.kernel_size[1]} (`{node.name}`)")
     windows = []
     for size, count, kernel, stride, border in zip(
         image, out, node.kernel_size, node.stride, node.padding, strict=True

@@ -289,6 +289,15 @@ def test_average_pools(channels):
         assert_equal(artifact, rng.standard_normal((2, 3, 7, 7)).astype(np.float32), teams=(2, 3))
 
 
+def test_pools_of_large_windows_run_on_numpy():
+    make = Maker(np.random.default_rng(0), 65)
+    value = make.add(doc.AvgPool, "avg_pool", 0, kernel_size=(64, 65), stride=(1, 1), padding=(0, 0),
+                     count_include_pad=True)  # fmt: skip
+    make.add(doc.Reshape, "reshape", value, shape=(6,))
+    with pytest.raises(native_memory.NotNative, match="a pool of 64x65"):
+        native_plan.Plan(make.artifact(6), {})
+
+
 def shuffle(make: Maker, value: int, shape: tuple[int, int, int], groups: int) -> int:
     channels, *image = shape
     value = make.add(doc.Reshape, "reshape", value, shape=(groups, channels // groups, *image))

@@ -311,6 +311,8 @@ static Conv conv_of(const Op *op) {
     return c;
 }
 
+enum { FEW_WEIGHTS = 1 << 17 }; /* bytes */
+
 static void run_conv(const Op *op, const Team *team) {
     const int outputs = op->outputs / op->groups, blocks = padded(outputs, BLOCK);
     const int rows = op->top + op->height + op->bottom, depthwise_layer = op->layout == LAYOUT_FOURS;
@@ -350,9 +352,14 @@ static void run_conv(const Op *op, const Team *team) {
         conv_pool(op, &c, blocks / BLOCK, team);
         return;
     }
-    /* By rows; by blocks where the rows are few, so that no thread gets much more than another. */
+    /* By rows, so that what a thread reads next it has mostly written itself; by blocks where a thread would get many more rows
+       than another, or where the weights, which each would read, are many. */
     const int row_height = op->winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
-    const int by_blocks = op->out_h < 8 * team->threads && outputs >= BLOCK * team->threads;
+    const int rows_each = (op->out_h + row_height * team->threads - 1) / (row_height * team->threads) * row_height;
+    const int even = 10 * rows_each * team->threads <= 11 * op->out_h;
+    const size_t weights = (size_t)blocks * op->groups * DEPTH * op->places * asq_transforms(op->winograd);
+    const int few = op->out_h < 8 * team->threads && !(even && weights <= FEW_WEIGHTS);
+    const int by_blocks = few && outputs >= BLOCK * team->threads;
     int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
     if (by_blocks)
         share(team, last_block, 1, &first_block, &last_block);
