@@ -39,7 +39,7 @@ SLOW_KERNEL_MULTIPLY_ADDS = 2**26  # the kernel shift-lut is run on networks up 
 
 STAGES = (
     ("container", r"is corrupt or not an exported network|is not an exported network|cannot be read"),
-    ("document's text", r"document is not JSON|document is larger|has the format"),
+    ("document's text", r"document is not JSON|the document of .* is larger|has the format"),
     ("schema", r"is not a valid artifact: `"),
     ("tensors", r"tensors?\b.*(is not there|needs|but it is|NaN|no node|something else|`/`|again)|needs the tensor"),
     ("values of tensors", r"step size|can overflow|code range"),
