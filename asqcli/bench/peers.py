@@ -202,7 +202,7 @@ def _compile_elsewhere(path: Path, settings: dict) -> None:
     """
     script = "import json, sys, openvino; openvino.Core().compile_model(sys.argv[1], 'CPU', json.loads(sys.argv[2]))"
     command = [sys.executable, "-c", script, str(path), json.dumps(settings)]
-    died = -subprocess.run(command, capture_output=True, check=False).returncode
+    died = -subprocess.run(command, capture_output=True, check=False, cwd=path.parent).returncode
     if died > 0:
         raise NoPeer(f"it dies of this network (signal {died})")
 

@@ -12,6 +12,7 @@ import numpy as np
 from asqcli.engine import native_library
 from asqcli.engine.native import NativeNetwork
 from asqcli.engine.native_library import Op, library
+from asqcli.engine.native_run import run
 
 ROUNDS = 40
 PEAK_ROUNDS, PEAK_REPEATS = 2_000_000, 7
@@ -38,14 +39,14 @@ def measure_steps(network: NativeNetwork) -> dict:
             all in microseconds, multiply-adds a second in billions (as in the direct form) and their part of the peak.
     """
     plan = network.plans[0]
-    plan.run(network.place, _random_image(network))
+    run(plan, network.place, _random_image(network))
     addresses = [ctypes.byref(op) for op in plan.ops]
     seconds: list[list[float]] = [[] for _ in plan.ops]
-    run, clock = library().asq_run, time.perf_counter
+    run_step, clock = library().asq_run, time.perf_counter
     for _ in range(ROUNDS):  # in their order, so that each finds the memory as it is in a run
         for times, address in zip(seconds, addresses, strict=True):
             begin = clock()
-            run(network.place, address, 1)
+            run_step(network.place, address, 1)
             times.append(clock() - begin)
     peak = _peak(network.place)
     return {"peak_gmacs": peak and round(peak, 1), "steps": _by_name(plan.ops, seconds, peak)}

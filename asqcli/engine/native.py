@@ -14,6 +14,7 @@ from asqcli.artifact import Artifact
 from asqcli.engine.native_library import compiled_kernels, library
 from asqcli.engine.native_memory import LARGEST_PLAN
 from asqcli.engine.native_plan import Plan
+from asqcli.engine.native_run import run, run_observed
 from asqcli.engine.numpy_network import Observer
 
 WORTH_A_TEAM = 10**7  # multiply-adds of an image; below, threads would wait for each other longer than they work
@@ -71,23 +72,23 @@ class NativeNetwork:
         side_by_side = LARGEST_PLAN // max(1, self.plans[0].memory.bytes)  # plans together take no more than one may
         count = max(1, min(self.threads, len(images), side_by_side))
         if count == 1:
-            return self.plans[0].run(self.place, images, self.team)
+            return run(self.plans[0], self.place, images, self.team)
         while len(self.plans) < count:
             self.plans.append(self._plan())
         if self.pool is None:
             self.pool = ThreadPoolExecutor(self.threads - 1)
         first, *others = np.array_split(images, count)
         futures = [
-            self.pool.submit(plan.run, self.place, part) for plan, part in zip(self.plans[1:], others, strict=False)
+            self.pool.submit(run, plan, self.place, part) for plan, part in zip(self.plans[1:], others, strict=False)
         ]
-        return np.concatenate([self.plans[0].run(self.place, first), *(future.result() for future in futures)])
+        return np.concatenate([run(self.plans[0], self.place, first), *(future.result() for future in futures)])
 
     def _run_observed(self, images: np.ndarray, observe: Observer) -> np.ndarray:
         seen: list[list[tuple]] = []  # of each image: (layer, codes, accumulators)
         logits = []
         for image in images:
             seen.append([])
-            logits.append(self.plans[0].run_observed(self.place, image, lambda *layer: seen[-1].append(layer)))
+            logits.append(run_observed(self.plans[0], self.place, image, lambda *layer: seen[-1].append(layer)))
         for layer in zip(*seen, strict=True):
             observe(layer[0][0], *(np.concatenate([image[part] for image in layer]) for part in (1, 2)))
         return np.stack(logits)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import math
 from functools import cache
-from typing import Protocol
 
 import numpy as np
 
@@ -51,8 +50,6 @@ from asqcli.engine.native_library import (
     AdapterLayer,
     Int,
     Op,
-    Pool,
-    library,
 )
 from asqcli.engine.native_memory import Memory, NotNative, Storage
 from asqcli.engine.native_pools import average_windows, max_pool
@@ -63,14 +60,8 @@ LARGE = 2**21  # bytes of values that do not stay in a core's second cache
 FEW_PLACES = 8  # of a window: products that take less time than to write their sum there and to read it
 
 
-class Team(Protocol):
-    """Threads that share the work on one image."""
-
-    def run(self, kernel: int, ops: ctypes.Array) -> None: ...
-
-
 class Plan:
-    """A network's steps with their memory, for one image at a time.
+    """A network's steps with their memory, for one image at a time; native_run runs them.
 
     Args:
         artifact: checked.
@@ -143,21 +134,20 @@ class Plan:
         It is the same to all but those that are needed again.
         """
         convs = [op for op in self.steps if op.kind == CONV]
-        kept = [op in self.again.values() for op in convs]
         sizes = [layout.code_bytes for _, layout in self.layers]
-        size = max((size for size, keep in zip(sizes, kept, strict=True) if not keep), default=0)
-        transformed = max((layout.transformed_bytes for _, layout in self.layers), default=0)
-        self.memory.reserve(size + transformed + sum(size for size, keep in zip(sizes, kept, strict=True) if keep))
-        shared, following = self.memory.keep(np.zeros(size, np.uint8)), None
-        transformed = self.memory.point(np.zeros(transformed, np.uint8))
-        self.codes = [
-            self.memory.keep(np.zeros(size, np.uint8)) if keep else shared
-            for size, keep in zip(sizes, kept, strict=True)
-        ]
+        kept = [op in self.again.values() for op in convs]
+        shared = self._bytes(max((size for size, keep in zip(sizes, kept, strict=True) if not keep), default=0))
+        transformed = self._bytes(max((layout.transformed_bytes for _, layout in self.layers), default=0)).ctypes.data
+        self.codes = [self._bytes(size) if keep else shared for size, keep in zip(sizes, kept, strict=True)]
+        following = None
         for op, codes in reversed(list(zip(convs, self.codes, strict=True))):
             op.codes, op.transformed, op.next = codes.ctypes.data, transformed, following
             if op.layout != FOURS:
                 following = op.packed
+
+    def _bytes(self, size: int) -> np.ndarray:
+        self.memory.reserve(size)
+        return self.memory.keep(np.zeros(size, np.uint8))
 
     def _array(self) -> ctypes.Array:
         """Return the steps as C sees them, which say by address whose values they make again."""
@@ -459,63 +449,3 @@ class Plan:
         before_c, before_h, before_w = node.before
         at = (before_h * out_w + before_w) * out_channels + before_c
         self._copy(source, result, box=(height, width, channels), to_at=at)
-
-    def run(self, kernel: int, images: np.ndarray, team: Team | None = None) -> np.ndarray:
-        """Return the logits, (N, classes); `images`: (N, 3, H, W) float32; a team shares the work on each."""
-        images = self._as_read(images)
-        logits = np.empty((len(images), len(self.output)), np.float32)
-        if team is None:
-            library().asq_run_images(
-                kernel, self.ops, len(self.ops), images.ctypes.data, len(images), self.input.size,
-                self.reader and ctypes.byref(self.reader), self.input.ctypes.data, self.output.ctypes.data,
-                len(self.output), logits.ctypes.data,
-            )  # fmt: skip
-            return logits
-        for image, row in zip(images, logits, strict=True):
-            self._take(image)
-            team.run(kernel, self.ops)
-            self._forget()
-            row[:] = self.output
-        return logits
-
-    def _take(self, image: np.ndarray) -> None:
-        """Let the plan read an image, which must live until it has run."""
-        if self.reader is None:
-            self.input[:] = image.reshape(-1)
-        else:
-            self.reader.x = image.ctypes.data
-
-    def _forget(self) -> None:
-        """Let the plan forget the image, which is the caller's."""
-        if self.reader is not None:
-            self.reader.x = self.input.ctypes.data
-
-    def _as_read(self, images: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(images if self.planar else images.transpose(0, 2, 3, 1))
-
-    def run_observed(self, kernel: int, image: np.ndarray, observe) -> np.ndarray:
-        """As `run`, step by step; tell `observe` of each layer's codes and accumulators."""
-        image = self._as_read(image[None])
-        self._take(image)
-        layers = iter(zip(self.layers, self.codes, strict=True))
-        for op in self.ops:
-            # Before the step itself, which leaves behind what those after it read.
-            accumulators = self._accumulators(kernel, op) if op.kind == CONV else None
-            library().asq_run(kernel, ctypes.byref(op), 1)
-            if op.kind == CONV:
-                (node, layout), codes = next(layers)
-                seen = layout.codes(codes).astype(np.float32) + op.qmin, accumulators
-                conv = isinstance(node, Conv)
-                observe(node.name, *(image.transpose(2, 0, 1)[None] if conv else image[0] for image in seen))
-        self._forget()
-        return self.output.copy()
-
-    @staticmethod
-    def _accumulators(kernel: int, op: Op) -> np.ndarray:
-        """Run a convolution without its epilogue; return (height, width, outputs)."""
-        out = np.empty((op.out_h, op.out_w, op.outputs), np.float32)
-        raw = Op.from_buffer_copy(op)
-        raw.raw, raw.out, raw.low, raw.high, raw.pool = True, out.ctypes.data, -math.inf, math.inf, Pool()
-        raw.y = raw.g = raw.b = raw.bias = raw.row_sums = None
-        library().asq_run(kernel, ctypes.byref(raw), 1)
-        return out

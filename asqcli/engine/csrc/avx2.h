@@ -8,13 +8,23 @@
 
 #include "epilogue.h"
 
-/* The sums of a block. */
+/* The accumulators of 16 outputs. */
 typedef struct {
     __m256i half[2];
-} Block;
+} Sums;
+
+static inline Sums sums_from(const int32_t *start) {
+    return (Sums){{_mm256_loadu_si256((const __m256i *)start), _mm256_loadu_si256((const __m256i *)start + 1)}};
+}
+
+static inline __attribute__((always_inline)) __m256i broadcast_four(const uint8_t *codes) {
+    int32_t four;
+    memcpy(&four, codes, DEPTH);
+    return _mm256_set1_epi32(four);
+}
 
 /* One half of a block, which begins with the output `first`, at PIXELS pixels that lie `stride` floats apart. */
-static inline __attribute__((always_inline)) void finish_half(const Epilogue *e, int first, const Block *sum, int half,
+static inline __attribute__((always_inline)) void finish_half(const Epilogue *e, int first, const Sums *sum, int half,
                                                               const float *residual, float *out, ptrdiff_t stride,
                                                               double *row_sums, int fresh, const int PIXELS) {
     const __m256 scale = _mm256_loadu_ps(e->scale + first), low = _mm256_set1_ps(e->low), high = _mm256_set1_ps(e->high);
@@ -35,9 +45,9 @@ static inline __attribute__((always_inline)) void finish_half(const Epilogue *e,
 }
 
 /* As `asq_epilogue`, of PIXELS pixels of a row. */
-static inline __attribute__((always_inline)) void finish_blocks(const Epilogue *e, int first, int count, const Block *sum,
-                                                                const float *residual, float *out, ptrdiff_t stride,
-                                                                double *row_sums, int fresh, const int PIXELS) {
+static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sum,
+                                                         const float *residual, float *out, ptrdiff_t stride,
+                                                         double *row_sums, int fresh, const int PIXELS) {
     if (count >= BLOCK) {
         finish_half(e, first, sum, 0, residual, out, stride, row_sums, fresh, PIXELS);
         finish_half(e, first + BLOCK / 2, sum, 1, residual ? residual + BLOCK / 2 : NULL, out + BLOCK / 2, stride,
@@ -52,8 +62,22 @@ static inline __attribute__((always_inline)) void finish_blocks(const Epilogue *
     }
 }
 
-/* A tile of one row and one block, which begins at column x. */
+/* The epilogue of a tile of one row and one block, which begins at column x. */
+static inline __attribute__((always_inline)) void finish_tile(const Conv *c, int y, int x, int block, const Sums *sum,
+                                                              const int PIXELS) {
+    const int first = block * BLOCK;
+    const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
+    finish(&c->epilogue, first, c->outputs - first, sum, c->residual ? c->residual + at : NULL, c->output + at, c->out_stride,
+           row_sums_of(c, y, first), x == 0, PIXELS);
+}
+
+/* Such a tile; TILE makes one of so many pixels from a kernel's `tile`. */
 typedef void (*Tile)(const Conv *c, int y, int x, int block);
+
+#define TILE(pixels)                                                                              \
+    static __attribute__((noinline)) void tile_##pixels(const Conv *c, int y, int x, int block) { \
+        tile(c, y, x, block, pixels);                                                             \
+    }
 
 /* Rows in tiles of nearly the same width; tiles: of 1, 2 .. `most` pixels. */
 static void conv_by_tiles(const Conv *c, int first_row, int last_row, int first_block, int last_block, const Tile *tiles,

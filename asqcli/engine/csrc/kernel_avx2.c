@@ -3,7 +3,6 @@
    many). Others are widened first, and vpmaddwd adds pairs in 32 bits, exact for all. A tile is PIXELS x 16 outputs. */
 
 #include <immintrin.h>
-#include <string.h>
 
 #include "avx2.h"
 #include "kernel.h"
@@ -22,13 +21,9 @@ static inline __m256i join(__m256i low, __m256i high) {
     return _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xD8);
 }
 
-static inline Block block_from(const int32_t *start) {
-    return (Block){{_mm256_loadu_si256((const __m256i *)start), _mm256_loadu_si256((const __m256i *)start + 1)}};
-}
-
 /* The sums of one half of a block at PIXELS pixels. */
 static inline __attribute__((always_inline)) void half_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
-                                                            const int32_t *start, Block *sum, int half, const int PIXELS) {
+                                                            const int32_t *start, Sums *sum, int half, const int PIXELS) {
     __m256i low[4], high[4]; /* pairs of outputs 0 .. 3 and 4 .. 7 */
 #pragma GCC unroll 4
     for (int p = 0; p < PIXELS; p++) {
@@ -41,9 +36,7 @@ static inline __attribute__((always_inline)) void half_tile(const Conv *c, const
         __m256i weights_high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16)));
 #pragma GCC unroll 4
         for (int p = 0; p < PIXELS; p++) {
-            int32_t four;
-            memcpy(&four, a + p * c->across, DEPTH);
-            __m256i wide = _mm256_cvtepu8_epi16(_mm_set1_epi32(four));
+            __m256i wide = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(broadcast_four(a + p * c->across)));
             low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(wide, weights_low));
             high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(wide, weights_high));
         }
@@ -59,9 +52,9 @@ static inline __m256i add_pairs(__m256i sums, __m256i pairs) {
 
 /* The sums of a block at PIXELS pixels, whose products fit 16 bits. */
 static inline __attribute__((always_inline)) void narrow_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
-                                                              const int32_t *start, Block *sum, const int PIXELS) {
+                                                              const int32_t *start, Sums *sum, const int PIXELS) {
 #pragma GCC unroll 4
-    for (int p = 0; p < PIXELS; p++) sum[p] = block_from(start);
+    for (int p = 0; p < PIXELS; p++) sum[p] = sums_from(start);
     for (int i = 0, end; i < c->places; i = end) {
         end = c->places - i < c->narrow ? c->places : i + c->narrow;
         __m256i pairs[4][2];
@@ -74,7 +67,7 @@ static inline __attribute__((always_inline)) void narrow_tile(const Conv *c, con
             for (int p = 0; p < PIXELS; p++) {
                 int32_t four;
                 memcpy(&four, a + p * c->across, DEPTH);
-                const __m256i broadcast = _mm256_set1_epi32(four);
+                const __m256i broadcast = broadcast_four(a + p * c->across);
                 pairs[p][0] = _mm256_add_epi16(pairs[p][0], _mm256_maddubs_epi16(broadcast, low));
                 pairs[p][1] = _mm256_add_epi16(pairs[p][1], _mm256_maddubs_epi16(broadcast, high));
             }
@@ -91,33 +84,22 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
     const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     const int32_t *start = c->epilogue.compensation + first;
-    Block sum[4];
+    Sums sum[4];
     if (c->narrow) {
         narrow_tile(c, codes, w, start, sum, PIXELS);
     } else {
         half_tile(c, codes, w, start, sum, 0, PIXELS);
         half_tile(c, codes, w + LANES * DEPTH, start + LANES, sum, 1, PIXELS);
     }
-    const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
-    finish_blocks(&c->epilogue, first, c->outputs - first, sum, c->residual ? c->residual + at : NULL, c->output + at,
-                  c->out_stride, row_sums_of(c, y, first), x == 0, PIXELS);
+    finish_tile(c, y, x, block, sum, PIXELS);
 }
 
-#define TILE(pixels)                                                                              \
-    static __attribute__((noinline)) void tile_##pixels(const Conv *c, int y, int x, int block) { \
-        tile(c, y, x, block, pixels);                                                             \
-    }
 TILE(1) TILE(2) TILE(3) TILE(4)
 static const Tile TILES[] = {tile_1, tile_2, tile_3, tile_4};
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
     conv_by_tiles(c, first_row, last_row, first_block, last_block, TILES, sizeof TILES / sizeof TILES[0]);
 }
-
-/* The accumulators of 16 outputs, for depthwise convolutions. */
-typedef Block Sums;
-#define sums_from block_from
-#define finish finish_blocks
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
 static inline __attribute__((always_inline)) Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights,

@@ -3,7 +3,6 @@
 
 #include <cpuid.h>
 #include <immintrin.h>
-#include <string.h>
 
 #include "avx2.h"
 #include "kernel.h"
@@ -16,13 +15,6 @@ static int supported(void) {
     return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
-/* The accumulators of 16 outputs. */
-typedef Block Sums;
-
-static inline Sums sums_from(const int32_t *start) {
-    return (Sums){{_mm256_loadu_si256((const __m256i *)start), _mm256_loadu_si256((const __m256i *)(start + LANES))}};
-}
-
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
 static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
     (void)narrow; /* these products do not saturate */
@@ -30,8 +22,6 @@ static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *w
     return (Sums){{_mm256_dpbusd_avx_epi32(sums.half[0], _mm256_loadu_si256(a), _mm256_loadu_si256(w)),
                    _mm256_dpbusd_avx_epi32(sums.half[1], _mm256_loadu_si256(a + 1), _mm256_loadu_si256(w + 1))}};
 }
-
-#define finish finish_blocks
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int PIXELS) {
     const int first = block * BLOCK;
@@ -45,22 +35,14 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         const __m256i w_low = _mm256_loadu_si256((const __m256i *)w), w_high = _mm256_loadu_si256((const __m256i *)w + 1);
 #pragma GCC unroll 6
         for (int p = 0; p < PIXELS; p++) {
-            int32_t four;
-            memcpy(&four, a + p * c->across, DEPTH);
-            const __m256i broadcast = _mm256_set1_epi32(four);
+            const __m256i broadcast = broadcast_four(a + p * c->across);
             sums[p].half[0] = _mm256_dpbusd_avx_epi32(sums[p].half[0], broadcast, w_low);
             sums[p].half[1] = _mm256_dpbusd_avx_epi32(sums[p].half[1], broadcast, w_high);
         }
     }
-    const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;
-    finish(&c->epilogue, first, c->outputs - first, sums, c->residual ? c->residual + at : NULL, c->output + at, c->out_stride,
-           row_sums_of(c, y, first), x == 0, PIXELS);
+    finish_tile(c, y, x, block, sums, PIXELS);
 }
 
-#define TILE(pixels)                                                                              \
-    static __attribute__((noinline)) void tile_##pixels(const Conv *c, int y, int x, int block) { \
-        tile(c, y, x, block, pixels);                                                             \
-    }
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 static const Tile TILES[MOST_PIXELS] = {tile_1, tile_2, tile_3, tile_4, tile_5, tile_6};
 

@@ -159,10 +159,36 @@ static inline void quantize_rows(const Quantizer *q, const float *const x[4], in
     }
 }
 
-static Conv conv_of(const Op *op);
+static Epilogue epilogue_of(const Op *op) {
+    return (Epilogue){op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
+}
 
-/* The same for a depthwise convolution: the fours of rows first .. last - 1. Values that are made again do not leave the first
-   cache: four rows of a block at a time. */
+/* The first group of a convolution, all of its rows. */
+static Conv conv_of(const Op *op) {
+    const int width = op->left + op->width + op->right;
+    const ptrdiff_t pixel = op->layout == LAYOUT_PLANES ? 1 : (ptrdiff_t)op->group_stride * op->groups;
+    const ptrdiff_t row = op->layout == LAYOUT_PLANES ? (ptrdiff_t)op->channels * width : pixel * width;
+    Conv c = {
+        .codes = op->codes, .packed = op->packed, .offset = op->offset, .places = op->places, .narrow = op->narrow,
+        .across = op->stride_w * pixel,
+        .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = epilogue_of(op),
+        .out_w = op->out_w, .outputs = op->outputs / op->groups, .out_stride = op->outputs, .sums_stride = op->outputs,
+    };
+    const int side_by_side = op->kernel_w == 3 && op->stride_w == 1 && op->dilation_w == 1;
+    if (op->layout == LAYOUT_PIXELS && side_by_side && op->group_stride % DEPTH == 0) c.shared = op->group_stride / DEPTH;
+    if (op->winograd) {
+        c.codes = op->transformed;
+        c.across = op->channels;
+        c.winograd = op->winograd;
+        c.plane = (ptrdiff_t)op->plane;
+        c.tiles_x = (op->out_w + 1) / 2;
+        c.out_h = op->out_h;
+    }
+    return c;
+}
+
+/* `quantize` for a depthwise convolution: the fours of rows first .. last - 1. Values that are made again do not leave the
+   first cache: four rows of a block at a time. */
 static void quantize_fours(const Op *op, const Quantizer *q, int first, int last, const Team *team) {
     const int length = op->width * op->channels;
     const size_t pixel = (size_t)4 * op->channels, left = op->left * pixel, right = op->right * pixel;
@@ -283,34 +309,6 @@ static float adapted_step_size(const Op *op, const Team *team) {
     return op->step_size * beta(op, means, op->sums + (ptrdiff_t)team->place * 2 * op->scratch_width);
 }
 
-static Epilogue epilogue_of(const Op *op) {
-    return (Epilogue){op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
-}
-
-/* The first group of a convolution, all of its rows. */
-static Conv conv_of(const Op *op) {
-    const int width = op->left + op->width + op->right;
-    const ptrdiff_t pixel = op->layout == LAYOUT_PLANES ? 1 : (ptrdiff_t)op->group_stride * op->groups;
-    const ptrdiff_t row = op->layout == LAYOUT_PLANES ? (ptrdiff_t)op->channels * width : pixel * width;
-    Conv c = {
-        .codes = op->codes, .packed = op->packed, .offset = op->offset, .places = op->places, .narrow = op->narrow,
-        .across = op->stride_w * pixel,
-        .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = epilogue_of(op),
-        .out_w = op->out_w, .outputs = op->outputs / op->groups, .out_stride = op->outputs, .sums_stride = op->outputs,
-    };
-    const int side_by_side = op->kernel_w == 3 && op->stride_w == 1 && op->dilation_w == 1;
-    if (op->layout == LAYOUT_PIXELS && side_by_side && op->group_stride % DEPTH == 0) c.shared = op->group_stride / DEPTH;
-    if (op->winograd) {
-        c.codes = op->transformed;
-        c.across = op->channels;
-        c.winograd = op->winograd;
-        c.plane = (ptrdiff_t)op->plane;
-        c.tiles_x = (op->out_w + 1) / 2;
-        c.out_h = op->out_h;
-    }
-    return c;
-}
-
 enum { FEW_WEIGHTS = 1 << 17 }; /* bytes */
 
 static void run_conv(const Op *op, const Team *team) {
@@ -345,6 +343,7 @@ static void run_conv(const Op *op, const Team *team) {
     }
     Conv c = conv_of(op);
     if (!op->out) {
+        if (!op->row_sums) return; /* the codes are all that is needed */
         c.output = op->strip + team->place * strip_size(op);
         c.out_stride = 0;
     }
