@@ -441,12 +441,18 @@ def test_the_widest_tiles_keep_their_accumulators_in_registers():
         pytest.skip("compiled for another processor")
     # Inner functions have no names here: the tiles are found by their row of products without a branch between them.
     straight = re.split(r"\tj\w+ .*|\tret", done.stdout)
-    widest = [part.splitlines() for part in straight if part.count("vpdpbusd") == 28]
-    assert len(widest) >= 3  # of one row, of two, of transforms; what is woven has more products in a row
+    widest = [part.splitlines() for part in straight if part.count("vpdpbusd") >= 28]
+    tiles = 0
     for lines in widest:
         places = [k for k, line in enumerate(lines) if "vpdpbusd" in line]
         loop = lines[places[0] : places[-1] + 1]
-        assert not [line for line in loop if re.search(r"vmov\w+\s+%zmm\d+,.*\(%r[sb]p", line)]
+        stores = [line for line in loop if re.search(r"vmov\w+\s+%zmm\d+,.*\(%r[sb]p", line)]
+        if len(places) == 28:
+            tiles += 1
+            assert not stores
+        else:  # woven rounds, which have no loop inside: a constant now and then
+            assert 10 * len(stores) < len(places)
+    assert tiles >= 3  # of one row, of two, of transforms
 
 
 def test_a_network_without_a_native_plan_runs_on_numpy():
