@@ -18,10 +18,11 @@ CSRC = Path("asqcli/engine/csrc")
 EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # such as sanitizers
 COMMON = ["-O3", "-fno-wrapv", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
 X86 = {
-    "kernel_avx2.c": ["-mavx2"],
+    "kernel_avx2.c": ["-mavx2", "-fno-tree-pre"],
     "kernel_avxvnni.c": ["-mavx2", "-mavxvnni", "-fno-tree-pre"],
     "kernel_avx512vnni.c": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-fno-tree-pre"],
 }
+GCC_ONLY = {"-fno-tree-pre"}  # csrc/README.md tells against what
 
 
 class BuildKernels(build_ext):
@@ -38,7 +39,7 @@ class BuildKernels(build_ext):
         try:
             for source in X86 if x86 else ():
                 try:
-                    objects += self._compile(source, X86[source])
+                    objects += self._compile_kernel(source, X86[source])
                     defines.append(f"-DASQ_{Path(source).stem.upper()}")
                 except CompileError:
                     sys.stderr.write(f"asqcli: this compiler cannot make {source}; other kernels will do its work\n")
@@ -46,6 +47,12 @@ class BuildKernels(build_ext):
             self.compiler.link_shared_object(objects, str(target), extra_preargs=EXTRA)
         except Exception as error:  # no compiler, or one that does not know the flags
             sys.stderr.write(f"asqcli: the native kernels were not compiled ({error}); `asq infer` will use NumPy\n")
+
+    def _compile_kernel(self, source: str, flags: list[str]) -> list[str]:
+        try:
+            return self._compile(source, flags)
+        except CompileError:  # clang, perhaps, which ends at a flag that it does not know
+            return self._compile(source, [flag for flag in flags if flag not in GCC_ONLY])
 
     def _compile(self, source: str, flags: list[str]) -> list[str]:
         return self.compiler.compile(

@@ -431,28 +431,34 @@ def assert_one_equal(artifact: Artifact, kernel: str, size: int) -> None:
     assert np.array_equal(logits, Session(artifact, kernel="matmul").run(image))
 
 
-def test_the_widest_tiles_keep_their_accumulators_in_registers():
-    """28 accumulators: a compiler that stores them in every step makes the kernel three times slower."""
+@pytest.mark.parametrize(
+    ("products", "register", "accumulators", "at_least"),
+    [("vpdpbusd", "zmm", 28, 3), ("vpdpbusd", "ymm", 12, 1), ("vpmaddubsw", "ymm", 8, 1)],
+)
+def test_the_widest_tiles_keep_their_accumulators_in_registers(products, register, accumulators, at_least):
+    """A compiler that stores them in every step makes a kernel up to three times slower."""
     library = native_library.LIBRARY
     if not library.is_file() or shutil.which("objdump") is None:
         pytest.skip("needs the compiled kernels and objdump")
     done = subprocess.run(["objdump", "-d", "--no-show-raw-insn", library], capture_output=True, text=True, check=True)
-    if "vpdpbusd" not in done.stdout:
+    if products not in done.stdout:
         pytest.skip("compiled for another processor")
     # Inner functions have no names here: the tiles are found by their row of products without a branch between them.
-    straight = re.split(r"\tj\w+ .*|\tret", done.stdout)
-    widest = [part.splitlines() for part in straight if part.count("vpdpbusd") >= 28]
+    product = re.compile(rf"\t(?:{{vex}} )?{products}\s.*%{register}")
+    store = re.compile(rf"vmov\w+\s+%{register}\d+,(?:0x\w+)?\(%rsp|vmov\w+\s+%{register}\d+,-0x\w+\(%rbp")
     tiles = 0
-    for lines in widest:
-        places = [k for k, line in enumerate(lines) if "vpdpbusd" in line]
-        loop = lines[places[0] : places[-1] + 1]
-        stores = [line for line in loop if re.search(r"vmov\w+\s+%zmm\d+,.*\(%r[sb]p", line)]
-        if len(places) == 28:
+    for part in re.split(r"\tj\w+ .*|\tret", done.stdout):
+        lines = part.splitlines()
+        places = [k for k, line in enumerate(lines) if product.search(line)]
+        if len(places) < accumulators:
+            continue
+        stores = [line for line in lines[places[0] : places[-1] + 1] if store.search(line)]
+        if len(places) == accumulators:
             tiles += 1
             assert not stores
-        else:  # woven rounds, which have no loop inside: a constant now and then
+        elif register == "zmm":  # woven rounds, which have no loop inside: a constant now and then
             assert 10 * len(stores) < len(places)
-    assert tiles >= 3  # of one row, of two, of transforms
+    assert tiles >= at_least
 
 
 def test_a_network_without_a_native_plan_runs_on_numpy():

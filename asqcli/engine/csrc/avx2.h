@@ -8,14 +8,11 @@
 
 #include "epilogue.h"
 
-/* The accumulators of 16 outputs. */
-typedef struct {
-    __m256i half[2];
-} Sums;
+/* The accumulators of 8 outputs: a block has two parts. */
+typedef __m256i Sums;
+enum { LANES = 8, PARTS = BLOCK / LANES };
 
-static inline Sums sums_from(const int32_t *start) {
-    return (Sums){{_mm256_loadu_si256((const __m256i *)start), _mm256_loadu_si256((const __m256i *)start + 1)}};
-}
+static inline Sums sums_from(const int32_t *start) { return _mm256_loadu_si256((const __m256i *)start); }
 
 static inline __attribute__((always_inline)) __m256i broadcast_four(const uint8_t *codes) {
     int32_t four;
@@ -23,16 +20,16 @@ static inline __attribute__((always_inline)) __m256i broadcast_four(const uint8_
     return _mm256_set1_epi32(four);
 }
 
-/* One half of a block, which begins with the output `first`, at PIXELS pixels that lie `stride` floats apart. */
-static inline __attribute__((always_inline)) void finish_half(const Epilogue *e, int first, const Sums *sum, int half,
+/* The part of a block that begins with the output `first`, at PIXELS pixels that lie `stride` floats apart. */
+static inline __attribute__((always_inline)) void finish_part(const Epilogue *e, int first, const Sums *sum,
                                                               const float *residual, float *out, ptrdiff_t stride,
                                                               double *row_sums, int fresh, const int PIXELS) {
     const __m256 scale = _mm256_loadu_ps(e->scale + first), low = _mm256_set1_ps(e->low), high = _mm256_set1_ps(e->high);
     __m256d total[2] = {_mm256_setzero_pd(), _mm256_setzero_pd()};
     if (row_sums && !fresh) total[0] = _mm256_loadu_pd(row_sums), total[1] = _mm256_loadu_pd(row_sums + 4);
-#pragma GCC unroll 6
+    UNROLL
     for (int p = 0; p < PIXELS; p++, out += stride) {
-        __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[p].half[half]), scale);
+        __m256 v = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[p]), scale);
         if (e->bias) v = _mm256_add_ps(v, _mm256_loadu_ps(e->bias + first));
         if (e->g) v = _mm256_add_ps(_mm256_mul_ps(v, _mm256_loadu_ps(e->g + first)), _mm256_loadu_ps(e->b + first));
         if (residual) v = _mm256_add_ps(v, _mm256_loadu_ps(residual + p * stride));
@@ -44,22 +41,32 @@ static inline __attribute__((always_inline)) void finish_half(const Epilogue *e,
     if (row_sums) _mm256_storeu_pd(row_sums, total[0]), _mm256_storeu_pd(row_sums + 4, total[1]);
 }
 
-/* As `asq_epilogue`, of PIXELS pixels of a row. */
+/* Of a pixel, if not all outputs of the block exist; a function of its own, which the registers need not make room for. */
+static __attribute__((noinline)) void finish_few(const Epilogue *e, int first, int count, Sums low, Sums high,
+                                                 const float *residual, float *out, double *row_sums, int fresh) {
+    int32_t lanes[BLOCK];
+    _mm256_storeu_si256((__m256i *)lanes, low);
+    _mm256_storeu_si256((__m256i *)lanes + 1, high);
+    asq_epilogue(e, first, count, lanes, residual, out, row_sums, fresh);
+}
+
+/* As `asq_epilogue`, of PIXELS pixels of a row. sum: of the first part at all of them, then of the second. */
 static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sum,
                                                          const float *residual, float *out, ptrdiff_t stride,
                                                          double *row_sums, int fresh, const int PIXELS) {
     if (count >= BLOCK) {
-        finish_half(e, first, sum, 0, residual, out, stride, row_sums, fresh, PIXELS);
-        finish_half(e, first + BLOCK / 2, sum, 1, residual ? residual + BLOCK / 2 : NULL, out + BLOCK / 2, stride,
-                    row_sums ? row_sums + BLOCK / 2 : NULL, fresh, PIXELS);
+        UNROLL
+        for (int part = 0; part < PARTS; part++) {
+            const int at = part * LANES;
+            finish_part(e, first + at, sum + part * PIXELS, residual ? residual + at : NULL, out + at, stride,
+                        row_sums ? row_sums + at : NULL, fresh, PIXELS);
+        }
         return;
     }
-    for (int p = 0; p < PIXELS; p++) {
-        int32_t lanes[BLOCK];
-        memcpy(lanes, &sum[p], sizeof lanes);
-        asq_epilogue(e, first, count, lanes, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
-                     fresh && p == 0);
-    }
+    UNROLL
+    for (int p = 0; p < PIXELS; p++)
+        finish_few(e, first, count, sum[p], sum[PIXELS + p], residual ? residual + p * stride : NULL, out + p * stride,
+                   row_sums, fresh && p == 0);
 }
 
 /* The epilogue of a tile of one row and one block, which begins at column x. */

@@ -75,7 +75,7 @@ static inline Numbers choose(Bits mask, Numbers a, Numbers b) { return (Numbers)
 
 enum { SIDES = VECTOR == 64 ? 8 : 4 /* chains that do not wait for each other */ };
 enum { GATED = SIDES * VECTOR / 8 /* numbers at a time */ };
-#define FOR_ALL(statement) _Pragma("GCC unroll 8") for (int c = 0; c < SIDES; c++) statement;
+#define FOR_ALL(statement) UNROLL for (int c = 0; c < SIDES; c++) statement;
 
 /* 1 / (1 + exp(-x)), from doubles; a NaN counts as 700. exp(-y) is 2 to a whole power, and a series for the rest. */
 static inline void sigmoid(const float *x, float *out) {
@@ -93,7 +93,7 @@ static inline void sigmoid(const float *x, float *out) {
     FOR_ALL(r[c] = (sum[c] - whole) * 0.6931471803691238 - y[c])
     FOR_ALL(r[c] = r[c] + (sum[c] - whole) * 1.9082149292705877e-10)
     FOR_ALL(e[c] = zero + COEFFICIENTS[0])
-#pragma GCC unroll 1 /* or the compiler would put the chains one behind the other */
+    DO_NOT_UNROLL /* or the compiler would put the chains one behind the other */
     for (int n = 1; n < 13; n++) FOR_ALL(e[c] = e[c] * r[c] + COEFFICIENTS[n])
     FOR_ALL(e[c] = e[c] * (Numbers)((1023 - ((Bits)sum[c] - (Bits)whole)) << 52))
     FOR_ALL(y[c] = choose(as_numbers(x + c * VECTOR / 8) < zero, e[c], zero + 1.0) / (1.0 + e[c]))

@@ -7,7 +7,7 @@
 #include "avx2.h"
 #include "kernel.h"
 
-enum { LANES = 8 };
+enum { MOST_PIXELS = 4 };
 
 static int supported(void) { return __builtin_cpu_supports("avx2"); }
 
@@ -21,11 +21,11 @@ static inline __m256i join(__m256i low, __m256i high) {
     return _mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xD8);
 }
 
-/* The sums of one half of a block at PIXELS pixels. */
-static inline __attribute__((always_inline)) void half_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
-                                                            const int32_t *start, Sums *sum, int half, const int PIXELS) {
-    __m256i low[4], high[4]; /* pairs of outputs 0 .. 3 and 4 .. 7 */
-#pragma GCC unroll 4
+/* The sums of one part of a block at PIXELS pixels. */
+static inline __attribute__((always_inline)) void wide_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
+                                                            const int32_t *start, Sums *sum, const int PIXELS) {
+    __m256i low[MOST_PIXELS], high[MOST_PIXELS]; /* pairs of outputs 0 .. 3 and 4 .. 7 */
+    UNROLL
     for (int p = 0; p < PIXELS; p++) {
         low[p] = halves_from(start);
         high[p] = halves_from(start + LANES / 2);
@@ -34,15 +34,15 @@ static inline __attribute__((always_inline)) void half_tile(const Conv *c, const
         const uint8_t *a = codes + c->offset[i];
         __m256i weights_low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w));
         __m256i weights_high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16)));
-#pragma GCC unroll 4
+        UNROLL
         for (int p = 0; p < PIXELS; p++) {
             __m256i wide = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(broadcast_four(a + p * c->across)));
             low[p] = _mm256_add_epi32(low[p], _mm256_madd_epi16(wide, weights_low));
             high[p] = _mm256_add_epi32(high[p], _mm256_madd_epi16(wide, weights_high));
         }
     }
-#pragma GCC unroll 4
-    for (int p = 0; p < PIXELS; p++) sum[p].half[half] = join(low[p], high[p]);
+    UNROLL
+    for (int p = 0; p < PIXELS; p++) sum[p] = join(low[p], high[p]);
 }
 
 /* Add sums of 16 bits, two for each of 8 outputs. */
@@ -53,29 +53,25 @@ static inline __m256i add_pairs(__m256i sums, __m256i pairs) {
 /* The sums of a block at PIXELS pixels, whose products fit 16 bits. */
 static inline __attribute__((always_inline)) void narrow_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
                                                               const int32_t *start, Sums *sum, const int PIXELS) {
-#pragma GCC unroll 4
-    for (int p = 0; p < PIXELS; p++) sum[p] = sums_from(start);
+    UNROLL
+    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(start + p / PIXELS * LANES);
     for (int i = 0, end; i < c->places; i = end) {
         end = c->places - i < c->narrow ? c->places : i + c->narrow;
-        __m256i pairs[4][2];
-#pragma GCC unroll 4
-        for (int p = 0; p < PIXELS; p++) pairs[p][0] = pairs[p][1] = _mm256_setzero_si256();
+        __m256i pairs[PARTS * MOST_PIXELS];
+        UNROLL
+        for (int p = 0; p < PARTS * PIXELS; p++) pairs[p] = _mm256_setzero_si256();
         for (int k = i; k < end; k++, w += BLOCK * DEPTH) {
             const uint8_t *a = codes + c->offset[k];
             const __m256i low = _mm256_loadu_si256((const __m256i *)w), high = _mm256_loadu_si256((const __m256i *)w + 1);
-#pragma GCC unroll 4
+            UNROLL
             for (int p = 0; p < PIXELS; p++) {
-                int32_t four;
-                memcpy(&four, a + p * c->across, DEPTH);
                 const __m256i broadcast = broadcast_four(a + p * c->across);
-                pairs[p][0] = _mm256_add_epi16(pairs[p][0], _mm256_maddubs_epi16(broadcast, low));
-                pairs[p][1] = _mm256_add_epi16(pairs[p][1], _mm256_maddubs_epi16(broadcast, high));
+                pairs[p] = _mm256_add_epi16(pairs[p], _mm256_maddubs_epi16(broadcast, low));
+                pairs[PIXELS + p] = _mm256_add_epi16(pairs[PIXELS + p], _mm256_maddubs_epi16(broadcast, high));
             }
         }
-#pragma GCC unroll 4
-        for (int p = 0; p < PIXELS; p++)
-#pragma GCC unroll 2
-            for (int half = 0; half < 2; half++) sum[p].half[half] = add_pairs(sum[p].half[half], pairs[p][half]);
+        UNROLL
+        for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = add_pairs(sum[p], pairs[p]);
     }
 }
 
@@ -84,43 +80,35 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
     const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     const int32_t *start = c->epilogue.compensation + first;
-    Sums sum[4];
+    Sums sum[PARTS * MOST_PIXELS];
     if (c->narrow) {
         narrow_tile(c, codes, w, start, sum, PIXELS);
     } else {
-        half_tile(c, codes, w, start, sum, 0, PIXELS);
-        half_tile(c, codes, w + LANES * DEPTH, start + LANES, sum, 1, PIXELS);
+        wide_tile(c, codes, w, start, sum, PIXELS);
+        wide_tile(c, codes, w + LANES * DEPTH, start + LANES, sum + PIXELS, PIXELS);
     }
     finish_tile(c, y, x, block, sum, PIXELS);
 }
 
 TILE(1) TILE(2) TILE(3) TILE(4)
-static const Tile TILES[] = {tile_1, tile_2, tile_3, tile_4};
+static const Tile TILES[MOST_PIXELS] = {tile_1, tile_2, tile_3, tile_4};
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    conv_by_tiles(c, first_row, last_row, first_block, last_block, TILES, sizeof TILES / sizeof TILES[0]);
+    conv_by_tiles(c, first_row, last_row, first_block, last_block, TILES, MOST_PIXELS);
 }
 
-/* Add to each of 16 sums the products of 4 codes and 4 weights. */
+/* Add to each of 8 sums the products of 4 codes and 4 weights. */
 static inline __attribute__((always_inline)) Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights,
                                                                int narrow) {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        const __m256i *a = (const __m256i *)codes + half, *w = (const __m256i *)weights + half;
-        if (narrow) {
-            const __m256i pairs = _mm256_maddubs_epi16(_mm256_loadu_si256(a), _mm256_loadu_si256(w));
-            sums.half[half] = add_pairs(sums.half[half], pairs);
-            continue;
-        }
-        __m256i products[2]; /* neighbours are the two halves of one */
-#pragma GCC unroll 2
-        for (int k = 0; k < 2; k++) {
-            const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)a + k));
-            products[k] = _mm256_madd_epi16(wide, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w + k)));
-        }
-        sums.half[half] = _mm256_add_epi32(sums.half[half], join(products[0], products[1]));
+    const __m256i *a = (const __m256i *)codes, *w = (const __m256i *)weights;
+    if (narrow) return add_pairs(sums, _mm256_maddubs_epi16(_mm256_loadu_si256(a), _mm256_loadu_si256(w)));
+    __m256i products[2]; /* neighbours are the two halves of one */
+    UNROLL
+    for (int k = 0; k < 2; k++) {
+        const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)a + k));
+        products[k] = _mm256_madd_epi16(wide, _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w + k)));
     }
-    return sums;
+    return _mm256_add_epi32(sums, join(products[0], products[1]));
 }
 
 enum { SIDE_BY_SIDE = 4 }; /* pixels of a depthwise convolution */

@@ -20,6 +20,7 @@ static int supported(void) {
 
 /* The accumulators of 16 outputs. */
 typedef __m512i Sums;
+enum { LANES = BLOCK, PARTS = BLOCK / LANES };
 
 static inline Sums sums_from(const int32_t *start) { return _mm512_loadu_si512(start); }
 
@@ -70,7 +71,7 @@ static inline __attribute__((always_inline)) void finish_pixels(const Epilogue *
     const __mmask16 mask = row->mask;
     __m512 v[MOST_PIXELS];
 #define FOR_ALL(statement) \
-    _Pragma("GCC unroll 16") for (int p = 0; p < PIXELS; p++) statement;
+    UNROLL for (int p = 0; p < PIXELS; p++) statement;
     const __m512 scale = _mm512_loadu_ps(e->scale + first);
     FOR_ALL(v[p] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[p]), scale))
     if (e->bias) {
@@ -123,27 +124,27 @@ static inline __attribute__((always_inline)) void sum_products(const Conv *c, co
                                                                size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
                                                                const int32_t *start, Sums sum[2][MOST_PIXELS],
                                                                const int ROWS, const int COLUMNS, const int BLOCKS) {
-#pragma GCC unroll 2
+    UNROLL
     for (int b = 0; b < BLOCKS; b++)
-#pragma GCC unroll 16
+        UNROLL
         for (int p = 0; p < ROWS * COLUMNS; p++) sum[b][p] = start ? sums_from(start + b * BLOCK) : _mm512_setzero_si512();
     for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH, ahead += line) {
         const uint8_t *a = codes + c->offset[i];
         __m512i weights[2];
-#pragma GCC unroll 2
+        UNROLL
         for (int b = 0; b < BLOCKS; b++) weights[b] = _mm512_loadu_si512(w + b * block_bytes);
         if (line) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
-#pragma GCC unroll 2
+        UNROLL
         for (int r = 0; r < ROWS; r++) {
             const uint8_t *from = a + r * c->down;
-#pragma GCC unroll 16
+            UNROLL
             for (int q = 0; q < COLUMNS; q++) {
                 if (q && q % 4 == 0) {
                     from += 4 * c->across;
                     HIDE(from);
                 }
                 const __m512i broadcast = broadcast_four(from + q % 4 * c->across);
-#pragma GCC unroll 2
+                UNROLL
                 for (int b = 0; b < BLOCKS; b++)
                     sum[b][r * COLUMNS + q] = _mm512_dpbusd_epi32(sum[b][r * COLUMNS + q], broadcast, weights[b]);
             }
@@ -156,21 +157,21 @@ static inline __attribute__((always_inline)) void sum_products(const Conv *c, co
 static inline __attribute__((always_inline)) void sum_shared_products(const Conv *c, const uint8_t *codes, const int8_t *w,
                                                                       const int32_t *start, Sums *sum, const int COLUMNS) {
     const ptrdiff_t column = (ptrdiff_t)c->shared * BLOCK * DEPTH;
-#pragma GCC unroll 16
+    UNROLL
     for (int p = 0; p < COLUMNS; p++) sum[p] = sums_from(start);
     for (int row = 0; row < c->places; row += 3 * c->shared, w += 2 * column)
         for (int i = row; i < row + c->shared; i++, w += BLOCK * DEPTH) {
             const uint8_t *from = codes + c->offset[i];
             const __m512i weights[3] = {_mm512_loadu_si512(w), _mm512_loadu_si512(w + column),
                                         _mm512_loadu_si512(w + 2 * column)};
-#pragma GCC unroll 18
+            UNROLL
             for (int q = 0; q < COLUMNS + 2; q++) {
                 if (q && q % 4 == 0) {
                     from += 4 * c->across;
                     HIDE(from);
                 }
                 const __m512i broadcast = broadcast_four(from + q % 4 * c->across);
-#pragma GCC unroll 3
+                UNROLL
                 for (int k = 0; k < 3; k++)
                     if (q - k >= 0 && q - k < COLUMNS) sum[q - k] = _mm512_dpbusd_epi32(sum[q - k], broadcast, weights[k]);
             }
@@ -188,9 +189,9 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         sum_shared_products(c, codes, w, start, sum[0], COLUMNS);
     else
         sum_products(c, codes, w, block_bytes, ahead, line, start, sum, ROWS, COLUMNS, BLOCKS);
-#pragma GCC unroll 2
+    UNROLL
     for (int b = 0; b < BLOCKS; b++)
-#pragma GCC unroll 2
+        UNROLL
         for (int r = 0; r < ROWS; r++) {
             const int first = (block + b) * BLOCK;
             const size_t at = ((size_t)(y + r) * c->out_w + x) * c->out_stride + first;
@@ -215,9 +216,9 @@ static inline __attribute__((always_inline)) void transform_tiles(const Conv *c,
         codes += c->plane;
         w += (size_t)c->places * BLOCK * DEPTH;
         ahead += line * c->places;
-#pragma GCC unroll 2
+        UNROLL
         for (int b = 0; b < BLOCKS; b++)
-#pragma GCC unroll 16
+            UNROLL
             for (int p = 0; p < COLUMNS; p++) out[t][b][p] = sum[b][p];
     }
 }
@@ -245,10 +246,10 @@ static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Su
                                                                const Sums *compensation, RowSums *row_sums, int first, int y,
                                                                int x, const int TILES, const int DIMENSIONS) {
     Sums out[2][2 * MOST_TILES];
-#pragma GCC unroll 4
+    UNROLL
     for (int t = 0; t < TILES; t++) {
         Sums row[2][4];
-#pragma GCC unroll 4
+        UNROLL
         for (int j = 0; j < 4; j++) {
             if (DIMENSIONS == 1) {
                 row[0][j] = sum[j][0][p + t];
@@ -258,7 +259,7 @@ static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Su
                 row[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(b, d), sum[12 + j][0][p + t]);
             }
         }
-#pragma GCC unroll 2
+        UNROLL
         for (int i = 0; i < DIMENSIONS; i++) {
             const Sums left = _mm512_add_epi32(row[i][0], _mm512_add_epi32(row[i][1], row[i][2]));
             const Sums right = _mm512_sub_epi32(_mm512_sub_epi32(row[i][1], row[i][2]), row[i][3]);
@@ -266,7 +267,7 @@ static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Su
             out[i][2 * t + 1] = _mm512_srai_epi32(_mm512_add_epi32(right, compensation[2 * i + 1]), DIMENSIONS);
         }
     }
-#pragma GCC unroll 2
+    UNROLL
     for (int i = 0; i < DIMENSIONS; i++) {
         if (y + i >= c->out_h) continue;
         const size_t at = ((size_t)(y + i) * c->out_w + x) * c->out_stride + first;
@@ -283,19 +284,19 @@ static inline __attribute__((always_inline)) void finish_group(const Conv *c, Su
                                                                int y, int x, const int DIMENSIONS) {
     const int first = block * BLOCK, outputs = (c->outputs + BLOCK - 1) / BLOCK * BLOCK;
     Sums compensation[4];
-#pragma GCC unroll 4
+    UNROLL
     for (int k = 0; k < 2 * DIMENSIONS; k++)
         compensation[k] = _mm512_loadu_si512(c->epilogue.compensation + k * outputs + first);
     for (int p = 0; p < tiles; y += DIMENSIONS, x = 0) {
         RowSums row_sums[2];
-#pragma GCC unroll 2
+        UNROLL
         for (int i = 0; i < DIMENSIONS; i++)
             row_sums[i] = load_row(y + i < c->out_h ? row_sums_of(c, y + i, first) : NULL, x == 0, c->outputs - first);
         for (; tiles - p >= MOST_TILES && c->out_w - x >= 2 * MOST_TILES; p += MOST_TILES, x += 2 * MOST_TILES)
             finish_tiles(c, sum, p, compensation, row_sums, first, y, x, MOST_TILES, DIMENSIONS);
         for (; p < tiles && x < c->out_w; p++, x += 2)
             finish_tiles(c, sum, p, compensation, row_sums, first, y, x, 1, DIMENSIONS);
-#pragma GCC unroll 2
+        UNROLL
         for (int i = 0; i < DIMENSIONS; i++) store_row(&row_sums[i]);
     }
 }
@@ -422,15 +423,15 @@ enum { CHAINS = 16 }; /* more than the products of one chain wait for each other
 
 static int64_t exercise(int64_t rounds) {
     Sums sum[CHAINS];
-#pragma GCC unroll 16
+    UNROLL
     for (int k = 0; k < CHAINS; k++) {
         sum[k] = _mm512_setzero_si512();
         __asm__("" : "+v"(sum[k])); /* or the compiler sees that all are equal, and makes one */
     }
     for (int64_t r = 0; r < rounds; r++)
-#pragma GCC unroll 16
+        UNROLL
         for (int k = 0; k < CHAINS; k++) sum[k] = _mm512_dpbusd_epi32(sum[k], _mm512_set1_epi8(1), _mm512_set1_epi8(1));
-#pragma GCC unroll 16
+    UNROLL
     for (int k = 0; k < CHAINS; k++) __asm__ volatile("" ::"v"(sum[k]));
     return rounds * CHAINS * BLOCK * DEPTH;
 }

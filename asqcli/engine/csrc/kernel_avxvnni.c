@@ -7,7 +7,7 @@
 #include "avx2.h"
 #include "kernel.h"
 
-enum { LANES = 8, MOST_PIXELS = 6 };
+enum { MOST_PIXELS = 6 };
 
 /* gcc 12's __builtin_cpu_supports does not know the name. */
 static int supported(void) {
@@ -15,32 +15,31 @@ static int supported(void) {
     return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
 }
 
-/* Add to each of 16 sums the products of 4 codes and 4 weights. */
+/* Add to each of 8 sums the products of 4 codes and 4 weights. */
 static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
     (void)narrow; /* these products do not saturate */
     const __m256i *a = (const __m256i *)codes, *w = (const __m256i *)weights;
-    return (Sums){{_mm256_dpbusd_avx_epi32(sums.half[0], _mm256_loadu_si256(a), _mm256_loadu_si256(w)),
-                   _mm256_dpbusd_avx_epi32(sums.half[1], _mm256_loadu_si256(a + 1), _mm256_loadu_si256(w + 1))}};
+    return _mm256_dpbusd_avx_epi32(sums, _mm256_loadu_si256(a), _mm256_loadu_si256(w));
 }
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int PIXELS) {
     const int first = block * BLOCK;
     const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
-    Sums sums[MOST_PIXELS];
-#pragma GCC unroll 6
-    for (int p = 0; p < PIXELS; p++) sums[p] = sums_from(c->epilogue.compensation + first);
+    Sums sum[PARTS * MOST_PIXELS];
+    UNROLL
+    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(c->epilogue.compensation + first + p / PIXELS * LANES);
     for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + c->offset[i];
         const __m256i w_low = _mm256_loadu_si256((const __m256i *)w), w_high = _mm256_loadu_si256((const __m256i *)w + 1);
-#pragma GCC unroll 6
+        UNROLL
         for (int p = 0; p < PIXELS; p++) {
             const __m256i broadcast = broadcast_four(a + p * c->across);
-            sums[p].half[0] = _mm256_dpbusd_avx_epi32(sums[p].half[0], broadcast, w_low);
-            sums[p].half[1] = _mm256_dpbusd_avx_epi32(sums[p].half[1], broadcast, w_high);
+            sum[p] = _mm256_dpbusd_avx_epi32(sum[p], broadcast, w_low);
+            sum[PIXELS + p] = _mm256_dpbusd_avx_epi32(sum[PIXELS + p], broadcast, w_high);
         }
     }
-    finish_tile(c, y, x, block, sums, PIXELS);
+    finish_tile(c, y, x, block, sum, PIXELS);
 }
 
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
@@ -58,15 +57,15 @@ enum { CHAINS = 12 }; /* more than the products of one chain wait for each other
 
 static int64_t exercise(int64_t rounds) {
     __m256i sum[CHAINS];
-#pragma GCC unroll 12
+    UNROLL
     for (int k = 0; k < CHAINS; k++) {
         sum[k] = _mm256_setzero_si256();
         __asm__("" : "+x"(sum[k])); /* or the compiler sees that all are equal, and makes one */
     }
     for (int64_t r = 0; r < rounds; r++)
-#pragma GCC unroll 12
+        UNROLL
         for (int k = 0; k < CHAINS; k++) sum[k] = _mm256_dpbusd_avx_epi32(sum[k], _mm256_set1_epi8(1), _mm256_set1_epi8(1));
-#pragma GCC unroll 12
+    UNROLL
     for (int k = 0; k < CHAINS; k++) __asm__ volatile("" ::"x"(sum[k]));
     return rounds * CHAINS * LANES * DEPTH;
 }

@@ -10,6 +10,17 @@
 #include <immintrin.h>
 #endif
 
+/* Loops over vectors are unrolled to the end, or these would not stay in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define DO_NOT_UNROLL _Pragma("clang loop unroll(disable)")
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#define DO_NOT_UNROLL _Pragma("GCC unroll 1")
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 typedef double Doubles __attribute__((vector_size(64), aligned(8), may_alias));
 typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
@@ -42,7 +53,7 @@ static inline __attribute__((always_inline)) Floats larger(Floats most, const fl
     const __m512 v = _mm512_loadu_ps(x); /* vmaxps gives its second operand where one is a NaN */
     return (Floats)_mm512_mask_mov_ps(_mm512_max_ps(v, (__m512)most), _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
 #else
-    for (int k = 0; k < 16; k++) most[k] = (x[k] > most[k]) | (x[k] != x[k]) ? x[k] : most[k];
+    for (int k = 0; k < 16; k++) most[k] = ((x[k] > most[k]) | (x[k] != x[k])) ? x[k] : most[k];
     return most;
 #endif
 }
@@ -72,7 +83,7 @@ static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer 
     const __m512 reciprocal = _mm512_set1_ps(q->reciprocal), qmax = _mm512_set1_ps(q->qmax);
     const __m512i qmin = _mm512_set1_epi16((int16_t)q->qmin);
     __m512i codes[4];
-#pragma GCC unroll 4
+    UNROLL
     for (int k = 0; k < 4; k++)
         codes[k] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_loadu_ps(x[k]), reciprocal), qmax));
     /* What is below qmin ends at 0: the steps to 16 and to 8 bits saturate. In 128 bits there are now 4 of each place. */
@@ -86,16 +97,16 @@ static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer 
     const __m256 reciprocal = _mm256_set1_ps(q->reciprocal), qmax = _mm256_set1_ps(q->qmax), qmin = _mm256_set1_ps(q->qmin);
     const __m256i lowest = _mm256_set1_epi32((int32_t)q->qmin);
     __m256i codes[4][2];
-#pragma GCC unroll 4
+    UNROLL
     for (int k = 0; k < 4; k++)
-#pragma GCC unroll 2
+        UNROLL
         for (int half = 0; half < 2; half++) {
             const __m256 v = _mm256_mul_ps(_mm256_loadu_ps(x[k] + 8 * half), reciprocal);
             const __m256i code = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(v, qmax), qmin));
             codes[k][half] = _mm256_sub_epi32(code, lowest);
         }
     if (TOGETHER) {
-#pragma GCC unroll 2
+        UNROLL
         for (int half = 0; half < 2; half++) {
             const __m256i first = _mm256_or_si256(codes[0][half], _mm256_slli_epi32(codes[1][half], 8));
             const __m256i second = _mm256_or_si256(codes[2][half], _mm256_slli_epi32(codes[3][half], 8));
@@ -104,7 +115,7 @@ static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer 
         return;
     }
     const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7); /* each 128 bits are packed by themselves */
-#pragma GCC unroll 2
+    UNROLL
     for (int k = 0; k < 4; k += 2) {
         const __m256i first = _mm256_packs_epi32(codes[k][0], codes[k][1]);
         const __m256i second = _mm256_packs_epi32(codes[k + 1][0], codes[k + 1][1]);

@@ -48,7 +48,7 @@ static void max_pool_row(const Pool *pool, const float *x, int ring, int height,
             for (int i = 0; i < rows; i++)
                 for (int j = 0; j < columns; j++) {
                     const float v = row[i][j * column_step + k];
-                    out[c] = (v > out[c]) | (v != v) ? v : out[c];
+                    out[c] = ((v > out[c]) | (v != v)) ? v : out[c];
                 }
         }
     }

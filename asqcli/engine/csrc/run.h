@@ -1,6 +1,6 @@
-/* The steps of a plan. Included by every kernel file after its `conv`, `Sums`, `sums_from`, `add_products`, `finish`
-   and SIDE_BY_SIDE, so that each is compiled for its own instruction set and nothing of that leaks elsewhere. Loops over
-   channels are left to the compiler; their order is the format's. */
+/* The steps of a plan. Included by every kernel file after its `conv`, `Sums` of LANES outputs, `sums_from`, `add_products`,
+   `finish` and SIDE_BY_SIDE, so that each is compiled for its own instruction set and nothing of that leaks elsewhere. Loops
+   over channels are left to the compiler; their order is the format's. */
 
 #ifndef ASQ_RUN_H
 #define ASQ_RUN_H
@@ -233,16 +233,32 @@ static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op,
                                                                    ptrdiff_t across, const int8_t *w, int places, int first,
                                                                    size_t at, double *row_sums, int fresh,
                                                                    const int PIXELS) {
-    Sums sums[SIDE_BY_SIDE];
-#pragma GCC unroll 14
-    for (int p = 0; p < PIXELS; p++) sums[p] = sums_from(op->compensation + first);
+    Sums sums[PARTS * SIDE_BY_SIDE];
+    UNROLL
+    for (int p = 0; p < PARTS * PIXELS; p++) sums[p] = sums_from(op->compensation + first + p / PIXELS * LANES);
     for (int i = 0; i < places; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + op->offset[i];
-#pragma GCC unroll 14
-        for (int p = 0; p < PIXELS; p++) sums[p] = add_products(sums[p], a + p * across, w, op->narrow);
+        UNROLL
+        for (int p = 0; p < PARTS * PIXELS; p++) {
+            const ptrdiff_t part = (ptrdiff_t)p / PIXELS * LANES * DEPTH;
+            sums[p] = add_products(sums[p], a + p % PIXELS * across + part, w + part, op->narrow);
+        }
     }
     finish(e, first, op->outputs - first, sums, op->y ? op->y + at : NULL, op->out + at, op->outputs, row_sums,
            fresh, PIXELS);
+}
+
+/* Functions of their own, so that the accumulators have all registers. */
+static __attribute__((noinline)) void depthwise_tile(const Op *op, const Epilogue *e, const uint8_t *codes, ptrdiff_t across,
+                                                     const int8_t *w, int places, int first, size_t at, double *row_sums,
+                                                     int fresh) {
+    depthwise_pixels(op, e, codes, across, w, places, first, at, row_sums, fresh, SIDE_BY_SIDE);
+}
+
+static __attribute__((noinline)) void depthwise_pixel(const Op *op, const Epilogue *e, const uint8_t *codes, ptrdiff_t across,
+                                                      const int8_t *w, int places, int first, size_t at, double *row_sums,
+                                                      int fresh) {
+    depthwise_pixels(op, e, codes, across, w, places, first, at, row_sums, fresh, 1);
 }
 
 /* Sixteen channels of some rows after the other: the codes that neighbouring rows share stay in the first cache. */
@@ -273,9 +289,9 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
                 }
 #endif
                 for (; op->out_w - x >= SIDE_BY_SIDE; x += SIDE_BY_SIDE, at += (size_t)SIDE_BY_SIDE * op->outputs)
-                    depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0, SIDE_BY_SIDE);
+                    depthwise_tile(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0);
                 for (; x < op->out_w; x++, at += op->outputs)
-                    depthwise_pixels(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0, 1);
+                    depthwise_pixel(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0);
             }
 }
 

@@ -81,11 +81,11 @@ static inline __attribute__((always_inline)) void finish_stage(Woven *w, int p, 
 static inline __attribute__((always_inline)) void weave_round(Woven *w, const int DEPTHWISE, const int STEPS, const int PLACES,
                                                               const int SUMS, const int OLD, const int NEW) {
     const int COUNT = NEW ? WOVEN : STEPS + EPILOGUE_STAGES - 1;
-#pragma GCC unroll 14
+    UNROLL
     for (int t = 0; t < COUNT; t++) {
-#pragma GCC unroll 3
+        UNROLL
         for (int k = 0; k < PLACES; k++) {
-#pragma GCC unroll 4
+            UNROLL
             for (int s = STEPS - 1; s >= 0; s--) {
                 const int i = s * PLACES + k, p = (t - s + WOVEN) % WOVEN;
                 if (t >= s ? !NEW : !OLD) continue;
@@ -96,7 +96,7 @@ static inline __attribute__((always_inline)) void weave_round(Woven *w, const in
                 KEEP(w->sum[p]);
             }
             if (k) continue; /* in the middle of the step */
-#pragma GCC unroll 9
+            UNROLL
             for (int s = STEPS + EPILOGUE_STAGES - 1; s >= STEPS; s--)
                 if (t >= s ? NEW : OLD) finish_stage(w, (t - s + WOVEN) % WOVEN, s - STEPS, SUMS);
         }
@@ -119,7 +119,7 @@ static inline __attribute__((always_inline)) void weave_row(const Rows *rows, in
         .b = e->g || e->bias ? _mm512_loadu_ps((e->g ? e->b : e->bias) + first) : _mm512_set1_ps(-0.0f),
         .low = _mm512_set1_ps(e->low), .high = _mm512_set1_ps(e->high),
     };
-#pragma GCC unroll 9
+    UNROLL
     for (int i = 0; i < STEPS * PLACES; i++) {
         const int place = DEPTHWISE ? i % PLACES * STEPS + i / PLACES : i;
         w.weights[i] = _mm512_loadu_si512(packed + place * BLOCK * DEPTH);

@@ -38,7 +38,7 @@ static void transform_row(const Op *op, int row) {
         const uint8_t *restrict d = op->codes + (row * columns + 2 * (size_t)x) * channels;
         uint8_t *restrict out = op->transformed + ((size_t)row * tiles + x) * channels;
         const size_t plane = op->plane;
-#pragma GCC ivdep
+        INDEPENDENT
         for (int c = 0; c < channels; c++) {
             WINOGRAD_CODES(v, d[c], d[c + channels], d[c + 2 * channels], d[c + 3 * channels], range)
             out[c] = v0;
@@ -57,7 +57,7 @@ static void transform_square(const Op *op, int tile_row) {
     for (int x = 0; x < tiles; x++) {
         const uint8_t *restrict d = op->codes + 2 * tile_row * row + 2 * (size_t)x * channels;
         uint8_t *restrict out = op->transformed + ((size_t)tile_row * tiles + x) * channels;
-#pragma GCC ivdep
+        INDEPENDENT
         for (int c = 0; c < channels; c++) {
 #define WINOGRAD_ROW(name, i) \
     WINOGRAD_CODES(name, d[c + i * row], d[c + i * row + channels], d[c + i * row + 2 * channels], \
