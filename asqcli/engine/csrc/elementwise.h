@@ -73,8 +73,8 @@ static inline Numbers as_numbers(const float *x) {
 
 static inline Numbers choose(Bits mask, Numbers a, Numbers b) { return (Numbers)((mask & (Bits)a) | (~mask & (Bits)b)); }
 
-enum { SIDES = VECTOR == 64 ? 8 : 4 /* chains that do not wait for each other */ };
-enum { GATED = SIDES * VECTOR / 8 /* numbers at a time */ };
+/* Chains that do not wait for each other: enough to keep the units busy while each waits for its last operation. */
+enum { SIDES = 12, GATED = SIDES * VECTOR / 8 /* numbers at a time */ };
 #define FOR_ALL(statement) UNROLL for (int c = 0; c < SIDES; c++) statement;
 
 /* 1 / (1 + exp(-x)), from doubles; a NaN counts as 700. exp(-y) is 2 to a whole power, and a series for the rest. */
