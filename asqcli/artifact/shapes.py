@@ -9,24 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from asqcli.artifact.document import (
-    AdaptiveAvgPool,
-    Add,
-    AvgPool,
-    BatchNorm,
-    Clamp,
-    Concat,
-    Conv,
-    Document,
-    Gate,
-    Linear,
-    MaxPool,
-    Mul,
-    Pad,
-    Reshape,
-    Slice,
-    Transpose,
-)
+from asqcli.artifact import document as doc
 from asqcli.errors import InputError
 
 Shape = tuple[int, ...]
@@ -70,7 +53,7 @@ class Plan:
     multiply_adds: int
 
 
-def plan_document(document: Document) -> Plan:
+def plan_document(document: doc.Document) -> Plan:
     """Return the plan of a document.
 
     Raises:
@@ -126,7 +109,7 @@ def _problem(node, inputs: list[Shape]) -> str | None:
     """Return why the node cannot read these shapes, or None."""
     x = inputs[0]
     match node:
-        case Conv():
+        case doc.Conv():
             channels_out, per_group, *kernel = node.weights.shape
             if len(x) != 3 or len(kernel) != 2:
                 return "a convolution needs (channels, height, width) and weights of four dimensions"
@@ -136,38 +119,38 @@ def _problem(node, inputs: list[Shape]) -> str | None:
             extents = [d * (k - 1) + 1 for d, k in zip(node.dilation, kernel, strict=True)]
             if x[1] + top + bottom < extents[0] or x[2] + left + right < extents[1]:
                 return "the kernel is larger than the padded image"
-        case Linear():
+        case doc.Linear():
             if len(x) != 1 or len(node.weights.shape) != 2 or node.weights.shape[1] != x[0]:
                 return f"weights {node.weights.shape}"
-        case BatchNorm() | AdaptiveAvgPool():
+        case doc.BatchNorm() | doc.AdaptiveAvgPool():
             if len(x) != 3:
                 return "it needs (channels, height, width)"
-        case MaxPool() | AvgPool():
+        case doc.MaxPool() | doc.AvgPool():
             if len(x) != 3:
                 return "it needs (channels, height, width)"
             if any(n < e for n, e in zip(_padded(node, x), _extents(node), strict=True)):
                 return "the window is larger than the padded image"
-        case Add():
+        case doc.Add():
             if inputs[0] != inputs[1]:
                 return "the shapes differ"
-        case Mul():
+        case doc.Mul():
             gate = inputs[1]
             if gate != x and not (len(x) == 3 and gate == (x[0], 1, 1)):
                 return "the second factor is neither of the shape of the first nor (channels, 1, 1)"
-        case Reshape():
+        case doc.Reshape():
             if math.prod(node.shape) != math.prod(x):
                 return f"new shape {node.shape}"
-        case Transpose():
+        case doc.Transpose():
             if max(node.axes) >= len(x):
                 return f"axes {node.axes}"
-        case Concat():
+        case doc.Concat():
             others = [s[: node.axis] + s[node.axis + 1 :] for s in inputs]
             if node.axis >= len(x) or any(len(s) != len(x) for s in inputs) or any(o != others[0] for o in others):
                 return f"axis {node.axis}"
-        case Slice():
+        case doc.Slice():
             if node.axis >= len(x) or not node.start < node.stop <= x[node.axis]:
                 return f"{node.start} to {node.stop} along axis {node.axis}"
-        case Pad():
+        case doc.Pad():
             if len(node.before) != len(x) or len(node.after) != len(x):
                 return f"{len(node.before)} and {len(node.after)} borders"
     return None
@@ -176,28 +159,28 @@ def _problem(node, inputs: list[Shape]) -> str | None:
 def _output_shape(node, inputs: list[Shape]) -> Shape:
     x = inputs[0]
     match node:
-        case Conv():
+        case doc.Conv():
             return (node.weights.shape[0], *_windows(node, x))
-        case Linear():
+        case doc.Linear():
             return (node.weights.shape[0],)
-        case BatchNorm() | Clamp() | Gate() | Add() | Mul():
+        case doc.BatchNorm() | doc.Clamp() | doc.Gate() | doc.Add() | doc.Mul():
             return x
-        case MaxPool() | AvgPool():
+        case doc.MaxPool() | doc.AvgPool():
             return (x[0], *_windows(node, x))
-        case AdaptiveAvgPool():
+        case doc.AdaptiveAvgPool():
             return (x[0], *node.output_size)
-        case Reshape():
+        case doc.Reshape():
             return node.shape
-        case Transpose():
+        case doc.Transpose():
             order = list(x)
             first, second = node.axes
             order[first], order[second] = order[second], order[first]
             return tuple(order)
-        case Concat():
+        case doc.Concat():
             return (*x[: node.axis], sum(s[node.axis] for s in inputs), *x[node.axis + 1 :])
-        case Slice():
+        case doc.Slice():
             return (*x[: node.axis], -(-(node.stop - node.start) // node.step), *x[node.axis + 1 :])
-        case Pad():
+        case doc.Pad():
             return tuple(b + n + a for b, n, a in zip(node.before, x, node.after, strict=True))
     raise AssertionError(node)
 
@@ -209,12 +192,12 @@ def _padded(node, x: Shape) -> tuple[int, int]:
 
 
 def _padded_size(node, x: Shape) -> int:
-    return x[0] * math.prod(_padded(node, x)) if isinstance(node, Conv | MaxPool | AvgPool) else 0
+    return x[0] * math.prod(_padded(node, x)) if isinstance(node, doc.Conv | doc.MaxPool | doc.AvgPool) else 0
 
 
 def _extents(node) -> tuple[int, int]:
     """Return the pixels that a window spans, down and across."""
-    kernel = node.weights.shape[2:] if isinstance(node, Conv) else node.kernel_size
+    kernel = node.weights.shape[2:] if isinstance(node, doc.Conv) else node.kernel_size
     dilation = getattr(node, "dilation", (1, 1))
     return tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
 
@@ -225,7 +208,7 @@ def _windows(node, x: Shape) -> tuple[int, int]:
 
 
 def _multiply_adds(node, shape: Shape) -> int:
-    return math.prod(shape) * math.prod(node.weights.shape[1:]) if isinstance(node, Conv | Linear) else 0
+    return math.prod(shape) * math.prod(node.weights.shape[1:]) if isinstance(node, doc.Conv | doc.Linear) else 0
 
 
 def _cost(node, inputs: list[Shape], shape: Shape) -> int:
@@ -233,7 +216,7 @@ def _cost(node, inputs: list[Shape], shape: Shape) -> int:
     read, made = sum(max(math.prod(x), _padded_size(node, x)) for x in inputs), math.prod(shape)
     products, elementwise, calls = 0, read + made, 8 + len(inputs)
     match node:
-        case Conv() | Linear():
+        case doc.Conv() | doc.Linear():
             products, numbers, calls = _convolution_work(node, made)
             elementwise += QUANTIZE_PASSES * (read + made) + numbers
             if node.activations.adapter is not None:
@@ -244,16 +227,16 @@ def _cost(node, inputs: list[Shape], shape: Shape) -> int:
                     elementwise += QUANTIZE_PASSES * (width + LANES) * layer.outputs
                     calls += 2 * width // LANES
                     width = layer.outputs
-        case Gate(op="sigmoid" | "silu"):
+        case doc.Gate(op="sigmoid" | "silu"):
             elementwise += SIGMOID_PASSES * made
-        case MaxPool():
+        case doc.MaxPool():
             calls += math.prod(node.kernel_size)
             elementwise += made * math.prod(node.kernel_size)
-        case AvgPool():
+        case doc.AvgPool():
             calls += 2 * sum(node.kernel_size)
             rows = inputs[0][0] * _padded(node, inputs[0])[0] * shape[2]  # sums along the rows come first
             elementwise += POOL_PASSES * (2 * read + rows * node.kernel_size[1] + made * node.kernel_size[0])
-        case AdaptiveAvgPool():
+        case doc.AdaptiveAvgPool():
             calls += 2 * sum(n + o for n, o in zip(inputs[0][1:], node.output_size, strict=True))
             elementwise += MEAN_PASSES * read + RESAMPLE_PASSES * (made + inputs[0][0] * inputs[0][1] * shape[2])
             if node.output_size == (1, 1):
@@ -261,11 +244,11 @@ def _cost(node, inputs: list[Shape], shape: Shape) -> int:
     return products + ELEMENTWISE_COST * elementwise + CALL_COST * calls
 
 
-def _convolution_work(node: Conv | Linear, made: int) -> tuple[int, int, int]:
+def _convolution_work(node: doc.Conv | doc.Linear, made: int) -> tuple[int, int, int]:
     """Return (cost of matrix products, numbers handled one by one, operations on arrays)."""
     outputs, *window = node.weights.shape
     depth, taps = math.prod(window), math.prod(window[1:])
-    groups = node.groups if isinstance(node, Conv) else 1
+    groups = node.groups if isinstance(node, doc.Conv) else 1
     if groups > 1 and window[0] == 1:  # no matrix product, but a product of images for each tap
         return 0, 3 * made * taps, 16 + 4 * taps
     largest_sum = max(-node.activations.qmin, node.activations.qmax) * LARGEST_LEVEL * depth

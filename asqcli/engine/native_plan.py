@@ -12,24 +12,7 @@ from functools import cache
 import numpy as np
 
 from asqcli.artifact import Artifact
-from asqcli.artifact.document import (
-    Adapter,
-    AdaptiveAvgPool,
-    Add,
-    AvgPool,
-    BatchNorm,
-    Clamp,
-    Concat,
-    Conv,
-    Gate,
-    Linear,
-    MaxPool,
-    Mul,
-    Pad,
-    Reshape,
-    Slice,
-    Transpose,
-)
+from asqcli.artifact import document as doc
 from asqcli.engine import native_winograd
 from asqcli.engine.native_fusion import Step, fuse
 from asqcli.engine.native_layout import Layout, by_group, layout_of, pack_adapter, padded
@@ -54,7 +37,7 @@ from asqcli.engine.native_library import (
 from asqcli.engine.native_memory import Memory, NotNative, Storage
 from asqcli.engine.native_pools import average_windows, max_pool
 
-COPIES = (Slice, Pad, Concat)  # nodes whose input may lie anywhere
+COPIES = (doc.Slice, doc.Pad, doc.Concat)  # nodes whose input may lie anywhere
 INT16_MAX = 2**15 - 1
 LARGE = 2**21  # bytes of values that do not stay in a core's second cache
 FEW_PLACES = 8  # of a window: products that take less time than to write their sum there and to read it
@@ -98,7 +81,7 @@ class Plan:
         # Values that are made again where they are read, and the convolution that makes them; it and who reads them.
         self.again: dict[int, Op] = {}
         self.makers: list[tuple[Op, Op]] = []
-        self.layers: list[tuple[Conv | Linear, Layout]] = []  # of the steps that are convolutions
+        self.layers: list[tuple[doc.Conv | doc.Linear, Layout]] = []  # of the steps that are convolutions
         self._new_value(0, reusable=False)
         self.planar = self._takes_planes()
         for step in fuse(self.nodes, self.consumers, lambda index: self._layout(self.nodes[index]).by_rows):
@@ -113,9 +96,9 @@ class Plan:
     def _add(self, step: Step) -> None:
         node = self.nodes[step.index]
         match node:
-            case Conv() | Linear():
+            case doc.Conv() | doc.Linear():
                 self._add_conv(node, step)
-            case BatchNorm() | Add() | Clamp():
+            case doc.BatchNorm() | doc.Add() | doc.Clamp():
                 self._add_elementwise(node, step)
             case _:
                 self._add_other(node, step.result)
@@ -126,7 +109,7 @@ class Plan:
     def _takes_planes(self) -> bool:
         """Is the image only read by one convolution that takes it as it comes, channels first?"""
         node = self.nodes[self.consumers[0][0]] if len(self.consumers[0]) == 1 else None
-        return isinstance(node, Conv) and node.groups == node.dilation[1] == 1 and node.activations.adapter is None
+        return isinstance(node, doc.Conv) and node.groups == node.dilation[1] == 1 and node.activations.adapter is None
 
     def _add_codes(self) -> None:
         """Give the convolutions memory for codes, and tell each whose weights are needed next.
@@ -221,7 +204,7 @@ class Plan:
         return (
             self.may_make_again
             and len(readers) == 1
-            and isinstance(readers[0], Conv)
+            and isinstance(readers[0], doc.Conv)
             and self._layout(readers[0]).kind == FOURS
             and op.layout == PIXELS
             and op.groups == 1
@@ -245,9 +228,9 @@ class Plan:
         op = self._op(ELEMENTWISE, node.inputs[0], step.result)
         self._epilogue(op, step, groups=0)
 
-    def _add_conv(self, node: Conv | Linear, step: Step) -> None:
+    def _add_conv(self, node: doc.Conv | doc.Linear, step: Step) -> None:
         activations, weights, tensors = node.activations, node.weights, self.artifact.tensors
-        layout, stride = self._layout(node), node.stride if isinstance(node, Conv) else (1, 1)
+        layout, stride = self._layout(node), node.stride if isinstance(node, doc.Conv) else (1, 1)
         self.layers.append((node, layout))
         parts = 0 if layout.kind == FOURS else layout.groups  # of the arrays over outputs
         key = weights.codes
@@ -296,18 +279,18 @@ class Plan:
             self._add_adapter(op, node.inputs[0], activations.adapter)
         self._epilogue(op, step, parts)
 
-    def _layout(self, node: Conv | Linear) -> Layout:
+    def _layout(self, node: doc.Conv | doc.Linear) -> Layout:
         return layout_of(
             node, self._image(node.inputs[0]), self.artifact.tensors[node.weights.levels],
             planar=self.planar and node.inputs[0] == 0, winograd=self.winograd,
         )  # fmt: skip
 
-    def _narrow(self, node: Conv | Linear) -> int:
+    def _narrow(self, node: doc.Conv | doc.Linear) -> int:
         """Return of how many places the products, two of each, may be added in 16 bits."""
         largest = int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
         return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)
 
-    def _add_adapter(self, op: Op, source: int, adapter: Adapter) -> None:
+    def _add_adapter(self, op: Op, source: int, adapter: doc.Adapter) -> None:
         tensors, inputs = self.artifact.tensors, op.channels
         op.adapter_layers, op.beta_output = len(adapter.layers), adapter.output == "relu"
         for place, layer in enumerate(adapter.layers):
@@ -333,37 +316,37 @@ class Plan:
     def _add_other(self, node, result: int) -> None:
         source = node.inputs[0]
         match node:
-            case MaxPool():
+            case doc.MaxPool():
                 op = self._op(MAX_POOL, source, result)
                 op.pool = max_pool(node, op.height, op.out_h, op.out_w)
-            case AdaptiveAvgPool() if node.output_size == self._image(source)[1:]:
+            case doc.AdaptiveAvgPool() if node.output_size == self._image(source)[1:]:
                 return self._alias(result, source)  # windows of one pixel
-            case AdaptiveAvgPool() if node.output_size == (1, 1):
+            case doc.AdaptiveAvgPool() if node.output_size == (1, 1):
                 op = self._op(MEAN, source, result)
                 op.x_sums = self._row_sums(source)
-            case AdaptiveAvgPool() | AvgPool():
+            case doc.AdaptiveAvgPool() | doc.AvgPool():
                 op = self._op(AVG_POOL, source, result)
                 windows, op.window_size = average_windows(node, (op.height, op.width), (op.out_h, op.out_w))
                 self.memory.reserve(windows.nbytes)
                 op.windows = self.memory.point(windows)
-            case Gate():
+            case doc.Gate():
                 op = self._op(GATE, source, result, gate=GATES.index(node.op))
-            case Mul():
+            case doc.Mul():
                 other = node.inputs[1]
                 op = self._op(MULTIPLY, source, result, y=self.values[other].address)
                 op.y_is_a_pixel = self.shapes[other] != self.shapes[source]
-            case Reshape() | Transpose() if 4 in (len(self.shapes[source]), len(self.shapes[result])):
+            case doc.Reshape() | doc.Transpose() if 4 in (len(self.shapes[source]), len(self.shapes[result])):
                 return self._add_shuffle(node, source, result)
-            case Reshape() if len(node.shape) == 1:
+            case doc.Reshape() if len(node.shape) == 1:
                 _, height, width = self._image(source)
                 if height * width == 1:
                     return self._alias(result, source)
                 return self._copy(source, result, to_stride=(width, 1, height * width))
-            case Slice():
+            case doc.Slice():
                 return self._add_slice(node, source, result)
-            case Concat() if node.axis == 0:
+            case doc.Concat() if node.axis == 0:
                 return self._add_concat(node, result)
-            case Pad() if len(node.before) == 3:
+            case doc.Pad() if len(node.before) == 3:
                 return self._add_pad(node, source, result)
             case _:
                 raise NotNative(f"`{node.op}` (`{node.name}`)")
@@ -373,14 +356,14 @@ class Plan:
         self.steps.append(op)
         return None
 
-    def _add_shuffle(self, node: Reshape | Transpose, source: int, result: int) -> None:
+    def _add_shuffle(self, node: doc.Reshape | doc.Transpose, source: int, result: int) -> None:
         """Add a node of a channel shuffle: (C, H, W) to (groups, C / groups, H, W), which change places, and back.
 
         In memory a value of four dimensions stays the one of three that it was, until the channels are copied.
         """
         shape, before = self.shapes[result], self.shapes[source]
         origin, swapped = self.shuffled.get(source, (source, False))
-        if isinstance(node, Transpose):
+        if isinstance(node, doc.Transpose):
             fits, swapped = sorted(node.axes) == [0, 1], not swapped
         else:
             fits = sorted((len(shape), len(before))) == [3, 4] and shape[-2:] == before[-2:]
@@ -424,7 +407,7 @@ class Plan:
         op.out = self.values[result].address + 4 * to_at
         self.steps.append(op)
 
-    def _add_slice(self, node: Slice, source: int, result: int) -> None:
+    def _add_slice(self, node: doc.Slice, source: int, result: int) -> None:
         channels, height, width = self._image(result)
         at, stride = self._places(source)
         axis = {0: 2, 1: 0, 2: 1}[node.axis]  # of (C, H, W) among (rows, columns, channels)
@@ -436,14 +419,14 @@ class Plan:
         else:
             self._copy(source, result, places=(at, stride), box=(height, width, channels))
 
-    def _add_concat(self, node: Concat, result: int) -> None:
+    def _add_concat(self, node: doc.Concat, result: int) -> None:
         at = 0
         for source in node.inputs:
             channels, height, width = self._image(source)
             self._copy(source, result, box=(height, width, channels), to_at=at)
             at += channels
 
-    def _add_pad(self, node: Pad, source: int, result: int) -> None:
+    def _add_pad(self, node: doc.Pad, source: int, result: int) -> None:
         channels, height, width = self._image(source)
         out_channels, _, out_w = self._image(result)
         before_c, before_h, before_w = node.before

@@ -10,23 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from asqcli.artifact import Artifact
-from asqcli.artifact.document import (
-    AdaptiveAvgPool,
-    Add,
-    AvgPool,
-    BatchNorm,
-    Clamp,
-    Concat,
-    Conv,
-    Gate,
-    Linear,
-    MaxPool,
-    Mul,
-    Pad,
-    Reshape,
-    Slice,
-    Transpose,
-)
+from asqcli.artifact import document as doc
 from asqcli.engine import operations
 from asqcli.engine.kernels import Kernel, Layer
 
@@ -49,7 +33,7 @@ class NumpyNetwork:
         self.layers = {
             index: _QuantizedLayer(artifact, node, kernel)
             for index, node in enumerate(artifact.document.nodes)
-            if isinstance(node, Conv | Linear)
+            if isinstance(node, doc.Conv | doc.Linear)
         }
 
     @property
@@ -87,35 +71,35 @@ class NumpyNetwork:
         """Return the value of a node without codes."""
         x, tensors = inputs[0], self.artifact.tensors
         match node:
-            case BatchNorm():
+            case doc.BatchNorm():
                 v = x * tensors[node.g][:, None, None]
                 return np.add(v, tensors[node.b][:, None, None], out=v)
-            case Clamp(low=None, high=None):
+            case doc.Clamp(low=None, high=None):
                 return x  # NumPy 1 refuses to clip without a bound
-            case Clamp():
+            case doc.Clamp():
                 return np.clip(x, *(None if bound is None else np.float32(bound) for bound in (node.low, node.high)))
-            case Gate():
+            case doc.Gate():
                 return operations.gate(node.op, x)
-            case Add():
+            case doc.Add():
                 return x + inputs[1]
-            case Mul():
+            case doc.Mul():
                 return x * inputs[1]
-            case MaxPool():
+            case doc.MaxPool():
                 return operations.max_pool(x, node.kernel_size, node.stride, node.padding, node.dilation)
-            case AvgPool():
+            case doc.AvgPool():
                 return operations.avg_pool(x, node.kernel_size, node.stride, node.padding, node.count_include_pad)
-            case AdaptiveAvgPool():
+            case doc.AdaptiveAvgPool():
                 return operations.adaptive_avg_pool(x, node.output_size)
-            case Reshape():
+            case doc.Reshape():
                 return x.reshape(len(x), *node.shape)
-            case Transpose():
+            case doc.Transpose():
                 return x.swapaxes(node.axes[0] + 1, node.axes[1] + 1)
-            case Concat():
+            case doc.Concat():
                 return np.concatenate(inputs, axis=node.axis + 1)
-            case Slice():
+            case doc.Slice():
                 # A copy: a view would keep all of `x` in memory beyond its last use.
                 return x[(slice(None),) * (node.axis + 1) + (slice(node.start, node.stop, node.step),)].copy("K")
-            case Pad():
+            case doc.Pad():
                 return np.pad(x, ((0, 0), *zip(node.before, node.after, strict=True)))
         raise AssertionError(node)
 
@@ -128,13 +112,13 @@ def batch_size(artifact: Artifact) -> int:
 class _QuantizedLayer:
     """A convolution or linear layer: quantize, accumulate, scale, add the bias."""
 
-    def __init__(self, artifact: Artifact, node: Conv | Linear, kernel) -> None:
+    def __init__(self, artifact: Artifact, node: doc.Conv | doc.Linear, kernel) -> None:
         self.name, self.kernel = node.name, kernel
         self.quantize = operations.Quantizer(node.activations, artifact.tensors)
         self.scale = artifact.tensors[node.weights.scale]
         self.bias = None if node.weights.bias is None else artifact.tensors[node.weights.bias]
         levels = artifact.levels(node.weights)
-        conv = isinstance(node, Conv)
+        conv = isinstance(node, doc.Conv)
         self.layer = Layer(
             levels if conv else levels[:, :, None, None],
             stride=node.stride if conv else (1, 1),

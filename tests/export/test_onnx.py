@@ -16,6 +16,7 @@ from asqcli.errors import UnsupportedError
 from asqcli.export import onnx as export
 from asqcli.export.network import export_network
 from asqcli.models.registry import build_model
+from tests.export.cases import SETTINGS, sum_of_halves
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -27,20 +28,6 @@ LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL")
 # neighbouring float32; and an optimizer may join a scale and a bias into one rounding. That reaches the logits as a few
 # parts in 10^7. A moved code, which no tolerance would cover, has a chance of about one in 10^8 for each number.
 TOLERANCE = 1e-6
-
-SETTINGS = {
-    "post4": {"scheme": "post", "bits": 4},
-    "post3": {"scheme": "post", "bits": 3, "weights": {"grid": "7/5"}},
-    "asq2": {"scheme": "asq", "bits": 2},
-    "asq8": {"scheme": "asq", "bits": 8},
-    "lsq5": {"scheme": "lsq", "bits": 5, "weights": {"per": "tensor"}},
-    "pot3": {"scheme": "pot", "bits": 3, "first_last": "same"},
-    "apot4": {"scheme": "apot", "bits": 4},
-    "pact": {"scheme": "lsq", "bits": 4, "activations": {"quantizer": "pact"}},
-    "lsq+": {"scheme": "lsq", "bits": 4, "activations": {"quantizer": "lsq+"}},
-    "as printed": {"scheme": "asq", "bits": 4, "activations": {"dequantize_by": "step_size"}},
-    "paper's adapter": {"scheme": "asq", "bits": 4, "activations": {"adapter": {"output": "relu", "bits": "float"}}},
-}
 
 
 class Between(nn.Module):
@@ -58,11 +45,6 @@ class Between(nn.Module):
 
     def forward(self, x):
         return self.head(self.features(self.conv(self.function(self.norm(self.stem(x))))))
-
-
-def sum_of_halves(x):
-    first, second = x.chunk(2, dim=1)
-    return torch.cat([first + second, second], dim=1)
 
 
 EXACT = {
