@@ -432,17 +432,20 @@ def assert_one_equal(artifact: Artifact, kernel: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("products", "register", "accumulators", "at_least"),
-    [("vpdpbusd", "zmm", 28, 3), ("vpdpbusd", "ymm", 12, 1), ("vpmaddubsw", "ymm", 8, 1)],
+    ("kernel", "products", "register", "accumulators", "at_least"),
+    [
+        ("avx512-vnni", "vpdpbusd", "zmm", 28, 3),  # of one row, of two, of transforms
+        ("avx-vnni", "vpdpbusd", "ymm", 12, 1),
+        ("avx2", "vpmaddubsw", "ymm", 8, 1),
+    ],
 )
-def test_the_widest_tiles_keep_their_accumulators_in_registers(products, register, accumulators, at_least):
+def test_the_widest_tiles_keep_their_accumulators_in_registers(kernel, products, register, accumulators, at_least):
     """A compiler that stores them in every step makes a kernel up to three times slower."""
-    library = native_library.LIBRARY
-    if not library.is_file() or shutil.which("objdump") is None:
-        pytest.skip("needs the compiled kernels and objdump")
-    done = subprocess.run(["objdump", "-d", "--no-show-raw-insn", library], capture_output=True, text=True, check=True)
-    if products not in done.stdout:
-        pytest.skip("compiled for another processor")
+    if kernel not in native_library.compiled_kernels() or shutil.which("objdump") is None:
+        pytest.skip(f"needs the compiled kernel {kernel} and objdump")
+    done = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", native_library.LIBRARY], capture_output=True, text=True, check=True
+    )
     # Inner functions have no names here: the tiles are found by their row of products without a branch between them.
     product = re.compile(rf"\t(?:{{vex}} )?{products}\s.*%{register}")
     store = re.compile(rf"vmov\w+\s+%{register}\d+,(?:0x\w+)?\(%rsp|vmov\w+\s+%{register}\d+,-0x\w+\(%rbp")
