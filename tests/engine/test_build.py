@@ -1,4 +1,4 @@
-"""The install with compilers that know less than gcc: kernels are left out one by one, with a line each, and never fail it."""
+"""The install with compilers that know less than gcc: a kernel is left out with a line, and nothing fails."""
 
 import os
 import platform
