@@ -11,19 +11,23 @@
 static void elementwise(const Op *op, int first, int last) {
     const size_t at = (size_t)first * op->channels;
     const float *x = op->x + at, *y = op->y ? op->y + at : NULL;
+    /* Copies: `out` might be what the compiler takes for these. */
+    const float *const g = op->g, *const b = op->b, low = op->low, high = op->high;
+    const int channels = op->channels;
     float *out = op->out + at;
-    for (int p = first; p < last; p++, x += op->channels, out += op->channels) {
-        for (int c = 0; c < op->channels; c++) {
+    for (int p = first; p < last; p++, x += channels, out += channels) {
+        INDEPENDENT
+        for (int c = 0; c < channels; c++) {
             float v = x[c];
-            if (op->g) {
-                v = v * op->g[c];
-                v = v + op->b[c];
+            if (g) {
+                v = v * g[c];
+                v = v + b[c];
             }
             if (y) v = v + y[c];
-            v = v < op->low ? op->low : v;
-            out[c] = v > op->high ? op->high : v;
+            v = v < low ? low : v;
+            out[c] = v > high ? high : v;
         }
-        if (y) y += op->channels;
+        if (y) y += channels;
     }
 }
 
