@@ -86,14 +86,13 @@ typedef void (*Tile)(const Conv *c, int y, int x, int block);
         tile(c, y, x, block, pixels);                                                             \
     }
 
-/* Rows in tiles of nearly the same width; tiles: of 1, 2 .. `most` pixels. */
+/* tiles: of 1, 2 .. `most` pixels. */
 static void conv_by_tiles(const Conv *c, int first_row, int last_row, int first_block, int last_block, const Tile *tiles,
                           int most) {
     for (int block = first_block; block < last_block; block++)
         for (int y = first_row; y < last_row; y++)
             for (int x = 0, pixels; x < c->out_w; x += pixels) {
-                const int left = c->out_w - x, count = (left + most - 1) / most;
-                pixels = (left + count - 1) / count;
+                pixels = asq_tile_width(c->out_w - x, most);
                 tiles[pixels - 1](c, y, x, block);
             }
 }

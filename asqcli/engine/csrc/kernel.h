@@ -152,6 +152,13 @@ typedef struct {
     int64_t (*exercise)(int64_t rounds);
 } Kernel;
 
+/* Pixels of the next tile of a row of which so many are left. Tiles are of nearly the same width: a narrow one takes as long as
+   one of a few pixels more. */
+static inline int asq_tile_width(int left, int most) {
+    const int tiles = (left + most - 1) / most;
+    return (left + tiles - 1) / tiles;
+}
+
 /* Transforms of winograd.h in so many dimensions; 1 in none, the direct form. */
 static inline int asq_transforms(int dimensions) { return 1 << 2 * dimensions; }
 

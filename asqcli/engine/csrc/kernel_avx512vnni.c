@@ -331,27 +331,20 @@ static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c,
                                                                              const int8_t *ahead, ptrdiff_t line) {     \
         tile(c, y, x, block, ahead, line, rows, columns, blocks);                                                       \
     }
-TILE(2, 7, 2) TILE(2, 7, 1)
-TILE(1, 16, 1) TILE(1, 14, 2) TILE(1, 14, 1) TILE(1, 8, 2) TILE(1, 8, 1) TILE(1, 7, 2) TILE(1, 7, 1)
-TILE(1, 4, 2) TILE(1, 4, 1) TILE(1, 2, 2) TILE(1, 2, 1) TILE(1, 1, 2) TILE(1, 1, 1)
+#define TILES_OF(columns) TILE(1, columns, 1) TILE(1, columns, 2)
+TILES_OF(1) TILES_OF(2) TILES_OF(3) TILES_OF(4) TILES_OF(5) TILES_OF(6) TILES_OF(7)
+TILES_OF(8) TILES_OF(9) TILES_OF(10) TILES_OF(11) TILES_OF(12) TILES_OF(13) TILES_OF(14)
+TILE(1, 15, 1) TILE(1, 16, 1) TILE(2, 7, 1) TILE(2, 7, 2)
 
 typedef void (*Tile)(const Conv *, int, int, int, const int8_t *, ptrdiff_t);
-/* Widest first; a row is cut greedily, so that 7 leaves nothing of 7. */
-static const struct {
-    int columns;
-    Tile by_blocks[2];
-} WIDTHS[] = {
-    {16, {tile_1x16x1, NULL}},        {14, {tile_1x14x1, tile_1x14x2}}, {8, {tile_1x8x1, tile_1x8x2}},
-    {7, {tile_1x7x1, tile_1x7x2}},    {4, {tile_1x4x1, tile_1x4x2}},    {2, {tile_1x2x1, tile_1x2x2}},
-    {1, {tile_1x1x1, tile_1x1x2}},
+static const Tile OF_ONE_BLOCK[] = {
+    tile_1x1x1, tile_1x2x1,  tile_1x3x1,  tile_1x4x1,  tile_1x5x1,  tile_1x6x1,  tile_1x7x1,  tile_1x8x1,
+    tile_1x9x1, tile_1x10x1, tile_1x11x1, tile_1x12x1, tile_1x13x1, tile_1x14x1, tile_1x15x1, tile_1x16x1,
 };
-
-/* The place in WIDTHS to begin with: 14 is the best tile unless it leaves a poor rest, as in 16 = 8 + 8. */
-static int start(int width, int blocks) {
-    if (width % 14 == 0) return 1;
-    if (blocks == 1) return 0;
-    return width % 8 != 0 || width > 64 ? 1 : 2;
-}
+static const Tile OF_TWO_BLOCKS[] = {
+    tile_1x1x2, tile_1x2x2, tile_1x3x2,  tile_1x4x2,  tile_1x5x2,  tile_1x6x2,  tile_1x7x2,
+    tile_1x8x2, tile_1x9x2, tile_1x10x2, tile_1x11x2, tile_1x12x2, tile_1x13x2, tile_1x14x2,
+};
 
 /* Rows first_row .. last_row - 1 of one or two blocks, while the first tiles fetch the `next` weights. */
 static void conv_blocks(const Conv *c, int first_row, int last_row, int block, int blocks, const int8_t *next) {
@@ -380,12 +373,12 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
                 const int8_t *w = c->packed + (size_t)(block + b) * c->places * BLOCK * DEPTH;
                 weave(&woven, first, c->codes + y * c->down, w, out, row_sums_of(c, y, first));
             }
-            for (int k = start(c->out_w, blocks); x < c->out_w; k++)
-                for (; c->out_w - x >= WIDTHS[k].columns; x += WIDTHS[k].columns) {
-                    WIDTHS[k].by_blocks[blocks - 1](c, y, x, block, next, line);
-                    next += line * c->places;
-                    if (++tiles == blocks) line = 0;
-                }
+            for (int pixels; x < c->out_w; x += pixels) {
+                pixels = asq_tile_width(c->out_w - x, blocks == 2 ? 14 : MOST_PIXELS);
+                (blocks == 2 ? OF_TWO_BLOCKS : OF_ONE_BLOCK)[pixels - 1](c, y, x, block, next, line);
+                next += line * c->places;
+                if (++tiles == blocks) line = 0;
+            }
         }
     }
 }
