@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 from torchvision.ops import stochastic_depth
@@ -27,7 +27,7 @@ from asqcli.export.integers import (
     store_batch_norm,
     store_weights,
 )
-from asqcli.export.trace import BATCH, Trace, place, tensors_only
+from asqcli.export.trace import BATCH, Trace, place, tensors_of, tensors_only
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 
 SUPPORTED = (
@@ -38,6 +38,9 @@ SUPPORTED = (
 
 class _Value(int):
     """The number of a value of the artifact; anything else that an operation gives is a constant."""
+
+
+STALE = object()  # what a view of a tensor gave that was changed in place since
 
 
 class _Unsupported(Exception):
@@ -71,13 +74,26 @@ class Lowering:
             self.current = node
             try:
                 self.results[node] = output = self._lower_node(node)
+                self._follow_changes(node)
             except _Unsupported as reason:
                 raise UnsupportedError(
                     f"{self._title(node)} cannot be exported: {reason}{place(node)}", SUPPORTED
                 ) from None
         return _prune(self.nodes, output), self.store
 
+    def _follow_changes(self, node: fx.Node) -> None:
+        """What held a tensor that `node` changed in place holds its value from now on; views of it are not followed."""
+        for tensor in self.trace.changed.get(node, ()):
+            for earlier in self.results:
+                held = self.trace.results[earlier]
+                if isinstance(held, Tensor) and _same_place(held, tensor):
+                    self.results[earlier] = self.results[node]
+                elif any(_overlap(part, tensor) for part in tensors_of(held)):
+                    self.results[earlier] = STALE
+
     def _lower_node(self, node: fx.Node) -> Any:
+        if any(self.results.get(source) is STALE for source in node.all_input_nodes):
+            raise _Unsupported("it reads a part of a tensor that was changed in place since")
         if node.op == "placeholder":
             self.shapes.append(tuple(self.trace.results[node].shape[1:]))
             return _Value(0)
@@ -203,6 +219,8 @@ class Lowering:
             raise _Unsupported(f"its operands have the shapes {self.shapes[input]} and {self.shapes[other]}")
 
     def clamp(self, input, min=None, max=None) -> _Value:
+        if isinstance(min, _Value) or isinstance(max, _Value):
+            raise _Unsupported("its bounds are no constants")
         bounds = [None if bound is None or math.isinf(bound) else float(bound) for bound in (min, max)]
         return self._emit(doc.Clamp, input, low=bounds[0], high=bounds[1])
 
@@ -357,6 +375,25 @@ class Lowering:
     def nothing(self, input, *_, **__) -> Any:
         """Dropout and the like, which evaluation passes over."""
         return input
+
+
+def _same_storage(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+
+
+def _same_place(a: Tensor, b: Tensor) -> bool:
+    """Are two tensors the same numbers in the same order?"""
+    places = ((t.storage_offset(), t.shape, t.stride()) for t in (a, b))
+    return _same_storage(a, b) and next(places) == next(places)
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Have two tensors a number in common?"""
+    if not _same_storage(a, b):
+        return False
+    marks = torch.zeros(a.untyped_storage().nbytes() // a.element_size(), dtype=torch.bool)
+    marks.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)
+    return bool(marks.as_strided(b.shape, b.stride(), b.storage_offset()).any())
 
 
 def _borders(layer: QuantConv2d) -> tuple[int, int, int, int]:

@@ -15,6 +15,7 @@ from asqcli.artifact import document as doc
 from asqcli.artifact import read_artifact, write_artifact
 from asqcli.engine import Session
 from asqcli.engine.verify import verify
+from asqcli.errors import UnsupportedError
 from asqcli.export.network import export_network
 from asqcli.export.trained import TrainedRunner
 from tests.export.cases import SETTINGS, sum_of_halves
@@ -183,6 +184,67 @@ def test_a_layer_used_twice_is_stored_once(tmp_path):
     assert [n.name for n in artifact.document.nodes if n.op == "conv"] == ["stem", "conv", "conv"]
     assert sum("conv.codes" in name for name in artifact.tensors) == 1
     assert_all_equal(network, artifact, images)
+
+
+class Around(nn.Module):
+    """A function of a value and a convolution."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.relu = function, nn.ReLU(inplace=True)
+        self.stem, self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.head(self.function(self, self.stem(x)).mean([2, 3]))
+
+
+def add_and_read_again(net, x):
+    before = x
+    x += net.conv(x)
+    return net.conv(x + before)
+
+
+def change_one_half(net, x):
+    first, second = x.chunk(2, dim=1)
+    second.relu_()
+    return net.conv(torch.cat([first, second], dim=1))
+
+
+def read_a_part_from_before(net, x):
+    part = x[:, :2]
+    x.relu_()
+    return net.conv(torch.cat([part, x[:, 2:]], dim=1))
+
+
+IN_PLACE = {
+    "function": lambda net, x: net.conv(F.relu(x, inplace=True)) + x,
+    "module": lambda net, x: net.conv(net.relu(x)) + x,
+    "through dropout": lambda net, x: net.conv(F.dropout(x, training=False).relu_()) + x,
+    "sum": add_and_read_again,
+    "half": change_one_half,
+}
+
+
+@pytest.mark.parametrize("chosen", IN_PLACE)
+def test_a_tensor_changed_in_place_is_changed_for_who_reads_it_later(chosen, tmp_path):
+    torch.manual_seed(0)
+    network, images = Around(IN_PLACE[chosen]), torch.randn(4, 3, SIZE, SIZE)
+    quantize_module(network, [images])
+    assert_all_equal(network, exported(network.eval(), tmp_path / "net.asq"), images)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (read_a_part_from_before, "a part of a tensor that was changed in place"),
+        (lambda net, x: x.clamp(min=net.conv(x)), "`clamp` cannot be exported: its bounds are no constants"),
+    ],
+)
+def test_what_would_be_exported_with_another_meaning_is_refused(function, reason, tmp_path):
+    network, images = Around(function), torch.randn(4, 3, SIZE, SIZE)
+    quantize_module(network, [images])
+    with pytest.raises(UnsupportedError, match=reason):
+        exported(network.eval(), tmp_path / "net.asq")
 
 
 def test_exporting_twice_gives_the_same_bytes(tiny_net, tmp_path):
