@@ -9,7 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Accuracy:
-    """top1 and top5 in percent, rounded to two places (top5 is 100 with up to 5 classes); loss: mean cross-entropy."""
+    """top1 and top5 in percent, rounded to two places (top5 is 100 with up to 5 classes).
+
+    loss: mean cross-entropy; NaN where a logit is NaN or infinite.
+    """
 
     top1: float
     top5: float
@@ -18,7 +21,7 @@ class Accuracy:
 
 
 class AccuracyCounter:
-    """Adds up batches."""
+    """Adds up batches. A NaN among the logits ranks before all others, so that it is never right by chance."""
 
     def __init__(self) -> None:
         self._top1 = self._top5 = self._images = 0
@@ -34,7 +37,7 @@ class AccuracyCounter:
         logits, rows = logits.astype(np.float64), np.arange(len(labels))
         own = logits[rows, labels][:, None]
         before = np.arange(logits.shape[1]) < labels[:, None]
-        rank = ((logits > own) | ((logits == own) & before)).sum(axis=1)
+        rank = (~(logits <= own) | ((logits == own) & before)).sum(axis=1)
         self._top1 += int((rank < 1).sum())
         self._top5 += int((rank < 5).sum())
         self._images += len(labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated
@@ -45,6 +46,10 @@ def evaluate(
         accuracy, measured_on, name = _measure_exported(target, weights, data, device, threads)
     else:
         accuracy, measured_on, name = _measure_network(target, weights, data, batch_size, device, threads)
+    if not math.isfinite(accuracy.loss):
+        raise InputError(
+            f"`{name}` answers images with NaN or infinity", "its training diverged, or its weights are broken"
+        )
     passed = min_top1 is None or accuracy.top1 >= min_top1
     document = {
         "schema": 1,

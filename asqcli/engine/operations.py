@@ -187,7 +187,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64)
-    e = _exp_of_negative(np.fmin(np.abs(x), EXP_LARGEST))
+    e = _exp_of_negative(np.minimum(np.abs(x), EXP_LARGEST))
     return (np.where(x < 0, e, 1.0) / (1.0 + e)).astype(np.float32)
 
 
@@ -198,4 +198,5 @@ def _exp_of_negative(y: np.ndarray) -> np.ndarray:
     power = np.full_like(r, EXP_COEFFICIENTS[0])
     for coefficient in EXP_COEFFICIENTS[1:]:
         power = power * r + coefficient
-    return power * ((1023 - k.astype(np.int64)) << 52).view(np.float64)
+    with np.errstate(invalid="ignore"):  # a NaN is no whole number, and stays in `power`
+        return power * ((1023 - k.astype(np.int64)) << 52).view(np.float64)

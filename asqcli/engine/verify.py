@@ -72,7 +72,8 @@ def verify(ours: Runner, reference: Runner, batches: Iterable[np.ndarray]) -> Ve
         result.max_abs_logit_difference = max(
             result.max_abs_logit_difference, float(np.abs(logits.astype(np.float64) - wanted).max(initial=0.0))
         )
-        for name, (codes, accumulators) in seen.collected():
+        for name in dict.fromkeys([*seen.layers, *expected.layers]):
+            codes, accumulators = seen.layers.get(name, ([], []))
             other_codes, other_accumulators = expected.layers.get(name, ([], []))
             layer = result.layers.setdefault(name, LayerDifference())
             layer.codes += _differing(codes, other_codes)
@@ -89,14 +90,12 @@ class _Record:
     def __call__(self, name: str, codes: np.ndarray, accumulators: np.ndarray) -> None:
         kept = self.layers.setdefault(name, ([], []))
         kept[0].append(codes)
-        kept[1].append(accumulators)
-
-    def collected(self):
-        return self.layers.items()
+        kept[1].append(accumulators.astype(np.float32))  # as scales meet them: whole numbers above 2^24 are rounded
 
 
 def _differing(ours: list[np.ndarray], others: list[np.ndarray]) -> int:
     """Return how many values differ; a layer that one side never ran differs in all."""
-    if sum(a.size for a in ours) != sum(a.size for a in others):
-        return sum(a.size for a in ours)
+    sizes = [sum(a.size for a in side) for side in (ours, others)]
+    if sizes[0] != sizes[1]:
+        return max(sizes)
     return sum(int((a != b).sum()) for a, b in zip(ours, others, strict=True))

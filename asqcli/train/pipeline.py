@@ -6,6 +6,7 @@ same path at the phase that the checkpoint names.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from torch import nn
 from asqcli.accuracy import Accuracy
 from asqcli.data.source import ImageData, open_data
 from asqcli.data.splits import Preprocessing
-from asqcli.errors import InputError, Interruption, UnsupportedError, UsageError
+from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError, UsageError
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.models.weights import read_weights
@@ -217,7 +218,13 @@ class Run:
 
     def _evaluate(self, *, watch: bool = False) -> Accuracy:
         split = self.data.watch if watch and self.data.watch is not None else self.data.result
-        return evaluate(self.model, split, batch_size=EVAL_BATCH, device=self.around.device, poll=self.around.poll)
+        accuracy = evaluate(self.model, split, batch_size=EVAL_BATCH, device=self.around.device, poll=self.around.poll)
+        if not math.isfinite(accuracy.loss):
+            raise DivergedError(
+                "the network answers images with NaN or infinity",
+                "try a lower `--lr`; the last checkpoint is from before",
+            )
+        return accuracy
 
     def _save(self, name: str, phase: Phase) -> None:
         state = Checkpoint(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.engine import Session, native, native_library, native_memory, native_plan
+from asqcli.engine import Session, native, native_library, native_memory, native_plan, native_run, operations
 from asqcli.engine.native_library import FOURS, PIXELS
 from asqcli.errors import MachineError, UnsupportedError, UsageError
 from tests.engine.networks import USABLE, Maker, assert_equal, keep_before_a_guard
@@ -258,6 +258,20 @@ def test_gates_of_every_size_of_number():
         expected = Session(artifact, kernel="matmul").run(image)
         for kernel in USABLE:
             assert Session(artifact, kernel=kernel).run(image).tobytes() == expected.tobytes(), (op, kernel)
+
+
+@pytest.mark.parametrize("op", native_library.GATES)
+def test_a_nan_passes_through_a_gate(op):
+    make = Maker(np.random.default_rng(0), 15)
+    make.add(doc.Reshape, "reshape", make.add(doc.Gate, op, 0), shape=(675,))
+    plan = native_plan.Plan(make.artifact(675), {})
+    image = np.resize(np.float32([np.nan, np.inf, -np.inf, 1.0, -1.0]), (1, 3, 15, 15))
+    with np.errstate(invalid="ignore"):
+        expected = operations.gate(op, image).reshape(1, -1)
+    assert np.isnan(expected[0, 0])
+    for kernel in USABLE:
+        place, _ = native_library.compiled_kernels()[kernel]
+        assert np.array_equal(native_run.run(plan, place, image), expected, equal_nan=True), kernel
 
 
 @pytest.mark.parametrize("channels", [3, 8, 21])

@@ -18,6 +18,7 @@ from asqcli.engine.verify import verify
 from asqcli.errors import UnsupportedError
 from asqcli.export.network import export_network
 from asqcli.export.trained import TrainedRunner
+from tests.engine.networks import USABLE
 from tests.export.cases import SETTINGS, sum_of_halves
 
 SIZE = 9
@@ -166,6 +167,10 @@ def test_accumulators_above_the_range_of_float32(tmp_path):
     artifact = exported(network.eval(), tmp_path / "net.asq")
     assert max(artifact.largest_sum(n) for n in artifact.document.nodes if n.op == "conv") > 2**24
     assert_all_equal(network, artifact, images)
+    for kernel in USABLE:
+        session, reference = Session(artifact, kernel=kernel), Session(artifact, kernel="matmul")
+        compared = [lambda x, observe, run=s.run: run(x, observe=observe) for s in (session, reference)]
+        assert verify(*compared, [images.numpy()]).exact, kernel
 
 
 def test_a_layer_used_twice_is_stored_once(tmp_path):

@@ -163,6 +163,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_network_that_diverged_in_its_last_step_has_no_result(tmp_path, image_folder):
+    """No loss follows that step: the evaluation finds it, before the weights are saved."""
+    recipe = recipe_for(image_folder, "train.lr=1e20", "train.max_steps=1", "train.warmup.epochs=0")
+    with pytest.raises(DivergedError, match="answers images with NaN or infinity"):
+        run(recipe, tmp_path / "run")
+    kept = load_checkpoint(tmp_path / "run" / "checkpoints" / "last")
+    assert all(t.isfinite().all() for t in kept.model.values())
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
 def test_best_is_kept_only_beside_a_validation_split(tmp_path, write_image_folder):
     for split, count in {"train": 8, "val": 3, "test": 3}.items():
         write_image_folder(tmp_path / "data" / split, {"a": count, "b": count})

@@ -64,6 +64,7 @@ enum { VECTOR = 16 };
 #endif
 typedef double Numbers __attribute__((vector_size(VECTOR)));
 typedef int64_t Bits __attribute__((vector_size(VECTOR)));
+typedef uint64_t UnsignedBits __attribute__((vector_size(VECTOR)));
 typedef float Narrow __attribute__((vector_size(VECTOR / 2), aligned(4), may_alias));
 
 /* As many floats as doubles. */
@@ -81,7 +82,7 @@ static inline Numbers choose(Bits mask, Numbers a, Numbers b) { return (Numbers)
 enum { SIDES = 12, GATED = SIDES * VECTOR / 8 /* numbers at a time */ };
 #define FOR_ALL(statement) UNROLL for (int c = 0; c < SIDES; c++) statement;
 
-/* 1 / (1 + exp(-x)), from doubles; a NaN counts as 700. exp(-y) is 2 to a whole power, and a series for the rest. */
+/* 1 / (1 + exp(-x)), from doubles; a NaN stays. exp(-y) is 2 to a whole power, and a series for the rest. */
 static inline void sigmoid(const float *x, float *out) {
     static const double COEFFICIENTS[] = {
         1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
@@ -92,14 +93,14 @@ static inline void sigmoid(const float *x, float *out) {
     const Numbers whole = zero + 6755399441055744.0; /* 1.5 * 2^52: rounds what is added, half to even, to its last bits */
     Numbers y[SIDES], sum[SIDES], r[SIDES], e[SIDES];
     FOR_ALL(y[c] = (Numbers)((Bits)as_numbers(x + c * VECTOR / 8) & INT64_MAX))
-    FOR_ALL(y[c] = choose(y[c] < most, y[c], most))
+    FOR_ALL(y[c] = choose(y[c] > most, most, y[c]))
     FOR_ALL(sum[c] = y[c] * 1.4426950408889634 + whole)
     FOR_ALL(r[c] = (sum[c] - whole) * 0.6931471803691238 - y[c])
     FOR_ALL(r[c] = r[c] + (sum[c] - whole) * 1.9082149292705877e-10)
     FOR_ALL(e[c] = zero + COEFFICIENTS[0])
     DO_NOT_UNROLL /* or the compiler would put the chains one behind the other */
     for (int n = 1; n < 13; n++) FOR_ALL(e[c] = e[c] * r[c] + COEFFICIENTS[n])
-    FOR_ALL(e[c] = e[c] * (Numbers)((1023 - ((Bits)sum[c] - (Bits)whole)) << 52))
+    FOR_ALL(e[c] = e[c] * (Numbers)((1023 - ((UnsignedBits)sum[c] - (UnsignedBits)whole)) << 52))
     FOR_ALL(y[c] = choose(as_numbers(x + c * VECTOR / 8) < zero, e[c], zero + 1.0) / (1.0 + e[c]))
     FOR_ALL(to[c] = __builtin_convertvector(y[c], Narrow))
 }
