@@ -124,9 +124,10 @@ class Lowering:
     def _call_module(self, name: str, module: nn.Module, *args, **kwargs) -> Any:
         for kind, handler in MODULES:
             if isinstance(module, kind):
-                if kwargs or len(args) != 1 or not isinstance(args[0], _Value):
+                values = [*args, *kwargs.values()]
+                if len(values) != 1 or not set(kwargs) <= {"input"} or not isinstance(values[0], _Value):
                     raise _Unsupported("it does not take one tensor")
-                return handler(self, args[0], module, name)
+                return handler(self, values[0], module, name)
         raise _Unsupported("there is no such layer in the engine")
 
     def _emit(

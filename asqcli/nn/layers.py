@@ -31,10 +31,10 @@ class _QuantLayer:
     # Called with codes and accumulators in evaluation, by whoever compares them with the engine's.
     observe: Callable[[Tensor, Tensor], None] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.training or self.weight_quantizer is None or self.activation_quantizer is None:
-            return self._forward_fake(x)
-        return self._forward_integer(x)
+            return self._forward_fake(input)
+        return self._forward_integer(input)
 
     def _forward_fake(self, x: Tensor) -> Tensor:
         x_hat = x if self.activation_quantizer is None else self.activation_quantizer(x)
@@ -144,11 +144,11 @@ class TwoStepBatchNorm2d(nn.BatchNorm2d):
             setattr(twin, name, getattr(layer, name))
         return twin.train(layer.training)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.training or self.running_mean is None:
-            return super().forward(x)
+            return super().forward(input)
         g, b = self.multiplier_and_addend()
-        return x.mul(g.reshape(-1, 1, 1)).add_(b.reshape(-1, 1, 1))
+        return input.mul(g.reshape(-1, 1, 1)).add_(b.reshape(-1, 1, 1))
 
     def multiplier_and_addend(self) -> tuple[Tensor, Tensor]:
         """Return (g, b), (C,) each, float32."""

@@ -110,6 +110,12 @@ def refuse_unsupported(model: nn.Module) -> None:
                 f"layer `{name}` is a {type(module).__name__}, which asq cannot quantize",
                 "asq quantizes Conv2d and Linear layers; choose a convolutional network",
             )
+        if isinstance(module, QUANTIZABLE) and type(module) not in QUANTIZABLE:
+            kind = next(kind.__name__ for kind in QUANTIZABLE if isinstance(module, kind))
+            raise UnsupportedError(
+                f"layer `{name}` is a {type(module).__name__}, a {kind} that computes its weights or output its own way",
+                f"asq quantizes plain {kind} layers: put what it does to its weights into them, or into another layer",
+            )
 
 
 def _describe(name: str, module: nn.Module) -> SurveyedLayer:

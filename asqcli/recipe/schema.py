@@ -9,12 +9,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from asqcli.artifact.document import Deviation, Mean
 from asqcli.quant.levels import DEFAULT_GRID
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Channels = tuple[float, float, float]
+# With the bounds of the exported file, so that what was trained can be exported.
+Means = tuple[Mean, Mean, Mean]
+Deviations = tuple[Deviation, Deviation, Deviation]
 
 
 class Section(BaseModel):
@@ -142,18 +145,11 @@ class Data(Section):
     name: Annotated[str, StringConstraints(min_length=1)]
     image_size: Annotated[int, Field(ge=4, le=2048)]
     resize: Annotated[int, Field(ge=4, le=4096)]
-    mean: Channels = IMAGENET_MEAN
-    std: Channels = IMAGENET_STD
+    mean: Means = IMAGENET_MEAN
+    std: Deviations = IMAGENET_STD
     augment: Literal["none", "shift", "shift_flip", "resized_crop"]
     padding: Annotated[int, Field(ge=1)] = 4
     workers: Annotated[int, Field(ge=0)] = 2
-
-    @field_validator("std")
-    @classmethod
-    def _above_zero(cls, value):
-        if min(value) <= 0:
-            raise ValueError("each must be above 0")
-        return value
 
     @model_validator(mode="after")
     def _crop_fits(self):

@@ -60,14 +60,16 @@ def observe_inputs(model: nn.Module, names: list[str], batches: list[Tensor]) ->
     lowest = dict.fromkeys(names, 0.0)
     share = SAMPLES // len(batches)
 
-    def keep(name: str, x: Tensor) -> None:
-        lowest[name] = min(lowest[name], x.min().item())
-        flat = x.flatten()
+    def keep(name: str, input: Tensor) -> None:
+        lowest[name] = min(lowest[name], input.min().item())
+        flat = input.flatten()
         stride = max(1, flat.numel() // share) | 1  # odd: even strides would keep hitting the same columns
         seen[name].append(flat[::stride][:share].clone())
 
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: keep(name, *args, **kwargs), with_kwargs=True
+        )
         for name in names
     ]
     training = model.training

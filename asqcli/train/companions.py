@@ -38,7 +38,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))  # as in state_dict, under each of its names
         for name, tensor in model.state_dict().items():
             if name in parameters:
                 self.average[name].lerp_(tensor, 1 - self.decay)

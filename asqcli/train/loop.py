@@ -18,6 +18,7 @@ from asqcli.seeds import stream_seed
 from asqcli.train.checkpoint import Checkpoint, Progress, momentum_by_name, restore_momentum
 from asqcli.train.companions import Companion
 from asqcli.train.diagnose import first_nonfinite
+from asqcli.train.forward import forward_in_training
 from asqcli.train.objective import Objective
 from asqcli.train.optimizer import cosine_lr, make_optimizer
 from asqcli.train.reporter import Reporter
@@ -152,7 +153,7 @@ class Phase:
         """Take one step; return (mean loss, images classified right)."""
         for group in self.optimizer.param_groups:
             group["lr"] = cosine_lr(self.settings.lr, self.steps_done, self.steps)
-        logits = self.model(images)
+        logits = forward_in_training(self.model, images)
         loss = self.objective(logits, labels, images)
         if not math.isfinite(value := loss.item()):
             self._diverged(value, images)

@@ -252,6 +252,20 @@ def test_what_would_be_exported_with_another_meaning_is_refused(function, reason
         exported(network.eval(), tmp_path / "net.asq")
 
 
+def test_layers_may_be_called_by_keyword(tmp_path):
+    class ByKeyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.head(input=self.norm(input=self.conv(input=x)).mean([2, 3]))
+
+    network, images = ByKeyword(), torch.randn(3, 3, SIZE, SIZE)
+    quantize_module(network, [images])
+    assert_all_equal(network, exported(network.eval(), tmp_path / "net.asq"), images)
+
+
 def test_exporting_twice_gives_the_same_bytes(tiny_net, tmp_path):
     tiny_net.head = nn.Linear(12, 5)
     trained(tiny_net, torch.randn(6, 3, SIZE, SIZE))

@@ -44,6 +44,22 @@ def test_what_cannot_be_quantized_is_named():
         survey(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3)), torch.zeros(1, 3, 8, 8))
 
 
+class Standardized(nn.Conv2d):
+    def forward(self, input):
+        return self._conv_forward(input, self.weight - self.weight.mean(), self.bias)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [Standardized(3, 4, 1), nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1))],
+    ids=["own", "parametrized"],
+)
+def test_a_layer_that_computes_its_weights_is_refused(layer):
+    """It would stay in float unnoticed."""
+    with pytest.raises(UnsupportedError, match=r"layer `0` is a \w+, a Conv2d that computes"):
+        refuse_unsupported(nn.Sequential(layer, nn.Conv2d(4, 4, 1)))
+
+
 def test_calibration_swaps_layers_and_observes_signedness(tiny_net):
     parameters = {name: p.data_ptr() for name, p in tiny_net.named_parameters()}
     images = torch.randn(8, 3, 8, 8)

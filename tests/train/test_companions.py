@@ -20,6 +20,17 @@ def test_the_average_follows_its_formula():
     torch.testing.assert_close(average.state()["weight"], expected)
 
 
+def test_a_layer_of_two_names_is_averaged_under_both():
+    model = nn.Module()
+    model.a = model.b = nn.Linear(2, 1)
+    average, start = WeightAverage(model, decay=0.9), model.a.weight.detach().clone()
+    with torch.no_grad():
+        model.a.weight.add_(1)
+    average.after_step(model)
+    model.load_state_dict(average.state())
+    torch.testing.assert_close(model.a.weight.detach(), start + 0.1)
+
+
 def test_buffers_are_copied_not_averaged():
     norm = nn.BatchNorm2d(3)
     average = WeightAverage(norm, decay=0.99)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asqcli.cli.resolve import Request, resolve
-from asqcli.errors import DivergedError, Interruption
+from asqcli.errors import DivergedError, Interruption, UnsupportedError
 from asqcli.nn.prepare import quant_layers
 from asqcli.train import pipeline
 from asqcli.train.checkpoint import load_checkpoint
@@ -171,6 +171,15 @@ def test_a_network_that_diverged_in_its_last_step_has_no_result(tmp_path, image_
     kept = load_checkpoint(tmp_path / "run" / "checkpoints" / "last")
     assert all(t.isfinite().all() for t in kept.model.values())
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_network_that_fails_only_in_training_says_so(tmp_path, image_folder):
+    """Batch norm has nothing to estimate from in one value."""
+    recipe = recipe_for(image_folder, "train.batch_size=1", "data.image_size=4", "train.warmup.epochs=0")
+    with pytest.raises(
+        UnsupportedError, match=r"fails in training on a batch of shape \(1, 3, 4, 4\): ValueError: Expected"
+    ):
+        run(recipe, tmp_path / "run")
 
 
 def test_best_is_kept_only_beside_a_validation_split(tmp_path, write_image_folder):

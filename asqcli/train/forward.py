@@ -1,0 +1,23 @@
+"""The forward of a network in training."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from asqcli.errors import UnsupportedError, first_line
+
+
+def forward_in_training(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits of a batch, (N, classes).
+
+    Raises:
+        UnsupportedError: the network raises, as batch norm does where a channel has one value.
+    """
+    try:
+        return model(images)
+    except Exception as error:
+        raise UnsupportedError(
+            f"the network fails in training on a batch of shape {tuple(images.shape)}: "
+            f"{type(error).__name__}: {first_line(error)}",
+            "batch norm needs more than one value of a channel: try a larger `--batch-size` or image",
+        ) from error
