@@ -41,7 +41,7 @@ def infer(
             metavar="NAME",
             envvar="ASQ_KERNEL",
             show_envvar=False,
-            help="auto (or ASQ_KERNEL), avx512-vnni, avx2, scalar, matmul, shift-lut.",
+            help="auto (or ASQ_KERNEL), avx512-vnni, avx-vnni, avx2, scalar, matmul, shift-lut.",
         ),
     ] = "auto",
     threads: ThreadsOption = None,

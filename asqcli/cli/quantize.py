@@ -18,8 +18,6 @@ from asqcli.cli.options import (
 )
 from asqcli.errors import UsageError
 
-EXAMPLE = "asq quantize resnet18 --bits 4 --scheme post"
-
 
 def quantize(
     model: Annotated[

@@ -4,7 +4,8 @@ session        a file to logits
 kernels        the interface of the NumPy kernels, and the choice among all
 native         a network on a C kernel in csrc/: images side by side, or threads together on one
 native_plan    a network as steps for them; native_fusion: which nodes are one step; native_memory: what steps point to;
-               native_layout: codes and weights in it; native_winograd: fewer products, exact; native_library: ctypes
+               native_layout: codes and weights in it; native_winograd: fewer products, exact; native_pools: windows;
+               native_run: a plan run on images; native_library: ctypes
 numpy_network  a network node after node, on a NumPy kernel
 operations     what lies between the NumPy kernels: codes, adapters, epilogues, pools
 shift_lut      the specification: shifts, look-ups and additions (Eq. 18)

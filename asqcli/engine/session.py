@@ -16,8 +16,8 @@ def load(path: str | Path, *, kernel: str = AUTO, threads: int = 1) -> Session:
     """Return a session on an exported file.
 
     Args:
-        kernel: auto, or a name of `asqcli.engine.kernels.kernel_names`.
-        threads: images or batches that are computed at the same time.
+        kernel: auto, or a name of NATIVE_KERNELS or NUMPY_KERNELS in `asqcli.engine.kernels`.
+        threads: that compute images or batches at the same time, or share the work on one image.
     Raises:
         InputError: the file is missing, corrupt or inconsistent.
         UsageError: there is no such kernel.

@@ -120,7 +120,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, rep
 
 
 def _in_last_layer(model: nn.Module, parameter: str) -> bool:
-    """Does `parameter` belong to the last layer with weights of each branch's end, by order of definition?"""
+    """Does `parameter` belong to the last convolution or linear layer, by order of definition?"""
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return parameter.rpartition(".")[0] == layers[-1]
 

@@ -113,7 +113,7 @@ def refuse_unsupported(model: nn.Module) -> None:
         if isinstance(module, QUANTIZABLE) and type(module) not in QUANTIZABLE:
             kind = next(kind.__name__ for kind in QUANTIZABLE if isinstance(module, kind))
             raise UnsupportedError(
-                f"layer `{name}` is a {type(module).__name__}, a {kind} that computes its weights or output its own way",
+                f"layer `{name}` is a {type(module).__name__}, a {kind} that makes its weights or output its own way",
                 f"asq quantizes plain {kind} layers: put what it does to its weights into them, or into another layer",
             )
 
