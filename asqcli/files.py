@@ -10,6 +10,8 @@ from pathlib import Path
 
 from asqcli.errors import InputError, MachineError
 
+PART = ".part"  # ends the name of a file that is being written
+
 
 def check_readable(path: Path) -> None:
     """Open a file and close it: to safetensors one that cannot be opened is one that is not there.
@@ -40,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         MachineError: disk full, folder not writable; the old content stays.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     with machine_errors(path):
         path.parent.mkdir(exist_ok=True)
         try:

@@ -34,7 +34,7 @@ from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
 from asqcli.train.profile import StepProfile, profile_step
 from asqcli.train.restore import require_factory_named, restore_model
-from asqcli.train.run_folder import RunFolder
+from asqcli.train.run_folder import BEST, LAST, TEACHER, RunFolder
 from asqcli.train.start import Start, start_model
 from asqcli.train.surroundings import StopRequested, Surroundings, environment
 
@@ -42,7 +42,7 @@ SCHEMA = 1
 CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`
 LARGE_ADAPTER_SHARE = 0.1
 AVERAGE_BATCH_NORM_BATCHES = 50
-TEACHER, AVERAGE = "float", "average"
+AVERAGE = "average"
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -179,12 +179,12 @@ class Run:
             if better:
                 progress.facts[best] = record["top1"]
             self.folder.append_metrics(record)
-            self._save("last", phase)
+            self._save(LAST, phase)
             if better:
-                self._save("best", phase)
+                self._save(BEST, phase)
 
         def save() -> None:
-            self._save("last", phase)
+            self._save(LAST, phase)
 
         try:
             save()
@@ -250,7 +250,7 @@ class Run:
         if batches:
             self._reestimate_batch_norm(batches)
         if average is not None or batches:
-            self._save("last", phase)
+            self._save(LAST, phase)
 
     def _finish(self, phase: Phase) -> dict:
         """Measure the last weights, never the best epoch, and write the result."""
@@ -405,5 +405,5 @@ def open_run(path: str) -> tuple[RunFolder, Checkpoint | None]:
         InputError: not a run, or a corrupt checkpoint.
     """
     folder = RunFolder.open(Path(path))
-    last = folder.checkpoint("last")
+    last = folder.checkpoint(LAST)
     return folder, load_checkpoint(last) if last.is_file() else None

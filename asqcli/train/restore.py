@@ -11,14 +11,14 @@ from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.nn.prepare import prepare
 from asqcli.train.checkpoint import Checkpoint, is_checkpoint
-from asqcli.train.run_folder import RunFolder
+from asqcli.train.run_folder import LAST, RunFolder
 
 
 def find_checkpoint(target: str) -> Path | None:
     """Return the checkpoint file behind a run folder or a checkpoint's own path; None when it is neither."""
     path = Path(target)
     if path.is_dir():
-        return RunFolder.open(path).checkpoint("last")
+        return RunFolder.open(path).checkpoint(LAST)
     return path if path.is_file() and is_checkpoint(path) else None
 
 

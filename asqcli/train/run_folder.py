@@ -4,8 +4,9 @@ recipe.given.yaml  recipe.yaml    as given, and as resolved with every default
 environment.json                  versions, device, threads, the command
 metrics.jsonl                     one line per epoch
 checkpoints/last                  what `--resume` and `asq eval` need; `checkpoints/best` where there is a validation
-split
+split, `checkpoints/float` where a float network teaches
 result.json                       written last: present means finished
+NAME.asq  NAME.onnx               what `asq export` writes without `--out`; NAME is the folder's
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from asqcli.errors import InputError, UsageError
-from asqcli.files import machine_errors, write_atomically
+from asqcli.files import PART, machine_errors, write_atomically
 from asqcli.recipe.schema import Recipe
 
 RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
@@ -27,6 +28,9 @@ RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
     "recipe.given.yaml",
     "environment.json",
 )
+CHECKPOINTS = "checkpoints"
+LAST, BEST, TEACHER = "last", "best", "float"
+EXPORT_SUFFIXES = (".asq", ".onnx")
 
 
 class RunFolder:
@@ -40,7 +44,7 @@ class RunFolder:
         """Make a fresh folder: `out`, or `runs/name`, numbered when that is taken.
 
         Raises:
-            UsageError: `out` is there already and `force` is not given, or it is not a run's folder.
+            UsageError: `out` is there already and `force` is not given, or it holds what no run wrote.
             MachineError: it cannot be written.
         """
         path = Path(out) if out else _numbered(Path("runs") / name)
@@ -49,9 +53,8 @@ class RunFolder:
                 raise UsageError(
                     f"`{path}` is there already", "choose another `--out`, or replace the run with --force"
                 )
-            if not (path / RECIPE).is_file():
-                raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
             with machine_errors(path):
+                _refuse_to_delete(path)
                 shutil.rmtree(path)
         with machine_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -69,8 +72,8 @@ class RunFolder:
         return cls(path)
 
     def checkpoint(self, name: str) -> Path:
-        """Return the file of the checkpoint `last` or `best`."""
-        return self.path / "checkpoints" / name
+        """Return the file of a checkpoint, `LAST` or `BEST`, or of the `TEACHER`."""
+        return self.path / CHECKPOINTS / name
 
     def write_recipe(self, resolved: dict, given: str | None) -> None:
         """Store the resolved recipe, and the text of the file that was given."""
@@ -137,6 +140,28 @@ def _numbered(path: Path) -> Path:
         number += 1
         candidate = path.with_name(f"{path.name}-{number}")
     return candidate
+
+
+def _refuse_to_delete(path: Path) -> None:
+    """Let `--force` delete nothing but a run: a recipe alone may well be the user's own, in the folder of a project.
+
+    Raises:
+        UsageError: the folder is not a run's, or holds something that neither a run nor an export writes there.
+    """
+    if not all((path / name).is_file() for name in (RECIPE, ENVIRONMENT)):
+        raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
+    files = {RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT} | {path.resolve().name + s for s in EXPORT_SUFFIXES}
+    checkpoints = {LAST, BEST, TEACHER}
+    for folder, known in ((path, files), (path / CHECKPOINTS, checkpoints)):
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if entry == path / CHECKPOINTS and entry.is_dir():
+                continue
+            # A run that was killed leaves what it was about to write as a `.part`.
+            if entry.name.removesuffix(PART) not in known or entry.is_dir():
+                raise UsageError(
+                    f"`{entry}` is not of a run, and --force replaces nothing else",
+                    "move it to another place, or choose another `--out`",
+                )
 
 
 def _json(content: dict) -> bytes:

@@ -76,6 +76,7 @@ def test_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     assert names == ["net-w4a4-post", "net-w4a4-post-2", "net-w4a4-post-3"]
     run = RunFolder.create("mine", "x", force=False)
     run.write_recipe({"model": "x"}, None)
+    run.write_environment({})
     with pytest.raises(UsageError, match="there already"):
         RunFolder.create("mine", "x", force=False)
     assert not (RunFolder.create("mine", "x", force=True).path / "recipe.yaml").exists()
@@ -84,9 +85,42 @@ def test_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
 def test_force_replaces_nothing_but_runs(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
+    (tmp_path / "thesis" / "recipe.yaml").write_text("model: resnet20")
     with pytest.raises(UsageError, match="not the folder of a run"):
         RunFolder.create(str(tmp_path / "thesis"), "x", force=True)
     assert (tmp_path / "thesis" / "chapter1.txt").exists()
+
+
+@pytest.fixture
+def full_run(tmp_path):
+    """The folder of a run with every file that a run and an export can leave there."""
+    run = RunFolder.create(str(tmp_path / "run"), "x", force=False)
+    run.write_recipe({"model": "x"}, "model: x")
+    run.write_environment({})
+    run.append_metrics({"epoch": 1})
+    run.write_result({"top1": 1})
+    for name in ("checkpoints/last", "checkpoints/best", "checkpoints/float", "run.asq", "run.onnx"):
+        write_atomically(run.path / name, b"")
+        (run.path / f"{name}.part").write_bytes(b"")
+    return run.path
+
+
+def test_force_replaces_a_whole_run(full_run):
+    RunFolder.create(str(full_run), "x", force=True)
+    assert not list(full_run.iterdir())
+
+
+@pytest.mark.parametrize("name", ["train.py", "other.asq", "result.json.bak", "checkpoints/epoch7", "checkpoints/src/a",
+                                  "run.onnx.part/a", ".git/config"])  # fmt: skip
+def test_force_keeps_a_run_with_something_else_in_it(full_run, name):
+    (full_run / "run.onnx.part").unlink()
+    (full_run / name).parent.mkdir(exist_ok=True)
+    (full_run / name).write_text("years of work")
+    before = sorted(full_run.rglob("*"))
+    entry = name.removesuffix("/a").removesuffix("/config")
+    with pytest.raises(UsageError, match=f"run/{entry}` is not of a run, and --force replaces nothing else"):
+        RunFolder.create(str(full_run), "x", force=True)
+    assert sorted(full_run.rglob("*")) == before
 
 
 def test_metrics_are_cut_to_what_a_checkpoint_knows(tmp_path):
