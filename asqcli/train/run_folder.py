@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import yaml
@@ -47,7 +49,9 @@ class RunFolder:
             UsageError: `out` is there already and `force` is not given, or it holds what no run wrote.
             MachineError: it cannot be written.
         """
-        path = Path(out) if out else _numbered(Path("runs") / name)
+        if not out:
+            return cls(_make_numbered(Path("runs") / name))
+        path = Path(out)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not force:
                 raise UsageError(
@@ -134,12 +138,18 @@ class RunFolder:
             raise InputError(f"`{path}` is corrupt: {error}", "remove it and `--resume` the run") from error
 
 
-def _numbered(path: Path) -> Path:
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
+def _make_numbered(path: Path) -> Path:
+    """Make the folder `path`, or `path-2`, `path-3` and so on where that is taken; return it.
+
+    Whoever makes a folder owns it: between looking for a free name and taking it another run could do the same.
+    """
+    with machine_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        for number in count(1):
+            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
 
 
 def _refuse_to_delete(path: Path) -> None:

@@ -1,4 +1,7 @@
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +83,38 @@ def test_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="there already"):
         RunFolder.create("mine", "x", force=False)
     assert not (RunFolder.create("mine", "x", force=True).path / "recipe.yaml").exists()
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path, monkeypatch):
+    """Eight threads wait for each other right before each makes the folder whose name it found free."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    together, make, waited = threading.Barrier(8), Path.mkdir, threading.local()
+
+    def mkdir(path, *args, **kwargs):
+        if path.name == "net" and not hasattr(waited, "once"):
+            waited.once = True
+            together.wait(timeout=60)
+        make(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: RunFolder.create(None, "net", force=False), range(8)))
+    assert {run.path.name for run in runs} == {"net", *(f"net-{n}" for n in range(2, 9))}
+
+
+def test_a_name_that_a_dangling_link_takes_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "net").symlink_to("absent")
+    assert RunFolder.create(None, "net", force=False).path.name == "net-2"
+
+
+def test_runs_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(MachineError, match="cannot write `runs/net`: File exists"):
+        RunFolder.create(None, "net", force=False)
 
 
 def test_force_replaces_nothing_but_runs(tmp_path):
