@@ -18,9 +18,11 @@ from itertools import count
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 
 from asqcli.errors import InputError, UsageError
 from asqcli.files import PART, machine_errors, write_atomically
+from asqcli.recipe.load import read_recipe
 from asqcli.recipe.schema import Recipe
 
 RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
@@ -93,8 +95,8 @@ class RunFolder:
             InputError: somebody changed it to something that is none.
         """
         try:
-            return Recipe.model_validate(yaml.safe_load((self.path / RECIPE).read_text(encoding="utf-8")))
-        except (ValueError, yaml.YAMLError) as error:
+            return Recipe.model_validate(read_recipe(self.path / RECIPE))
+        except (ValidationError, UsageError) as error:
             raise InputError(f"`{self.path / RECIPE}` is not a resolved recipe any more") from error
 
     def write_environment(self, environment: dict) -> None:

@@ -158,6 +158,13 @@ def test_force_keeps_a_run_with_something_else_in_it(full_run, name):
     assert sorted(full_run.rglob("*")) == before
 
 
+@pytest.mark.parametrize("text", ["model: x", "train: &t {warmup: *t}", "seed: 2001-99-99", "[", b"\xff"])
+def test_a_recipe_that_somebody_changed(full_run, text):
+    (full_run / "recipe.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=r"recipe.yaml` (is not a resolved recipe any more|cannot be read)"):
+        RunFolder.open(full_run).recipe()
+
+
 def test_metrics_are_cut_to_what_a_checkpoint_knows(tmp_path):
     run = RunFolder.create(str(tmp_path / "run"), "x", force=False)
     for epoch in range(4):
