@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from asqcli.errors import InputError, MachineError
+from pydantic import ValidationError
+
+from asqcli.errors import InputError, MachineError, printable
 
 PART = ".part"  # ends the name of a file that is being written
 
@@ -23,6 +25,13 @@ def check_readable(path: Path) -> None:
         path.open("rb").close()
     except OSError as error:
         raise InputError(f"`{path}` cannot be read: {error.strerror or error}") from error
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """Return the first thing that a file's content got wrong, and where, as one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the document"
+    return printable(f"`{place}`: {first['msg']}")
 
 
 @contextmanager

@@ -20,14 +20,14 @@ from asqcli.data.splits import Preprocessing
 from asqcli.errors import InputError, Interruption, UnsupportedError, UsageError
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
-from asqcli.models.weights import read_weights
+from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan, adapter_share
 from asqcli.nn.survey import survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
 from asqcli.train.batch_norm import reestimate_batch_norm
 from asqcli.train.calibration import calibrate, plan_layers
-from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint, save_weights
+from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, require_fit, save_checkpoint, save_weights
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
 from asqcli.train.loop import Phase, PhaseSettings
@@ -138,8 +138,8 @@ class Run:
 
     def _teacher(self) -> nn.Module:
         """Return the float network as it was before quantization, from the file that `_quantize` wrote."""
-        teacher = build_model(self.recipe.model, len(self.data.classes))
-        teacher.load_state_dict(read_weights(self.folder.checkpoint(TEACHER)))
+        teacher, file = build_model(self.recipe.model, len(self.data.classes)), self.folder.checkpoint(TEACHER)
+        load_weights(teacher, read_weights(file), source=str(file), replace_head=False)
         return teacher.to(self.around.device).eval()
 
     def _average(self) -> dict[str, Companion]:
@@ -154,6 +154,9 @@ class Run:
         companions: dict[str, Companion],
         checkpoint: Checkpoint | None,
     ) -> Phase:
+        if checkpoint is not None:
+            states = {name: companion.state() for name, companion in companions.items()}
+            require_fit(checkpoint, self.model, states, source=self.folder.checkpoint(LAST))
         return Phase(
             self.model,
             self.data.train,

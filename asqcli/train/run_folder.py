@@ -16,12 +16,13 @@ import shutil
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from asqcli.errors import InputError, UsageError
-from asqcli.files import PART, machine_errors, write_atomically
+from asqcli.files import PART, check_readable, machine_errors, what_is_wrong, write_atomically
 from asqcli.recipe.load import read_recipe
 from asqcli.recipe.schema import Recipe
 
@@ -35,6 +36,32 @@ RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
 CHECKPOINTS = "checkpoints"
 LAST, BEST, TEACHER = "last", "best", "float"
 EXPORT_SUFFIXES = (".asq", ".onnx")
+
+
+class _Environment(BaseModel):
+    """What is read again of `environment.json`."""
+
+    model_config = ConfigDict(strict=True)
+
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class _Result(BaseModel):
+    """What is read again of `result.json`, besides whatever else stands there."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: str
+    scheme: str
+    weight_bits: int | str
+    activation_bits: int | str
+    measured_on: str
+    float_top1: float
+    calibrated_top1: float | None
+    top1: float
+    top5: float
+    seed: int
+    run: str
 
 
 class RunFolder:
@@ -103,9 +130,13 @@ class RunFolder:
         """Store what the run ran on."""
         write_atomically(self.path / ENVIRONMENT, _json(environment))
 
-    def read_environment(self) -> dict:
-        """Return what `write_environment` stored, or nothing."""
-        return self._read_json(ENVIRONMENT) or {}
+    def threads(self) -> int | None:
+        """Return how many threads the run had, None where that is not known.
+
+        Raises:
+            InputError: `environment.json` is corrupt.
+        """
+        return (self._read_json(ENVIRONMENT, _Environment) or {}).get("threads")
 
     def append_metrics(self, record: dict) -> None:
         """Add one line to the metrics."""
@@ -129,15 +160,27 @@ class RunFolder:
         write_atomically(self.path / RESULT, _json(result))
 
     def result(self) -> dict | None:
-        """Return the result of a finished run, or None."""
-        return self._read_json(RESULT)
+        """Return the result of a finished run, or None.
 
-    def _read_json(self, name: str) -> dict | None:
+        Raises:
+            InputError: `result.json` is corrupt.
+        """
+        return self._read_json(RESULT, _Result)
+
+    def _read_json(self, name: str, model: type[BaseModel]) -> dict | None:
+        """Return the content of a file, checked against `model`, or None where there is no file."""
         path = self.path / name
+        if not path.is_file():
+            return None
+        check_readable(path)
+        content = path.read_bytes()
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError as error:
-            raise InputError(f"`{path}` is corrupt: {error}", "remove it and `--resume` the run") from error
+            model.model_validate_json(content)
+        except ValidationError as error:
+            raise InputError(
+                f"`{path}` is corrupt: {what_is_wrong(error)}", "remove it and `--resume` the run"
+            ) from error
+        return json.loads(content)
 
 
 def _make_numbered(path: Path) -> Path:
