@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from asqcli.errors import InputError, MachineError
+from pydantic import ValidationError
+
+from asqcli.errors import InputError, MachineError, printable
+
+PART = ".part"  # ends the name of a file that is being written
 
 
 def check_readable(path: Path) -> None:
@@ -21,6 +25,13 @@ def check_readable(path: Path) -> None:
         path.open("rb").close()
     except OSError as error:
         raise InputError(f"`{path}` cannot be read: {error.strerror or error}") from error
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """Return the first thing that a file's content got wrong, and where, as one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the document"
+    return printable(f"`{place}`: {first['msg']}")
 
 
 @contextmanager
@@ -40,7 +51,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         MachineError: disk full, folder not writable; the old content stays.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     with machine_errors(path):
         path.parent.mkdir(exist_ok=True)
         try:

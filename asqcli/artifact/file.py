@@ -29,7 +29,7 @@ from asqcli.artifact.document import (
 from asqcli.artifact.packing import packed_size, unpack
 from asqcli.artifact.shapes import Plan, plan_document
 from asqcli.errors import InputError, first_line, printable
-from asqcli.files import check_readable
+from asqcli.files import check_readable, what_is_wrong
 
 KEY = "asq"
 SUFFIX = ".asq"
@@ -196,9 +196,7 @@ def read_artifact(path: Path) -> Artifact:
         document = Document.model_validate_json(text)
         return Artifact.checked(document, tensors)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the document"
-        raise InputError(f"`{path}` is not a valid artifact: {_plain(f'`{place}`: ' + first['msg'])}") from error
+        raise InputError(f"`{path}` is not a valid artifact: {_plain(what_is_wrong(error))}") from error
     except InputError as error:
         raise InputError(f"`{path}` is not a valid artifact: {_plain(error.message)}") from error
 

@@ -18,7 +18,7 @@ from asqcli.cli.options import (
     ThreadsOption,
     WeightsOption,
 )
-from asqcli.errors import ExitCode, InputError, UsageError
+from asqcli.errors import ExitCode, InputError, UsageError, printable
 
 
 def evaluate(
@@ -89,12 +89,20 @@ def _measure_exported(target: str, weights: str | None, data: str | None, device
     if weights is not None or device not in (None, "cpu"):
         raise UsageError("an exported file has its own weights and runs on the CPU", "leave out --weights and --device")
     session = load(target, threads=threads or os.cpu_count() or 1)
-    data = data or session.artifact.document.provenance.data
-    if data is None:
-        raise UsageError(f"`{target}` does not say what it was trained on", "name a data set with --data")
+    data = data or _own_data(target, session.artifact.document.provenance.data)
     samples = find_samples(data)
     require_classes(session, samples.classes, data)
     return measure(session, samples.result), samples.result_name, target
+
+
+def _own_data(target: str, data: str | None) -> str:
+    """Return the data set that an exported file was trained on. A file of a stranger may not choose a folder here."""
+    from asqcli.data.layout import NAMES
+
+    if data in NAMES:
+        return data
+    trained_on = "does not say what it was trained on" if data is None else f"was trained on `{printable(data)}`"
+    raise UsageError(f"`{target}` {trained_on}", f"name a data set with --data: {', '.join(NAMES)} or a folder")
 
 
 def _measure_network(target: str, weights, data, batch_size, device, threads):

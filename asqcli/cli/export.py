@@ -36,11 +36,11 @@ def export(
     """
     path = _find(run)
     file = out or _default_file(path, format_)
-    _refuse_to_overwrite(file, format_)
     if format_ is Format.onnx:
         from asqcli.export.onnx import require_onnx, write_onnx
 
-        require_onnx()
+        require_onnx()  # before anything else: it takes the package to know an earlier export, too
+    _refuse_to_overwrite(file, format_)
     from asqcli.artifact.file import part_bytes, write_artifact
     from asqcli.cli.console import print_json
     from asqcli.export.network import export_run, float_bytes
@@ -87,14 +87,15 @@ def _default_file(checkpoint: Path, format_: Format) -> Path:
 
 
 def _refuse_to_overwrite(file: Path, format_: Format) -> None:
-    """Replace an earlier export, but nothing else."""
+    """Replace an earlier export of the same format, but nothing else."""
     from asqcli.artifact.file import is_artifact
+    from asqcli.export.onnx import is_own_onnx
 
+    is_earlier = is_artifact if format_ is Format.asq else is_own_onnx
     if file.is_dir():
         raise UsageError(f"`{file}` is a folder", "--out names the file")
-    earlier = is_artifact(file) if format_ is Format.asq else file.suffix == ".onnx"
-    if file.exists() and not earlier:
-        raise UsageError(f"`{file}` is there already, and is no exported network", "choose another `--out`")
+    if not is_earlier(file) and file.exists():
+        raise UsageError(f"`{file}` is there already, and is no network that asq exported", "choose another `--out`")
 
 
 def _measure(artifact, network, checkpoint, data: str) -> dict:

@@ -129,7 +129,7 @@ def _resume(run: str, request, device, threads, json_) -> None:
         stderr().print(f"{run} is finished already", markup=False)
         _show_result(result, json_)
         return
-    threads = threads or folder.read_environment().get("threads")
+    threads = threads or folder.threads()
     with StopSignals() as signals:
         around = _surroundings(device, threads, signals)
         result = pipeline.quantize_resumed(folder, checkpoint, around, factory=request.model)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 from asqcli import __version__
 from asqcli.artifact import Artifact
@@ -27,6 +28,7 @@ OPSET = 13
 IR_VERSION = 7
 
 INPUT, OUTPUT = "image", "logits"
+PRODUCER = "asqcli"
 LARGEST_MODEL = 2**31 - 1  # of one protobuf message
 
 
@@ -60,6 +62,17 @@ def write_onnx(artifact: Artifact) -> bytes:
     return model.SerializeToString(deterministic=True)
 
 
+def is_own_onnx(path: Path) -> bool:
+    """Does a file claim to be ONNX that asq wrote? Needs the package onnx."""
+    from google.protobuf.message import DecodeError
+    from onnx import ModelProto
+
+    try:
+        return path.is_file() and ModelProto.FromString(path.read_bytes()).producer_name == PRODUCER
+    except (DecodeError, OSError):
+        return False
+
+
 def _model(artifact: Artifact):
     from onnx import TensorProto, helper
 
@@ -80,7 +93,7 @@ def _model(artifact: Artifact):
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
-        producer_name="asqcli",
+        producer_name=PRODUCER,
         producer_version=__version__,
     )
     helper.set_model_props(model, _metadata(document))

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from asqcli.errors import UsageError
 from asqcli.quant.adapter import Adapter, hidden_features
 from asqcli.quant.baselines import fake_quantize_offset, fake_quantize_pact, zero_point
 from asqcli.quant.bounds import integer_bounds
@@ -225,6 +226,8 @@ def make_activation_quantizer(
         channels: of the layer's input.
         channels_last: is the channel dimension the last one (Linear) or the second (Conv2d)?
         adapter: for asq, its section: hidden, bits, output.
+    Raises:
+        UsageError: unknown quantizer.
     """
     if quantizer == "pact":
         return PactQuantizer(bits=bits, signed=signed)
@@ -232,6 +235,8 @@ def make_activation_quantizer(
         return OffsetQuantizer(bits=bits, signed=signed)
     if quantizer == "lsq":
         return StepSizeQuantizer(bits=bits, signed=signed)
+    if quantizer != "asq":
+        raise UsageError(f"unknown activation quantizer `{quantizer}`, choose lsq, asq, pact, lsq+")
     module = Adapter(
         channels,
         hidden=hidden_features(channels, adapter["hidden"]),

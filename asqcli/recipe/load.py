@@ -6,6 +6,7 @@ Mistakes are found in one pass over the merged mapping, and each names the file 
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from asqcli.recipe.layers import drop_inapplicable, rule_mistakes
 from asqcli.recipe.mistakes import OPERANDS, Keys, mistake_in_words
 from asqcli.recipe.schema import SCHEMES, Quantization, Recipe
 
+LARGEST_INT_BITS = 64  # Python itself refuses to print numbers of some thousand digits
 Checked = TypeVar("Checked", bound=Quantization)
 
 
@@ -95,25 +97,52 @@ def read_recipe(path: Path) -> dict:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise InputError(f"recipe `{path}` cannot be read: {reason}") from error
-    try:
-        content = yaml.load(text, StrictLoader)
-    except RecursionError as error:
-        raise UsageError(f"recipe `{path}` is nested too deeply") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"recipe `{path}` is not YAML{place}: {getattr(error, 'problem', error)}") from error
+    content = _parse(text, f"recipe `{path}`")
     if not isinstance(content, dict):
         raise UsageError(f"recipe `{path}` is not a mapping of keys to values")
     return content
 
 
+def _parse(text: str, name: str) -> Any:
+    """Return the value of a YAML text, which an error calls `name`."""
+    try:
+        return yaml.load(text, StrictLoader)
+    except RecursionError as error:
+        raise UsageError(f"{name} is nested too deeply") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UsageError(f"{name} is not YAML{place}: {getattr(error, 'problem', error)}") from error
+
+
 class StrictLoader(yaml.SafeLoader):
-    """YAML's safe subset, where a key that stands twice is an error."""
+    """YAML's safe subset, where a key that stands twice is an error, and so is an alias.
+
+    An alias can stand inside of what it repeats, which has no end, or repeat what repeats others, which doubles at each
+    level.
+    """
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            problem = f"the alias `*{event.anchor}` is not allowed, write out what it stands for"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node, deep=False):
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(value, int) and value.bit_length() > LARGEST_INT_BITS:
+                raise ValueError
+        except (ValueError, ArithmeticError, LookupError, AttributeError) as error:  # of 2001-99-99, `!!bool maybe`, ..
+            problem = f"{reprlib.repr(node.value)} cannot be read as `{node.tag.rpartition(':')[2]}`"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+        return value
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []  # `!!map [a]` is none
+        keys = [self.construct_object(key, deep=deep) for key, _ in pairs]
+        for key, (key_node, _) in zip(keys, pairs, strict=True):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key `{key}` stands twice", key_node.start_mark)
         return super().construct_mapping(node, deep)
@@ -165,11 +194,7 @@ def lay_overrides(draft: Draft, overrides: Iterable[str]) -> None:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"`--set {override}` is not of the form KEY=VALUE", "for example `--set train.epochs=2`")
-        try:
-            value = yaml.load(text, StrictLoader)
-        except yaml.YAMLError as error:
-            raise UsageError(f"the value of `--set {override}` is not YAML") from error
-        draft.set(key.strip(), value, "--set")
+        draft.set(key.strip(), _parse(text, f"the value of `--set {override}`"), "--set")
 
 
 def check(draft: Draft, source: str, model: type[Checked] = Recipe) -> Checked:

@@ -123,13 +123,10 @@ class OffsetActivations(Section):
     bits: Annotated[int, Field(ge=2, le=8)]
 
 
-Weights = Annotated[
-    FloatOperand | UniformWeights | PostWeights | PotWeights | ApotWeights, Field(discriminator="quantizer")
-]
-Activations = Annotated[
-    FloatOperand | LsqActivations | AsqActivations | PactActivations | OffsetActivations,
-    Field(discriminator="quantizer"),
-]
+QuantizedWeights = UniformWeights | PostWeights | PotWeights | ApotWeights
+QuantizedActivations = LsqActivations | AsqActivations | PactActivations | OffsetActivations
+Weights = Annotated[FloatOperand | QuantizedWeights, Field(discriminator="quantizer")]
+Activations = Annotated[FloatOperand | QuantizedActivations, Field(discriminator="quantizer")]
 
 
 class LayerRule(Section):

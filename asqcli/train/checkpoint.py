@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from asqcli.errors import InputError
-from asqcli.files import check_readable, write_atomically
+from asqcli.errors import InputError, first_line, printable
+from asqcli.files import check_readable, what_is_wrong, write_atomically
 from asqcli.nn.prepare import LayerPlan
-from asqcli.recipe.schema import Recipe
+from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
 
 FORMAT = 1
 DOCUMENT = "asq_checkpoint"
@@ -68,6 +70,66 @@ class Checkpoint:
     model: dict[str, Tensor]
     momentum: dict[str, Tensor]
     companions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+Count = Annotated[int, Field(ge=0)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class _Facts(Section):
+    """`Progress.facts`; None stands for what is not known yet, and never in a file."""
+
+    weights: str
+    warmup_epochs: Count = None
+    float_top1: Percent = None
+    calibrated_top1: Percent = None
+    best_warmup: Percent = None
+    best_float: Percent = None
+    best_qat: Percent = None
+
+
+class _Progress(Section):
+    phase: Literal["warmup", "float", "qat"]
+    epoch: Count
+    step: Count
+    loss_sum: float
+    correct: Count
+    images: Count
+    metrics_lines: Count
+    facts: _Facts
+
+
+class _Plan(Section):
+    name: str
+    kind: Literal["conv", "depthwise", "linear"]
+    weights: Annotated[QuantizedWeights, Field(discriminator="quantizer")] | None
+    activations: Annotated[QuantizedActivations, Field(discriminator="quantizer")] | None
+    signed: bool
+
+
+class _Document(Section):
+    """What must hold of a checkpoint's JSON before anything is built from it: it may come from a stranger."""
+
+    format: Literal[1]
+    recipe: Recipe
+    progress: _Progress
+    plans: list[_Plan]
+    classes: Annotated[list[str], Field(min_length=1)]
+    companions: list[str]
+    digest: str
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        phase, facts = self.progress.phase, self.progress.facts
+        if (phase == "float") == self.recipe.quantized:
+            raise ValueError(f"the recipe has no phase {phase}")
+        if (phase == "qat") != bool(self.plans):
+            raise ValueError(f"{len(self.plans)} layers are quantized in the phase {phase}")
+        if phase == "qat" and None in (facts.float_top1, facts.calibrated_top1):
+            raise ValueError("`progress.facts` lacks float_top1 or calibrated_top1")
+        if self.progress.images < self.progress.step:
+            raise ValueError("`progress` has more steps than images")
+        return self
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -121,30 +183,63 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        InputError: missing, corrupt, or of a format that this version does not know.
+        InputError: missing, corrupt, of a format that this version does not know, or not consistent; says why.
     """
     if not path.is_file():
         raise InputError(f"no checkpoint `{path}`")
     check_readable(path)
     try:
         with safe_open(path, "pt") as file:
-            document = json.loads((file.metadata() or {})[DOCUMENT])
+            text = (file.metadata() or {})[DOCUMENT]
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if document["format"] != FORMAT:
-            raise InputError(f"checkpoint `{path}` has format {document['format']}, this version reads {FORMAT}")
-        if _digest(tensors) != document["digest"]:
+        document = json.loads(text)
+        version = document.get("format") if isinstance(document, dict) else None
+        if version != FORMAT:
+            raise InputError(f"checkpoint `{path}` has format {reprlib.repr(version)}, this version reads {FORMAT}")
+        checked = _Document.model_validate_json(text)  # from JSON once more: that limits how deep it is nested
+        if _digest(tensors) != checked.digest:
             raise InputError(f"checkpoint `{path}` is corrupt: its tensors are not those that were written")
-        return Checkpoint(
-            recipe=Recipe.model_validate(document["recipe"]),
-            progress=Progress(**document["progress"]),
-            plans=[LayerPlan(**plan) for plan in document["plans"]],
-            classes=tuple(document["classes"]),
-            model=_with_prefix(tensors, MODEL),
-            momentum=_with_prefix(tensors, MOMENTUM),
-            companions={n: _with_prefix(tensors, f"{COMPANION}{n}/") for n in document["companions"]},
-        )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint `{path}` is corrupt: {error}") from error
+    except ValidationError as error:
+        raise InputError(f"checkpoint `{path}` is corrupt: {what_is_wrong(error)}") from error
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # RecursionError too
+        raise InputError(f"checkpoint `{path}` is corrupt: {printable(first_line(error))}") from error
+    return Checkpoint(
+        recipe=checked.recipe,
+        progress=Progress(**checked.progress.model_dump(exclude_unset=True)),
+        plans=[LayerPlan(**plan.model_dump(exclude_unset=True)) for plan in checked.plans],
+        classes=tuple(checked.classes),
+        model=_with_prefix(tensors, MODEL),
+        momentum=_with_prefix(tensors, MOMENTUM),
+        companions={n: _with_prefix(tensors, f"{COMPANION}{n}/") for n in checked.companions},
+    )
+
+
+def require_fit(
+    checkpoint: Checkpoint, model: nn.Module, companions: dict[str, dict[str, Tensor]], *, source: Path
+) -> None:
+    """Find out whether training can go on from a checkpoint.
+
+    Args:
+        companions: the states of what is to go beside the optimizer, as they are at the start of a phase.
+        source: named in the error.
+    Raises:
+        InputError: its momentum or its companions are not those of the network and its recipe.
+    """
+    parameters = dict(model.named_parameters())
+    if not all(n in parameters and _is_like(t, parameters[n]) for n, t in checkpoint.momentum.items()):
+        raise InputError(f"the momentum in `{source}` is not that of the network")
+    if sorted(companions) != sorted(checkpoint.companions):
+        names = ", ".join(map(printable, checkpoint.companions)) or "none"
+        expected = ", ".join(companions) or "none"
+        raise InputError(f"`{source}` has the companions {names}, and its recipe {expected}")
+    for companion, state in companions.items():
+        stored = checkpoint.companions[companion]
+        if stored.keys() != state.keys() or not all(_is_like(stored[n], state[n]) for n in state):
+            raise InputError(f"the state of the companion {companion} in `{source}` is not that of the network")
+
+
+def _is_like(tensor: Tensor, other: Tensor) -> bool:
+    return (tensor.shape, tensor.dtype) == (other.shape, other.dtype)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -21,21 +21,21 @@ from asqcli.data.splits import Preprocessing
 from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError, UsageError
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
-from asqcli.models.weights import read_weights
+from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan, adapter_share
 from asqcli.nn.survey import survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
 from asqcli.train.batch_norm import reestimate_batch_norm
 from asqcli.train.calibration import calibrate, plan_layers
-from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint, save_weights
+from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, require_fit, save_checkpoint, save_weights
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
 from asqcli.train.profile import StepProfile, profile_step
 from asqcli.train.restore import require_factory_named, restore_model
-from asqcli.train.run_folder import RunFolder
+from asqcli.train.run_folder import BEST, LAST, TEACHER, RunFolder
 from asqcli.train.start import Start, start_model
 from asqcli.train.surroundings import StopRequested, Surroundings, environment
 
@@ -43,7 +43,7 @@ SCHEMA = 1
 CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`
 LARGE_ADAPTER_SHARE = 0.1
 AVERAGE_BATCH_NORM_BATCHES = 50
-TEACHER, AVERAGE = "float", "average"
+AVERAGE = "average"
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -139,8 +139,8 @@ class Run:
 
     def _teacher(self) -> nn.Module:
         """Return the float network as it was before quantization, from the file that `_quantize` wrote."""
-        teacher = build_model(self.recipe.model, len(self.data.classes))
-        teacher.load_state_dict(read_weights(self.folder.checkpoint(TEACHER)))
+        teacher, file = build_model(self.recipe.model, len(self.data.classes)), self.folder.checkpoint(TEACHER)
+        load_weights(teacher, read_weights(file), source=str(file), replace_head=False)
         return teacher.to(self.around.device).eval()
 
     def _average(self) -> dict[str, Companion]:
@@ -155,6 +155,9 @@ class Run:
         companions: dict[str, Companion],
         checkpoint: Checkpoint | None,
     ) -> Phase:
+        if checkpoint is not None:
+            states = {name: companion.state() for name, companion in companions.items()}
+            require_fit(checkpoint, self.model, states, source=self.folder.checkpoint(LAST))
         return Phase(
             self.model,
             self.data.train,
@@ -180,12 +183,12 @@ class Run:
             if better:
                 progress.facts[best] = record["top1"]
             self.folder.append_metrics(record)
-            self._save("last", phase)
+            self._save(LAST, phase)
             if better:
-                self._save("best", phase)
+                self._save(BEST, phase)
 
         def save() -> None:
-            self._save("last", phase)
+            self._save(LAST, phase)
 
         try:
             save()
@@ -257,7 +260,7 @@ class Run:
         if batches:
             self._reestimate_batch_norm(batches)
         if average is not None or batches:
-            self._save("last", phase)
+            self._save(LAST, phase)
 
     def _finish(self, phase: Phase) -> dict:
         """Measure the last weights, never the best epoch, and write the result."""
@@ -412,5 +415,5 @@ def open_run(path: str) -> tuple[RunFolder, Checkpoint | None]:
         InputError: not a run, or a corrupt checkpoint.
     """
     folder = RunFolder.open(Path(path))
-    last = folder.checkpoint("last")
+    last = folder.checkpoint(LAST)
     return folder, load_checkpoint(last) if last.is_file() else None

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from torch import nn
 
-from asqcli.errors import InputError, UsageError
+from asqcli.errors import InputError, UsageError, printable
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.nn.prepare import prepare
 from asqcli.train.checkpoint import Checkpoint, is_checkpoint
-from asqcli.train.run_folder import RunFolder
+from asqcli.train.run_folder import LAST, RunFolder
+
+LONGEST_REASON = 300  # characters: PyTorch lists every parameter that is missing
 
 
 def find_checkpoint(target: str) -> Path | None:
     """Return the checkpoint file behind a run folder or a checkpoint's own path; None when it is neither."""
     path = Path(target)
     if path.is_dir():
-        return RunFolder.open(path).checkpoint("last")
+        return RunFolder.open(path).checkpoint(LAST)
     return path if path.is_file() and is_checkpoint(path) else None
 
 
@@ -31,17 +34,23 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
             stands in it is never imported by itself.
     Raises:
         UsageError: the run was trained with a factory that the caller does not name.
-        InputError: the parameters do not fit.
+        InputError: the model is unknown, or the parameters do not fit.
     """
     name = checkpoint.recipe.model
     require_factory_named(name, factory, source)
-    model = build_model(name, len(checkpoint.classes))
+    try:
+        model = build_model(name, len(checkpoint.classes))
+    except UsageError as error:
+        if is_factory(name):  # which the caller has named, too
+            raise
+        raise InputError(f"`{source}` holds no network that is known here: {printable(error.message)}") from error
     try:
         if checkpoint.plans:
             prepare(model, checkpoint.plans)
         model.load_state_dict(checkpoint.model)
-    except (RuntimeError, AttributeError, TypeError, KeyError) as error:
-        raise InputError(f"the checkpoint in `{source}` does not fit `{name}`: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AttributeError, TypeError, KeyError, ValueError) as error:
+        reason = printable(textwrap.shorten(str(error), LONGEST_REASON, placeholder=" .."))
+        raise InputError(f"the checkpoint in `{source}` does not fit `{name}`: {reason}") from error
     return model
 
 

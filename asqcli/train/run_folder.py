@@ -4,20 +4,26 @@ recipe.given.yaml  recipe.yaml    as given, and as resolved with every default
 environment.json                  versions, device, threads, the command
 metrics.jsonl                     one line per epoch
 checkpoints/last                  what `--resume` and `asq eval` need; `checkpoints/best` where there is a validation
-split
+split, `checkpoints/float` where a float network teaches
 result.json                       written last: present means finished
+NAME.asq  NAME.onnx               what `asq export` writes without `--out`; NAME is the folder's
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import Annotated
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from asqcli.errors import InputError, UsageError
-from asqcli.files import machine_errors, write_atomically
+from asqcli.files import PART, check_readable, machine_errors, what_is_wrong, write_atomically
+from asqcli.recipe.load import read_recipe
 from asqcli.recipe.schema import Recipe
 
 RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
@@ -27,6 +33,35 @@ RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
     "recipe.given.yaml",
     "environment.json",
 )
+CHECKPOINTS = "checkpoints"
+LAST, BEST, TEACHER = "last", "best", "float"
+EXPORT_SUFFIXES = (".asq", ".onnx")
+
+
+class _Environment(BaseModel):
+    """What is read again of `environment.json`."""
+
+    model_config = ConfigDict(strict=True)
+
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class _Result(BaseModel):
+    """What is read again of `result.json`, besides whatever else stands there."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    model: str
+    scheme: str
+    weight_bits: int | str
+    activation_bits: int | str
+    measured_on: str
+    float_top1: float
+    calibrated_top1: float | None
+    top1: float
+    top5: float
+    seed: int
+    run: str
 
 
 class RunFolder:
@@ -40,18 +75,19 @@ class RunFolder:
         """Make a fresh folder: `out`, or `runs/name`, numbered when that is taken.
 
         Raises:
-            UsageError: `out` is there already and `force` is not given, or it is not a run's folder.
+            UsageError: `out` is there already and `force` is not given, or it holds what no run wrote.
             MachineError: it cannot be written.
         """
-        path = Path(out) if out else _numbered(Path("runs") / name)
+        if not out:
+            return cls(_make_numbered(Path("runs") / name))
+        path = Path(out)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not force:
                 raise UsageError(
                     f"`{path}` is there already", "choose another `--out`, or replace the run with --force"
                 )
-            if not (path / RECIPE).is_file():
-                raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
             with machine_errors(path):
+                _refuse_to_delete(path)
                 shutil.rmtree(path)
         with machine_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -69,8 +105,8 @@ class RunFolder:
         return cls(path)
 
     def checkpoint(self, name: str) -> Path:
-        """Return the file of the checkpoint `last` or `best`."""
-        return self.path / "checkpoints" / name
+        """Return the file of a checkpoint, `LAST` or `BEST`, or of the `TEACHER`."""
+        return self.path / CHECKPOINTS / name
 
     def write_recipe(self, resolved: dict, given: str | None) -> None:
         """Store the resolved recipe, and the text of the file that was given."""
@@ -86,17 +122,21 @@ class RunFolder:
             InputError: somebody changed it to something that is none.
         """
         try:
-            return Recipe.model_validate(yaml.safe_load((self.path / RECIPE).read_text(encoding="utf-8")))
-        except (ValueError, yaml.YAMLError) as error:
+            return Recipe.model_validate(read_recipe(self.path / RECIPE))
+        except (ValidationError, UsageError) as error:
             raise InputError(f"`{self.path / RECIPE}` is not a resolved recipe any more") from error
 
     def write_environment(self, environment: dict) -> None:
         """Store what the run ran on."""
         write_atomically(self.path / ENVIRONMENT, _json(environment))
 
-    def read_environment(self) -> dict:
-        """Return what `write_environment` stored, or nothing."""
-        return self._read_json(ENVIRONMENT) or {}
+    def threads(self) -> int | None:
+        """Return how many threads the run had, None where that is not known.
+
+        Raises:
+            InputError: `environment.json` is corrupt.
+        """
+        return (self._read_json(ENVIRONMENT, _Environment) or {}).get("threads")
 
     def append_metrics(self, record: dict) -> None:
         """Add one line to the metrics."""
@@ -120,23 +160,63 @@ class RunFolder:
         write_atomically(self.path / RESULT, _json(result))
 
     def result(self) -> dict | None:
-        """Return the result of a finished run, or None."""
-        return self._read_json(RESULT)
+        """Return the result of a finished run, or None.
 
-    def _read_json(self, name: str) -> dict | None:
+        Raises:
+            InputError: `result.json` is corrupt.
+        """
+        return self._read_json(RESULT, _Result)
+
+    def _read_json(self, name: str, model: type[BaseModel]) -> dict | None:
+        """Return the content of a file, checked against `model`, or None where there is no file."""
         path = self.path / name
+        if not path.is_file():
+            return None
+        check_readable(path)
+        content = path.read_bytes()
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError as error:
-            raise InputError(f"`{path}` is corrupt: {error}", "remove it and `--resume` the run") from error
+            model.model_validate_json(content)
+        except ValidationError as error:
+            raise InputError(
+                f"`{path}` is corrupt: {what_is_wrong(error)}", "remove it and `--resume` the run"
+            ) from error
+        return json.loads(content)
 
 
-def _numbered(path: Path) -> Path:
-    candidate, number = path, 1
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}-{number}")
-    return candidate
+def _make_numbered(path: Path) -> Path:
+    """Make the folder `path`, or `path-2`, `path-3` and so on where that is taken; return it.
+
+    Whoever makes a folder owns it: between looking for a free name and taking it another run could do the same.
+    """
+    with machine_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        for number in count(1):
+            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+
+
+def _refuse_to_delete(path: Path) -> None:
+    """Let `--force` delete nothing but a run: a recipe alone may well be the user's own, in the folder of a project.
+
+    Raises:
+        UsageError: the folder is not a run's, or holds something that neither a run nor an export writes there.
+    """
+    if not all((path / name).is_file() for name in (RECIPE, ENVIRONMENT)):
+        raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
+    files = {RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT} | {path.resolve().name + s for s in EXPORT_SUFFIXES}
+    checkpoints = {LAST, BEST, TEACHER}
+    for folder, known in ((path, files), (path / CHECKPOINTS, checkpoints)):
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if entry == path / CHECKPOINTS and entry.is_dir():
+                continue
+            # A run that was killed leaves what it was about to write as a `.part`.
+            if entry.name.removesuffix(PART) not in known or entry.is_dir():
+                raise UsageError(
+                    f"`{entry}` is not of a run, and --force replaces nothing else",
+                    "move it to another place, or choose another `--out`",
+                )
 
 
 def _json(content: dict) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from asq_process import QUICK, asq, fails
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 
 def test_quantize_prints_one_json_document_and_the_layers(run_folder):
@@ -50,6 +52,24 @@ def test_resume_of_a_finished_run_and_with_another_recipe(run_folder):
     fails(2, "`train.lr` 0.02 -> 0.5", "quantize", "--resume", folder, "--lr", "0.5", cwd=folder)
     fails(3, "is not the folder of a run", "quantize", "--resume", folder / "checkpoints", cwd=folder)
     fails(2, "`--out` makes no sense beside `--resume`", "quantize", "--resume", folder, "--out", "x", cwd=folder)
+
+
+def test_a_run_that_somebody_changed(run_folder, tmp_path):
+    for name in ("checkpoint", "environment", "result"):
+        shutil.copytree(run_folder[0], tmp_path / name)
+    last = tmp_path / "checkpoint" / "checkpoints" / "last"
+    with safe_open(last, "pt") as file:
+        document = json.loads(file.metadata()["asq_checkpoint"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    document["plans"][3]["signed"] = None
+    save_file(tensors, last, {"asq_checkpoint": json.dumps(document)})
+    for command in (["eval"], ["export"], ["quantize", "--resume"]):
+        fails(3, "checkpoints/last` is corrupt: `plans.3.signed`", *command, "checkpoint", cwd=tmp_path)
+    (tmp_path / "environment" / "environment.json").write_text('{"threads": "many"}')
+    (tmp_path / "environment" / "result.json").unlink()
+    fails(3, "environment.json` is corrupt: `threads`", "quantize", "--resume", "environment", cwd=tmp_path)
+    (tmp_path / "result" / "result.json").write_text("{}")
+    fails(3, "result.json` is corrupt: `model`", "quantize", "--resume", "result", cwd=tmp_path, hint="remove it")
 
 
 def test_out_is_not_overwritten(run_folder):

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,25 @@ def test_a_difference_is_found_named_and_fails(exported, run_folder, tmp_path):
     assert verify["accumulator_mismatches"] > 0 and node.name in verify["differing_layers"]
 
 
+def test_an_exported_file_chooses_no_folder(exported, tmp_path):
+    """Not even one that is there and fits."""
+    artifact = read_artifact(exported[0])
+    for name in artifact.document.classes:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "data" / name / "0.png")
+    for data, text in (
+        ("data", "was trained on `data`"),
+        ("a\x1b[2J", "was trained on `a\\x1b[2J`"),
+        (None, "does not say what it was trained on"),
+    ):
+        provenance = artifact.document.provenance.model_copy(update={"data": data})
+        document = artifact.document.model_copy(update={"provenance": provenance})
+        (tmp_path / "net.asq").write_bytes(write_artifact(replace(artifact, document=document)))
+        fails(2, f"`net.asq` {text}", "eval", "net.asq", cwd=tmp_path, hint="name a data set with --data")
+    named = asq("eval", "net.asq", "--data", "data", "--json", cwd=tmp_path)
+    assert json.loads(named.stdout)["images"] == 1
+
+
 def test_classes_of_files_folders_and_lists(exported, images):
     folder = images / "many"
     folder.mkdir()
@@ -122,7 +142,7 @@ def test_wrong_command_lines(exported, run_folder, images, tmp_path):
     fails(3, "no images in the folder `empty`", "infer", file, "empty", cwd=images)
     fails(3, "the classes in", "infer", file, "--data", _two_classes(images), cwd=images)
     fails(3, "no run folder or checkpoint `absent`", "export", "absent", cwd=cwd)
-    fails(2, "is no exported network", "export", "r", "--out", "r/result.json", cwd=cwd)
+    fails(2, "is no network that asq exported", "export", "r", "--out", "r/result.json", cwd=cwd)
     fails(2, "is a folder", "export", "r", "--out", "r", cwd=cwd)
     fails(6, "cannot write", "export", "r", "--out", "/proc/r.asq", cwd=cwd)
     fails(2, "has its own weights", "eval", file, "--weights", "r", cwd=cwd)

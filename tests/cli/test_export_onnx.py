@@ -14,7 +14,7 @@ from asqcli.artifact import read_artifact
 from asqcli.engine import Session
 
 onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 
 
 def test_the_file_answers_as_the_engine_does(run_folder, tmp_path):
@@ -42,12 +42,30 @@ def test_the_file_answers_as_the_engine_does(run_folder, tmp_path):
 
 def test_an_earlier_export_is_replaced_and_nothing_else(run_folder, tmp_path):
     run = run_folder[0]
-    (tmp_path / "notes.txt").write_text("keep")
-    fails(2, "is no exported network", "export", run, "--format", "onnx", "--out", "notes.txt", cwd=tmp_path)
     fails(2, "'onxn' is not one of", "export", run, "--format", "onxn", cwd=tmp_path)
-    (tmp_path / "old.onnx").write_text("old")
-    assert asq("export", run, "--format", "onnx", "--out", "old.onnx", cwd=tmp_path).returncode == 0
-    assert (tmp_path / "old.onnx").stat().st_size > 100_000 and (tmp_path / "notes.txt").read_text() == "keep"
+    assert asq("export", run, "--format", "onnx", "--out", "net.onnx", cwd=tmp_path).returncode == 0
+    ours = (tmp_path / "net.onnx").read_bytes()
+    model = onnx.load_model_from_string(ours)
+    model.producer_name = "pytorch"
+    foreign = {
+        "notes.txt": b"keep",
+        "text.onnx": b"keep",
+        "empty.onnx": b"",
+        "weeks.json": b"{}",
+        "torch.onnx": model.SerializeToString(),
+    }
+    for name, content in foreign.items():
+        (tmp_path / name).write_bytes(content)
+        message = f"`{name}` is there already, and is no network that asq exported"
+        fails(2, message, "export", run, "--format", "onnx", "--out", name, cwd=tmp_path, hint="choose another")
+        assert (tmp_path / name).read_bytes() == content
+    fails(2, "is there already", "export", run, "--out", "net.onnx", cwd=tmp_path)
+
+    metadata = model.metadata_props.add()
+    metadata.key, metadata.value, model.producer_name = "note", "of an older asq", "asqcli"
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    assert asq("export", run, "--format", "onnx", "--out", "net.onnx", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "net.onnx").read_bytes() == ours
 
 
 def test_without_onnx(run_folder, tmp_path):

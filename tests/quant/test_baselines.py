@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from asqcli.quant.activation_quantizers import OffsetQuantizer, PactQuantizer
+from asqcli.errors import UsageError
+from asqcli.quant.activation_quantizers import OffsetQuantizer, PactQuantizer, make_activation_quantizer
 from asqcli.quant.baselines import fake_quantize_offset, fake_quantize_pact, zero_point
 
 
@@ -77,3 +78,8 @@ def test_an_offset_fits_a_lopsided_range_better_than_a_symmetric_step():
         quantizer.start(x, "mse")
         errors[type(quantizer)] = (quantizer(x[:, None])[:, 0] - x).square().mean().item()
     assert errors[OffsetQuantizer] < 0.5 * errors[StepSizeQuantizer]
+
+
+def test_an_unknown_quantizer_is_not_taken_for_asq():
+    with pytest.raises(UsageError, match="unknown activation quantizer `x`, choose lsq, asq, pact, lsq"):
+        make_activation_quantizer(8, quantizer="x", bits=4, signed=True, channels_last=False)

@@ -127,6 +127,19 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         ("- a\n- b\n", "not a mapping"),
         ("", "not a mapping"),
         ("model: !!python/object/apply:os.system ['true']\n", "is not YAML"),
+        ("seed: 2001-99-99", "at line 1, column 7: '2001-99-99' cannot be read as `timestamp`"),
+        ("seed: !!int abc", "'abc' cannot be read as `int`"),
+        ("seed: !!float ''", "'' cannot be read as `float`"),
+        ("seed: !!bool maybe", "'maybe' cannot be read as `bool`"),
+        ("seed: !!timestamp x", "'x' cannot be read as `timestamp`"),
+        ("seed: !!map [a]", "expected a mapping node"),
+        ("seed: " + 5000 * "9", "'999999999999...9999999999999' cannot be read as `int`"),
+        ("seed: 0x" + 5000 * "f", "cannot be read as `int`"),
+        ("seed: 1" + 3000 * ":1", "cannot be read as `int`"),
+        ("seed: !!float 1" + 3000 * ":1", "cannot be read as `float`"),
+        ("train: &t {warmup: *t}", r"at line 1, column 20: the alias `\*t` is not allowed, write out"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", r"at line 2, column 8: the alias `\*a`"),
+        ("a: " + 100_000 * "[", "nested too deeply"),
     ],
 )
 def test_files_that_are_no_recipe(tmp_path, text, message):
@@ -152,6 +165,10 @@ def test_overrides_that_are_none():
         resolved(overrides=["train.epochs"])
     with pytest.raises(UsageError, match="not YAML"):
         resolved(overrides=["train.epochs=[1"])
+    with pytest.raises(UsageError, match="2001-99-99` is not YAML at line 1, column 1: '2001-99-99' cannot be read as"):
+        resolved(overrides=["train.seed=2001-99-99"])
+    with pytest.raises(UsageError, match="nested too deeply"):
+        resolved(overrides=["train.seed=" + 100_000 * "["])
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

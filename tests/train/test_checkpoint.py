@@ -1,20 +1,37 @@
+import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import InputError, MachineError, UsageError
 from asqcli.files import write_atomically
 from asqcli.nn.prepare import LayerPlan
-from asqcli.train.checkpoint import Checkpoint, Progress, is_checkpoint, load_checkpoint, save_checkpoint
+from asqcli.train.checkpoint import (
+    DOCUMENT,
+    Checkpoint,
+    Progress,
+    is_checkpoint,
+    load_checkpoint,
+    require_fit,
+    save_checkpoint,
+    save_weights,
+)
+from asqcli.train.restore import restore_model
 from asqcli.train.run_folder import RunFolder
 from tests.permissions import unreadable
 
 
 def example():
     recipe = resolve(Request("resnet20", None, None, None, {}, [])).recipe
-    progress = Progress("qat", epoch=2, step=5, loss_sum=0.1 + 0.2, correct=7, images=9, facts={"float_top1": 90.0})
+    facts = {"weights": "none", "float_top1": 90.0, "calibrated_top1": 80.0}
+    progress = Progress("qat", epoch=2, step=5, loss_sum=0.1 + 0.2, correct=7, images=9, facts=facts)
     plans = [LayerPlan("conv1", "conv", {"quantizer": "post", "bits": 4}, None, signed=True)]
     model = {"w": torch.randn(3, 4), "n": torch.tensor(7)}
     return Checkpoint(recipe, progress, plans, ("a", "b"), model, {"w": torch.randn(3, 4)})
@@ -49,6 +66,96 @@ def test_corrupt_checkpoints_are_refused(tmp_path):
         load_checkpoint(tmp_path / "absent")
 
 
+def write_edited(path, edit):
+    """Write the example with another document, and the tensors that belong to it."""
+    save_checkpoint(path, example())
+    with safe_open(path, "pt") as file:
+        document = json.loads(file.metadata()[DOCUMENT])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    text = edit(document)
+    save_weights(path, tensors, {DOCUMENT: text if isinstance(text, str) else json.dumps(document)})
+
+
+DEEP = json.loads("[" * 500 + "]" * 500)
+ASQ = {"quantizer": "asq", "bits": 4, "adapter": {"hidden": "quarter", "bits": 8, "output": "reciprocal"}}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda d: "[]", "has format None, this version reads 1"),
+        (lambda d: "[" * 100_000, "is corrupt: "),
+        (lambda d: "{" + 'format": 1', "is corrupt: "),
+        (lambda d: "1" * 5000, "is corrupt: "),
+        (lambda d: d.update(format={"a": 1}), "has format {'a': 1}"),
+        (lambda d: d.update(more=1), "`more`"),
+        (lambda d: d.pop("companions"), "`companions`"),
+        (lambda d: d.update(companions=[3]), "`companions.0`"),
+        (lambda d: d.update(classes="ab"), "`classes`"),
+        (lambda d: d.update(classes=[]), "`classes`"),
+        (lambda d: d["recipe"].update(model="a\x1b[2J", train=3), "`recipe.train`"),
+        (lambda d: d["recipe"].update(layers={"a": {"weights": {"b": DEEP}}}), "recursion"),
+        (lambda d: d["plans"][0].update(signed=None), "`plans.0.signed`"),
+        (lambda d: d["plans"][0].update(kind="x"), "`plans.0.kind`"),
+        (lambda d: d["plans"][0].update(weights={"quantizer": "x", "bits": 4}), "`plans.0.weights`"),
+        (lambda d: d["plans"][0].update(weights={"quantizer": "float"}), "`plans.0.weights`"),
+        (lambda d: d["plans"][0].update(weights={"quantizer": "post", "bits": 8}), "`plans.0.weights.post.bits`"),
+        (lambda d: d["plans"][0].update(activations={"quantizer": "x", "bits": 4}), "`plans.0.activations`"),
+        (lambda d: d["plans"][0].update(activations=ASQ | {"adapter": {"hidden": "abc"}}), "adapter.hidden`"),
+        (lambda d: d["plans"][0].update(activations=ASQ | {"adapter": None}), "activations.asq.adapter`"),
+        (lambda d: d["progress"].update(phase="x"), "`progress.phase`"),
+        (lambda d: d["progress"].update(epoch=-1), "`progress.epoch`"),
+        (lambda d: d["progress"].update(loss_sum=float("nan")), "`progress.loss_sum`"),
+        (lambda d: d["progress"].update(images=4), "more steps than images"),
+        (lambda d: d["progress"].update(facts={}), "`progress.facts.weights`"),
+        (lambda d: d["progress"]["facts"].update(float_top1=None), "`progress.facts.float_top1`"),
+        (lambda d: d["progress"]["facts"].pop("calibrated_top1"), "lacks float_top1 or calibrated_top1"),
+        (lambda d: d["progress"].update(phase="float"), "the recipe has no phase float"),
+        (lambda d: d["progress"].update(phase="warmup"), "1 layers are quantized in the phase warmup"),
+        (lambda d: d.update(plans=[]), "0 layers are quantized in the phase qat"),
+    ],
+)  # fmt: skip
+def test_documents_that_no_run_wrote_are_refused(tmp_path, edit, message):
+    write_edited(tmp_path / "last", edit)
+    with pytest.raises(InputError) as failure:
+        load_checkpoint(tmp_path / "last")
+    assert str(tmp_path / "last") in failure.value.message and message in failure.value.message
+    assert failure.value.message.isprintable() and len(failure.value.message) < 1000
+
+
+def test_parameters_and_layers_of_another_network(tmp_path):
+    checkpoint = example()
+    with pytest.raises(InputError, match=r"the checkpoint in `r` does not fit `resnet20`: .* Missing .*conv1\.weight"):
+        restore_model(checkpoint, source="r")
+    checkpoint.plans = [replace(checkpoint.plans[0], name="bn1")]
+    with pytest.raises(InputError, match="the checkpoint in `r` does not fit `resnet20`: "):
+        restore_model(checkpoint, source="r")
+    checkpoint.recipe = checkpoint.recipe.model_copy(update={"model": "resnet81"})
+    with pytest.raises(InputError, match="`r` holds no network that is known here: unknown model `resnet81`"):
+        restore_model(checkpoint, source="r")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"momentum": {"w": torch.ones(4)}}, "the momentum in `last`"),
+        ({"momentum": {"weight": torch.ones(3, 2)}}, "the momentum in `last`"),
+        ({"momentum": {"weight": torch.ones(2, 3, dtype=torch.int32)}}, "the momentum in `last`"),
+        ({"companions": {}}, "`last` has the companions none, and its recipe average"),
+        ({"companions": {"x": {}}}, "`last` has the companions x, and its recipe average"),
+        ({"companions": {"average": {}}}, "the state of the companion average in `last`"),
+        ({"companions": {"average": {"weight": torch.ones(2, 3), "b": torch.ones(1)}}}, "of the companion average"),
+        ({"companions": {"average": {"weight": torch.ones(6)}}}, "of the companion average"),
+    ],
+)
+def test_momentum_and_companions_of_another_network(changes, message):
+    model = torch.nn.Linear(3, 2, bias=False)
+    own = {"momentum": {"weight": torch.ones(2, 3)}, "companions": {"average": {"weight": torch.ones(2, 3)}}}
+    require_fit(replace(example(), **own), model, own["companions"], source=Path("last"))
+    with pytest.raises(InputError, match=message):
+        require_fit(replace(example(), **own | changes), model, own["companions"], source=Path("last"))
+
+
 def test_a_checkpoint_without_permission(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "last", example())
     with unreadable(tmp_path / "last", monkeypatch) as last:
@@ -76,17 +183,111 @@ def test_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     assert names == ["net-w4a4-post", "net-w4a4-post-2", "net-w4a4-post-3"]
     run = RunFolder.create("mine", "x", force=False)
     run.write_recipe({"model": "x"}, None)
+    run.write_environment({})
     with pytest.raises(UsageError, match="there already"):
         RunFolder.create("mine", "x", force=False)
     assert not (RunFolder.create("mine", "x", force=True).path / "recipe.yaml").exists()
 
 
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path, monkeypatch):
+    """Eight threads wait for each other right before each makes the folder whose name it found free."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    together, make, waited = threading.Barrier(8), Path.mkdir, threading.local()
+
+    def mkdir(path, *args, **kwargs):
+        if path.name == "net" and not hasattr(waited, "once"):
+            waited.once = True
+            together.wait(timeout=60)
+        make(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: RunFolder.create(None, "net", force=False), range(8)))
+    assert {run.path.name for run in runs} == {"net", *(f"net-{n}" for n in range(2, 9))}
+
+
+def test_a_name_that_a_dangling_link_takes_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "net").symlink_to("absent")
+    assert RunFolder.create(None, "net", force=False).path.name == "net-2"
+
+
+def test_runs_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("in the way")
+    with pytest.raises(MachineError, match="cannot write `runs/net`: File exists"):
+        RunFolder.create(None, "net", force=False)
+
+
 def test_force_replaces_nothing_but_runs(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("years of work")
+    (tmp_path / "thesis" / "recipe.yaml").write_text("model: resnet20")
     with pytest.raises(UsageError, match="not the folder of a run"):
         RunFolder.create(str(tmp_path / "thesis"), "x", force=True)
     assert (tmp_path / "thesis" / "chapter1.txt").exists()
+
+
+@pytest.fixture
+def full_run(tmp_path):
+    """The folder of a run with every file that a run and an export can leave there."""
+    run = RunFolder.create(str(tmp_path / "run"), "x", force=False)
+    run.write_recipe({"model": "x"}, "model: x")
+    run.write_environment({})
+    run.append_metrics({"epoch": 1})
+    run.write_result({"top1": 1})
+    for name in ("checkpoints/last", "checkpoints/best", "checkpoints/float", "run.asq", "run.onnx"):
+        write_atomically(run.path / name, b"")
+        (run.path / f"{name}.part").write_bytes(b"")
+    return run.path
+
+
+def test_force_replaces_a_whole_run(full_run):
+    RunFolder.create(str(full_run), "x", force=True)
+    assert not list(full_run.iterdir())
+
+
+@pytest.mark.parametrize("name", ["train.py", "other.asq", "result.json.bak", "checkpoints/epoch7", "checkpoints/src/a",
+                                  "run.onnx.part/a", ".git/config"])  # fmt: skip
+def test_force_keeps_a_run_with_something_else_in_it(full_run, name):
+    (full_run / "run.onnx.part").unlink()
+    (full_run / name).parent.mkdir(exist_ok=True)
+    (full_run / name).write_text("years of work")
+    before = sorted(full_run.rglob("*"))
+    entry = name.removesuffix("/a").removesuffix("/config")
+    with pytest.raises(UsageError, match=f"run/{entry}` is not of a run, and --force replaces nothing else"):
+        RunFolder.create(str(full_run), "x", force=True)
+    assert sorted(full_run.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text", ["model: x", "train: &t {warmup: *t}", "seed: 2001-99-99", "[", b"\xff"])
+def test_a_recipe_that_somebody_changed(full_run, text):
+    (full_run / "recipe.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=r"recipe.yaml` (is not a resolved recipe any more|cannot be read)"):
+        RunFolder.open(full_run).recipe()
+
+
+@pytest.mark.parametrize("text", ['{"threads": "many"}', '{"threads": 0}', "[]", "{", "[" * 100_000, b"\xff"])
+def test_an_environment_that_somebody_changed(full_run, text):
+    (full_run / "environment.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=r"environment.json` is corrupt: "):
+        RunFolder.open(full_run).threads()
+
+
+def test_threads_come_back_or_are_not_known(full_run):
+    run = RunFolder.open(full_run)
+    assert run.threads() is None
+    run.write_environment({"threads": 3, "torch": "2"})
+    assert run.threads() == 3
+
+
+@pytest.mark.parametrize("text", ["{}", "null", '{"top1": 1}', "1" * 5000])
+def test_a_result_that_somebody_changed(full_run, text):
+    (full_run / "result.json").write_text(text)
+    with pytest.raises(InputError, match=r"result.json` is corrupt: "):
+        RunFolder.open(full_run).result()
 
 
 def test_metrics_are_cut_to_what_a_checkpoint_knows(tmp_path):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from asqcli.cli.resolve import Request, resolve
-from asqcli.errors import DivergedError, Interruption, UnsupportedError
+from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError
 from asqcli.nn.prepare import quant_layers
 from asqcli.train import pipeline
-from asqcli.train.checkpoint import load_checkpoint
+from asqcli.train.checkpoint import load_checkpoint, save_checkpoint
 from asqcli.train.reporter import Reporter
 from asqcli.train.restore import restore_model
 from asqcli.train.surroundings import StopRequested, Surroundings
@@ -133,6 +133,15 @@ def test_all_options_together_resume_to_the_same_bits(tmp_path, image_folder):
     assert resume(out)["loss"] == expected["loss"]
     a, b = final_weights(tmp_path / "whole"), final_weights(out)
     assert all(torch.equal(a[n], b[n]) for n in a)
+
+
+def test_a_checkpoint_with_another_companion_is_refused(tmp_path, image_folder):
+    out = tmp_path / "run"
+    run(recipe_for(image_folder), out)
+    last = load_checkpoint(out / "checkpoints" / "last")
+    save_checkpoint(out / "checkpoints" / "last", replace(last, companions={"x": {}}))
+    with pytest.raises(InputError, match="checkpoints/last` has the companions x, and its recipe none"):
+        resume(out)
 
 
 @pytest.mark.parametrize("option", EVERYTHING)
