@@ -337,13 +337,15 @@ TILES_OF(8) TILES_OF(9) TILES_OF(10) TILES_OF(11) TILES_OF(12) TILES_OF(13) TILE
 TILE(1, 15, 1) TILE(1, 16, 1) TILE(2, 7, 1) TILE(2, 7, 2)
 
 typedef void (*Tile)(const Conv *, int, int, int, const int8_t *, ptrdiff_t);
-static const Tile OF_ONE_BLOCK[] = {
-    tile_1x1x1, tile_1x2x1,  tile_1x3x1,  tile_1x4x1,  tile_1x5x1,  tile_1x6x1,  tile_1x7x1,  tile_1x8x1,
-    tile_1x9x1, tile_1x10x1, tile_1x11x1, tile_1x12x1, tile_1x13x1, tile_1x14x1, tile_1x15x1, tile_1x16x1,
-};
-static const Tile OF_TWO_BLOCKS[] = {
-    tile_1x1x2, tile_1x2x2, tile_1x3x2,  tile_1x4x2,  tile_1x5x2,  tile_1x6x2,  tile_1x7x2,
-    tile_1x8x2, tile_1x9x2, tile_1x10x2, tile_1x11x2, tile_1x12x2, tile_1x13x2, tile_1x14x2,
+static const Tile TILES[2][MOST_PIXELS] = {
+    {
+        tile_1x1x1, tile_1x2x1,  tile_1x3x1,  tile_1x4x1,  tile_1x5x1,  tile_1x6x1,  tile_1x7x1,  tile_1x8x1,
+        tile_1x9x1, tile_1x10x1, tile_1x11x1, tile_1x12x1, tile_1x13x1, tile_1x14x1, tile_1x15x1, tile_1x16x1,
+    },
+    {
+        tile_1x1x2, tile_1x2x2, tile_1x3x2,  tile_1x4x2,  tile_1x5x2,  tile_1x6x2,  tile_1x7x2,
+        tile_1x8x2, tile_1x9x2, tile_1x10x2, tile_1x11x2, tile_1x12x2, tile_1x13x2, tile_1x14x2,
+    },
 };
 
 /* Rows first_row .. last_row - 1 of one or two blocks, while the first tiles fetch the `next` weights. */
@@ -375,7 +377,7 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
             }
             for (int pixels; x < c->out_w; x += pixels) {
                 pixels = asq_tile_width(c->out_w - x, blocks == 2 ? 14 : MOST_PIXELS);
-                (blocks == 2 ? OF_TWO_BLOCKS : OF_ONE_BLOCK)[pixels - 1](c, y, x, block, next, line);
+                TILES[blocks - 1][pixels - 1](c, y, x, block, next, line);
                 next += line * c->places;
                 if (++tiles == blocks) line = 0;
             }
