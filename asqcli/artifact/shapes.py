@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from asqcli.artifact import document as doc
 from asqcli.errors import InputError
+from asqcli.fixed_arithmetic import EXACT_FLOAT32, LANES
 
 Shape = tuple[int, ...]
 
@@ -23,9 +24,7 @@ ELEMENTWISE_COST = 32  # of an operation on one number
 CALL_COST = 2**18  # of an operation on arrays, however small
 NARROW_PRODUCT = 64  # columns: a matrix product with fewer takes as long
 DOUBLE_COST = 2  # of a multiply-add in double
-DOUBLE_FROM = 2**24  # partial sums from here on are computed in double
 LARGEST_LEVEL = 128
-LANES = 8  # numbers that an adapter multiplies at a time
 
 # Elementwise operations on each number.
 SHORT_RUN = 4  # on copying it by itself
@@ -252,7 +251,7 @@ def _convolution_work(node: doc.Conv | doc.Linear, made: int) -> tuple[int, int,
     if groups > 1 and window[0] == 1:  # no matrix product, but a product of images for each tap
         return 0, 3 * made * taps, 16 + 4 * taps
     largest_sum = max(-node.activations.qmin, node.activations.qmax) * LARGEST_LEVEL * depth
-    factor = DOUBLE_COST if largest_sum >= DOUBLE_FROM else 1
+    factor = DOUBLE_COST if largest_sum >= EXACT_FLOAT32 else 1
     patches = made // outputs * depth * groups  # copied before the product, in runs of a pixel's channels
     products = patches * max(outputs // groups, NARROW_PRODUCT)
     return products * factor, patches + SHORT_RUN * patches // window[0], 16 + 4 * groups + patches // LARGEST_VALUE

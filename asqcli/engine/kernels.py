@@ -15,8 +15,6 @@ import numpy as np
 from asqcli.artifact import Artifact
 from asqcli.errors import MachineError, UnsupportedError, UsageError, did_you_mean
 
-EXACT_FLOAT32 = 2**24
-
 
 @dataclass(frozen=True)
 class Layer:

@@ -9,7 +9,7 @@ import numpy as np
 from asqcli.artifact.document import AdaptiveAvgPool, AvgPool, MaxPool
 from asqcli.engine.native_library import MOST_ROWS, Pool
 from asqcli.engine.native_memory import NotNative
-from asqcli.engine.operations import adaptive_windows
+from asqcli.fixed_arithmetic import adaptive_windows
 
 MOST_WINDOW = 2**12  # numbers, each read for every window; NumPy's way, sums of rows first, is faster with larger ones
 

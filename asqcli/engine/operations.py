@@ -13,15 +13,17 @@ import numpy as np
 
 from asqcli.artifact.document import Activations
 from asqcli.artifact.document import Adapter as AdapterDocument
+from asqcli.fixed_arithmetic import (
+    EXP_COEFFICIENTS,
+    EXP_LARGEST,
+    LANES,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    PAPER_SMALLEST_BETA,
+    adaptive_windows,
+)
 
-LANES = 8
-SMALLEST_BETA = 1e-8  # of the paper's form
-
-LOG2_E = 1.4426950408889634
-LN2_HIGH = 0.6931471803691238
-LN2_LOW = 1.9082149292705877e-10
-EXP_COEFFICIENTS = tuple(1 / math.factorial(n) for n in range(12, -1, -1))
-EXP_LARGEST = 700.0
 SIXTH = np.float32(1 / 6)
 SIGMOID_PART = 2**13  # numbers
 
@@ -76,7 +78,7 @@ class AdapterEngine:
 
     def _beta(self, t: np.ndarray) -> np.ndarray:
         if self.output == "relu":
-            return np.maximum(np.maximum(t, 0.0), SMALLEST_BETA)
+            return np.maximum(np.maximum(t, 0.0), PAPER_SMALLEST_BETA)
         return np.where(t >= 0, 1 + t, 1 / (1 - np.minimum(t, 0.0)))
 
 
@@ -135,11 +137,6 @@ def adaptive_avg_pool(x: np.ndarray, output_size: Pair) -> np.ndarray:
     x = np.stack([ordered_sum([x[:, :, :, j] for j in range(*window)]) for window in widths], axis=3)
     x = np.stack([ordered_sum([x[:, :, i] for i in range(*window)]) for window in heights], axis=2)
     return (x / counts).astype(np.float32)
-
-
-def adaptive_windows(pixels: int, windows: int) -> list[Pair]:
-    """Return (first, end) of each window along one side."""
-    return [(i * pixels // windows, -(-(i + 1) * pixels // windows)) for i in range(windows)]
 
 
 def ordered_sum(terms: Sequence[np.ndarray]) -> np.ndarray:

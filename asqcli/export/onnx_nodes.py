@@ -10,8 +10,9 @@ import numpy as np
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.engine.operations import SIXTH, SMALLEST_BETA, adaptive_windows
+from asqcli.engine.operations import SIXTH
 from asqcli.export.onnx_graph import Graph
+from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA, adaptive_windows
 
 FLOAT, DOUBLE, UINT8 = 1, 11, 2  # ONNX's numbers of the types
 
@@ -205,7 +206,9 @@ class _Writer:
         zero = self.constant("zero", np.float64(0))
         above = self.add("Max", t, zero, name="positive_part")
         if adapter.output == "relu":
-            return self.add("Max", above, self.constant("smallest_beta", np.float64(SMALLEST_BETA)), name="kept_above")
+            return self.add(
+                "Max", above, self.constant("smallest_beta", np.float64(PAPER_SMALLEST_BETA)), name="kept_above"
+            )
         # One of the two is 1: (1 + t) / 1 from zero on, and 1 / (1 - t) below.
         one = self.constant("one", np.float64(1))
         below = self.add("Min", t, zero, name="negative_part")

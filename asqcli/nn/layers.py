@@ -14,10 +14,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from asqcli.fixed_arithmetic import EXACT_FLOAT32
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.weight_quantizers import WeightQuantizer
-
-EXACT_FLOAT32 = 2**24
 
 
 class _QuantLayer:

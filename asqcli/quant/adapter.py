@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA
 from asqcli.quant.fake_quant import fake_quantize, quantize
 from asqcli.quant.ordered import ordered_linear, ordered_mean
 
 HIDDEN_RATIO = 4
 NARROW = 8  # below this many channels a hidden layer would have one unit at most
 WEIGHT_QMAX = 127
-PAPER_SMALLEST_BETA = 1e-8
 
 
 def hidden_features(channels: int, hidden: int | str) -> int | None:

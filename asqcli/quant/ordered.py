@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LANES = 8
-
-# exp(-y) = 2^-k * exp(-r): ln 2 in two parts, of which the first has 32 bits, so that k * LN2_HIGH is exact.
-LOG2_E = 1.4426950408889634
-LN2_HIGH = 0.6931471803691238
-LN2_LOW = 1.9082149292705877e-10
-EXP_COEFFICIENTS = tuple(1 / math.factorial(n) for n in range(12, -1, -1))
-EXP_LARGEST = 700.0  # exp(-700) is still a normal double
+from asqcli.fixed_arithmetic import (
+    EXP_COEFFICIENTS,
+    EXP_LARGEST,
+    LANES,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    adaptive_windows,
+)
 
 
 def ordered_mean(x: Tensor) -> Tensor:
@@ -83,8 +84,7 @@ def _pool(x: Tensor, kernel_size, stride, padding) -> Tensor:
 def ordered_adaptive_avg_pool(x: Tensor, output_size: tuple[int, int]) -> Tensor:
     """Return averages over `output_size` windows that cover the image, (N, C, H, W) to (N, C, *output_size), float32.
 
-    Window i of o along a side of n pixels goes from floor(i * n / o) to ceil((i + 1) * n / o); its values are added as
-    in `ordered_avg_pool`.
+    A window's values (see `adaptive_windows`) are added as in `ordered_avg_pool`.
     """
     heights, widths = (adaptive_windows(n, o) for n, o in zip(x.shape[2:], output_size, strict=True))
     counts = x.new_tensor(
@@ -94,15 +94,6 @@ def ordered_adaptive_avg_pool(x: Tensor, output_size: tuple[int, int]) -> Tensor
     for dim, windows in ((3, widths), (2, heights)):
         x = torch.stack([_ordered_sum(x.narrow(dim, a, b - a).unbind(dim)) for a, b in windows], dim=dim)
     return x.div_(counts).float()
-
-
-def adaptive_windows(pixels: int, windows: int) -> list[tuple[int, int]]:
-    """Return (first, end) of each window along one side.
-
-    >>> adaptive_windows(7, 2)
-    [(0, 4), (3, 7)]
-    """
-    return [(i * pixels // windows, -(-(i + 1) * pixels // windows)) for i in range(windows)]
 
 
 def ordered_sigmoid(x: Tensor) -> Tensor:

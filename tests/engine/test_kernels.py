@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asqcli.engine import matmul
-from asqcli.engine.kernels import EXACT_FLOAT32, NUMPY_KERNELS, Layer, make_numpy_kernel
+from asqcli.engine.kernels import NUMPY_KERNELS, Layer, make_numpy_kernel
 from asqcli.engine.shift_lut import ShiftLutKernel
+from asqcli.fixed_arithmetic import EXACT_FLOAT32
 
 LEVELS = {
     "post4": [0, 96, 68, 48, 34, 24, 17, 12],
