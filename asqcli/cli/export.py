@@ -43,14 +43,14 @@ def export(
     _refuse_to_overwrite(file, format_)
     from asqcli.artifact.file import part_bytes, write_artifact
     from asqcli.cli.console import print_json
-    from asqcli.export.network import export_run, float_bytes
+    from asqcli.export.network import float_bytes
     from asqcli.files import write_atomically
     from asqcli.train.checkpoint import load_checkpoint
     from asqcli.train.restore import restore_model
 
     checkpoint = load_checkpoint(path)
     network = restore_model(checkpoint, source=run, factory=model)
-    artifact = export_run(checkpoint, network)
+    artifact = _export(checkpoint, network)
     content = write_artifact(artifact) if format_ is Format.asq else write_onnx(artifact)
     write_atomically(file, content)
     document = {
@@ -96,6 +96,32 @@ def _refuse_to_overwrite(file: Path, format_: Format) -> None:
         raise UsageError(f"`{file}` is a folder", "--out names the file")
     if not is_earlier(file) and file.exists():
         raise UsageError(f"`{file}` is there already, and is no network that asq exported", "choose another `--out`")
+
+
+def _export(checkpoint, network):
+    """Return the network of a run as an artifact, with its preprocessing, classes and provenance."""
+    from asqcli import __version__
+    from asqcli.artifact import document as doc
+    from asqcli.data.layout import NAMES
+    from asqcli.export.network import export_network
+    from asqcli.models.names import is_factory
+    from asqcli.recipe.schema import scheme_of
+
+    recipe = checkpoint.recipe
+    data = recipe.data
+    # No paths: exporting a run twice, on two machines, gives the same bytes.
+    provenance = doc.Provenance(
+        asqcli=__version__,
+        model=recipe.model.rpartition(":")[2] if is_factory(recipe.model) else recipe.model,
+        scheme=scheme_of(recipe.weights.quantizer, recipe.activations.quantizer),
+        data=data.name if data.name in NAMES else None,
+        seed=recipe.train.seed,
+        epochs=recipe.train.epochs,
+    )
+    preprocessing = doc.Input(
+        image_size=data.image_size, resize=data.resize, mean=tuple(data.mean), std=tuple(data.std)
+    )
+    return export_network(network, classes=checkpoint.classes, preprocessing=preprocessing, provenance=provenance)
 
 
 def _measure(artifact, network, checkpoint, data: str) -> dict:

@@ -107,7 +107,7 @@ def _plans(network, bits: int):
     from asqcli.quant.levels import MAX_POWER_BITS
     from asqcli.recipe.load import Draft, check, lay_scheme
     from asqcli.recipe.schema import Quantization
-    from asqcli.train.calibration import plans_for
+    from asqcli.train.plans import plans_for
 
     scheme = "post" if bits <= MAX_POWER_BITS else "asq"
     draft = Draft()

@@ -3,5 +3,6 @@
 trace      the network's forward as a graph of operations (torch.fx), with the values of one run
 lower      that graph to the artifact's nodes; what the engine has no node for is refused, with its place in the source
 integers   a quantized layer's parameters to codes, level tables and scales
-network    a prepared network, or the run that trained it, to an artifact
+network    a prepared network to an artifact
+trained    that network, run beside the engine to compare every value
 """

@@ -1,20 +1,15 @@
-"""A prepared network, or the run that trained it, to an artifact."""
+"""A prepared network to an artifact."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from asqcli import __version__
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.data.layout import NAMES
 from asqcli.errors import InputError, UnsupportedError
 from asqcli.export.lower import lower
 from asqcli.export.trace import trace
-from asqcli.models.names import is_factory
 from asqcli.nn.prepare import quant_layers
-from asqcli.recipe.schema import scheme_of
-from asqcli.train.checkpoint import Checkpoint
 
 
 def export_network(
@@ -56,26 +51,3 @@ def _strings(content: object):
     elif isinstance(content, dict | tuple | list):
         for part in content.values() if isinstance(content, dict) else content:
             yield from _strings(part)
-
-
-def export_run(checkpoint: Checkpoint, model: nn.Module) -> Artifact:
-    """Return the network of a run as integers, with its preprocessing, classes and provenance.
-
-    Raises:
-        UnsupportedError: see `export_network`.
-    """
-    recipe = checkpoint.recipe
-    data = recipe.data
-    # No paths: exporting a run twice, on two machines, gives the same bytes.
-    provenance = doc.Provenance(
-        asqcli=__version__,
-        model=recipe.model.rpartition(":")[2] if is_factory(recipe.model) else recipe.model,
-        scheme=scheme_of(recipe.weights.quantizer, recipe.activations.quantizer),
-        data=data.name if data.name in NAMES else None,
-        seed=recipe.train.seed,
-        epochs=recipe.train.epochs,
-    )
-    preprocessing = doc.Input(
-        image_size=data.image_size, resize=data.resize, mean=tuple(data.mean), std=tuple(data.std)
-    )
-    return export_network(model, classes=checkpoint.classes, preprocessing=preprocessing, provenance=provenance)

@@ -2,7 +2,8 @@
 
 pipeline      a recipe to a finished run: data, weights, warm-up, calibration, training, result
 start         the float network that a run starts from
-calibration   plans, signedness and starting values of the quantizers
+plans         which layers are quantized, and how
+calibration   signedness and starting values of the quantizers
 loop          one phase of training, resumable at any step
 optimizer     parameter groups and the learning rate
 evaluate      accuracy

@@ -1,43 +1,18 @@
-"""From settings to a quantized network: plans of the layers, signedness, starting values from training batches."""
+"""A float network to a quantized one: signedness and starting values from training batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from asqcli.errors import UnsupportedError
 from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
-from asqcli.nn.survey import Survey, SurveyedLayer, refuse_unsupported
-from asqcli.recipe.layers import resolve_layers
-from asqcli.recipe.schema import Quantization
 
 # Values kept of each layer's input, over all batches. A stride through the batch takes them from every image and
 # channel.
 SAMPLES = 2**16
-
-
-def plan_layers(quantization: Quantization, model: nn.Module, seen: Survey, *, source: str) -> list[LayerPlan]:
-    """Return how each layer of the float `model` is to be quantized; signedness is not known yet.
-
-    Args:
-        seen: the survey of the model.
-        source: where the settings came from, for error messages.
-    Raises:
-        UnsupportedError: the network has layers that cannot be quantized, or none that can.
-    """
-    refuse_unsupported(model)
-    if not seen.layers:
-        raise UnsupportedError("the network calls no Conv2d or Linear layer that could be quantized")
-    return plans_for(quantization, seen.layers, source=source)
-
-
-def plans_for(quantization: Quantization, layers: Sequence[SurveyedLayer], *, source: str) -> list[LayerPlan]:
-    """Return the plan of each layer; `layers` in the order of execution, because the first and the last are special."""
-    settings = resolve_layers(quantization, [layer.name for layer in layers], source)
-    return [LayerPlan(layer.name, layer.kind, **asdict(settings[layer.name])) for layer in layers]
 
 
 @dataclass(frozen=True)

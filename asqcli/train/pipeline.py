@@ -27,12 +27,13 @@ from asqcli.nn.survey import survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
 from asqcli.train.batch_norm import reestimate_batch_norm
-from asqcli.train.calibration import calibrate, plan_layers
+from asqcli.train.calibration import calibrate
 from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, require_fit, save_checkpoint, save_weights
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
+from asqcli.train.plans import plan_layers
 from asqcli.train.profile import StepProfile, profile_step
 from asqcli.train.restore import require_factory_named, restore_model
 from asqcli.train.run_folder import BEST, LAST, TEACHER, RunFolder

@@ -11,7 +11,8 @@ from asqcli.overhead.count import count_network
 from asqcli.overhead.stored import StoredLayer, adapter_bytes, stored_bytes, stored_cost, stored_layer
 from asqcli.recipe.load import Draft, check, lay_scheme
 from asqcli.recipe.schema import Quantization
-from asqcli.train.calibration import calibrate, plan_layers
+from asqcli.train.calibration import calibrate
+from asqcli.train.plans import plan_layers
 
 
 def plans_of(model, scheme, bits, size=8, **values):
