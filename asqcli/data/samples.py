@@ -10,6 +10,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -59,26 +60,29 @@ def _spread(length: int, count: int) -> np.ndarray:
 Samples = ArraySamples | FileSamples
 
 
+Part = TypeVar("Part")
+
+
 @dataclass(frozen=True)
-class SampleSets:
-    """What a data set holds.
+class DataSet(Generic[Part]):
+    """A data set and its parts: samples as they are found, or splits that give batches.
 
     Attributes:
         classes: names, in label order.
-        train: None when a folder has only images to test on.
+        train: None when a folder has only images to test on, or it was not asked for.
         result: what reported accuracies are measured on.
         watch: a separate validation split, where there is one.
         result_name: how to call `result` in text.
     """
 
     classes: tuple[str, ...]
-    train: Samples | None
-    result: Samples
-    watch: Samples | None
+    train: Part | None
+    result: Part
+    watch: Part | None
     result_name: str
 
 
-def find_samples(name: str) -> SampleSets:
+def find_samples(name: str) -> DataSet[Samples]:
     """Return what the data set `name` holds: digits, cifar10, cifar100, or a folder.
 
     Raises:
@@ -88,7 +92,7 @@ def find_samples(name: str) -> SampleSets:
     if kind == "folder":
         return _folder_samples(Path(name))
     classes, train, test = (CLASSES, *load_digits()) if kind == "digits" else _read_cifar(kind, name)
-    return SampleSets(
+    return DataSet(
         classes=classes,
         train=ArraySamples(*train),
         result=ArraySamples(*test),
@@ -116,7 +120,7 @@ def _read_cifar(kind: str, name: str):
     return tuple(train.classes), (train.data, np.array(train.targets)), (test.data, np.array(test.targets))
 
 
-def _folder_samples(folder: Path) -> SampleSets:
+def _folder_samples(folder: Path) -> DataSet[Samples]:
     folders = split_folders(folder)
     listed = {split: list_images(path) for split, path in folders.items()}
     classes = next(iter(listed.values()))[0]
@@ -134,7 +138,7 @@ def _folder_samples(folder: Path) -> SampleSets:
     else:
         train, test = _hold_out(train, folders["train"])
         result_name = f"{len(test):,} held-out images, a tenth of `{folders['train']}`"
-    return SampleSets(classes, _files(train), _files(test), _files(val), result_name)
+    return DataSet(classes, _files(train), _files(test), _files(val), result_name)
 
 
 def _files(samples: list[tuple[Path, int]] | None) -> FileSamples | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from asqcli import images
 from asqcli.data.layout import data_kind
-from asqcli.data.samples import ArraySamples, FileSamples, Samples, find_samples
+from asqcli.data.samples import ArraySamples, DataSet, FileSamples, Samples, find_samples
 from asqcli.data.splits import FileSplit, MemorySplit, Preprocessing, Split
 from asqcli.errors import InputError, UsageError
 
@@ -19,26 +19,7 @@ MEMORY_LIMIT_BYTES = 2**31
 SHOWN_FILES = 5
 
 
-@dataclass(frozen=True)
-class ImageData:
-    """A data set, read.
-
-    Attributes:
-        classes: names, in label order.
-        train: None when it was not asked for, or a folder has only images to test on.
-        result: the images that reported accuracies are measured on.
-        watch: a separate validation split, where there is one.
-        result_name: how to call `result` in text.
-    """
-
-    classes: tuple[str, ...]
-    train: Split | None
-    result: Split
-    watch: Split | None
-    result_name: str
-
-
-def open_data(name: str, preprocessing: Preprocessing, *, workers: int, with_train: bool = True) -> ImageData:
+def open_data(name: str, preprocessing: Preprocessing, *, workers: int, with_train: bool = True) -> DataSet[Split]:
     """Read a data set.
 
     Args:
@@ -63,12 +44,11 @@ def open_data(name: str, preprocessing: Preprocessing, *, workers: int, with_tra
             return _from_arrays(samples, preprocessing)
         return _from_files(samples, preprocessing, workers)
 
-    return ImageData(
-        classes=found.classes,
+    return replace(
+        found,
         train=read(found.train, with_train),
         result=read(found.result),
         watch=read(found.watch, with_train),
-        result_name=found.result_name,
     )
 
 

@@ -21,10 +21,10 @@ from asqcli.fixed_arithmetic import (
     LN2_LOW,
     LOG2_E,
     PAPER_SMALLEST_BETA,
+    SIXTH,
     adaptive_windows,
 )
 
-SIXTH = np.float32(1 / 6)
 SIGMOID_PART = 2**13  # numbers
 
 Pair = tuple[int, int]
@@ -168,7 +168,7 @@ def gate(op: str, x: np.ndarray) -> np.ndarray:
     if op in ("sigmoid", "silu"):
         value = sigmoid(x)
     else:
-        value = np.clip(x + np.float32(3), np.float32(0), np.float32(6)) * SIXTH
+        value = np.clip(x + np.float32(3), np.float32(0), np.float32(6)) * np.float32(SIXTH)
     return x * value if op in ("silu", "hardswish") else value
 
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.engine.operations import SIXTH
 from asqcli.export.onnx_graph import Graph
-from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA, adaptive_windows
+from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA, SIXTH, adaptive_windows
 
 FLOAT, DOUBLE, UINT8 = 1, 11, 2  # ONNX's numbers of the types
 
@@ -232,7 +231,7 @@ class _Writer:
             moved = self.add("Add", x, self.constant("three", np.float32(3)), name="moved")
             bounds = self.constant("zero", np.float32(0)), self.constant("six", np.float32(6))
             value = self.add("Clip", moved, *bounds, name="clipped")
-            value = self.add("Mul", value, self.constant("sixth", SIXTH), name="gate")
+            value = self.add("Mul", value, self.constant("sixth", np.float32(SIXTH)), name="gate")
         return self.add("Mul", x, value, name="gated") if op in ("silu", "hardswish") else value
 
     def sigmoid(self, x: str) -> str:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
+from asqcli.fixed_arithmetic import SIXTH
 from asqcli.quant.ordered import ordered_adaptive_avg_pool, ordered_avg_pool, ordered_sigmoid
 
 
@@ -54,11 +55,11 @@ def _silu(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def _hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    return _in_place(input, (input + 3.0).clamp(0.0, 6.0) * (1 / 6), inplace)
+    return _in_place(input, (input + 3.0).clamp(0.0, 6.0) * SIXTH, inplace)
 
 
 def _hardswish(input: Tensor, inplace: bool = False) -> Tensor:
-    return _in_place(input, input * ((input + 3.0).clamp(0.0, 6.0) * (1 / 6)), inplace)
+    return _in_place(input, input * ((input + 3.0).clamp(0.0, 6.0) * SIXTH), inplace)
 
 
 def _in_place(input: Tensor, result: Tensor, inplace: bool) -> Tensor:

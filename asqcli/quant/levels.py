@@ -51,12 +51,6 @@ class LevelSet:
         return all(float(m).is_integer() and m <= INT8_MAX for m in self.magnitudes)
 
     @property
-    def levels(self) -> tuple[float, ...]:
-        """All levels, sorted, normalized to the threshold: -1 .. 1."""
-        positive = sorted(m / self.largest for m in self.magnitudes)
-        return (*(-p for p in reversed(positive)), 0.0, *positive)
-
-    @property
     def boundaries(self) -> tuple[float, ...]:
         """Midpoints between neighbouring magnitudes, zero included, smallest first."""
         ascending = (0, *reversed(self.magnitudes))

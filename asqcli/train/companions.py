@@ -97,12 +97,6 @@ class OscillationFreezer:
             real = levels * scale.reshape(-1, *[1] * (levels.dim() - 1))
             layer.weight.copy_(torch.where(frozen, real, layer.weight))
 
-    @property
-    def frozen_share(self) -> float:
-        """Return the share of weights that are frozen."""
-        masks = [t for name, t in self.tensors.items() if name.endswith("/frozen")]
-        return sum(m.sum().item() for m in masks) / sum(m.numel() for m in masks)
-
     def state(self) -> dict[str, Tensor]:
         return self.tensors
 

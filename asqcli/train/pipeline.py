@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from asqcli.accuracy import Accuracy
-from asqcli.data.source import ImageData, open_data
-from asqcli.data.splits import Preprocessing
+from asqcli.data.samples import DataSet
+from asqcli.data.source import open_data
+from asqcli.data.splits import Preprocessing, Split
 from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError, UsageError
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
@@ -56,7 +57,7 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
 class Run:
     """One run of `asq quantize`, from the start or from a checkpoint."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, data: ImageData, around: Surroundings) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, data: DataSet[Split], around: Surroundings) -> None:
         self.recipe, self.folder, self.data, self.around = recipe, folder, data, around
         self.plans: list[LayerPlan] = []  # of the network as it stands: empty while it is float
         self.started = time.perf_counter()
@@ -353,7 +354,7 @@ def profile(recipe: Recipe, around: Surroundings, *, source: str) -> StepProfile
     return profile_step(start.model.to(device), plans, some, t, start=recipe.calibration.start)
 
 
-def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[ImageData, Start, list[LayerPlan]]:
+def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[DataSet[Split], Start, list[LayerPlan]]:
     data = _open_training_data(recipe)
     around.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
     start = start_model(recipe, len(data.classes), around.reporter)
@@ -378,7 +379,7 @@ def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, 
     return plan_layers(recipe, model, seen, source=source)
 
 
-def _open_training_data(recipe: Recipe) -> ImageData:
+def _open_training_data(recipe: Recipe) -> DataSet[Split]:
     data = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers)
     if data.train is None:
         raise InputError(f"`{recipe.data.name}` has no training images", "put them into `train/` beside `test/`")

@@ -143,11 +143,6 @@ class RunFolder:
         with machine_errors(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
-    def metrics(self) -> list[dict]:
-        """Return the lines of the metrics."""
-        path = self.path / METRICS
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
     def cut_metrics(self, lines: int) -> None:
         """Keep the first `lines` lines: those that a checkpoint knows of."""
         path = self.path / METRICS

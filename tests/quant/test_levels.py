@@ -45,7 +45,7 @@ def test_pot_and_apot_worked_by_hand():
 
 def test_printed_sets_hold_two_to_the_bits_plus_one_levels():
     for level_set, bits in [(post_levels(4, grid="7/5", printed=True), 4), (pot_levels(3, printed=True), 3)]:
-        assert len(level_set.levels) == 2**bits + 1
+        assert len(level_set.magnitudes) == 2 ** (bits - 1)  # in both signs, and zero
         assert level_set.code_bits == bits + 1
 
 
@@ -57,7 +57,7 @@ def test_tables_name_every_level_once_and_fit_their_width(make, bits):
     assert table[0] == 0
     assert sorted(v for v in table if v) == sorted(s * m for m in level_set.magnitudes for s in (-1, 1))
     assert level_set.integer and all(-128 <= v <= 127 for v in table)
-    assert level_set.levels == tuple(sorted(level_set.levels)) and level_set.levels[-1] == 1
+    assert level_set.magnitudes == tuple(sorted(set(level_set.magnitudes), reverse=True))
 
 
 def test_uniform_tables_are_twos_complement():

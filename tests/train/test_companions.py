@@ -54,7 +54,6 @@ def test_a_weight_that_jumps_to_and_fro_is_held_and_others_are_not():
         freezer.after_step(model)
     assert freezer.tensors["0/frozen"].flatten().tolist() == [True, False, False]
     assert layer.weight[0, 0].item() in (0.0, 1.0)
-    assert 0.3 < freezer.frozen_share < 0.4
 
 
 def test_distillation_is_the_weighted_sum_of_both_losses():
