@@ -10,7 +10,7 @@ import torch
 from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError
 from asqcli.nn.prepare import quant_layers
-from asqcli.train import pipeline
+from asqcli.train import loop, pipeline
 from asqcli.train.checkpoint import load_checkpoint, save_checkpoint
 from asqcli.train.reporter import Reporter
 from asqcli.train.restore import restore_model
@@ -106,6 +106,24 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_over(tmp_path,
     resume(killed)
     a, b = final_weights(whole), final_weights(killed)
     assert all(torch.equal(a[n], b[n]) for n in a) and epochs_of(whole) == epochs_of(killed)
+
+
+def test_a_crash_within_a_long_epoch_loses_the_last_minutes_only(tmp_path, image_folder, monkeypatch):
+    expected = run(recipe_for(image_folder), tmp_path / "whole")
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1)  # every epoch is a long one: each step is preceded by a save
+    last = tmp_path / "crashed" / "checkpoints" / "last"
+
+    def crash():
+        if last.is_file() and (p := load_checkpoint(last).progress).phase == "qat" and p.step:
+            raise RuntimeError("the power is gone")
+
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        run(recipe_for(image_folder), tmp_path / "crashed", crash)
+    assert load_checkpoint(last).progress.step == 1
+    assert resume(tmp_path / "crashed")["loss"] == expected["loss"]
+    a, b = final_weights(tmp_path / "whole"), final_weights(tmp_path / "crashed")
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert epochs_of(tmp_path / "whole") == epochs_of(tmp_path / "crashed")
 
 
 EVERYTHING = (
