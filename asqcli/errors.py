@@ -126,6 +126,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Was there too little memory? PyTorch has a class of its own for it on a GPU, and a text on the CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, for a message of one line."""
     return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes
-from asqcli.errors import AsqError, ExitCode, did_you_mean
+from asqcli.errors import AsqError, ExitCode, did_you_mean, ran_out_of_memory
 
 HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep what was promised."
 
@@ -62,9 +62,9 @@ def run() -> int:
         return _fail(ExitCode.USAGE, _parser_message(error), _option_hint(error))
     except (KeyboardInterrupt, typer.Abort):
         return _fail(ExitCode.INTERRUPTED, "interrupted", None)
-    except MemoryError:
-        return _fail(ExitCode.MACHINE, "out of memory", "try a smaller --batch-size")
     except Exception as error:
+        if ran_out_of_memory(error):
+            return _fail(ExitCode.MACHINE, "out of memory", "try a smaller `--batch-size` or image")
         return _fail(
             ExitCode.INTERNAL,
             f"a fault of asq itself: {type(error).__name__}: {error}",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from asqcli.errors import UnsupportedError, first_line
+from asqcli.errors import UnsupportedError, first_line, ran_out_of_memory
 from asqcli.nn.calls import Call, CallRecord
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
@@ -84,6 +84,8 @@ def survey(model: nn.Module, example: Tensor, *, size_option: str = "--set data.
         with torch.no_grad(), record:
             output = model.eval()(example)
     except (Exception, SystemExit) as error:
+        if ran_out_of_memory(error):
+            raise
         raise RunError(
             example.shape,
             record.running[-1] if record.running else None,

@@ -15,6 +15,9 @@ from asqcli.quant.levels import DEFAULT_GRID
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+MOST_HIDDEN = 2**14
+LARGEST_RATE = 1000.0  # no training survives it
+
 # With the bounds of the exported file, so that what was trained can be exported.
 Means = tuple[Mean, Mean, Mean]
 Deviations = tuple[Deviation, Deviation, Deviation]
@@ -88,8 +91,8 @@ class Adapter(Section):
     @field_validator("hidden")
     @classmethod
     def _quarter_or_units(cls, value):
-        if value != "quarter" and not (isinstance(value, int) and value >= 1):
-            raise ValueError("choose quarter or a number of units from 1")
+        if value != "quarter" and not (isinstance(value, int) and 1 <= value <= MOST_HIDDEN):
+            raise ValueError(f"choose quarter or a number of units from 1 to {MOST_HIDDEN}")
         return value
 
 
@@ -152,6 +155,8 @@ class Data(Section):
     def _crop_fits(self):
         if self.resize < self.image_size:
             raise ValueError("`resize` must be at least `image_size`")
+        if self.padding > self.image_size:
+            raise ValueError("`padding` must be at most `image_size`: beyond it crops are black")
         return self
 
     @field_validator("mean", "std", mode="before")
@@ -164,7 +169,7 @@ class Warmup(Section):
     """Float training before quantization, where no weights can be had or the head is new."""
 
     epochs: Annotated[int, Field(ge=0)]
-    lr: Annotated[float, Field(gt=0)]
+    lr: Annotated[float, Field(gt=0, le=LARGEST_RATE)]
 
 
 class Distillation(Section):
@@ -179,9 +184,9 @@ class Train(Section):
 
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=1)]
-    lr: Annotated[float, Field(gt=0)]
+    lr: Annotated[float, Field(gt=0, le=LARGEST_RATE)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=LARGEST_RATE)] = 1e-4
     seed: Annotated[int, Field(ge=0)] = 0
     max_steps: Annotated[int, Field(ge=1)] | None = None
     warmup: Warmup

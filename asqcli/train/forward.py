@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from asqcli.errors import UnsupportedError, first_line
+from asqcli.errors import UnsupportedError, first_line, ran_out_of_memory
 
 
 def forward_in_training(model: nn.Module, images: Tensor) -> Tensor:
@@ -16,6 +16,8 @@ def forward_in_training(model: nn.Module, images: Tensor) -> Tensor:
     try:
         return model(images)
     except Exception as error:
+        if ran_out_of_memory(error):
+            raise
         raise UnsupportedError(
             f"the network fails in training on a batch of shape {tuple(images.shape)}: "
             f"{type(error).__name__}: {first_line(error)}",

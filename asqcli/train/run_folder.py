@@ -81,16 +81,18 @@ class RunFolder:
         if not out:
             return cls(_make_numbered(Path("runs") / name))
         path = Path(out)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not force:
-                raise UsageError(
-                    f"`{path}` is there already", "choose another `--out`, or replace the run with --force"
-                )
-            with machine_errors(path):
+        with machine_errors(path):
+            if path.is_dir() and not any(path.iterdir()):
+                return cls(path)
+            if path.exists() and force:
                 _refuse_to_delete(path)
                 shutil.rmtree(path)
-        with machine_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError as error:
+                raise UsageError(
+                    f"`{path}` is there already", "choose another `--out`, or replace the run with --force"
+                ) from error
         return cls(path)
 
     @classmethod

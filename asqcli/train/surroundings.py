@@ -54,6 +54,8 @@ def select_device(name: str | None) -> torch.device:
         raise UsageError(f"unknown device `{name}`, choose cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MachineError("`--device cuda`: PyTorch finds no CUDA device here", "leave --device out to use the CPU")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MachineError(f"`--device {name}`: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device `{name}` is not supported, choose cpu or cuda")
     return device

@@ -210,6 +210,7 @@ def test_a_read_only_folder(tmp_path):
 
 
 FACTORY = """
+import torch
 from torch import nn
 def net(num_classes=10):
     return nn.Sequential(
@@ -229,6 +230,10 @@ def pair(num_classes=10):
         def forward(self, x): return self.net(x), x
     return Pair()
 def fixed(): return net(99)
+def greedy(num_classes=10):
+    class Greedy(nn.Sequential):
+        def forward(self, x): return super().forward(x) if len(x) == 1 else torch.empty(10**15)
+    return Greedy(*net(num_classes))
 def grey(num_classes=10): return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.LazyLinear(num_classes))
 """
 
@@ -259,6 +264,8 @@ def test_an_own_network_on_own_images_from_an_own_recipe(tmp_path, image_folder)
         "grey": "fails on an input of shape (1, 3, 24, 24)",
     }.items():
         fails(4, text, "quantize", f"own:{factory}", "--data", image_folder, "--dry-run", cwd=tmp_path)
+    greedy = ("quantize", "own:greedy", "--data", image_folder, *QUICK)
+    fails(6, "out of memory", *greedy, cwd=tmp_path, hint="try a smaller `--batch-size`")
     talking = asq("quantize", "own:talks", "--data", image_folder, "--dry-run", "--json", cwd=tmp_path)
     assert json.loads(talking.stdout)["layers"] and "hello from the factory" in talking.stderr
     fails(2, "no module `absent`", "quantize", "absent:net", "--data", image_folder, cwd=tmp_path)

@@ -96,6 +96,13 @@ def test_post_above_four_bits_says_why_and_what_to_use():
         ("train: {epochs: many}", "`train.epochs` is `many` in", None),
         ("train: {epochs: true}", "`train.epochs` is `True` in", None),
         ("train: {momentum: 1.0}", "it must be below 1", None),
+        ("train: {lr: 1.0e+300}", "it must be at most 1000", None),
+        ("data: {padding: 1000000}", "`padding` must be at most `image_size`", None),
+        (
+            "activations: {quantizer: asq, adapter: {hidden: 1000000}}",
+            "choose quarter or a number of units from 1",
+            None,
+        ),
         ("first_last: 4", "`first_last` is `4` in", None),
         ("data: {augment: flop}", "choose none, shift, shift_flip, resized_crop", None),
         ("data: {mean: [1, 2]}", "a list of three numbers", None),
