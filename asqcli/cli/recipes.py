@@ -40,8 +40,13 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], debug: DebugOptio
 
 @app.command()
 def validate(file: Annotated[str, typer.Argument(metavar="FILE")], debug: DebugOption = False) -> None:
-    """Check a recipe: every mistake is told. Layer patterns are checked against the network by `quantize --dry-run`."""
-    from asqcli.cli.resolve import Request, resolve
+    """Check a recipe's keys, values and model: every mistake is told.
 
-    resolved = resolve(Request(None, file, None, None, {}, []))
-    typer.echo(f"{file}: a valid recipe for {resolved.recipe.model}")
+    Factories, layer patterns and data are looked at by `asq quantize --dry-run`.
+    """
+    from asqcli.cli.resolve import Request, resolve
+    from asqcli.models.registry import require_known
+
+    model = resolve(Request(None, file, None, None, {}, [])).recipe.model
+    require_known(model)
+    typer.echo(f"{file}: a valid recipe for {model}")

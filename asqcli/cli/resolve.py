@@ -66,7 +66,7 @@ def resolve(request: Request) -> Resolved:
         )
     if request.model:
         draft.set("model", request.model, "MODEL")
-    elif model is None:
+    elif model is None and not request.recipe:  # where there is one, all its mistakes are told
         raise UsageError("no model was named", "for example `asq quantize resnet18`, or give a --recipe")
     _lay_request(draft, request)
     _lay_defaults(draft)
@@ -96,7 +96,7 @@ def _lay_defaults(draft: load.Draft) -> None:
     """Lay what the data and the model call for under everything else."""
     data, train = draft.section(("data",)), draft.section(("train",))
     name = data.setdefault("name", DEFAULT_DATA)
-    model = draft.values["model"]
+    model = draft.values.get("model")
     float_only = all(draft.section((o,)).get("quantizer") == "float" for o in ("weights", "activations"))
     traits = _traits(name)
     values = defaults(

@@ -12,6 +12,7 @@ from asqcli.errors import UnsupportedError
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.quant.activation_quantizers import ActivationQuantizer, StepSizeQuantizer
 from asqcli.quant.adapter import Adapter
+from asqcli.quant.levels import INT8_MAX
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 
@@ -40,7 +41,7 @@ def require_integers(name: str, layer: QuantConv2d | QuantLinear) -> None:
     """Refuse a layer that integers cannot stand for.
 
     Raises:
-        UnsupportedError: a float operand, or an irrational grid; says what to change.
+        UnsupportedError: a float operand, an irrational grid, or levels beyond int8; says what to change.
     """
     for operand, quantizer in (("weights", layer.weight_quantizer), ("activations", layer.activation_quantizer)):
         if quantizer is None:
@@ -49,6 +50,10 @@ def require_integers(name: str, layer: QuantConv2d | QuantLinear) -> None:
                 f"train it with bits for them: `first_last: 8`, or a rule for `{name}` under `layers`",
             )
     if not layer.weight_quantizer.integer:
+        largest = max(layer.weight_quantizer.level_table)
+        if largest > INT8_MAX:  # the printed 4-bit POT levels
+            reason = f"has weights with levels up to {largest:g}, and the engine's are 8-bit integers"
+            raise UnsupportedError(f"layer `{name}` {reason}", "train with `levels: codes`")
         raise UnsupportedError(
             f"layer `{name}` has weights on the grid `exact`, which no integers hold", "train with `grid: 7/5`"
         )

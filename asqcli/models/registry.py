@@ -32,8 +32,20 @@ def build_model(name: str, num_classes: int | None, *, image_size: int | None = 
     """
     if is_factory(name):
         return _call_factory(name, num_classes)
+    require_known(name)
     if name in CIFAR_DEPTHS:
         return CifarResNet(CIFAR_DEPTHS[name], CIFAR_CLASSES if num_classes is None else num_classes)
+    return _torchvision_model(name, IMAGENET_CLASSES if num_classes is None else num_classes, image_size)
+
+
+def require_known(name: str) -> None:
+    """Look at a model's name; a factory is not looked for.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if is_factory(name) or name in CIFAR_DEPTHS:
+        return
     known = torchvision_classifiers()
     if name not in known:
         raise UsageError(
@@ -41,7 +53,6 @@ def build_model(name: str, num_classes: int | None, *, image_size: int | None = 
             did_you_mean(name, [*CIFAR_DEPTHS, *known])
             or "a CIFAR ResNet (resnet20), a torchvision classifier (resnet18), or `package.module:factory`",
         )
-    return _torchvision_model(name, IMAGENET_CLASSES if num_classes is None else num_classes, image_size)
 
 
 def torchvision_classifiers() -> list[str]:

@@ -47,14 +47,12 @@ def resolve_layers(recipe: Quantization, names: list[str], source: str) -> dict[
         RecipeError: patterns match no layer, or a rule does not fit what lies under it.
     """
     dead = [pattern for pattern in recipe.layers if not fnmatch.filter(names, pattern)]
-    if dead:
-        listed = f"the layers are {', '.join(names[:4])}, .., {names[-1]}"
-        raise RecipeError([
-            (f"the rule `layers.{p}` in {source} matches no layer", did_you_mean(p.replace("*", ""), names) or listed)
-            for p in dead
-        ], source)  # fmt: skip
-    ends = {names[0], names[-1]}
-    settings, mistakes = {}, []
+    listed = f"the layers are {', '.join(names[:4])}, .., {names[-1]}"
+    mistakes = [
+        (f"the rule `layers.{p}` in {source} matches no layer", did_you_mean(p.replace("*", ""), names) or listed)
+        for p in dead
+    ]
+    ends, settings = {names[0], names[-1]}, {}
     for name in names:
         operands = {}
         for operand in OPERANDS:

@@ -49,8 +49,12 @@ class Draft:
 
     def set(self, dotted: str, value: Any, origin: str) -> None:
         """Lay one value at a dotted key. In `layers.PATTERN.weights.bits` the pattern may hold dots of its own."""
-        rule = re.fullmatch(r"layers\.(.+?)\.(weights|activations)((?:\.\w+)*)", dotted)
-        *parents, key = ("layers", rule[1], *(rule[2] + rule[3]).split(".")) if rule else dotted.split(".")
+        if rule := re.fullmatch(r"layers\.(.+?)\.(weights|activations)((?:\.\w+)*)", dotted):
+            *parents, key = "layers", rule[1], *(rule[2] + rule[3]).split(".")
+        elif isinstance(value, dict) and dotted.startswith("layers."):  # a whole rule
+            *parents, key = dotted.split(".", 1)
+        else:
+            *parents, key = dotted.split(".")
         values: Any = {key: value}
         for parent in reversed(parents):
             values = {parent: values}
@@ -142,8 +146,8 @@ class StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         pairs = node.value if isinstance(node, yaml.MappingNode) else []  # `!!map [a]` is none
         keys = [self.construct_object(key, deep=deep) for key, _ in pairs]
-        for key, (key_node, _) in zip(keys, pairs, strict=True):
-            if keys.count(key) > 1:
+        for place, (key, (key_node, _)) in enumerate(zip(keys, pairs, strict=True)):
+            if key in keys[:place]:
                 raise yaml.constructor.ConstructorError(None, None, f"key `{key}` stands twice", key_node.start_mark)
         return super().construct_mapping(node, deep)
 

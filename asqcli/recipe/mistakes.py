@@ -15,10 +15,10 @@ Keys = tuple[str, ...]
 OPERANDS: dict[str, Any] = {"weights": Weights, "activations": Activations}
 
 _BOUNDS = {
-    "greater_than_equal": "at least {ge:g}",
-    "greater_than": "above {gt:g}",
-    "less_than_equal": "at most {le:g}",
-    "less_than": "below {lt:g}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "above {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "below {lt}",
 }
 _TYPES = {
     "finite_number": "a finite number",
@@ -78,12 +78,13 @@ def mistake_in_words(error: dict, source: Source, *, inside: Keys = ()) -> Mista
     if kind in _BOUNDS and path[-1] == "bits" and operand is not None:
         return _wrong_bits(key, where, given, models_by_quantizer(operand)[error["loc"][-2]])
     if kind in _BOUNDS:
-        return f"`{key}` is {given}{where}, it must be {_BOUNDS[kind].format(**limits)}", None
+        plain = {k: f"{v:g}" if isinstance(v, float) else v for k, v in limits.items()}
+        return f"`{key}` is {given}{where}, it must be {_BOUNDS[kind].format(**plain)}", None
     if kind in _TYPES:
         return f"`{key}` is `{given}`{where}, it must be {_TYPES[kind]}", None
     reason = error["msg"].removeprefix("Value error, ")
     if isinstance(given, dict):  # what is wrong is how its keys go together
-        return f"`{key}`{where}: {reason}", None
+        return f"`{key}`{where}: {reason}" if key else reason, None
     return f"`{key}` is `{given}`{where}, {reason}", None
 
 
@@ -100,7 +101,7 @@ def _wrong_bits(key: str, where: str, given: int, model: type[BaseModel]) -> Mis
 def _key_path(location: Keys) -> Keys:
     """Cut out the quantizer's name, which pydantic puts between the section and the key."""
     for place, (part, following) in enumerate(pairwise(location)):
-        if part in OPERANDS and following in models_by_quantizer(part) and len(location) > place + 2:
+        if part in OPERANDS and following in models_by_quantizer(part):
             return (*location[: place + 1], *location[place + 2 :])
     return location
 
@@ -108,6 +109,11 @@ def _key_path(location: Keys) -> Keys:
 def _literal_choices(expected: str) -> list[str]:
     """Read pydantic's "'a', 'b' or 'c'"."""
     return [choice.strip("' ") for choice in expected.replace(" or ", ",").split(",")]
+
+
+def _section_model(annotation: Any) -> type[BaseModel]:
+    """Return the model of a section, which may be optional."""
+    return next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
 
 
 def _known_keys(section: Keys, location: tuple) -> list[str]:
@@ -120,5 +126,5 @@ def _known_keys(section: Keys, location: tuple) -> list[str]:
         elif key == "layers":
             model = LayerRule  # the pattern that follows is no key of it
         elif key in model.model_fields:
-            model = model.model_fields[key].annotation
+            model = _section_model(model.model_fields[key].annotation)
     return list(model.model_fields)

@@ -187,7 +187,7 @@ class Train(Section):
     lr: Annotated[float, Field(gt=0, le=LARGEST_RATE)]
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, le=LARGEST_RATE)] = 1e-4
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     max_steps: Annotated[int, Field(ge=1)] | None = None
     warmup: Warmup
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -235,6 +235,13 @@ class Recipe(Quantization, _Subject):
 
     calibration: Calibration = Calibration()
     train: Train
+
+    @model_validator(mode="after")
+    def _nothing_idle(self):
+        for key in ("distillation", "freeze_oscillations"):
+            if getattr(self.train, key) is not None and not self.quantized:
+                raise ValueError(f"`train.{key}` makes no sense where nothing is quantized")
+        return self
 
 
 SCHEMES = {

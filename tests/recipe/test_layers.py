@@ -56,6 +56,15 @@ def test_a_rule_that_does_not_fit_what_lies_under_it():
         settings("layers={'*': {weights: {grid: 7/5}}}")  # the first and last layers are lsq
 
 
+def test_rules_that_match_nothing_do_not_hide_others():
+    with pytest.raises(RecipeError) as failure:
+        settings("layers={'nope.*': {weights: {bits: 3}}, '*': {weights: {grid: 7/5}}}")
+    assert [message.split("`")[1] for message, _ in failure.value.mistakes] == [
+        "layers.nope.*",
+        "layers.*.weights.grid",
+    ]
+
+
 def test_float_scheme_with_one_quantized_layer():
     resolved = settings("layers={layer1.0.conv1: {weights: {quantizer: lsq, bits: 4}}}", scheme="float")
     assert resolved["layer1.0.conv1"].weights["bits"] == 4

@@ -96,6 +96,9 @@ def test_post_above_four_bits_says_why_and_what_to_use():
         ("train: {epochs: many}", "`train.epochs` is `many` in", None),
         ("train: {epochs: true}", "`train.epochs` is `True` in", None),
         ("train: {momentum: 1.0}", "it must be below 1", None),
+        ("train: {distillation: {weigth: 1}}", "unknown key `train.distillation.weigth` in", "did you mean `weight`?"),
+        ("train: {seed: 9223372036854775808}", "it must be below 9223372036854775808", None),
+        ("weights: {bits: 4, grid: 17/12, levels: printed}", "`weights` in", None),
         ("train: {lr: 1.0e+300}", "it must be at most 1000", None),
         ("data: {padding: 1000000}", "`padding` must be at most `image_size`", None),
         (
@@ -130,7 +133,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
     ("text", "message"),
     [
         ("model: [1,", "is not YAML at line"),
-        ("model: a\nmodel: b\n", "`model` stands twice"),
+        ("model: a\nmodel: b\n", "at line 2, column 1: key `model` stands twice"),
         ("- a\n- b\n", "not a mapping"),
         ("", "not a mapping"),
         ("model: !!python/object/apply:os.system ['true']\n", "is not YAML"),
@@ -165,6 +168,10 @@ def test_model_and_recipe_must_agree(tmp_path):
         resolved("resnet18", write(tmp_path, "model: resnet20\n"))
     with pytest.raises(UsageError, match="no model"):
         resolved(None)
+    told = mistakes(None, write(tmp_path, "modle: resnet20\nwieghts: {bits: 3}\n"))
+    assert [message.split(" in ")[0] for message, _ in told] == [
+        "`model` is missing", "unknown key `modle`", "unknown key `wieghts`"
+    ]  # fmt: skip
 
 
 def test_overrides_that_are_none():
@@ -198,8 +205,10 @@ def test_set_reaches_layers_with_dotted_names_and_keeps_the_recipes_rules(tmp_pa
     path = write(
         tmp_path, "model: resnet20\nlayers: {'*.conv2': {weights: {bits: 3}}, conv1: {weights: {per: tensor}}}\n"
     )
-    recipe = resolved(None, path, overrides=["layers.layer1.0.conv1.weights.bits=2", "layers.conv1.weights.bits=6"])
-    assert list(recipe.layers) == ["*.conv2", "conv1", "layer1.0.conv1"]
+    recipe = resolved(None, path, overrides=[
+        "layers.layer1.0.conv1.weights.bits=2", "layers.conv1.weights.bits=6", "layers.layer2.*={weights: {bits: 3}}",
+    ])  # fmt: skip
+    assert list(recipe.layers) == ["*.conv2", "conv1", "layer1.0.conv1", "layer2.*"]
     assert recipe.layers["conv1"].weights == {"per": "tensor", "bits": 6}
     assert recipe.layers["layer1.0.conv1"].weights == {"bits": 2}
 
@@ -223,6 +232,12 @@ def test_odd_overrides(override, message):
 def test_bits_of_a_float_run():
     with pytest.raises(UsageError, match="makes no sense"):
         resolved(scheme="float", bits=4)
+
+
+@pytest.mark.parametrize("key", ["distillation={}", "freeze_oscillations=0.02"])
+def test_what_concerns_quantizers_only_is_no_key_of_a_float_run(key):
+    [(message, _)] = mistakes(scheme="float", overrides=[f"train.{key}"])
+    assert message == f"`train.{key.partition('=')[0]}` makes no sense where nothing is quantized"
 
 
 def test_data_that_are_missing_do_not_hide_mistakes():
