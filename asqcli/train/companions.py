@@ -86,14 +86,15 @@ class OscillationFreezer:
                 self.tensors[f"{name}/{part}"] for part in ("levels", "mean", "direction", "frequency", "frozen")
             )
             now, scale = layer.weight_quantizer.quantize(layer.weight)
+            now = torch.where(frozen, levels, now)  # the optimizer moves what is held, too
             jump = (now - levels).sign()
             oscillated = (jump != 0) & (jump == -direction)
             direction.copy_(torch.where(jump != 0, jump, direction))
             frequency.lerp_(oscillated.to(frequency.dtype), self.momentum)
             mean.lerp_(now, self.momentum)
-            frozen |= frequency > self.threshold
-            held = layer.weight_quantizer.nearest_level(mean)
-            levels.copy_(torch.where(frozen, held, now))
+            begin = ~frozen & (frequency > self.threshold)
+            levels.copy_(torch.where(begin, layer.weight_quantizer.nearest_level(mean), now))
+            frozen |= begin
             real = levels * scale.reshape(-1, *[1] * (levels.dim() - 1))
             layer.weight.copy_(torch.where(frozen, real, layer.weight))
 

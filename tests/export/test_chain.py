@@ -266,6 +266,14 @@ def test_layers_may_be_called_by_keyword(tmp_path):
     assert_all_equal(network, exported(network.eval(), tmp_path / "net.asq"), images)
 
 
+def test_levels_that_are_no_8_bit_integers_are_refused(tmp_path):
+    network, images = Around(lambda net, x: net.conv(x)), torch.randn(4, 3, SIZE, SIZE)
+    quantize_module(network, [images], scheme="pot", bits=4, weights={"levels": "printed"})
+    with pytest.raises(UnsupportedError, match="`conv` has weights with levels up to 128") as refusal:
+        exported(network.eval(), tmp_path / "net.asq")
+    assert refusal.value.hint == "train with `levels: codes`"
+
+
 def test_exporting_twice_gives_the_same_bytes(tiny_net, tmp_path):
     tiny_net.head = nn.Linear(12, 5)
     trained(tiny_net, torch.randn(6, 3, SIZE, SIZE))
