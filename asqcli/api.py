@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from asqcli import __version__
 from asqcli.artifact import document as doc
 from asqcli.artifact import write_artifact
+from asqcli.errors import UsageError
 from asqcli.export.network import export_network
 from asqcli.files import write_atomically
 from asqcli.nn.prepare import project_steps
@@ -50,9 +51,11 @@ def quantize_module(
         start: "mse" or "lsq", as a recipe's `calibration.start`.
     Raises:
         RecipeError: settings that do not exist, all told together.
-        UsageError: a pattern of `layers` that matches no layer.
+        UsageError: no batches, or a pattern of `layers` that matches no layer.
         UnsupportedError: the network has a layer that cannot be quantized.
     """
+    if not batches:
+        raise UsageError("`batches` is empty", "the starting values are read off a few training inputs")
     draft = Draft({"first_last": first_last, "layers": layers or {}})
     lay_scheme(draft, scheme, bits)
     draft.lay({"weights": weights or {}, "activations": activations or {}}, "")
@@ -75,7 +78,7 @@ def export_module(
     """Write a quantized module as integers, an `.asq` file for `asqcli.engine.load` and `asq infer`.
 
     Args:
-        model: from `quantize_module`; it is set to evaluation.
+        model: from `quantize_module`.
         image_size: height and width of its input, pixels.
         classes: names, in the order of its logits.
         resize: length of an image's shorter side before the centre crop, pixels; `image_size` without it.

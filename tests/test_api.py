@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from asqcli.api import quantize_module
-from asqcli.errors import RecipeError, UsageError
+from asqcli.api import export_module, quantize_module
+from asqcli.errors import RecipeError, UnsupportedError, UsageError
 from asqcli.nn.prepare import quant_layers
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -26,7 +26,7 @@ def test_the_readmes_export_runs_to_the_bit(tiny_net, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = torch.randn(4, 3, 8, 8)
     block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "export_module" in b)
-    exec(block, {"model": quantize_module(tiny_net, [images]).eval(), "images": images})
+    exec(block, {"model": quantize_module(tiny_net, [images]).train(), "images": images})
     assert (tmp_path / "net.asq").is_file()
 
 
@@ -51,4 +51,17 @@ def test_mistakes_are_told(tiny_net):
         quantize_module(tiny_net, [torch.randn(1, 3, 8, 8)], scheme="post", bits=5, first_last=4)
     with pytest.raises(UsageError, match="matches no layer"):
         quantize_module(tiny_net, [torch.randn(1, 3, 8, 8)], layers={"pontwise": {}})
+    with pytest.raises(UsageError, match="`batches` is empty"):
+        quantize_module(tiny_net, [])
     assert not list(quant_layers(tiny_net))
+    quantize_module(tiny_net, [torch.randn(4, 3, 8, 8)])
+    with pytest.raises(UnsupportedError, match="`stem` is quantized already"):
+        quantize_module(tiny_net, [torch.randn(4, 3, 8, 8)])
+
+
+def test_an_export_leaves_every_module_in_its_mode(tiny_net, tmp_path):
+    quantize_module(tiny_net, [torch.randn(4, 3, 8, 8)]).train()
+    tiny_net.bn.eval()  # as who freezes the statistics of a batch norm
+    before = {name: module.training for name, module in tiny_net.named_modules()}
+    export_module(tiny_net, tmp_path / "net.asq", image_size=8, classes=[str(c) for c in range(10)])
+    assert {name: module.training for name, module in tiny_net.named_modules()} == before

@@ -9,6 +9,7 @@ from asqcli.artifact import document as doc
 from asqcli.errors import InputError, UnsupportedError
 from asqcli.export.lower import lower
 from asqcli.export.trace import trace
+from asqcli.nn.modes import evaluating
 from asqcli.nn.prepare import quant_layers
 
 
@@ -18,16 +19,16 @@ def export_network(
     """Return a prepared network as integers.
 
     Args:
-        model: with quantized layers; it is set to evaluation.
+        model: with quantized layers.
         classes: names, in label order.
     Raises:
         UnsupportedError: an operation that the engine does not have; names it and its place in the source.
     """
-    model.eval()
     if not any(True for _ in quant_layers(model)):
         raise UnsupportedError("the network is float: it has no integers to export", "quantize it first")
     size = preprocessing.image_size
-    nodes, store = lower(trace(model, (3, size, size)))
+    with evaluating(model):
+        nodes, store = lower(trace(model, (3, size, size)))
     document = doc.Document(format=doc.FORMAT, input=preprocessing, classes=classes, nodes=nodes, provenance=provenance)
     used = {text for node in nodes for text in _strings(node.model_dump())}
     tensors = {name: tensor for name, tensor in store.tensors.items() if name in used}  # without those of pruned nodes

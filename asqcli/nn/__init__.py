@@ -1,6 +1,7 @@
 """Quantized layers, and how they get into a network.
 
 calls       which modules a network calls, in which order, on inputs of which shape
+modes       evaluation for a while
 survey      run the float network once: which layers can be quantized, on how many channels
 prepare     replace them by quantized layers, as a plan says
 layers      the quantized layers; their evaluation is the integer engine's arithmetic, operation by operation

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from asqcli.errors import UnsupportedError, first_line, ran_out_of_memory
 from asqcli.nn.calls import Call, CallRecord
+from asqcli.nn.layers import QuantConv2d, QuantLinear
+from asqcli.nn.modes import evaluating
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
 # Layers with weights that multiply activations and that would stay in float unnoticed.
@@ -78,11 +80,10 @@ def survey(model: nn.Module, example: Tensor, *, size_option: str = "--set data.
     Raises:
         RunError: the network raises.
     """
-    training = model.training
     record = CallRecord(model)
     try:
-        with torch.no_grad(), record:
-            output = model.eval()(example)
+        with torch.no_grad(), evaluating(model), record:
+            output = model(example)
     except (Exception, SystemExit) as error:
         if ran_out_of_memory(error):
             raise
@@ -92,8 +93,6 @@ def survey(model: nn.Module, example: Tensor, *, size_option: str = "--set data.
             f"{type(error).__name__}: {first_line(error)}",
             f"it must take images of 3 channels; try another `{size_option}`",
         ) from error
-    finally:
-        model.train(training)
     executed = {call.name: call.module for call in record.calls if type(call.module) in QUANTIZABLE}
     layers = tuple(_describe(name, module) for name, module in executed.items())
     candidates = (name for name, module in model.named_modules() if type(module) in QUANTIZABLE)
@@ -107,6 +106,8 @@ def refuse_unsupported(model: nn.Module) -> None:
         UnsupportedError: names the first of them.
     """
     for name, module in model.named_modules():
+        if isinstance(module, QuantConv2d | QuantLinear):
+            raise UnsupportedError(f"layer `{name}` is quantized already", "start from the float network")
         if isinstance(module, UNSUPPORTED):
             raise UnsupportedError(
                 f"layer `{name}` is a {type(module).__name__}, which asq cannot quantize",

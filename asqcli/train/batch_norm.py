@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from asqcli.nn.modes import evaluating
 from asqcli.train.forward import forward_in_training
 
 
@@ -20,14 +21,13 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: training images, (N, 3, H, W) each, on the model's device.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    training, momenta = model.training, [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
-    for batch in batches:
-        forward_in_training(model, batch)
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        for batch in batches:
+            forward_in_training(model, batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    model.train(training)

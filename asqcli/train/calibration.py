@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from asqcli.nn.modes import evaluating
 from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
 
 # Values kept of each layer's input, over all batches. A stride through the batch takes them from every image and
@@ -47,11 +48,9 @@ def observe_inputs(model: nn.Module, names: list[str], batches: list[Tensor]) ->
         )
         for name in names
     ]
-    training = model.training
-    model.eval()
-    for batch in batches:
-        model(batch)
-    model.train(training)
+    with evaluating(model):
+        for batch in batches:
+            model(batch)
     for hook in hooks:
         hook.remove()
     return {name: InputStatistics(lowest[name] < 0, torch.cat(seen[name])) for name in names}

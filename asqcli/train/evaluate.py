@@ -9,6 +9,7 @@ from torch import nn
 
 from asqcli.accuracy import Accuracy, AccuracyCounter
 from asqcli.data.splits import Split
+from asqcli.nn.modes import evaluating
 
 EVAL_BATCH = 256
 
@@ -22,13 +23,9 @@ def evaluate(
     Args:
         poll: called before each batch; may raise to stop.
     """
-    training = model.training
-    model.eval()
     counter = AccuracyCounter()
-    try:
+    with evaluating(model):
         for inputs, labels in split.eval_batches(batch_size):
             poll()
             counter.add(model(inputs.to(device)).cpu().numpy(), labels.numpy())
-    finally:
-        model.train(training)
     return counter.result()
