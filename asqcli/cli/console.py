@@ -13,6 +13,8 @@ from rich.table import Table
 from asqcli.train.reporter import Reporter
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from asqcli.nn.prepare import LayerPlan
 
 PIPED_WIDTH = 120
@@ -98,6 +100,12 @@ class ConsoleReporter(Reporter):
     def plan(self, plans: list[LayerPlan]) -> None:
         self.console.print(layer_table(plans))
 
+    def outlook(self, model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> None:
+        from asqcli.cli.outlook import outlook
+
+        for warning in outlook(model, plans, image_size=image_size, classes=classes):
+            self.note(warning)
+
     def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:
         self.close()
         self.name, self.epochs = name, epochs
@@ -127,12 +135,14 @@ class ConsoleReporter(Reporter):
         )
 
     def epoch(self, record: dict) -> None:
-        self.console.print(
-            f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, top-1 "
-            f"{record['train_top1']:.2f}% in training, {percent(record.get('top1'))} in evaluation, "
-            f"{record['seconds']:.0f} s",
-            markup=False,
-        )
+        from asqcli.train.betas import span
+
+        text = f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, top-1 "
+        text += f"{record['train_top1']:.2f}% in training, {percent(record.get('top1'))} in evaluation, "
+        if "beta" in record:
+            low, high = span(record["beta"])
+            text += f"beta {low:.2f} to {high:.2f}, "
+        self.console.print(f"{text}{record['seconds']:.0f} s", markup=False)
         if record["epoch"] == self.epochs:
             self.close()
 

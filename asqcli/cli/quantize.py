@@ -210,14 +210,20 @@ def _show_result(result: dict, json_: bool) -> None:
         print_json(result)
         return
     quantized = result["scheme"] != "float"
-    bits = f"weights {result['weight_bits']} bits, activations {result['activation_bits']} bits"
-    facts = {
-        "network": f"{result['model']}, scheme {result['scheme']}" + (f", {bits}" if quantized else ""),
-        "measured on": result["measured_on"],
-        "float top-1": percent(result["float_top1"]),
-    }
+    network = f"{result['model']}, scheme {result['scheme']}"
     if quantized:
-        facts["quantized top-1"] = f"{percent(result['top1'])} ({result['top1'] - result['float_top1']:+.2f} points)"
+        network += f", weights {result['weight_bits']} bits, activations {result['activation_bits']} bits"
+    if rules := result.get("layer_rules"):
+        network += f", and {rules} layer rule{'s' if rules > 1 else ''}"
+    facts = {"network": network, "measured on": result["measured_on"], "float top-1": percent(result["float_top1"])}
+    trained = result.get("float_trained", True)  # else a difference to it says nothing
+    if not trained:
+        facts["float top-1"] += ", untrained"
+    if quantized:
+        points = f" ({result['top1'] - result['float_top1']:+.2f} points)" if trained else ""
+        facts["quantized top-1"] = percent(result["top1"]) + points
         facts["before training"] = percent(result["calibrated_top1"])
     facts |= {"top-5": percent(result["top5"]), "seed": str(result["seed"]), "run": result["run"]}
+    if "beta" in result:
+        facts["beta"] = "{:.2f} to {:.2f}".format(*result["beta"])
     print_facts("Result", facts)

@@ -84,21 +84,6 @@ def quantizers(model: nn.Module) -> Iterator[WeightQuantizer | ActivationQuantiz
     return (m for m in model.modules() if isinstance(m, WeightQuantizer | ActivationQuantizer))
 
 
-def adapter_share(model: nn.Module) -> float:
-    """Return the adapters' share of the stored bytes of all quantized layers, 0 to 1.
-
-    Stored are weight codes at their width, adapter weights at 8 bits or 32, and adapter biases and row scales at 32.
-    """
-    code_bits = adapter_bits = 0
-    for _, layer in quant_layers(model):
-        bits = 32 if layer.weight_quantizer is None else layer.weight_quantizer.code_bits
-        code_bits += bits * layer.weight.numel()
-        adapter = getattr(layer.activation_quantizer, "adapter", None)
-        for linear in adapter.layers if adapter is not None else ():
-            adapter_bits += (adapter.bits or 32) * linear.weight.numel() + 2 * 32 * linear.bias.numel()
-    return adapter_bits / max(1, code_bits + adapter_bits)
-
-
 @torch.no_grad()
 def project_steps(model: nn.Module) -> None:
     """Bring steps and thresholds back above 0; call after each optimizer step."""

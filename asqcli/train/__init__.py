@@ -7,6 +7,7 @@ calibration   signedness and starting values of the quantizers
 loop          one phase of training, resumable at any step
 optimizer     parameter groups and the learning rate
 evaluate      accuracy
+betas         what the adapters answer meanwhile
 checkpoint    what a phase needs to go on, in one safetensors file
 restore       a run folder or checkpoint to the network that it holds
 run_folder    the files of a run, written atomically

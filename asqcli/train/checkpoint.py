@@ -81,6 +81,7 @@ class _Facts(Section):
 
     weights: str
     warmup_epochs: Count = None
+    float_trained: bool = None
     float_top1: Percent = None
     calibrated_top1: Percent = None
     best_warmup: Percent = None

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from asqcli.accuracy import Accuracy
 from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
 from asqcli.nn.prepare import project_steps
@@ -103,7 +102,7 @@ class Phase:
         *,
         reporter: Reporter,
         poll: Callable[[], None],
-        watch: Callable[[], Accuracy | None],
+        watch: Callable[[], dict],
         after_epoch: Callable[[dict], None],
         save: Callable[[], None],
     ) -> None:
@@ -111,7 +110,7 @@ class Phase:
 
         Args:
             poll: called before each step; may raise to stop, and `progress` then says where.
-            watch: returns the accuracy to put beside an epoch.
+            watch: returns what to put beside an epoch, its accuracy first of all.
             after_epoch: called with an epoch's record once the progress stands at the next epoch.
             save: called within long epochs, every ten minutes.
         Raises:
@@ -173,7 +172,7 @@ class Phase:
             "try a lower `--lr`; the last checkpoint is from before",
         )
 
-    def _close_epoch(self, accuracy: Accuracy | None, seconds: float) -> dict:
+    def _close_epoch(self, watched: dict, seconds: float) -> dict:
         """Move the progress to the next epoch; return the record of this one."""
         p = self.progress
         record = {
@@ -184,9 +183,8 @@ class Phase:
             "train_loss": p.loss_sum / p.images,
             "train_top1": round(100 * p.correct / p.images, 2),
             "seconds": round(seconds, 2),
+            **watched,
         }
-        if accuracy is not None:
-            record |= {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
         p.epoch, p.step, p.loss_sum, p.correct, p.images = p.epoch + 1, 0, 0.0, 0, 0
         p.metrics_lines += 1
         return record

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedEr
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.models.weights import load_weights, read_weights
-from asqcli.nn.prepare import LayerPlan, adapter_share
+from asqcli.nn.prepare import LayerPlan
 from asqcli.nn.survey import survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
 from asqcli.train.batch_norm import reestimate_batch_norm
+from asqcli.train.betas import record_betas, span
 from asqcli.train.calibration import calibrate
 from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, require_fit, save_checkpoint, save_weights
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
@@ -43,7 +45,6 @@ from asqcli.train.surroundings import StopRequested, Surroundings, environment
 
 SCHEMA = 1
 CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`
-LARGE_ADAPTER_SHARE = 0.1
 AVERAGE_BATCH_NORM_BATCHES = 50
 AVERAGE = "average"
 
@@ -73,6 +74,7 @@ class Run:
         if start.warm_up and warmup.epochs and self.recipe.train.max_steps is None:
             self._warm_up(progress)
         elif start.warm_up:
+            facts["float_trained"] = False
             # The batch-norm statistics of a network that was never trained say nothing of what flows through it, and
             # starting values read off with them would make training diverge.
             self._reestimate_batch_norm(self.recipe.calibration.batches)
@@ -115,11 +117,6 @@ class Run:
         self.plans = calibrate(self.model, plans, images, start=settings.start)
         facts["calibrated_top1"] = self._evaluate().top1
         self.around.reporter.plan(self.plans)
-        if (share := adapter_share(self.model)) > LARGE_ADAPTER_SHARE:
-            self.around.reporter.note(
-                f"warning: the adapters take {share:.0%} of the stored bytes; "
-                "`--set activations.adapter.hidden=8` makes them small"
-            )
         self.around.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
         return self._train_qat(Progress("qat", metrics_lines=progress.metrics_lines, facts=facts))
 
@@ -209,15 +206,24 @@ class Run:
                 _how_to_go_on(self.recipe, self.folder),
             ) from None
 
-    def _watch(self, phase: Phase) -> Accuracy:
-        """Return the accuracy to put beside an epoch: on the validation split, else on the result's images."""
+    def _watch(self, phase: Phase) -> dict:
+        """Return what to put beside an epoch: accuracy on the validation split, else on the result's images; betas."""
+        with record_betas(self.model) as betas, self._averaged(phase):
+            accuracy = self._evaluate(watch=True)
+        watched = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
+        return {**watched, "beta": betas} if betas else watched
+
+    @contextmanager
+    def _averaged(self, phase: Phase) -> Iterator[None]:
+        """Hold the model at the average of its weights, where there is one."""
         average = phase.companions.get(AVERAGE)
         if average is None:
-            return self._evaluate(watch=True)
+            yield
+            return
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.model.load_state_dict(average.state())
         try:
-            return self._evaluate(watch=True)
+            yield
         finally:
             self.model.load_state_dict(own)
 
@@ -267,7 +273,9 @@ class Run:
     def _finish(self, phase: Phase) -> dict:
         """Measure the last weights, never the best epoch, and write the result."""
         self._settle(phase)
-        accuracy, recipe, progress, facts = self._evaluate(), self.recipe, phase.progress, phase.progress.facts
+        with record_betas(self.model) as betas:
+            accuracy = self._evaluate()
+        recipe, progress, facts = self.recipe, phase.progress, phase.progress.facts
         result = {
             "schema": SCHEMA,
             "run": str(self.folder.path),
@@ -275,13 +283,16 @@ class Run:
             "scheme": scheme_of(recipe.weights.quantizer, recipe.activations.quantizer),
             "weight_bits": getattr(recipe.weights, "bits", "float"),
             "activation_bits": getattr(recipe.activations, "bits", "float"),
+            "layer_rules": len(recipe.layers),
             "weights": facts["weights"],
             "warmup_epochs": facts.get("warmup_epochs", 0),
             "data": recipe.data.name,
             "measured_on": self.data.result_name,
             "float_top1": facts.get("float_top1", accuracy.top1),
+            "float_trained": facts.get("float_trained", True),
             "calibrated_top1": facts.get("calibrated_top1"),
             **asdict(accuracy),
+            **({"beta": list(span(betas))} if betas else {}),
             "epochs": progress.epoch,
             "seed": recipe.train.seed,
             "seconds": round(time.perf_counter() - self.started, 1),
@@ -301,6 +312,7 @@ def quantize_fresh(
         given: the text of the recipe's file.
     """
     data, start, plans = _load(recipe, around, source)
+    _tell_outlook(recipe, start.model, plans, data, around)
     folder = RunFolder.create(out, _run_name(recipe), force=force)
     folder.write_recipe(recipe.model_dump(mode="json"), given)
     folder.write_environment(environment(around))
@@ -337,7 +349,8 @@ def quantize_resumed(
 
 def rehearse(recipe: Recipe, around: Surroundings, *, source: str) -> list[LayerPlan]:
     """Do what comes before a run's folder is made, and return the layers' plans: `--dry-run`."""
-    _, start, plans = _load(recipe, around, source)
+    data, start, plans = _load(recipe, around, source)
+    _tell_outlook(recipe, start.model, plans, data, around)
     if start.warm_up and recipe.quantized and recipe.train.max_steps is None:
         around.reporter.note(f"a float baseline would be trained first, epochs: {recipe.train.warmup.epochs}")
     return plans
@@ -377,6 +390,13 @@ def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, 
     if seen.unused:
         around.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
     return plan_layers(recipe, model, seen, source=source)
+
+
+def _tell_outlook(
+    recipe: Recipe, model: nn.Module, plans: list[LayerPlan], data: DataSet[Split], around: Surroundings
+) -> None:
+    if plans:
+        around.reporter.outlook(model, plans, image_size=recipe.data.image_size, classes=data.classes)
 
 
 def _open_training_data(recipe: Recipe) -> DataSet[Split]:

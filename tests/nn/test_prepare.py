@@ -4,7 +4,7 @@ from torch import nn
 
 from asqcli.errors import UnsupportedError
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
-from asqcli.nn.prepare import LayerPlan, adapter_share, prepare, project_steps, quant_layers, quantizers
+from asqcli.nn.prepare import LayerPlan, prepare, project_steps, quant_layers, quantizers
 from asqcli.nn.survey import refuse_unsupported, survey
 from asqcli.train.calibration import calibrate
 
@@ -136,10 +136,3 @@ def test_state_dict_keeps_float_names_and_round_trips(tiny_net):
     twin = prepare(type(tiny_net)(), plans)
     twin.load_state_dict(state)
     assert torch.equal(twin.eval()(images), tiny_net(images))
-
-
-def test_adapters_share_of_the_stored_bytes_by_hand(tiny_net):
-    calibrate(tiny_net, plans_for(tiny_net)[:2], [torch.randn(4, 3, 8, 8)], start="mse")
-    # stem: 3 inputs, one linear layer of 3 weights; depthwise: 8 -> 2 -> 1
-    adapters = 8 * (3 + 16 + 2) + 64 * (1 + 2 + 1)
-    assert adapter_share(tiny_net) == pytest.approx(adapters / (adapters + 4 * (8 * 27 + 8 * 9)))

@@ -51,6 +51,9 @@ def test_a_run_leaves_everything_and_evaluates_to_its_result(tmp_path, image_fol
         "recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints", "result.json"
     }  # fmt: skip
     assert json.loads((out / "result.json").read_text()) == result
+    assert result["float_trained"] and result["layer_rules"] == 0
+    assert ["beta" in e for e in epochs_of(out)] == [False, True, True] and len(epochs_of(out)[1]["beta"]) == 18
+    assert result["beta"] == [f(b[k] for b in epochs_of(out)[2]["beta"].values()) for k, f in ((0, min), (1, max))]
     assert result["warmup_epochs"] == 1 and [e["phase"] for e in epochs_of(out)] == ["warmup", "qat", "qat"]
     checkpoint = load_checkpoint(out / "checkpoints" / "last")
     model = restore_model(checkpoint, source="run")
@@ -238,7 +241,8 @@ def test_large_images_are_streamed(tmp_path, write_image_folder):
     folder = write_image_folder(tmp_path / "large", {"a": 12, "b": 12}, size=(90, 80))
     recipe = recipe_for(folder, "train.max_steps=2", "data.workers=1")
     assert recipe.data.augment == "resized_crop" and recipe.data.resize == 18
-    assert run(recipe, tmp_path / "run")["images"] == 2
+    result = run(recipe, tmp_path / "run")
+    assert result["images"] == 2 and not result["float_trained"]
 
 
 def test_a_reporter_hears_plan_phases_steps_and_epochs(tmp_path, image_folder):

@@ -1,0 +1,62 @@
+"""What is told before training, against what an export then holds."""
+
+import copy
+import re
+
+import torch
+from torch import nn
+
+from asqcli.api import export_module, quantize_module
+from asqcli.artifact import read_artifact
+from asqcli.artifact.file import part_bytes
+from asqcli.cli.outlook import outlook
+from asqcli.nn.survey import survey
+from asqcli.recipe.load import Draft, check, lay_scheme
+from asqcli.recipe.schema import Quantization
+from asqcli.train.plans import plan_layers
+
+CLASSES = tuple("0123456789")
+
+
+def told(model, hidden="quarter"):
+    draft = Draft()
+    lay_scheme(draft, "post", 4)
+    draft.lay({"activations": {"adapter": {"hidden": hidden}}}, "")
+    plans = plan_layers(check(draft, "", Quantization), model, survey(model, torch.zeros(1, 3, 8, 8)), source="")
+    return list(outlook(model, plans, image_size=8, classes=CLASSES))
+
+
+def wide(middle: nn.Module) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 256, 1), middle, nn.Conv2d(256, 256, 3, groups=256), nn.AvgPool2d(6), nn.Flatten(),
+        nn.Linear(256, 10),
+    )  # fmt: skip
+
+
+def test_large_adapters_are_told_with_what_would_make_them_small(tmp_path):
+    model = wide(nn.ReLU())
+    [text] = told(model)
+    for hidden, place in (("quarter", 0), (8, 1)):
+        network = quantize_module(
+            copy.deepcopy(model), [torch.randn(4, 3, 8, 8)], activations={"adapter": {"hidden": hidden}}
+        )
+        export_module(network, tmp_path / "net.asq", image_size=8, classes=CLASSES)
+        artifact = read_artifact(tmp_path / "net.asq")
+        share, size = re.findall(r"(\d+%) of (?:the exported )?([0-9,]+)", text)[place]
+        adapters, size = part_bytes(artifact)["adapters"], int(size.replace(",", ""))
+        assert abs(size - (tmp_path / "net.asq").stat().st_size) < 100  # who made it is not known yet
+        assert share == f"{adapters / size:.0%}"
+    assert "hidden=8" in text and not any("hidden=8" in line for line in told(model, hidden=8))
+    assert told(model, hidden=1) == []
+
+
+def test_what_cannot_be_exported_is_told_before_training():
+    [text] = told(wide(nn.GELU()))
+    assert text.startswith("warning: what is trained here cannot be exported: layer `1` (GELU)")
+
+
+def test_a_network_that_cannot_be_copied_is_trained_all_the_same():
+    model = wide(nn.ReLU())
+    model.cache = torch.ones(2, requires_grad=True) * 2
+    [text] = told(model)
+    assert text.startswith("note: whether this can be exported was not found out: RuntimeError")
