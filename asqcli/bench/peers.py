@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from asqcli.bench.quiet import quiet
-from asqcli.errors import AsqError, first_line
+from asqcli.errors import AsqError, UsageError, first_line
 from asqcli.models.names import is_factory
 
 Run = Callable[[], np.ndarray]
@@ -104,12 +104,16 @@ def float_network(name: str, factory: str | None, *, classes: int, image_size: i
         NoPeer: it cannot be built, or is not that network.
     """
     from asqcli.models.meta import build_on_meta
-    from asqcli.models.registry import build_model
+    from asqcli.models.registry import build_model, require_known
     from asqcli.overhead.count import count_network
 
     if factory is None and is_factory(name):
         raise NoPeer(f"the network comes from the factory `{name}`: name it with --model")
     wanted = factory or name
+    try:
+        require_known(wanted)
+    except UsageError as error:
+        raise NoPeer(f"`{name}` is no network that asq knows: name the factory that makes it with --model") from error
     try:
         if not is_factory(wanted):  # counted before there is memory for its weights
             _require_same(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import sys
 import traceback
@@ -51,8 +53,12 @@ def main() -> None:
 
 def run() -> int:
     """Run the command line; return the exit code."""
+    for stream in ("stdout", "stderr"):  # None where the shell closed them
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # what cannot be written is told here, not by the interpreter at its end
     except AsqError as error:
         return _fail(error.exit_code, error.message, error.hint)
     except ParserError as error:
@@ -62,7 +68,12 @@ def run() -> int:
         return _fail(ExitCode.USAGE, _parser_message(error), _option_hint(error))
     except (KeyboardInterrupt, typer.Abort):
         return _fail(ExitCode.INTERRUPTED, "interrupted", None)
+    except BrokenPipeError:  # the reader has read enough
+        _close_stdout()
+        return ExitCode.OK
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _fail(ExitCode.MACHINE, f"the results cannot be written: {error.strerror}", None)
         if ran_out_of_memory(error):
             return _fail(ExitCode.MACHINE, "out of memory", "try a smaller `--batch-size` or image")
         return _fail(
@@ -79,9 +90,18 @@ def _fail(code: int, message: str, hint: str | None) -> int:
         traceback.print_exc()
     if "--json" in sys.argv:
         name = ExitCode(code).name.lower()
-        print(json.dumps({"schema": 1, "error": {"code": name, "message": message, "hint": hint}}, indent=2))
+        try:
+            print(json.dumps({"schema": 1, "error": {"code": name, "message": message, "hint": hint}}, indent=2))
+            sys.stdout.flush()
+        except OSError:
+            _close_stdout()
     sys.stderr.write(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
     return int(code)
+
+
+def _close_stdout() -> None:
+    """Let what is still to be written to stdout vanish; the interpreter would try once more, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser_message(error) -> str:

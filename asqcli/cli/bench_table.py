@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from asqcli.cli.console import stdout
+from asqcli.cli.console import print_table, stdout
 
 WIDTH = 100
 SHOWN = 0.01  # steps that take less of the time are told together
@@ -17,11 +17,7 @@ def print_bench(bench: dict) -> None:
     images = "1 image" if bench["batch"] == 1 else f"{bench['batch']} images"
     size = bench["input_size"]
     threads = "1 thread" if bench["threads"] == 1 else f"{bench['threads']} threads"
-    table = Table(
-        title=f"{bench['model']} on {images} of {size}x{size} pixels, {threads}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("engine")
     for heading in ("median ms", "quartiles ms", "asq / engine", "cores busy"):
         table.add_column(heading, justify="right")
@@ -37,7 +33,7 @@ def print_bench(bench: dict) -> None:
         )
     for name in bench["missing"]:
         table.add_row(name, "missing", "", "", "")
-    console.print(table)
+    print_table(console, f"{bench['model']} on {images} of {size}x{size} pixels, {threads}", table)
     _say(f"medians over {bench['rounds']} rounds, all engines in turn; asq / engine below 1: asq is faster")
     if bench["disturbed"]:
         _say("other work took the cores meanwhile, from long runs more than from short ones: do not rely on this")
@@ -53,7 +49,7 @@ def print_bench(bench: dict) -> None:
 def _print_steps(bench: dict) -> None:
     """Print where the engine's time goes, step by step on one thread."""
     peak = bench["peak_gmacs"]
-    table = Table(title="where the time goes, on one thread", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("step")
     for heading in ("steps", "us each", "% of all", "GMAC/s", "of peak"):
         table.add_column(heading, justify="right")
@@ -72,7 +68,7 @@ def _print_steps(bench: dict) -> None:
     if others:
         share = 100 * sum(step["all_microseconds"] for step in others) / total
         table.add_row("all others", str(sum(step["count"] for step in others)), "", f"{share:.1f}", "", "")
-    stdout().print(table)
+    print_table(stdout(), "where the time goes, on one thread", table)
     _say(f"together {total:.0f} us" + (f"; peak of the kernel's instruction: {peak:.0f} GMAC/s" if peak else ""))
 
 

@@ -42,12 +42,24 @@ def print_json(document: dict) -> None:
 
 def print_facts(title: str, facts: dict[str, str]) -> None:
     """Print names and values as a table on stdout."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column()
     for name, value in facts.items():
         table.add_row(name, value)
-    stdout().print(table)
+    print_table(stdout(), title, table)
+
+
+def print_table(console: Console, title: str, table: Table) -> None:
+    """Print a table under its title; rich's own titles are broken and padded to the table's width."""
+    console.print(title, style="italic", markup=False, soft_wrap=True)
+    console.print(table)
+
+
+def warn(text: str | None) -> None:
+    """Tell of something on stderr that does not end the command; of nothing where there is nothing."""
+    if text is not None:
+        stderr().print(f"warning: {text}", markup=False, soft_wrap=True)
 
 
 def percent(value: float | None) -> str:
@@ -55,9 +67,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}%"
 
 
-def layer_table(plans: list[LayerPlan]) -> Table:
-    """Return the per-layer table: what is quantized, how, to how many bits."""
-    table = Table(title="Layers in the order of execution", title_justify="left")
+def print_layers(console: Console, plans: list[LayerPlan]) -> None:
+    """Print what becomes of each layer: what is quantized, how, to how many bits."""
+    table = Table()
     for heading in ("layer", "kind", "weights", "activations", "input", "adapter"):
         table.add_column(heading)
     for plan in plans:
@@ -70,9 +82,16 @@ def layer_table(plans: list[LayerPlan]) -> Table:
             _operand(plan.weights),
             _operand(activations),
             signed if activations else "",
-            f"hidden {adapter['hidden']}" if adapter else "",
+            _adapter(adapter) if adapter else "",
         )
-    return table
+    print_table(console, "Layers in the order of execution", table)
+
+
+def _adapter(settings: dict) -> str:
+    details = [f"hidden {settings['hidden']}"]
+    details += ["float"] if settings["bits"] == "float" else []
+    details += ["relu"] if settings["output"] == "relu" else []
+    return ", ".join(details)
 
 
 def _operand(settings: dict | None) -> str:
@@ -81,6 +100,8 @@ def _operand(settings: dict | None) -> str:
     details = [str(settings[k]) for k in ("grid",) if k in settings]
     details += ["per tensor"] if settings.get("per") == "tensor" else []
     details += ["printed levels"] if settings.get("levels") == "printed" else []
+    details += ["normalized"] if settings.get("normalize") else []
+    details += ["Eq. 6"] if settings.get("dequantize_by") == "step_size" else []
     return f"{settings['quantizer']} {settings['bits']} bits" + (f" ({', '.join(details)})" if details else "")
 
 
@@ -98,7 +119,7 @@ class ConsoleReporter(Reporter):
         self.console.print(text, markup=False, soft_wrap=True)
 
     def plan(self, plans: list[LayerPlan]) -> None:
-        self.console.print(layer_table(plans))
+        print_layers(self.console, plans)
 
     def outlook(self, model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> None:
         from asqcli.cli.outlook import outlook

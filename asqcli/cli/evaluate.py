@@ -140,18 +140,23 @@ def _open(target: str, weights: str | None, data: str | None):
 
 
 def _open_checkpoint(path: Path, source: str, model_name: str | None, data: str | None):
+    from asqcli.cli.console import warn
     from asqcli.data.source import open_data
     from asqcli.train.checkpoint import load_checkpoint
     from asqcli.train.pipeline import preprocessing_of
-    from asqcli.train.restore import restore_model
+    from asqcli.train.restore import restore_model, unfinished
 
     checkpoint = load_checkpoint(path)
+    warn(unfinished(path, checkpoint))
     recipe = checkpoint.recipe
-    if model_name not in (None, recipe.model):
-        raise UsageError(f"`{source}` was trained with the model `{recipe.model}`, not `{model_name}`")
     model = restore_model(checkpoint, source=source, factory=model_name)
     name = data or recipe.data.name
-    images = open_data(name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
+    try:
+        images = open_data(name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
+    except InputError as error:
+        if data is not None:
+            raise
+        raise InputError(error.message, f"`{source}` was trained on it; name where it is now with --data") from error
     if images.classes != checkpoint.classes:
         raise InputError(f"the classes in `{name}` are not those that `{source}` was trained on")
     return model, images

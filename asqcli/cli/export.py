@@ -42,13 +42,14 @@ def export(
         require_onnx()  # before anything else: it takes the package to know an earlier export, too
     _refuse_to_overwrite(file, format_)
     from asqcli.artifact.file import part_bytes, write_artifact
-    from asqcli.cli.console import print_json
+    from asqcli.cli.console import print_json, warn
     from asqcli.export.network import float_bytes
     from asqcli.files import write_atomically
     from asqcli.train.checkpoint import load_checkpoint
-    from asqcli.train.restore import restore_model
+    from asqcli.train.restore import restore_model, unfinished
 
     checkpoint = load_checkpoint(path)
+    warn(unfinished(path, checkpoint))
     network = restore_model(checkpoint, source=run, factory=model)
     artifact = _export(checkpoint, network)
     content = write_artifact(artifact) if format_ is Format.asq else write_onnx(artifact)
@@ -75,7 +76,7 @@ def _find(run: str) -> Path:
 
     path = find_checkpoint(run)
     if path is None:
-        raise InputError(f"no run folder or checkpoint `{run}`", "`asq quantize` makes one")
+        raise InputError(f"`{run}` is no run folder or checkpoint", "`asq quantize` makes one")
     if not path.is_file():
         raise InputError(f"`{run}` has no checkpoint yet", "go on with `asq quantize --resume`")
     return path

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asqcli.engine.verify import Verification
 
 SPECIFICATION = "shift-lut"
+SHOWN_FILES = 5
 SPECIFICATION_IMAGES = 100  # of a data set that the slow kernel is run on
 
 
@@ -93,7 +94,8 @@ def infer(
         document["verify"] = _verification(verification, session, run)
     unreadable = [p.error for p in predictions if p.error is not None]
     if unreadable:
-        message = f"{len(unreadable)} of {len(predictions)} images cannot be read; {unreadable[0]}"
+        shown = "; ".join(unreadable[:SHOWN_FILES]) + ("; .." if len(unreadable) > SHOWN_FILES else "")
+        message = f"{len(unreadable)} of {len(predictions)} images cannot be read: {shown}"
         document["error"] = {"code": "input", "message": message, "hint": None}
     _show(document, predictions, verification, json_)
     if unreadable:  # what could be read is shown all the same, in the one document that a script expects
@@ -132,13 +134,16 @@ def _image_files(inputs: list[str]):
     """Yield the files that the arguments name.
 
     Raises:
-        InputError: a folder without images.
+        InputError: a folder or a list without images.
     """
     from asqcli.images import EXTENSIONS
 
     for text in inputs:
         if text == "-":
-            yield from (Path(line) for line in sys.stdin.read().splitlines() if line.strip())
+            listed = [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
+            if not listed:
+                raise InputError("standard input names no images")
+            yield from listed
         elif Path(text).is_dir():
             found = sorted(p for p in Path(text).rglob("*") if p.suffix.lower() in EXTENSIONS)
             if not found:
@@ -209,7 +214,7 @@ def _trained(session: Session, run: str, model: str | None):
 
     path = find_checkpoint(run)
     if path is None:
-        raise InputError(f"no run folder or checkpoint `{run}`")
+        raise InputError(f"`{run}` is no run folder or checkpoint")
     checkpoint = load_checkpoint(path)
     if checkpoint.classes != session.artifact.document.classes:
         raise InputError(f"`{run}` has other classes than the exported network")
@@ -251,7 +256,7 @@ def _verification(result: Verification, session: Session, run: str | None) -> di
 
 
 def _show(document: dict, predictions: list[Prediction], verification, json_: bool) -> None:
-    from asqcli.cli.console import percent, print_facts, print_json, stdout
+    from asqcli.cli.console import percent, print_facts, print_json, print_table, stdout
 
     if json_:
         print_json(document)
@@ -259,7 +264,7 @@ def _show(document: dict, predictions: list[Prediction], verification, json_: bo
     if predictions:
         from rich.table import Table
 
-        table = Table(title=f"Most likely classes, by the kernel {document['kernel']}", title_justify="left")
+        table = Table()
         for heading, side in (("image", "left"), ("class", "left"), ("score", "right")):
             table.add_column(heading, justify=side, overflow="fold")
         for prediction in predictions:
@@ -267,7 +272,7 @@ def _show(document: dict, predictions: list[Prediction], verification, json_: bo
                 table.add_row(_text(prediction.path), "cannot be read", "")
             for rank, c in enumerate(prediction.classes):
                 table.add_row("" if rank else _text(prediction.path), _text(c.label), f"{100 * c.score:.1f}%")
-        stdout().print(table)
+        print_table(stdout(), f"Most likely classes, by the kernel {document['kernel']}", table)
     if "top1" in document:
         facts = {"measured on": document["measured_on"], "kernel": document["kernel"]}
         facts |= {"top-1": percent(document["top1"]), "top-5": percent(document["top5"])}

@@ -43,7 +43,6 @@ def outlook(model: nn.Module, plans: list[LayerPlan], *, image_size: int, classe
 def _trial(model: nn.Module, plans: list[LayerPlan], image_size: int, classes: tuple[str, ...]) -> tuple[int, int]:
     """Return (bytes of the file, bytes of the adapters in it)."""
     from asqcli.artifact import document as doc
-    from asqcli.artifact import write_artifact
     from asqcli.artifact.file import part_bytes
     from asqcli.export.network import export_network
 
@@ -55,7 +54,8 @@ def _trial(model: nn.Module, plans: list[LayerPlan], image_size: int, classes: t
         preprocessing=doc.Input(image_size=image_size, resize=image_size, mean=(0.0,) * 3, std=(1.0,) * 3),
         provenance=doc.Provenance(asqcli="", model=""),
     )
-    return len(write_artifact(artifact)), part_bytes(artifact)["adapters"]
+    parts = part_bytes(artifact)
+    return sum(parts.values()), parts["adapters"]
 
 
 def _with_hidden(plan: LayerPlan, hidden: int) -> LayerPlan:

@@ -51,9 +51,11 @@ def overhead(
     rows = [_row(network, b) for b in widths]
     over = [r for r in rows if max_param_percent is not None and r["param_percent"] > max_param_percent]
     if plot is not None:
+        from asqcli.cli.console import stderr
         from asqcli.overhead.plot import write_plot
 
         write_plot(plot, model, rows)
+        stderr().print(f"picture: {plot}", markup=False, soft_wrap=True)
     document = _document(model, network, rows, per_layer)
     if max_param_percent is not None:
         document |= {"max_param_percent": max_param_percent, "passed": not over}

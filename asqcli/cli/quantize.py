@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from typing import Annotated
 
@@ -17,6 +19,8 @@ from asqcli.cli.options import (
     WeightsOption,
 )
 from asqcli.errors import UsageError
+
+SHOWN_KEYS = 8  # of those that differ
 
 
 def quantize(
@@ -44,7 +48,7 @@ def quantize(
     out: Annotated[
         str | None, typer.Option("--out", metavar="DIR", help="The run's folder. Default: runs/NAME.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run in --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run in --out, or in runs/NAME.")] = False,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="RUN", help="Go on with an interrupted run.")
     ] = None,
@@ -96,6 +100,8 @@ def _start(request, device, threads, out, force, dry_run, profile, json_) -> Non
     from asqcli.cli.resolve import resolve
 
     resolved = resolve(request)
+    if profile:  # torch's profiler would tell of itself on stderr
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
     from asqcli.cli.signals import StopSignals
     from asqcli.train import pipeline
@@ -140,9 +146,11 @@ def _refuse_another_recipe(stored, asked, run: str) -> None:
     if stored == asked:
         return
     before, after = (_flat(r.model_dump(mode="json")) for r in (stored, asked))
-    changed = [f"`{k}` {before.get(k)} -> {after.get(k)}" for k in {**before, **after} if before.get(k) != after.get(k)]
+    keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
+    changed = [f"`{k}` {json.dumps(before.get(k))} -> {json.dumps(after.get(k))}" for k in keys[:SHOWN_KEYS]]
+    more = f", and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
     raise UsageError(
-        f"`{run}` cannot be resumed with another recipe: {', '.join(changed)}",
+        f"`{run}` cannot be resumed with another recipe: {', '.join(changed)}{more}",
         "leave these out, or start a new run",
     )
 
@@ -175,7 +183,7 @@ def _show_rehearsal(recipe, plans, json_) -> None:
 
     import yaml
 
-    from asqcli.cli.console import layer_table, print_json, stdout
+    from asqcli.cli.console import print_json, print_layers, stdout
 
     resolved = recipe.model_dump(mode="json")
     if json_:
@@ -183,7 +191,7 @@ def _show_rehearsal(recipe, plans, json_) -> None:
         return
     sys.stdout.write(yaml.safe_dump(resolved, sort_keys=False))
     if plans:
-        stdout().print(layer_table(plans))
+        print_layers(stdout(), plans)
 
 
 def _show_profile(profile, json_: bool) -> None:

@@ -16,10 +16,10 @@ def list_recipes(debug: DebugOption = False) -> None:
     """Table the recipes that come with asq."""
     from rich.table import Table
 
-    from asqcli.cli.console import stdout
+    from asqcli.cli.console import print_table, stdout
     from asqcli.recipe.shipped import header, shipped_recipes
 
-    table = Table(title="Recipes: `asq quantize --recipe NAME`", title_justify="left")
+    table = Table()
     table.add_column("name", no_wrap=True)
     table.add_column("what it does")
     table.add_column("takes")
@@ -27,7 +27,7 @@ def list_recipes(debug: DebugOption = False) -> None:
         what, *details = header(path)
         takes = next(line for line in details if line.startswith("Takes: "))
         table.add_row(name, what, takes.removeprefix("Takes: "))
-    stdout().print(table)
+    print_table(stdout(), "Recipes: `asq quantize --recipe NAME`", table)
 
 
 @app.command()

@@ -132,13 +132,17 @@ def _folder_samples(folder: Path) -> DataSet[Samples]:
             raise InputError(f"the splits have other classes: {', '.join(lacks)}")
     train, val, test = (listed[s][1] if s in listed else None for s in ("train", "val", "test"))
     if test is not None:
-        result_name = f"{len(test):,} images of `{folders['test']}`"
+        result_name = f"{_count(test)} of `{folders['test']}`"
     elif val is not None:
-        test, val, result_name = val, None, f"{len(val):,} images of `{folders['val']}`"
+        test, val, result_name = val, None, f"{_count(val)} of `{folders['val']}`"
     else:
         train, test = _hold_out(train, folders["train"])
-        result_name = f"{len(test):,} held-out images, a tenth of `{folders['train']}`"
+        result_name = f"{_count(test, 'held-out ')}, a tenth of `{folders['train']}`"
     return DataSet(classes, _files(train), _files(test), _files(val), result_name)
+
+
+def _count(samples: list, kind: str = "") -> str:
+    return f"{len(samples):,} {kind}image{'' if len(samples) == 1 else 's'}"
 
 
 def _files(samples: list[tuple[Path, int]] | None) -> FileSamples | None:

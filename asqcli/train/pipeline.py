@@ -370,6 +370,10 @@ def profile(recipe: Recipe, around: Surroundings, *, source: str) -> StepProfile
 def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[DataSet[Split], Start, list[LayerPlan]]:
     data = _open_training_data(recipe)
     around.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
+    for part, split in (("training", data.train), ("test", data.result)):
+        if lacking := len(data.classes) - len(split.labels.unique()):
+            have = "has" if lacking == 1 else "have"
+            around.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
     start = start_model(recipe, len(data.classes), around.reporter)
     plans = _plan(recipe, start.model, len(data.classes), around, source)
     return data, start, plans

@@ -19,13 +19,14 @@ from asqcli.train.optimizer import make_optimizer
 
 WARM_STEPS, TIMED_STEPS, TRACED_STEPS = 3, 10, 3
 # Names of operators to the part of the step that they belong to; the first that matches counts.
+SMALL_PARTS = "adapters, pools and linear layers"
 PARTS = {
     "FakeQuantize": "fake quantizers",
     "conv": "convolutions",
     "batch_norm": "batch norm",
-    "mean": "adapters and pools",
-    "mm": "adapters and linear layers",
-    "linear": "adapters and linear layers",
+    "mean": SMALL_PARTS,
+    "mm": SMALL_PARTS,
+    "linear": SMALL_PARTS,
     "threshold_backward": "relu",
     "clamp_min": "relu",
     "relu": "relu",

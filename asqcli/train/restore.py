@@ -12,7 +12,7 @@ from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.nn.prepare import prepare
 from asqcli.train.checkpoint import Checkpoint, is_checkpoint
-from asqcli.train.run_folder import LAST, RunFolder
+from asqcli.train.run_folder import CHECKPOINTS, LAST, RECIPE, RESULT, RunFolder
 
 LONGEST_REASON = 300  # characters: PyTorch lists every parameter that is missing
 
@@ -23,6 +23,15 @@ def find_checkpoint(target: str) -> Path | None:
     if path.is_dir():
         return RunFolder.open(path).checkpoint(LAST)
     return path if path.is_file() and is_checkpoint(path) else None
+
+
+def unfinished(path: Path, checkpoint: Checkpoint) -> str | None:
+    """Return in words where the run around a checkpoint's file stopped, None where it is finished or there is none."""
+    folder = path.parent.parent
+    if path != folder / CHECKPOINTS / LAST or not (folder / RECIPE).is_file() or (folder / RESULT).is_file():
+        return None
+    progress = checkpoint.progress
+    return f"the run `{folder}` is not finished: it stands in epoch {progress.epoch + 1} of the {progress.phase} phase"
 
 
 def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = None) -> nn.Module:
@@ -58,10 +67,13 @@ def require_factory_named(name: str, factory: str | None, source: str) -> None:
     """Refuse to import a factory that only a run folder names; other models are ours to build.
 
     Raises:
-        UsageError: the caller named none, or another.
+        UsageError: the caller named another model, or none where it is a factory.
     """
-    if is_factory(name) and factory != name:
+    if factory not in (None, name):
+        raise UsageError(f"`{source}` was trained with the model `{name}`, not `{factory}`")
+    if is_factory(name) and factory is None:
         raise UsageError(
             f"`{source}` was trained with the model `{name}`, which is code; a run may not import it by itself",
-            f"name it yourself: `asq eval {name} --weights {source}`, or `asq quantize {name} --resume {source}`",
+            f"name it yourself: `asq eval {name} --weights {source}`, `asq quantize {name} --resume {source}`, or "
+            f"`--model {name}` with `asq export` and `asq infer`",
         )

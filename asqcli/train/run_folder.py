@@ -72,15 +72,15 @@ class RunFolder:
 
     @classmethod
     def create(cls, out: str | None, name: str, *, force: bool) -> RunFolder:
-        """Make a fresh folder: `out`, or `runs/name`, numbered when that is taken.
+        """Make a fresh folder: `out`, or `runs/name`, numbered when that is taken and not to be replaced.
 
         Raises:
             UsageError: `out` is there already and `force` is not given, or it holds what no run wrote.
             MachineError: it cannot be written.
         """
-        if not out:
-            return cls(_make_numbered(Path("runs") / name))
-        path = Path(out)
+        path = Path(out) if out else Path("runs") / name
+        if not out and not force:
+            return cls(_make_numbered(path))
         with machine_errors(path):
             if path.is_dir() and not any(path.iterdir()):
                 return cls(path)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from asqcli.errors import InputError, MachineError
-from asqcli.models.registry import build_model
+from asqcli.errors import InputError, MachineError, UsageError
+from asqcli.models.registry import build_model, official_weights
 from asqcli.models.weights import fetch_official, load_weights, read_weights
 from asqcli.recipe.schema import Recipe
 from asqcli.seeds import stream_seed
@@ -43,6 +43,8 @@ def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
     if wanted == "none":
         return Start(model, "none", warm_up=True)
     if wanted in ("auto", "official"):
+        if wanted == "official" and official_weights(recipe.model) is None:
+            raise UsageError(f"`{recipe.model}` has no official weights", "name a file or a run with --weights")
         try:
             state, name = fetch_official(recipe.model)
         except MachineError as error:

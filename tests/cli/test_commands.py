@@ -132,11 +132,14 @@ def test_dry_run_trains_nothing_and_its_recipe_can_be_run(tmp_path):
     assert not (tmp_path / "runs").exists()
     (tmp_path / "mine.yaml").write_text(json.dumps(document["recipe"]))  # JSON is YAML
     assert asq("recipe", "validate", "mine.yaml", cwd=tmp_path).returncode == 0
+    (tmp_path / "unknown.yaml").write_text("model: resnet21\n")
+    fails(2, "unknown model `resnet21`", "recipe", "validate", "unknown.yaml", cwd=tmp_path, hint="did you mean")
 
 
 def test_profile_measures_and_leaves_nothing(tmp_path):
     done = asq("quantize", "resnet20", "--profile", "--json", "--batch-size", "32", *QUICK, cwd=tmp_path)
     document = json.loads(done.stdout)
+    assert len(done.stderr.splitlines()) == 2  # the data and the weights, nothing of torch's
     assert document["ratio"] > 0 and sum(document["operators"].values()) == pytest.approx(100, abs=1)
     assert {"forward", "backward", "update"} == document["sections_ms"].keys()
     assert "fake quantizers" in document["operators"] and not (tmp_path / "runs").exists()
@@ -253,7 +256,14 @@ def test_an_own_network_on_own_images_from_an_own_recipe(tmp_path, image_folder)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     # the run folder does not import code by itself; the caller names it
-    fails(2, "is code", "eval", "r", cwd=tmp_path, hint="name it yourself")
+    fails(2, "is code", "eval", "r", cwd=tmp_path, hint="name it yourself: `asq eval own:net --weights r`")
+    fails(2, "is code", "export", "r", cwd=tmp_path, hint="name it yourself: ")
+    fails(2, "trained with the model `own:net`, not `own:pair`", "export", "r", "--model", "own:pair", cwd=tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "own.py").write_text(FACTORY)
+    hint = "`../r` was trained on it; name where it is now with --data"
+    fails(3, "`images`", "eval", "own:net", "--weights", "../r", cwd=elsewhere, hint=hint)
     measured = json.loads(asq("eval", "own:net", "--weights", "r", "--json", cwd=tmp_path).stdout)
     assert measured["top1"] == result["top1"]
     for factory, text in {

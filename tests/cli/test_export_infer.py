@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,11 @@ def test_classes_of_files_folders_and_lists(exported, images):
         cwd=images, input="b.jpg\nmany/z.png\n", capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert json.loads(listed.stdout)["predictions"] == document["predictions"]
+    empty = subprocess.run(
+        [sys.executable, "-m", "asqcli", "infer", str(exported[0]), "-"],
+        cwd=images, input="\n", capture_output=True, text=True,
+    )  # fmt: skip
+    assert (empty.returncode, empty.stdout) == (3, "") and "standard input names no images" in empty.stderr
     table = asq("infer", exported[0], "b.jpg", "--kernel", "shift-lut", cwd=images).stdout
     assert "b.jpg" in table and "shift-lut" in table and "%" in table
 
@@ -121,7 +127,7 @@ def test_inference_imports_no_torch(exported, images):
 def test_an_unreadable_image_loses_nothing(exported, images):
     (images / "broken.jpg").write_bytes((images / "b.jpg").read_bytes()[:200])
     done = asq("infer", exported[0], "a.png", "broken.jpg", "absent.png", "c.png", "--json", cwd=images)
-    assert done.returncode == 3 and "2 of 4 images cannot be read; `broken.jpg`" in done.stderr
+    assert done.returncode == 3 and "2 of 4 images cannot be read: `broken.jpg`" in done.stderr
     document = json.loads(done.stdout)
     assert ["classes" in p for p in document["predictions"]] == [True, False, False, True]
     assert "No such file" in document["predictions"][2]["error"] and document["error"]["code"] == "input"
@@ -156,13 +162,33 @@ def _two_classes(folder):
     return "data"
 
 
+def test_a_run_that_is_not_finished_says_so(run_folder, tmp_path):
+    shutil.copytree(run_folder[0], tmp_path / "r")
+    for arguments in (("export", "r"), ("eval", "r")):
+        assert "not finished" not in asq(*arguments, cwd=tmp_path).stderr
+    (tmp_path / "r" / "result.json").unlink()
+    for arguments in (("export", "r"), ("eval", "r")):
+        done = asq(*arguments, cwd=tmp_path)
+        assert done.returncode == 0 and "warning: the run `r` is not finished: it stands in epoch" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_results_that_cannot_be_written(run_folder):
+    for arguments in (["eval", str(run_folder[0])], ["eval", str(run_folder[0]), "--json"], ["recipe", "list"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "asqcli", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert (done.returncode, done.stderr) == (6, "error: the results cannot be written: No space left on device\n")
+
+
 def test_what_integers_cannot_hold_is_refused_by_name(tmp_path):
     for name, settings, text in (
         ("e", ["--set", "weights.grid=exact"], "layer `layer1.0.conv1` has weights on the grid `exact`"),
         ("f", ["--set", "first_last=float"], "layer `conv1` has float weights"),
     ):
         done = asq("quantize", "resnet20", "--scheme", "post", *QUICK, *settings, "--out", name, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0 and f"warning: what is trained here cannot be exported: {text}" in done.stderr
         fails(4, text, "export", name, cwd=tmp_path)
     done = asq("quantize", "resnet20", "--scheme", "float", *QUICK, "--out", "g", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -181,6 +181,10 @@ def test_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [RunFolder.create(None, "net-w4a4-post", force=False).path.name for _ in range(3)]
     assert names == ["net-w4a4-post", "net-w4a4-post-2", "net-w4a4-post-3"]
+    (Path("runs") / "net-w4a4-post" / "recipe.yaml").write_text("")
+    (Path("runs") / "net-w4a4-post" / "environment.json").write_text("")
+    replaced = RunFolder.create(None, "net-w4a4-post", force=True).path
+    assert replaced == Path("runs") / "net-w4a4-post" and not list(replaced.iterdir())
     run = RunFolder.create("mine", "x", force=False)
     run.write_recipe({"model": "x"}, None)
     run.write_environment({})

@@ -237,6 +237,19 @@ def test_options_of_the_quantizers_train(tmp_path, image_folder):
         assert result["images"] == 3
 
 
+def test_classes_without_images_are_told(tmp_path, write_image_folder):
+    folder, told = write_image_folder(tmp_path / "few", {"a": 1, "b": 1, "c": 1}), []
+
+    class Listener(Reporter):
+        def note(self, text):
+            told.append(text)
+
+    recipe = recipe_for(folder, "train.max_steps=1")
+    pipeline.rehearse(recipe, Surroundings(CPU, Listener()), source="")
+    assert "warning: 1 of 3 classes has no training images" in told
+    assert "warning: 2 of 3 classes have no test images" in told
+
+
 def test_large_images_are_streamed(tmp_path, write_image_folder):
     folder = write_image_folder(tmp_path / "large", {"a": 12, "b": 12}, size=(90, 80))
     recipe = recipe_for(folder, "train.max_steps=2", "data.workers=1")
