@@ -114,7 +114,8 @@ def _check_arguments(inputs, data, verify: bool, run, bench: bool, batch: int | 
     if batch is not None:
         raise UsageError("`--batch` is the number of images in a run of `--bench`")
     if bool(inputs) == (data is not None):
-        raise UsageError("name images, or a data set with --data" + (", not both" if inputs else ""))
+        both = ", not both" if inputs else ""
+        raise UsageError(f"name images, or a data set with --data{both}", "such as `asq infer FILE.asq cat.jpg`")
     if run is not None and not verify:
         raise UsageError("`--run` names the network for `--verify`")
 

@@ -231,7 +231,8 @@ def _show_result(result: dict, json_: bool) -> None:
         points = f" ({result['top1'] - result['float_top1']:+.2f} points)" if trained else ""
         facts["quantized top-1"] = percent(result["top1"]) + points
         facts["before training"] = percent(result["calibrated_top1"])
-    facts |= {"top-5": percent(result["top5"]), "seed": str(result["seed"]), "run": result["run"]}
+    facts["top-5"] = percent(result["top5"])
     if "beta" in result:
         facts["beta"] = "{:.2f} to {:.2f}".format(*result["beta"])
+    facts |= {"seed": str(result["seed"]), "run": result["run"]}
     print_facts("Result", facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import Any, Protocol, get_args
 
@@ -60,6 +61,8 @@ def mistake_in_words(error: dict, source: Source, *, inside: Keys = ()) -> Mista
     path = _key_path((*inside, *(str(part) for part in error["loc"])))
     key, where, given, kind = ".".join(path), source.where(path), error.get("input"), error["type"]
     limits = error.get("ctx", {})
+    if given is None or isinstance(given, bool):
+        given = json.dumps(given)  # as YAML has it, not as Python
     operand = next((p for p in path if p in OPERANDS), None)
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1], error["loc"])

@@ -1,6 +1,7 @@
 """Training with quantization in the loop.
 
-pipeline      a recipe to a finished run: data, weights, warm-up, calibration, training, result
+pipeline      ways into a run: from a recipe, from a checkpoint
+run           one run: warm-up, calibration, training, result
 start         the float network that a run starts from
 plans         which layers are quantized, and how
 calibration   signedness and starting values of the quantizers

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from asqcli.cli.resolve import Request, resolve
+from asqcli.data.source import open_data
 from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError
 from asqcli.nn.prepare import quant_layers
 from asqcli.train import loop, pipeline
 from asqcli.train.checkpoint import load_checkpoint, save_checkpoint
+from asqcli.train.evaluate import evaluate
 from asqcli.train.reporter import Reporter
 from asqcli.train.restore import restore_model
 from asqcli.train.surroundings import StopRequested, Surroundings
@@ -58,8 +60,8 @@ def test_a_run_leaves_everything_and_evaluates_to_its_result(tmp_path, image_fol
     checkpoint = load_checkpoint(out / "checkpoints" / "last")
     model = restore_model(checkpoint, source="run")
     assert len(list(quant_layers(model))) == 20
-    data = pipeline.open_data(str(image_folder), pipeline.preprocessing_of(checkpoint.recipe), workers=0)
-    again = pipeline.evaluate(model, data.result, batch_size=1, device=CPU)
+    data = open_data(str(image_folder), pipeline.preprocessing_of(checkpoint.recipe), workers=0)
+    again = evaluate(model, data.result, batch_size=1, device=CPU)
     assert (again.top1, again.images) == (result["top1"], result["images"])
 
 

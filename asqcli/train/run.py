@@ -1,0 +1,294 @@
+"""One run: float warm-up, calibration, training, result.
+
+What a run has decided stands in its `Progress.facts` and so in every checkpoint; going on with a run is to enter the
+same path at the phase that the checkpoint names.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+import torch
+from torch import nn
+
+from asqcli.accuracy import Accuracy
+from asqcli.data.samples import DataSet
+from asqcli.data.splits import Split
+from asqcli.errors import DivergedError, Interruption
+from asqcli.models.names import is_factory
+from asqcli.models.registry import build_model
+from asqcli.models.weights import load_weights, read_weights
+from asqcli.nn.prepare import LayerPlan
+from asqcli.recipe.schema import Recipe, scheme_of
+from asqcli.seeds import stream_seed
+from asqcli.train.batch_norm import reestimate_batch_norm
+from asqcli.train.betas import record_betas, span
+from asqcli.train.calibration import calibrate
+from asqcli.train.checkpoint import Checkpoint, Progress, require_fit, save_checkpoint, save_weights
+from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
+from asqcli.train.evaluate import EVAL_BATCH, evaluate
+from asqcli.train.loop import Phase, PhaseSettings
+from asqcli.train.objective import Objective
+from asqcli.train.run_folder import BEST, LAST, TEACHER, RunFolder
+from asqcli.train.start import Start
+from asqcli.train.surroundings import StopRequested, Surroundings
+
+SCHEMA = 1
+CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`
+AVERAGE_BATCH_NORM_BATCHES = 50
+AVERAGE = "average"
+
+
+class Run:
+    """One run of `asq quantize`, from the start or from a checkpoint."""
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, data: DataSet[Split], around: Surroundings) -> None:
+        self.recipe, self.folder, self.data, self.around = recipe, folder, data, around
+        self.plans: list[LayerPlan] = []  # of the network as it stands: empty while it is float
+        self.started = time.perf_counter()
+
+    def fresh(self, start: Start, plans: list[LayerPlan]) -> dict:
+        """Run everything; return the result."""
+        self.model = start.model.to(self.around.device)
+        facts = {"weights": start.weights}
+        warmup = self.recipe.train.warmup
+        if not self.recipe.quantized:
+            return self._train_float(Progress("float", facts=facts))
+        progress = Progress("warmup", facts=facts)
+        if start.warm_up and warmup.epochs and self.recipe.train.max_steps is None:
+            self._warm_up(progress)
+        elif start.warm_up:
+            facts["float_trained"] = False
+            # The batch-norm statistics of a network that was never trained say nothing of what flows through it, and
+            # starting values read off with them would make training diverge.
+            self._reestimate_batch_norm(self.recipe.calibration.batches)
+        return self._quantize(progress, plans)
+
+    def resume(self, checkpoint: Checkpoint, plans: list[LayerPlan], model: nn.Module) -> dict:
+        """Go on from a checkpoint; return the result."""
+        self.model, self.plans, progress = model.to(self.around.device), checkpoint.plans, checkpoint.progress
+        self.folder.cut_metrics(progress.metrics_lines)
+        if progress.phase == "float":
+            return self._train_float(progress, checkpoint)
+        if progress.phase == "qat":
+            return self._train_qat(progress, checkpoint)
+        self._warm_up(progress, checkpoint)
+        return self._quantize(progress, plans)
+
+    def _warm_up(self, progress: Progress, checkpoint: Checkpoint | None = None) -> None:
+        warmup = self.recipe.train.warmup
+        progress.facts["warmup_epochs"] = warmup.epochs
+        self.around.reporter.note(f"training a float baseline first, epochs: {warmup.epochs}")
+        settings = self._settings(epochs=warmup.epochs, lr=warmup.lr)
+        self._train(self._phase(settings, progress, Objective(), {}, checkpoint))
+
+    def _train_float(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
+        objective = Objective(label_smoothing=self.recipe.train.label_smoothing)
+        phase = self._phase(self._settings(), progress, objective, self._average(), checkpoint)
+        self._train(phase)
+        return self._finish(phase)
+
+    def _quantize(self, progress: Progress, plans: list[LayerPlan]) -> dict:
+        """From a float network to the result."""
+        facts = progress.facts
+        facts["float_top1"] = self._evaluate().top1
+        self.around.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
+        torch.manual_seed(stream_seed(self.recipe.train.seed, CALIBRATION_STREAM))  # adapters start at random
+        settings = self.recipe.calibration
+        images = self._training_images(settings.batches, CALIBRATION_STREAM)
+        if self.recipe.train.distillation is not None:
+            save_weights(self.folder.checkpoint(TEACHER), self.model.state_dict())
+        self.plans = calibrate(self.model, plans, images, start=settings.start)
+        facts["calibrated_top1"] = self._evaluate().top1
+        self.around.reporter.plan(self.plans)
+        self.around.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
+        return self._train_qat(Progress("qat", metrics_lines=progress.metrics_lines, facts=facts))
+
+    def _train_qat(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
+        train = self.recipe.train
+        objective = Objective(label_smoothing=train.label_smoothing)
+        if train.distillation is not None:
+            objective = Objective(
+                label_smoothing=train.label_smoothing, teacher=self._teacher(), **train.distillation.model_dump()
+            )
+        companions: dict[str, Companion] = self._average()
+        if train.freeze_oscillations is not None:
+            # Before the average, which is to see the weights as they are held.
+            companions = {"oscillations": OscillationFreezer(self.model, train.freeze_oscillations), **companions}
+        settings = self._settings(max_steps=train.max_steps)
+        phase = self._phase(settings, progress, objective, companions, checkpoint)
+        self._train(phase)
+        return self._finish(phase)
+
+    def _teacher(self) -> nn.Module:
+        """Return the float network as it was before quantization, from the file that `_quantize` wrote."""
+        teacher, file = build_model(self.recipe.model, len(self.data.classes)), self.folder.checkpoint(TEACHER)
+        load_weights(teacher, read_weights(file), source=str(file), replace_head=False)
+        return teacher.to(self.around.device).eval()
+
+    def _average(self) -> dict[str, Companion]:
+        decay = self.recipe.train.average_decay
+        return {} if decay is None else {AVERAGE: WeightAverage(self.model, decay)}
+
+    def _phase(
+        self,
+        settings: PhaseSettings,
+        progress: Progress,
+        objective: Objective,
+        companions: dict[str, Companion],
+        checkpoint: Checkpoint | None,
+    ) -> Phase:
+        if checkpoint is not None:
+            states = {name: companion.state() for name, companion in companions.items()}
+            require_fit(checkpoint, self.model, states, source=self.folder.checkpoint(LAST))
+        return Phase(
+            self.model,
+            self.data.train,
+            settings,
+            progress,
+            device=self.around.device,
+            objective=objective,
+            companions=companions,
+            checkpoint=checkpoint,
+        )
+
+    def _settings(self, **changes) -> PhaseSettings:
+        t = self.recipe.train
+        values = {n: getattr(t, n) for n in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "seed")}
+        return PhaseSettings(**{**values, "max_steps": t.max_steps, **changes})
+
+    def _train(self, phase: Phase) -> None:
+        around, progress = self.around, phase.progress
+
+        def after_epoch(record: dict) -> None:
+            best = f"best_{progress.phase}"
+            better = self.data.watch is not None and record["top1"] > progress.facts.get(best, -1.0)
+            if better:
+                progress.facts[best] = record["top1"]
+            self.folder.append_metrics(record)
+            self._save(LAST, phase)
+            if better:
+                self._save(BEST, phase)
+
+        def save() -> None:
+            self._save(LAST, phase)
+
+        try:
+            save()
+            phase.run(
+                reporter=around.reporter,
+                poll=around.poll,
+                watch=lambda: self._watch(phase),
+                after_epoch=after_epoch,
+                save=save,
+            )
+        except StopRequested as stop:
+            save()
+            raise Interruption(
+                stop.signal_number,
+                f"stopped in epoch {progress.epoch + 1} of the {progress.phase} phase; the work so far is saved",
+                how_to_go_on(self.recipe, self.folder),
+            ) from None
+
+    def _watch(self, phase: Phase) -> dict:
+        """Return what to put beside an epoch: accuracy on the validation split, else on the result's images; betas."""
+        with record_betas(self.model) as betas, self._averaged(phase):
+            accuracy = self._evaluate(watch=True)
+        watched = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
+        return {**watched, "beta": betas} if betas else watched
+
+    @contextmanager
+    def _averaged(self, phase: Phase) -> Iterator[None]:
+        """Hold the model at the average of its weights, where there is one."""
+        average = phase.companions.get(AVERAGE)
+        if average is None:
+            yield
+            return
+        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(average.state())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def _evaluate(self, *, watch: bool = False) -> Accuracy:
+        split = self.data.watch if watch and self.data.watch is not None else self.data.result
+        accuracy = evaluate(self.model, split, batch_size=EVAL_BATCH, device=self.around.device, poll=self.around.poll)
+        if not math.isfinite(accuracy.loss):
+            raise DivergedError(
+                "the network answers images with NaN or infinity",
+                "try a lower `--lr`; the last checkpoint is from before",
+            )
+        return accuracy
+
+    def _save(self, name: str, phase: Phase) -> None:
+        state = Checkpoint(
+            self.recipe,
+            phase.progress,
+            self.plans,
+            self.data.classes,
+            self.model.state_dict(),
+            phase.momentum(),
+            {name: companion.state() for name, companion in phase.companions.items()},
+        )
+        save_checkpoint(self.folder.checkpoint(name), state)
+
+    def _training_images(self, count: int, stream: int) -> list[torch.Tensor]:
+        """Return `count` batches of shuffled training images on the device; `stream` names the order."""
+        t = self.recipe.train
+        batches = self.data.train.train_batches(t.batch_size, seed=(t.seed, stream))
+        return [images.to(self.around.device) for _, (images, _) in zip(range(count), batches, strict=False)]
+
+    def _reestimate_batch_norm(self, batches: int) -> None:
+        reestimate_batch_norm(self.model, self._training_images(batches, BATCH_NORM_STREAM))
+
+    def _settle(self, phase: Phase) -> None:
+        """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
+        average, batches = phase.companions.get(AVERAGE), self.recipe.train.batch_norm_batches
+        if average is not None:
+            self.model.load_state_dict(average.state())
+            # The running statistics belong to the weights before averaging: at 2 bits they cost half of the accuracy.
+            batches = batches or AVERAGE_BATCH_NORM_BATCHES
+        if batches:
+            self._reestimate_batch_norm(batches)
+        if average is not None or batches:
+            self._save(LAST, phase)
+
+    def _finish(self, phase: Phase) -> dict:
+        """Measure the last weights, never the best epoch, and write the result."""
+        self._settle(phase)
+        with record_betas(self.model) as betas:
+            accuracy = self._evaluate()
+        recipe, progress, facts = self.recipe, phase.progress, phase.progress.facts
+        result = {
+            "schema": SCHEMA,
+            "run": str(self.folder.path),
+            "model": recipe.model,
+            "scheme": scheme_of(recipe.weights.quantizer, recipe.activations.quantizer),
+            "weight_bits": getattr(recipe.weights, "bits", "float"),
+            "activation_bits": getattr(recipe.activations, "bits", "float"),
+            "layer_rules": len(recipe.layers),
+            "weights": facts["weights"],
+            "warmup_epochs": facts.get("warmup_epochs", 0),
+            "data": recipe.data.name,
+            "measured_on": self.data.result_name,
+            "float_top1": facts.get("float_top1", accuracy.top1),
+            "float_trained": facts.get("float_trained", True),
+            "calibrated_top1": facts.get("calibrated_top1"),
+            **asdict(accuracy),
+            **({"beta": list(span(betas))} if betas else {}),
+            "epochs": progress.epoch,
+            "seed": recipe.train.seed,
+            "seconds": round(time.perf_counter() - self.started, 1),
+        }
+        self.folder.write_result(result)
+        return result
+
+
+def how_to_go_on(recipe: Recipe, folder: RunFolder) -> str:
+    factory = f"{recipe.model} " if is_factory(recipe.model) else ""
+    return f"go on with `asq quantize {factory}--resume {folder.path}`"
