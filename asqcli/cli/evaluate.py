@@ -67,6 +67,8 @@ def evaluate(
         print_json(document)
     else:
         facts = {"target": target, "weights": name, "measured on": measured_on}
+        if name == target:
+            del facts["weights"]
         facts |= {"top-1": percent(accuracy.top1), "top-5": percent(accuracy.top5), "loss": f"{accuracy.loss:.4f}"}
         print_facts("Accuracy", facts)
     if not passed:

@@ -167,5 +167,6 @@ def _print_summary(document: dict) -> None:
         if "float_top1" in document:
             facts["float top-1"] = f"{percent(document['float_top1'])}, before training with quantization"
         facts["quantized top-1"] = f"{percent(document['quantized_top1'])}, in training's own arithmetic"
-        facts["integer top-1"] = f"{percent(document['integer_top1'])}, in the integer engine"
+        engine = "in the integer engine" if document["format"] == "asq" else "in asq's engine; the file was not run"
+        facts["integer top-1"] = f"{percent(document['integer_top1'])}, {engine}"
     print_facts("Exported", facts)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from asqcli.artifact.file import is_artifact
 from asqcli.errors import InputError, MachineError, UsageError
 from asqcli.models.registry import build_model, official_weights
 from asqcli.models.weights import fetch_official, load_weights, read_weights
@@ -55,6 +56,11 @@ def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
     elif (checkpoint_path := find_checkpoint(wanted)) is not None:
         name = wanted
         state = _float_state(load_checkpoint(checkpoint_path), model)
+    elif is_artifact(Path(wanted)):
+        raise InputError(
+            f"`{wanted}` is an exported network, which holds no float weights",
+            "name the run that it was exported from, or measure it with `asq eval FILE.asq`",
+        )
     else:
         state, name = read_weights(Path(wanted)), wanted
     report = load_weights(model, state, source=name, replace_head=True)

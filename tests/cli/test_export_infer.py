@@ -162,6 +162,12 @@ def _two_classes(folder):
     return "data"
 
 
+def test_an_exported_file_holds_no_float_weights(exported, tmp_path):
+    for command in ("eval", "quantize"):
+        fails(3, "is an exported network, which holds no float weights", command, "resnet20", "--weights", exported[0],
+              cwd=tmp_path, hint="name the run that it was exported from")  # fmt: skip
+
+
 def test_a_run_that_is_not_finished_says_so(run_folder, tmp_path):
     shutil.copytree(run_folder[0], tmp_path / "r")
     for arguments in (("export", "r"), ("eval", "r")):
