@@ -83,7 +83,7 @@ def test_the_float_network_is_that_of_the_file(tmp_path, monkeypatch):
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     with torch.no_grad():  # settled batch norms: values neither fade nor grow
         assert 1e-3 < model(torch.randn(4, 3, 32, 32)).std() < 1e3
-    for name, text in (("resnet20", "they are not the same"), ("tinynet", "unknown model `tinynet`"),
+    for name, text in (("resnet20", "they are not the same"), ("tinynet", "`tinynet` is no network that asq knows"),
                        ("shop:net", "the factory `shop:net`: name it with --model")):  # fmt: skip
         with pytest.raises(NoPeer, match=text):
             float_network(name, None, classes=10, image_size=32, multiply_adds=multiply_adds)

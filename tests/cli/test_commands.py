@@ -185,7 +185,7 @@ def test_weights_that_do_not_fit_or_are_none(tmp_path):
     (tmp_path / "evil.pt").write_bytes(b"cos\nsystem\n(S'touch harm'\ntR.")
     fails(3, "evil.pt", "quantize", "resnet20", "--weights", "evil.pt", cwd=tmp_path)
     fails(3, "no weights file", "eval", "resnet20", "--weights", "absent.pt", cwd=tmp_path)
-    fails(6, "no official weights", "quantize", "resnet20", "--weights", "official", cwd=tmp_path)
+    fails(2, "no official weights", "quantize", "resnet20", "--weights", "official", cwd=tmp_path)
     assert not (tmp_path / "harm").exists() and not (tmp_path / "runs").exists()
 
 

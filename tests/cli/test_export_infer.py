@@ -147,7 +147,7 @@ def test_wrong_command_lines(exported, run_folder, images, tmp_path):
     (images / "empty").mkdir()
     fails(3, "no images in the folder `empty`", "infer", file, "empty", cwd=images)
     fails(3, "the classes in", "infer", file, "--data", _two_classes(images), cwd=images)
-    fails(3, "no run folder or checkpoint `absent`", "export", "absent", cwd=cwd)
+    fails(3, "`absent` is no run folder or checkpoint", "export", "absent", cwd=cwd)
     fails(2, "is no network that asq exported", "export", "r", "--out", "r/result.json", cwd=cwd)
     fails(2, "is a folder", "export", "r", "--out", "r", cwd=cwd)
     fails(6, "cannot write", "export", "r", "--out", "/proc/r.asq", cwd=cwd)
