@@ -73,6 +73,7 @@ def run() -> int:
         return ExitCode.OK
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _close_stdout()
             return _fail(ExitCode.MACHINE, f"the results cannot be written: {error.strerror}", None)
         if ran_out_of_memory(error):
             return _fail(ExitCode.MACHINE, "out of memory", "try a smaller `--batch-size` or image")

@@ -1,8 +1,9 @@
 """From a trained network to an exported file.
 
-trace      the network's forward as a graph of operations (torch.fx), with the values of one run
-lower      that graph to the artifact's nodes; what the engine has no node for is refused, with its place in the source
-integers   a quantized layer's parameters to codes, level tables and scales
-network    a prepared network to an artifact
-trained    that network, run beside the engine to compare every value
+trace       the network's forward as a graph of operations (torch.fx), with the values of one run
+lower       that graph to the artifact's nodes; what the engine has no node for is refused, with its place in the source
+operations  what the engine has of torch's operations, each to nodes
+integers    a quantized layer's parameters to codes, level tables and scales
+network     a prepared network to an artifact
+trained     that network, run beside the engine to compare every value
 """
