@@ -17,6 +17,8 @@ from asqcli.engine.native_plan import Plan
 from asqcli.engine.native_run import run, run_observed
 from asqcli.engine.numpy_network import Observer
 
+USUAL_SLEEPS = 2  # of a team, in an image: the first meeting waits for threads that have slept
+MOST_ALONE = 256  # images
 WORTH_A_TEAM = 10**7  # multiply-adds of an image; below, threads would wait for each other longer than they work
 
 
@@ -30,6 +32,7 @@ class ThreadTeam:
     def __init__(self, threads: int) -> None:
         meeting = ctypes.create_string_buffer(library().asq_meeting_size())
         self.threads, self.meeting = 1, meeting
+        self.alone = self.pause = 0  # images that the caller is still to run alone, and how many they were at first
         with suppress(RuntimeError):  # can't start new thread
             for place in range(1, threads):
                 Thread(target=lambda p=place: library().asq_serve(p, ctypes.addressof(meeting)), daemon=True).start()
@@ -37,8 +40,18 @@ class ThreadTeam:
         weakref.finalize(self, lambda: library().asq_dismiss(ctypes.addressof(meeting)))
 
     def run(self, kernel: int, ops) -> None:
-        """Run a plan; each thread does its part of every step."""
-        library().asq_run_together(kernel, ops, len(ops), self.threads, ctypes.addressof(self.meeting))
+        """Run a plan; each thread does its part of every step.
+
+        Where other work takes a core, the threads wait for each other at every step, and all together are slower than
+        one. After such a run the caller works alone: on one image, and twice as many after each team that fails again.
+        """
+        if self.alone:
+            self.alone -= 1
+            library().asq_run(kernel, ops, len(ops))
+            return
+        sleeps = library().asq_run_together(kernel, ops, len(ops), self.threads, ctypes.addressof(self.meeting))
+        self.pause = min(2 * self.pause, MOST_ALONE) or 1 if sleeps > USUAL_SLEEPS else 0
+        self.alone = self.pause
 
 
 class NativeNetwork:

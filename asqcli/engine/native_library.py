@@ -72,13 +72,7 @@ def library() -> ctypes.CDLL | None:
     loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, _pointer)
     loaded.asq_serve.argtypes = (ctypes.c_int, _pointer)
     loaded.asq_dismiss.argtypes = (_pointer,)
-    for function in (
-        loaded.asq_run,
-        loaded.asq_run_images,
-        loaded.asq_run_together,
-        loaded.asq_serve,
-        loaded.asq_dismiss,
-    ):
+    for function in (loaded.asq_run, loaded.asq_run_images, loaded.asq_serve, loaded.asq_dismiss):
         function.restype = None
     assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native_library.py differ"
     return loaded

@@ -93,6 +93,8 @@ def assert_equal(artifact: Artifact, images: np.ndarray, teams: tuple[int, ...] 
             assert np.array_equal(several.run(images), whole), name
             assert several.network.team is not None  # on one image together
             assert np.array_equal(several.run(images[:1]), whole[:1]), name
+            several.network.team.alone = 1  # the caller does all of it
+            assert np.array_equal(several.run(images[:1]), whole[:1]), name
         assert np.array_equal(ours.run(images), whole), "nothing of one run is left in the next"
 
 

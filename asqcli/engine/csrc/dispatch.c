@@ -77,15 +77,18 @@ PUBLIC void asq_serve(int place, Meeting *meeting) {
     }
 }
 
-/* Run a plan on one image together with `threads` - 1 threads that serve. */
-PUBLIC void asq_run_together(int kernel, const Op *ops, int count, int threads, Meeting *meeting) {
+/* Run a plan on one image together with `threads` - 1 threads that serve. Returns how often one had to sleep until the others
+   came to a meeting. */
+PUBLIC int asq_run_together(int kernel, const Op *ops, int count, int threads, Meeting *meeting) {
     const Team team = {0, threads, meeting};
     meeting->kernel = kernel;
     meeting->ops = ops;
     meeting->count = count;
     meeting->threads = threads;
+    atomic_store(&meeting->sleeps, 0);
     change(&meeting->started);
     KERNELS[kernel]->run(ops, count, &team);
+    return atomic_load(&meeting->sleeps);
 }
 
 /* Send the threads that serve home. */

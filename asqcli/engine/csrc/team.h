@@ -24,7 +24,7 @@ typedef struct {
 /* What the threads of a team share. Zeroed by the caller before its first use. */
 typedef struct {
     Signal met, started;
-    atomic_int waiting;
+    atomic_int waiting, sleeps; /* how often a thread slept in a meeting of this image */
     int kernel, count, threads; /* of the image that is run now; a kernel of -1 sends the threads home */
     const void *ops;
 } Meeting;
@@ -51,7 +51,9 @@ static inline void change(Signal *s) {
     if (atomic_load(&s->dozing)) wake(s);
 }
 
-static inline void await(Signal *s, int seen) {
+/* Returns how often it slept. */
+static inline int await(Signal *s, int seen) {
+    int sleeps = 0;
     for (int spins = 0; atomic_load(&s->value) == seen;) {
         if (spins++ < SPINS) {
 #if defined(__x86_64__)
@@ -62,7 +64,9 @@ static inline void await(Signal *s, int seen) {
         atomic_fetch_add(&s->dozing, 1);
         doze(s, seen);
         atomic_fetch_sub(&s->dozing, 1);
+        sleeps++;
     }
+    return sleeps;
 }
 
 static inline void meet(const Team *t) {
@@ -73,7 +77,8 @@ static inline void meet(const Team *t) {
         atomic_store(&m->waiting, 0);
         change(&m->met);
     } else {
-        await(&m->met, seen);
+        const int sleeps = await(&m->met, seen);
+        if (sleeps) atomic_fetch_add(&m->sleeps, sleeps);
     }
 }
 
