@@ -11,19 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from asqcli import fixed_arithmetic as fixed
 from asqcli.artifact.document import Activations
 from asqcli.artifact.document import Adapter as AdapterDocument
-from asqcli.fixed_arithmetic import (
-    EXP_COEFFICIENTS,
-    EXP_LARGEST,
-    LANES,
-    LN2_HIGH,
-    LN2_LOW,
-    LOG2_E,
-    PAPER_SMALLEST_BETA,
-    SIXTH,
-    adaptive_windows,
-)
 
 SIGMOID_PART = 2**13  # numbers
 
@@ -78,7 +68,7 @@ class AdapterEngine:
 
     def _beta(self, t: np.ndarray) -> np.ndarray:
         if self.output == "relu":
-            return np.maximum(np.maximum(t, 0.0), PAPER_SMALLEST_BETA)
+            return np.maximum(np.maximum(t, 0.0), fixed.PAPER_SMALLEST_BETA)
         return np.where(t >= 0, 1 + t, 1 / (1 - np.minimum(t, 0.0)))
 
 
@@ -90,10 +80,10 @@ def linear(x: np.ndarray, weight: np.ndarray, row_scale: np.ndarray, bias: np.nd
     Returns:
         (N, outputs), double.
     """
-    padding = ((0, 0), (0, -x.shape[1] % LANES))
-    x_blocks = np.pad(x, padding).reshape(len(x), 1, -1, LANES)
-    weight_blocks = np.pad(weight, padding).reshape(len(weight), -1, LANES)
-    lanes = np.zeros((len(x), len(weight), LANES))
+    padding = ((0, 0), (0, -x.shape[1] % fixed.LANES))
+    x_blocks = np.pad(x, padding).reshape(len(x), 1, -1, fixed.LANES)
+    weight_blocks = np.pad(weight, padding).reshape(len(weight), -1, fixed.LANES)
+    lanes = np.zeros((len(x), len(weight), fixed.LANES))
     for block in range(weight_blocks.shape[1]):
         lanes += x_blocks[:, :, block] * weight_blocks[:, block]
     while lanes.shape[-1] > 1:
@@ -132,7 +122,7 @@ def _window_sums(x: np.ndarray, kernel_size: Pair, stride: Pair, padding: Pair) 
 
 def adaptive_avg_pool(x: np.ndarray, output_size: Pair) -> np.ndarray:
     """Return averages over `output_size` windows that cover the image, (N, C, H, W) to (N, C, *output_size)."""
-    heights, widths = (adaptive_windows(n, o) for n, o in zip(x.shape[2:], output_size, strict=True))
+    heights, widths = (fixed.adaptive_windows(n, o) for n, o in zip(x.shape[2:], output_size, strict=True))
     counts = np.multiply.outer(*([float(end - first) for first, end in sides] for sides in (heights, widths)))
     x = np.stack([ordered_sum([x[:, :, :, j] for j in range(*window)]) for window in widths], axis=3)
     x = np.stack([ordered_sum([x[:, :, i] for i in range(*window)]) for window in heights], axis=2)
@@ -168,7 +158,7 @@ def gate(op: str, x: np.ndarray) -> np.ndarray:
     if op in ("sigmoid", "silu"):
         value = sigmoid(x)
     else:
-        value = np.clip(x + np.float32(3), np.float32(0), np.float32(6)) * np.float32(SIXTH)
+        value = np.clip(x + np.float32(3), np.float32(0), np.float32(6)) * np.float32(fixed.SIXTH)
     return x * value if op in ("silu", "hardswish") else value
 
 
@@ -184,16 +174,16 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64)
-    e = _exp_of_negative(np.minimum(np.abs(x), EXP_LARGEST))
+    e = _exp_of_negative(np.minimum(np.abs(x), fixed.EXP_LARGEST))
     return (np.where(x < 0, e, 1.0) / (1.0 + e)).astype(np.float32)
 
 
 def _exp_of_negative(y: np.ndarray) -> np.ndarray:
     """Return exp(-y) for y in 0..700, double: a power series for what is left of whole powers of two."""
-    k = np.rint(y * LOG2_E)
-    r = (k * LN2_HIGH - y) + k * LN2_LOW
-    power = np.full_like(r, EXP_COEFFICIENTS[0])
-    for coefficient in EXP_COEFFICIENTS[1:]:
+    k = np.rint(y * fixed.LOG2_E)
+    r = (k * fixed.LN2_HIGH - y) + k * fixed.LN2_LOW
+    power = np.full_like(r, fixed.EXP_COEFFICIENTS[0])
+    for coefficient in fixed.EXP_COEFFICIENTS[1:]:
         power = power * r + coefficient
     with np.errstate(invalid="ignore"):  # a NaN is no whole number, and stays in `power`
         return power * ((1023 - k.astype(np.int64)) << 52).view(np.float64)

@@ -13,15 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asqcli.fixed_arithmetic import (
-    EXP_COEFFICIENTS,
-    EXP_LARGEST,
-    LANES,
-    LN2_HIGH,
-    LN2_LOW,
-    LOG2_E,
-    adaptive_windows,
-)
+from asqcli import fixed_arithmetic as fixed
 
 
 def ordered_mean(x: Tensor) -> Tensor:
@@ -86,7 +78,7 @@ def ordered_adaptive_avg_pool(x: Tensor, output_size: tuple[int, int]) -> Tensor
 
     A window's values (see `adaptive_windows`) are added as in `ordered_avg_pool`.
     """
-    heights, widths = (adaptive_windows(n, o) for n, o in zip(x.shape[2:], output_size, strict=True))
+    heights, widths = (fixed.adaptive_windows(n, o) for n, o in zip(x.shape[2:], output_size, strict=True))
     counts = x.new_tensor(
         [[(bottom - top) * (right - left) for left, right in widths] for top, bottom in heights], dtype=torch.float64
     )
@@ -104,16 +96,16 @@ def ordered_sigmoid(x: Tensor) -> Tensor:
     place of float32, and equal everywhere, which library functions are not.
     """
     x = x.double()
-    e = _exp_of_negative(x.abs().clamp(max=EXP_LARGEST))
+    e = _exp_of_negative(x.abs().clamp(max=fixed.EXP_LARGEST))
     return (torch.where(x < 0, e, 1.0) / (1.0 + e)).float()
 
 
 def _exp_of_negative(y: Tensor) -> Tensor:
     """Return exp(-y) for y in 0..700, double."""
-    k = (y * LOG2_E).round()
-    r = (k * LN2_HIGH - y) + k * LN2_LOW  # exp(-y) = exp(r) / 2^k, |r| <= ln(2) / 2
-    power = torch.full_like(r, EXP_COEFFICIENTS[0])
-    for coefficient in EXP_COEFFICIENTS[1:]:
+    k = (y * fixed.LOG2_E).round()
+    r = (k * fixed.LN2_HIGH - y) + k * fixed.LN2_LOW  # exp(-y) = exp(r) / 2^k, |r| <= ln(2) / 2
+    power = torch.full_like(r, fixed.EXP_COEFFICIENTS[0])
+    for coefficient in fixed.EXP_COEFFICIENTS[1:]:
         power = power * r + coefficient
     return power * ((1023 - k.long()) << 52).view(torch.float64)  # the bits of 2^-k
 
@@ -132,10 +124,10 @@ def ordered_linear(x: Tensor, integer_weight: Tensor, row_scale: Tensor, bias: T
     Returns:
         (N, outputs), float64.
     """
-    padding = -x.shape[1] % LANES
-    x_blocks = F.pad(x, (0, padding)).unflatten(1, (-1, LANES)).unsqueeze(1)  # (N, 1, blocks, lanes)
-    weight_blocks = F.pad(integer_weight, (0, padding)).unflatten(1, (-1, LANES))  # (outputs, blocks, lanes)
-    lanes = x.new_zeros(x.shape[0], integer_weight.shape[0], LANES)
+    padding = -x.shape[1] % fixed.LANES
+    x_blocks = F.pad(x, (0, padding)).unflatten(1, (-1, fixed.LANES)).unsqueeze(1)  # (N, 1, blocks, lanes)
+    weight_blocks = F.pad(integer_weight, (0, padding)).unflatten(1, (-1, fixed.LANES))  # (outputs, blocks, lanes)
+    lanes = x.new_zeros(x.shape[0], integer_weight.shape[0], fixed.LANES)
     for block in range(weight_blocks.shape[1]):
         lanes += x_blocks[:, :, block] * weight_blocks[:, block]
     while lanes.shape[-1] > 1:
