@@ -51,11 +51,13 @@ def quantize_module(
         start: "mse" or "lsq", as a recipe's `calibration.start`.
     Raises:
         RecipeError: settings that do not exist, all told together.
-        UsageError: no batches, or a pattern of `layers` that matches no layer.
+        UsageError: no batches, another start, or a pattern of `layers` that matches no layer.
         UnsupportedError: the network has a layer that cannot be quantized.
     """
     if not batches:
         raise UsageError("`batches` is empty", "the starting values are read off a few training inputs")
+    if start not in ("mse", "lsq"):
+        raise UsageError(f"`start` is `{start}`, choose mse or lsq")
     draft = Draft({"first_last": first_last, "layers": layers or {}})
     lay_scheme(draft, scheme, bits)
     draft.lay({"weights": weights or {}, "activations": activations or {}}, "")

@@ -53,6 +53,8 @@ def test_mistakes_are_told(tiny_net):
         quantize_module(tiny_net, [torch.randn(1, 3, 8, 8)], layers={"pontwise": {}})
     with pytest.raises(UsageError, match="`batches` is empty"):
         quantize_module(tiny_net, [])
+    with pytest.raises(UsageError, match="`start` is `meen`"):
+        quantize_module(tiny_net, [torch.randn(1, 3, 8, 8)], start="meen")
     assert not list(quant_layers(tiny_net))
     quantize_module(tiny_net, [torch.randn(4, 3, 8, 8)])
     with pytest.raises(UnsupportedError, match="`stem` is quantized already"):

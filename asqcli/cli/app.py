@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -24,6 +24,8 @@ app.command("overhead")(overhead.overhead)
 app.command("export")(export.export)
 app.command("infer")(infer.infer)
 app.add_typer(recipes.app, name="recipe")
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 # The parser's own mistakes; typer exports only one of the subclasses.
 ParserError = typer.BadParameter.__mro__[2]
@@ -46,16 +48,44 @@ def _root(
     pass
 
 
+class _Stream:
+    """stdout or stderr, which fall silent on the errors in `ignored`, so that the command goes on to its exit code."""
+
+    def __init__(self, stream: TextIO | None, ignored: type[OSError]) -> None:
+        self._stream = stream or open(os.devnull, "w")  # None where the shell closed it
+        self._ignored = ignored
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except self._ignored:
+            _silence(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except self._ignored:
+            _silence(self._stream)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is still to be written vanish; the interpreter would try once more at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
+    sys.stdout = _Stream(sys.stdout, BrokenPipeError)  # its reader has read enough
+    sys.stderr = _Stream(sys.stderr, OSError)  # nobody can be told
     sys.exit(run())
 
 
 def run() -> int:
     """Run the command line; return the exit code."""
-    for stream in ("stdout", "stderr"):  # None where the shell closed them
-        if getattr(sys, stream) is None:
-            setattr(sys, stream, open(os.devnull, "w"))
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # what cannot be written is told here, not by the interpreter at its end
@@ -68,12 +98,9 @@ def run() -> int:
         return _fail(ExitCode.USAGE, _parser_message(error), _option_hint(error))
     except (KeyboardInterrupt, typer.Abort):
         return _fail(ExitCode.INTERRUPTED, "interrupted", None)
-    except BrokenPipeError:  # the reader has read enough
-        _close_stdout()
-        return ExitCode.OK
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _close_stdout()
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            _silence(sys.stdout)
             return _fail(ExitCode.MACHINE, f"the results cannot be written: {error.strerror}", None)
         if ran_out_of_memory(error):
             return _fail(ExitCode.MACHINE, "out of memory", "try a smaller `--batch-size` or image")
@@ -95,14 +122,9 @@ def _fail(code: int, message: str, hint: str | None) -> int:
             print(json.dumps({"schema": 1, "error": {"code": name, "message": message, "hint": hint}}, indent=2))
             sys.stdout.flush()
         except OSError:
-            _close_stdout()
+            _silence(sys.stdout)
     sys.stderr.write(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
     return int(code)
-
-
-def _close_stdout() -> None:
-    """Let what is still to be written to stdout vanish; the interpreter would try once more, and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser_message(error) -> str:

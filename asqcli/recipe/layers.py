@@ -18,6 +18,7 @@ from asqcli.errors import RecipeError, did_you_mean
 from asqcli.recipe.mistakes import OPERANDS, Mistake, Source, mistake_in_words, models_by_quantizer
 from asqcli.recipe.schema import FloatOperand, LsqActivations, Quantization, UniformWeights
 
+SHOWN_NAMES = 5
 _END_LAYERS = {"weights": UniformWeights(bits=8), "activations": LsqActivations(bits=8)}
 
 
@@ -47,7 +48,8 @@ def resolve_layers(recipe: Quantization, names: list[str], source: str) -> dict[
         RecipeError: patterns match no layer, or a rule does not fit what lies under it.
     """
     dead = [pattern for pattern in recipe.layers if not fnmatch.filter(names, pattern)]
-    listed = f"the layers are {', '.join(names[:4])}, .., {names[-1]}"
+    shown = names if len(names) <= SHOWN_NAMES else [*names[: SHOWN_NAMES - 1], "..", names[-1]]
+    listed = f"the layers are {', '.join(shown)}"
     mistakes = [
         (f"the rule `layers.{p}` in {source} matches no layer", did_you_mean(p.replace("*", ""), names) or listed)
         for p in dead

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -186,6 +187,31 @@ def test_results_that_cannot_be_written(run_folder):
                 [sys.executable, "-m", "asqcli", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
             )
         assert (done.returncode, done.stderr) == (6, "error: the results cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_leaves_changes_no_exit_code(run_folder, buffered):
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    environment |= {} if buffered else {"PYTHONUNBUFFERED": "1"}
+    checked = ["eval", str(run_folder[0]), "--min-top1", "100"]
+    shown = ["recipe", "show", "resnet20_cifar10"]
+    for code, arguments in ((1, checked), (1, [*checked, "--json"]), (0, ["recipe", "list"]), (0, shown)):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [sys.executable, "-m", "asqcli", *arguments],
+            stdout=writer, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        os.close(writer)
+        assert done.returncode == code and done.stderr.count("error: ") == code, (arguments, done.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_log_that_cannot_be_written_changes_no_exit_code(run_folder):
+    for code, arguments in ((0, ["eval", str(run_folder[0])]), (3, ["eval", "no/such"])):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([sys.executable, "-m", "asqcli", *arguments], stdout=subprocess.PIPE, stderr=full)
+        assert done.returncode == code and bool(done.stdout) == (code == 0)
 
 
 def test_what_integers_cannot_hold_is_refused_by_name(tmp_path):
