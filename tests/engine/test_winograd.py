@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
-from asqcli.engine import Session, native, native_memory, native_winograd
+from asqcli.engine import Session, native_memory, native_winograd
 from asqcli.engine.kernels import usable_kernels
 from asqcli.engine.native_library import CONV, compiled_kernels, library
 from tests.engine.networks import Maker, assert_equal, keep_before_a_guard
@@ -30,10 +30,12 @@ FORMS = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
+
+
 @pytest.fixture(autouse=True)
 def _small_networks_count(monkeypatch):
     monkeypatch.setattr(native_winograd, "FEWEST_CHANNELS", 4)
-    monkeypatch.setattr(native, "WORTH_A_TEAM", 0)
 
 
 def network(rng, size, channels, outputs, largest, bounds, *, adapter=True):

@@ -1,0 +1,52 @@
+"""Threads that share the work on one image."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+from asqcli.engine import native
+from asqcli.engine.native_library import Op, compiled_kernels, library
+
+
+def test_a_team_that_waits_for_a_core_is_given_up_for_a_while(monkeypatch):
+    sleeps, log = iter([0, 9, 9, native.USUAL_SLEEPS + 1, native.USUAL_SLEEPS, 9]), []
+
+    class Library:
+        asq_meeting_size = staticmethod(lambda: 64)
+        asq_serve = asq_dismiss = staticmethod(lambda *_: None)
+
+        def asq_run(self, kernel, ops, count):
+            log.append("alone")
+
+        def asq_run_together(self, kernel, ops, count, threads, meeting):
+            log.append(next(sleeps))
+            return log[-1]
+
+    monkeypatch.setattr(native, "library", Library)
+    team = native.ThreadTeam(2)
+    for _ in range(14):
+        team.run(0, [])
+    assert log == [0, 9, "alone", 9, *["alone"] * 2, 3, *["alone"] * 4, 2, 9, "alone"]
+    team.pause, sleeps = native.MOST_ALONE, iter([9])
+    team.run(0, [])
+    assert team.alone == native.MOST_ALONE
+
+
+def test_it_is_counted_how_often_a_thread_slept_in_a_meeting():
+    """The second thread comes once the first one sleeps."""
+    compiled, nothing, counts = library(), Op(kind=-1), []
+    place = next(place for place, usable in compiled_kernels().values() if usable)
+    meeting = ctypes.create_string_buffer(compiled.asq_meeting_size())
+    at = ctypes.addressof(meeting)
+    first = threading.Thread(target=lambda: counts.append(compiled.asq_run_together(place, nothing, 1, 2, at)))
+    first.start()
+    asleep = ctypes.c_int.from_buffer(meeting, 4)  # met.dozing
+    while not asleep.value:
+        pass
+    second = threading.Thread(target=lambda: compiled.asq_serve(1, at))
+    second.start()
+    first.join()
+    compiled.asq_dismiss(at)
+    second.join()
+    assert counts[0] >= 1
