@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
+
+SHOWN_TEXTS = 5
 
 
 class ExitCode(IntEnum):
@@ -133,6 +135,15 @@ def ran_out_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or "DefaultCPUAllocator: can't allocate memory" in str(error)
     )
+
+
+def some_of(texts: Sequence[str]) -> str:
+    """Return the first texts of many, for a message.
+
+    >>> some_of(["a", "b"]), some_of(["a", "b", "c", "d", "e", "f"])
+    ('a; b', 'a; b; c; d; e, ..')
+    """
+    return "; ".join(texts[:SHOWN_TEXTS]) + (", .." if len(texts) > SHOWN_TEXTS else "")
 
 
 def first_line(error: BaseException) -> str:

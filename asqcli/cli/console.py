@@ -124,7 +124,7 @@ class ConsoleReporter(Reporter):
     def outlook(self, model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> None:
         from asqcli.cli.outlook import outlook
 
-        for warning in outlook(model, plans, image_size=image_size, classes=classes):
+        if (warning := outlook(model, plans, image_size=image_size, classes=classes)) is not None:
             self.note(warning)
 
     def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:

@@ -125,7 +125,8 @@ def _measure_network(target: str, weights, data, batch_size, device, threads):
 
 def _open(target: str, weights: str | None, data: str | None):
     """Return (network, data, where its weights are from)."""
-    from asqcli.models.names import CIFAR_DEPTHS, is_factory
+    from asqcli.models.registry import require_known
+    from asqcli.models.weights import require_official
     from asqcli.train.restore import find_checkpoint
 
     if (path := find_checkpoint(target)) is not None:
@@ -136,8 +137,9 @@ def _open(target: str, weights: str | None, data: str | None):
         raise InputError(f"`{target}` is not a checkpoint of asq", "for plain weights: `asq eval MODEL --weights FILE`")
     if weights is not None and (path := find_checkpoint(weights)) is not None:
         return *_open_checkpoint(path, weights, target, data), weights
-    if weights is None and (is_factory(target) or target in CIFAR_DEPTHS):
-        raise UsageError(f"`{target}` has no official weights", "name a file or a run with --weights")
+    if weights is None:
+        require_known(target)
+        require_official(target)
     return _open_float(target, weights or "official", data)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption, ThreadsOption
-from asqcli.errors import ExitCode, InputError, UsageError, printable
+from asqcli.errors import ExitCode, InputError, UsageError, printable, some_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from asqcli.engine.verify import Verification
 
 SPECIFICATION = "shift-lut"
-SHOWN_FILES = 5
 SPECIFICATION_IMAGES = 100  # of a data set that the slow kernel is run on
 
 
@@ -94,8 +93,7 @@ def infer(
         document["verify"] = _verification(verification, session, run)
     unreadable = [p.error for p in predictions if p.error is not None]
     if unreadable:
-        shown = "; ".join(unreadable[:SHOWN_FILES]) + ("; .." if len(unreadable) > SHOWN_FILES else "")
-        message = f"{len(unreadable)} of {len(predictions)} images cannot be read: {shown}"
+        message = f"{len(unreadable)} of {len(predictions)} images cannot be read: {some_of(unreadable)}"
         document["error"] = {"code": "input", "message": message, "hint": None}
     _show(document, predictions, verification, json_)
     if unreadable:  # what could be read is shown all the same, in the one document that a script expects

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import replace
 
 from torch import nn
@@ -15,8 +14,8 @@ LARGE_ADAPTER_SHARE = 0.1  # of the exported file
 SMALL_HIDDEN = 8  # the recipe of MobileNet-V2 has it
 
 
-def outlook(model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> Iterator[str]:
-    """Yield warnings in words, from an export of a copy with steps of 1.
+def outlook(model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> str | None:
+    """Return a warning in words, where there is one, from an export of a copy with steps of 1.
 
     Args:
         model: float.
@@ -24,20 +23,18 @@ def outlook(model: nn.Module, plans: list[LayerPlan], *, image_size: int, classe
     try:
         size, adapters = _trial(model, plans, image_size, classes)
     except UnsupportedError as error:
-        yield f"warning: what is trained here cannot be exported: {error.message}"
-        return
+        return f"warning: what is trained here cannot be exported: {error.message}"
     except Exception as error:  # a network that cannot be copied may well be trained
-        yield f"note: whether this can be exported was not found out: {type(error).__name__}: {first_line(error)}"
-        return
+        return f"note: whether this can be exported was not found out: {type(error).__name__}: {first_line(error)}"
     if adapters <= LARGE_ADAPTER_SHARE * size:
-        return
+        return None
     text = f"warning: the adapters will take {adapters / size:.0%} of the exported {size:,} bytes"
     smaller = [_with_hidden(plan, SMALL_HIDDEN) for plan in plans]
     small_size, small_adapters = _trial(model, smaller, image_size, classes)
     if small_size < size:
         text += f"; {small_adapters / small_size:.0%} of {small_size:,} with "
         text += f"`--set activations.adapter.hidden={SMALL_HIDDEN}`"
-    yield text
+    return text
 
 
 def _trial(model: nn.Module, plans: list[LayerPlan], image_size: int, classes: tuple[str, ...]) -> tuple[int, int]:

@@ -13,10 +13,9 @@ from asqcli import images
 from asqcli.data.layout import data_kind
 from asqcli.data.samples import ArraySamples, DataSet, FileSamples, Samples, find_samples
 from asqcli.data.splits import FileSplit, MemorySplit, Preprocessing, Split
-from asqcli.errors import InputError, UsageError
+from asqcli.errors import InputError, UsageError, some_of
 
 MEMORY_LIMIT_BYTES = 2**31
-SHOWN_FILES = 5
 
 
 def open_data(name: str, preprocessing: Preprocessing, *, workers: int, with_train: bool = True) -> DataSet[Split]:
@@ -74,8 +73,7 @@ def _from_files(samples: FileSamples, preprocessing: Preprocessing, workers: int
         decoded = list(pool.map(decode, paths, chunksize=64))
     failures = [d for d in decoded if isinstance(d, InputError)]
     if failures:
-        shown = "; ".join(f.message for f in failures[:SHOWN_FILES])
         count = f"{len(failures)} of {len(paths)} images fail: " if len(failures) > 1 else ""
-        raise InputError(count + shown + (", .." if len(failures) > SHOWN_FILES else ""), failures[0].hint)
+        raise InputError(count + some_of([f.message for f in failures]), failures[0].hint)
     pixels = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
     return MemorySplit(pixels, labels, preprocessing)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from asqcli.errors import InputError, MachineError, first_line
+from asqcli.errors import InputError, MachineError, UsageError, first_line
 from asqcli.files import check_readable
 from asqcli.models.registry import official_weights
 
@@ -134,6 +134,16 @@ def _table(columns: dict[str, list[str]]) -> str:
             if len(names) > SHOWN_KEYS:
                 lines.append(f"    .. and {len(names) - SHOWN_KEYS} more")
     return "\n".join(lines)
+
+
+def require_official(name: str) -> None:
+    """Find out whether there are official weights for a known model.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if official_weights(name) is None:
+        raise UsageError(f"`{name}` has no official weights", "name a file or a run with --weights")
 
 
 def fetch_official(name: str) -> tuple[dict[str, Tensor], str]:

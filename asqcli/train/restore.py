@@ -12,7 +12,7 @@ from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.nn.prepare import prepare
 from asqcli.train.checkpoint import Checkpoint, is_checkpoint
-from asqcli.train.run_folder import CHECKPOINTS, LAST, RECIPE, RESULT, RunFolder
+from asqcli.train.run_folder import LAST, RunFolder
 
 LONGEST_REASON = 300  # characters: PyTorch lists every parameter that is missing
 
@@ -27,11 +27,12 @@ def find_checkpoint(target: str) -> Path | None:
 
 def unfinished(path: Path, checkpoint: Checkpoint) -> str | None:
     """Return in words where the run around a checkpoint's file stopped, None where it is finished or there is none."""
-    folder = path.parent.parent
-    if path != folder / CHECKPOINTS / LAST or not (folder / RECIPE).is_file() or (folder / RESULT).is_file():
+    run, progress = RunFolder.around(path), checkpoint.progress
+    if run is None or run.finished:
         return None
-    progress = checkpoint.progress
-    return f"the run `{folder}` is not finished: it stands in epoch {progress.epoch + 1} of the {progress.phase} phase"
+    return (
+        f"the run `{run.path}` is not finished: it stands in epoch {progress.epoch + 1} of the {progress.phase} phase"
+    )
 
 
 def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = None) -> nn.Module:

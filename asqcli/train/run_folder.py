@@ -106,6 +106,17 @@ class RunFolder:
             raise InputError(f"`{path}` is not the folder of a run: it has no {RECIPE}")
         return cls(path)
 
+    @classmethod
+    def around(cls, checkpoint: Path) -> RunFolder | None:
+        """Return the folder of the run whose last checkpoint a file is, or None."""
+        folder = cls(checkpoint.parent.parent)
+        return folder if checkpoint == folder.checkpoint(LAST) and (folder.path / RECIPE).is_file() else None
+
+    @property
+    def finished(self) -> bool:
+        """Has the run come to its end?"""
+        return (self.path / RESULT).is_file()
+
     def checkpoint(self, name: str) -> Path:
         """Return the file of a checkpoint, `LAST` or `BEST`, or of the `TEACHER`."""
         return self.path / CHECKPOINTS / name

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from asqcli.artifact.file import is_artifact
-from asqcli.errors import InputError, MachineError, UsageError
-from asqcli.models.registry import build_model, official_weights
-from asqcli.models.weights import fetch_official, load_weights, read_weights
+from asqcli.errors import InputError, MachineError
+from asqcli.models.registry import build_model
+from asqcli.models.weights import fetch_official, load_weights, read_weights, require_official
 from asqcli.recipe.schema import Recipe
 from asqcli.seeds import stream_seed
 from asqcli.train.checkpoint import Checkpoint, load_checkpoint
@@ -44,8 +44,8 @@ def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
     if wanted == "none":
         return Start(model, "none", warm_up=True)
     if wanted in ("auto", "official"):
-        if wanted == "official" and official_weights(recipe.model) is None:
-            raise UsageError(f"`{recipe.model}` has no official weights", "name a file or a run with --weights")
+        if wanted == "official":
+            require_official(recipe.model)
         try:
             state, name = fetch_official(recipe.model)
         except MachineError as error:

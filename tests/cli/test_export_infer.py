@@ -18,6 +18,8 @@ from PIL import Image
 from asqcli.artifact import read_artifact, write_artifact
 from asqcli.artifact.document import quantized_nodes
 
+needs_a_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+
 
 @pytest.fixture
 def images(tmp_path):
@@ -179,7 +181,7 @@ def test_a_run_that_is_not_finished_says_so(run_folder, tmp_path):
         assert done.returncode == 0 and "warning: the run `r` is not finished: it stands in epoch" in done.stderr
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@needs_a_full_device
 def test_results_that_cannot_be_written(run_folder):
     for arguments in (["eval", str(run_folder[0])], ["eval", str(run_folder[0]), "--json"], ["recipe", "list"]):
         with open("/dev/full", "w") as full:
@@ -206,7 +208,7 @@ def test_a_reader_that_leaves_changes_no_exit_code(run_folder, buffered):
         assert done.returncode == code and done.stderr.count("error: ") == code, (arguments, done.stderr)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@needs_a_full_device
 def test_a_log_that_cannot_be_written_changes_no_exit_code(run_folder):
     for code, arguments in ((0, ["eval", str(run_folder[0])]), (3, ["eval", "no/such"])):
         with open("/dev/full", "w") as full:

@@ -25,7 +25,7 @@ from asqcli.train.checkpoint import (
 )
 from asqcli.train.restore import restore_model
 from asqcli.train.run_folder import RunFolder
-from tests.permissions import unreadable
+from tests.permissions import unreadable, unwritable
 
 
 def example():
@@ -223,6 +223,13 @@ def test_runs_is_a_file(tmp_path, monkeypatch):
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(MachineError, match="cannot write `runs/net`: File exists"):
         RunFolder.create(None, "net", force=False)
+
+
+def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    with unwritable(tmp_path / "closed", monkeypatch) as folder:
+        with pytest.raises(MachineError, match="cannot write `closed/run`: Permission denied"):
+            RunFolder.create(str(folder / "run"), "x", force=False)
 
 
 def test_force_replaces_nothing_but_runs(tmp_path):
