@@ -8,6 +8,7 @@
     ├── InputError           3  data, weights or run missing, unreadable or corrupt
     ├── UnsupportedError     4  a network or layer that the tool cannot handle
     ├── DivergedError        5  the loss became NaN or infinite
+    │   └── NotLearningError    or stayed at that of guessing
     ├── MachineError         6  no such device, disk full, folder not writable
     └── Interruption       130  SIGINT (or 143, SIGTERM), after a checkpoint was written
 
@@ -95,6 +96,10 @@ class UnsupportedError(AsqError):
 
 class DivergedError(AsqError):
     exit_code = ExitCode.DIVERGED
+
+
+class NotLearningError(DivergedError):
+    pass
 
 
 class MachineError(AsqError):

@@ -33,7 +33,7 @@ class ArraySamples:
 
     def spread(self, count: int) -> ArraySamples:
         """Return `count` of them, evenly spread, or all."""
-        chosen = _spread(len(self), count)
+        chosen = spread(len(self), count)
         return ArraySamples(self.pixels[chosen], self.labels[chosen])
 
 
@@ -49,11 +49,12 @@ class FileSamples:
 
     def spread(self, count: int) -> FileSamples:
         """Return `count` of them, evenly spread, or all."""
-        chosen = _spread(len(self), count)
+        chosen = spread(len(self), count)
         return FileSamples(tuple(self.paths[i] for i in chosen), self.labels[chosen])
 
 
-def _spread(length: int, count: int) -> np.ndarray:
+def spread(length: int, count: int) -> np.ndarray:
+    """Return `count` of the first `length` whole numbers, evenly spread, or all."""
     return np.arange(min(count, length)) * length // min(count, length)
 
 

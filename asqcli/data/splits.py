@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from asqcli import images
 from asqcli.data.augment import flip, shift
+from asqcli.data.samples import spread
 from asqcli.errors import InputError
 from asqcli.seeds import generator
 
@@ -88,6 +89,10 @@ class Split(Protocol):
         """Yield every image once, in order."""
         ...
 
+    def spread(self, count: int) -> Split:
+        """Return a split of `count` of the images, evenly spread, or of all."""
+        ...
+
 
 def batches_per_pass(split: Split, batch_size: int) -> int:
     """Return the number of batches of one training pass."""
@@ -121,6 +126,10 @@ class MemorySplit:
         for pixels, labels in zip(self.pixels.split(batch_size), self.labels.split(batch_size), strict=True):
             yield self.preprocessing.normalize(pixels), labels
 
+    def spread(self, count: int) -> MemorySplit:
+        chosen = spread(len(self), count)
+        return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class FileSplit:
@@ -146,6 +155,10 @@ class FileSplit:
         in_order = torch.arange(len(self)).split(batch_size)
         for pixels, labels in self._load([[(int(i), None) for i in indices] for indices in in_order]):
             yield self.preprocessing.normalize(pixels), labels
+
+    def spread(self, count: int) -> FileSplit:
+        chosen = spread(len(self), count)
+        return replace(self, paths=tuple(self.paths[i] for i in chosen), labels=self.labels[chosen])
 
     def _load(self, requests: list[list[tuple[int, tuple | None]]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (pixels (N, 3, H, W) uint8, labels) for each batch of requests."""

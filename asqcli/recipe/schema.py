@@ -192,7 +192,7 @@ class Train(Section):
     distillation: Distillation | None = None
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     freeze_oscillations: Annotated[float, Field(gt=0, lt=1)] | None = None
-    batch_norm_batches: Annotated[int, Field(ge=0)] = 0
+    batch_norm_batches: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
 
 
 class Calibration(Section):

@@ -1,4 +1,9 @@
-"""Batch-norm statistics estimated anew for the weights as they are at the end of training."""
+"""Batch-norm statistics estimated anew, where running averages cannot follow the weights.
+
+A norm with momentum m averages over its last 1/m batches. With PyTorch's 0.1 that is enough; with 0.01 (EfficientNet,
+MobileNet-V3 and what else comes from TensorFlow) or 0.0003 (MNASNet) the statistics belong to weights of long ago, and
+evaluation computes nonsense while training, which normalises by the batch at hand, does not notice.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +15,75 @@ from torch import Tensor, nn
 from asqcli.nn.modes import evaluating
 from asqcli.train.forward import forward_in_training
 
+USUAL_MOMENTUM = 0.1  # PyTorch's own
+SETTLED = 3.0  # momentum times steps: by then e^-3, 5%, is left of the statistics from before
+MOST_IMAGES, FEWEST_IMAGES = 1024, 256  # to estimate from
+
+
+def updated_norms(model: nn.Module) -> list[nn.Module]:
+    """Return the batch norms whose running statistics training moves; those that their author holds still are not.
+
+    Args:
+        model: in training mode, as its own `train` puts it.
+    """
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return [n for n in norms if n.training and n.track_running_stats and n.momentum != 0]
+
+
+def lagging_norms(model: nn.Module, *, steps: int, from_scratch: bool) -> list[nn.Module]:
+    """Return the batch norms whose running statistics cannot have followed the weights.
+
+    Args:
+        model: in training mode.
+        steps: taken in this phase.
+        from_scratch: did the statistics mean nothing when the phase began?
+    """
+
+    def lags(momentum: float | None) -> bool:
+        if momentum is None or momentum < USUAL_MOMENTUM:  # None: the average over all steps there ever were
+            return True
+        return from_scratch and momentum * steps < SETTLED
+
+    return [norm for norm in updated_norms(model) if lags(norm.momentum)]
+
+
+def batches_to_estimate(*, batch_size: int, steps: int) -> int:
+    """Return how many batches tell enough, and in a short phase do not take longer than the training.
+
+    >>> batches_to_estimate(batch_size=128, steps=10_000), batches_to_estimate(batch_size=128, steps=1)
+    (8, 2)
+    """
+    fewest, most = (-(-images // batch_size) for images in (FEWEST_IMAGES, MOST_IMAGES))
+    return min(max(steps, fewest), most)
+
 
 @torch.no_grad()
 def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of `model` by the plain averages over `batches`.
 
-    Quantized weights jump between levels, so running averages lag behind them; that costs most in depthwise networks.
+    Everything else evaluates meanwhile. When `batches` raises, the statistics are as they were.
 
     Args:
+        model: in any mode, and in the same afterwards.
         batches: training images, (N, 3, H, W) each, on the model's device.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
     with evaluating(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a cumulative average
-            norm.train()
-        for batch in batches:
-            forward_in_training(model, batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+        model.train()
+        norms = updated_norms(model)
+        model.eval()
+        before = [(norm.momentum, {name: t.clone() for name, t in norm.named_buffers()}) for norm in norms]
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a cumulative average
+                norm.train()
+            for batch in batches:
+                forward_in_training(model, batch)
+        except BaseException:
+            for norm, (_, buffers) in zip(norms, before, strict=True):
+                for name, tensor in norm.named_buffers():
+                    tensor.copy_(buffers[name])
+            raise
+        finally:
+            for norm, (momentum, _) in zip(norms, before, strict=True):
+                norm.momentum = momentum

@@ -87,6 +87,7 @@ class _Facts(Section):
     best_warmup: Percent = None
     best_float: Percent = None
     best_qat: Percent = None
+    warnings: list[str] = None
 
 
 class _Progress(Section):

@@ -18,19 +18,25 @@ from torch import nn
 from asqcli.accuracy import Accuracy
 from asqcli.data.samples import DataSet
 from asqcli.data.splits import Split
-from asqcli.errors import DivergedError, Interruption
+from asqcli.errors import DivergedError, Interruption, NotLearningError
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.seeds import stream_seed
-from asqcli.train.batch_norm import reestimate_batch_norm
+from asqcli.train.batch_norm import (
+    USUAL_MOMENTUM,
+    batches_to_estimate,
+    lagging_norms,
+    reestimate_batch_norm,
+)
 from asqcli.train.betas import record_betas, span
 from asqcli.train.calibration import calibrate
 from asqcli.train.checkpoint import Checkpoint, Progress, require_fit, save_checkpoint, save_weights
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
+from asqcli.train.learning import FEWEST_STEPS, SAMPLED_IMAGES, Guessing, answers_alike, falls_behind
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
 from asqcli.train.run_folder import BEST, LAST, TEACHER, RunFolder
@@ -39,8 +45,8 @@ from asqcli.train.surroundings import StopRequested, Surroundings
 
 SCHEMA = 1
 CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`
-AVERAGE_BATCH_NORM_BATCHES = 50
 AVERAGE = "average"
+DEAD_SAMPLE = 64  # images
 
 
 class Run:
@@ -50,6 +56,7 @@ class Run:
         self.recipe, self.folder, self.data, self.around = recipe, folder, data, around
         self.plans: list[LayerPlan] = []  # of the network as it stands: empty while it is float
         self.started = time.perf_counter()
+        self.told_of_norms: set[str] = set()  # phases
 
     def fresh(self, start: Start, plans: list[LayerPlan]) -> dict:
         """Run everything; return the result."""
@@ -99,7 +106,7 @@ class Run:
         self.around.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
         torch.manual_seed(stream_seed(self.recipe.train.seed, CALIBRATION_STREAM))  # adapters start at random
         settings = self.recipe.calibration
-        images = self._training_images(settings.batches, CALIBRATION_STREAM)
+        images = list(self._training_images(settings.batches, CALIBRATION_STREAM))
         if self.recipe.train.distillation is not None:
             save_weights(self.folder.checkpoint(TEACHER), self.model.state_dict())
         self.plans = calibrate(self.model, plans, images, start=settings.start)
@@ -164,7 +171,11 @@ class Run:
     def _train(self, phase: Phase) -> None:
         around, progress = self.around, phase.progress
 
+        last: dict | None = None
+
         def after_epoch(record: dict) -> None:
+            nonlocal last
+            last = record
             best = f"best_{progress.phase}"
             better = self.data.watch is not None and record["top1"] > progress.facts.get(best, -1.0)
             if better:
@@ -172,7 +183,9 @@ class Run:
             self.folder.append_metrics(record)
             self._save(LAST, phase)
             if better:
-                self._save(BEST, phase)
+                with self._averaged(phase):  # whose accuracy it is
+                    self._save(BEST, phase)
+            self._require_learning(phase, record)
 
         def save() -> None:
             self._save(LAST, phase)
@@ -193,17 +206,68 @@ class Run:
                 f"stopped in epoch {progress.epoch + 1} of the {progress.phase} phase; the work so far is saved",
                 how_to_go_on(self.recipe, self.folder),
             ) from None
+        if last is not None:
+            self._compare_with_training(phase, last)
+
+    def _require_learning(self, phase: Phase, record: dict) -> None:
+        """End a phase that trains nothing: at once where every image gets the same answer, else when half of it is over.
+
+        Raises:
+            NotLearningError: says what to change.
+        """
+        images = min(record["steps"], phase.steps_per_epoch) * self.recipe.train.batch_size
+        reached = {"loss": None if phase.objective.teacher else record["train_loss"], "top1": record["train_top1"]}
+        if record["steps"] < FEWEST_STEPS or not Guessing.among(self.data.train.labels).is_not_beaten(
+            **reached, images=min(images, len(self.data.train))
+        ):
+            return
+        dead = answers_alike(self.model, self._sample().to(self.around.device))
+        if not dead and 2 * phase.steps_done < phase.steps:
+            return
+        what = "the network gives every image the same answer" if dead else "the network still only guesses"
+        key = "train.warmup.lr" if phase.progress.phase == "warmup" else "train.lr"
+        raise NotLearningError(
+            f"{what} after {record['steps']} steps of the {phase.progress.phase} phase: its loss is "
+            f"{record['train_loss']:.3f}, and {record['train_top1']:.2f}% of the training images are classified right",
+            f"try a tenth of the rate, `--set {key}={phase.settings.lr / 10:g}`: a high one kills the ReLUs of a network "
+            "without batch norm in its first steps",
+        )
+
+    def _sample(self) -> torch.Tensor:
+        """Return a few training images as evaluation sees them, (N, 3, H, W)."""
+        return next(self.data.train.spread(DEAD_SAMPLE).eval_batches(DEAD_SAMPLE))[0]
+
+    def _compare_with_training(self, phase: Phase, record: dict) -> None:
+        """Measure some training images in evaluation, too, and tell where training saw something else in them."""
+        images = min(record["steps"], phase.steps_per_epoch) * self.recipe.train.batch_size
+        sample = self.data.train.spread(min(SAMPLED_IMAGES, images))
+        with self._averaged(phase):
+            accuracy = self._evaluate(sample)
+        if not falls_behind(accuracy, train_top1=record["train_top1"], images=min(images, len(self.data.train))):
+            return
+        text = (
+            f"warning: training had {record['train_top1']:.2f}% of its images right in the last epoch of the "
+            f"{phase.progress.phase} phase, and evaluation has {accuracy.top1:.2f}% of {accuracy.images} of them: "
+        )
+        unrefreshed = self.recipe.train.batch_norm_batches == 0
+        if unrefreshed and lagging_norms(self.model.train(), steps=phase.steps_done, from_scratch=True):
+            text += "batch-norm statistics lag behind the weights; leave `train.batch_norm_batches` at auto"
+        else:
+            text += "the network computes something else in evaluation, such as batch norm over very small or odd batches"
+        self.around.reporter.note(text)
+        phase.progress.facts.setdefault("warnings", []).append(text.removeprefix("warning: "))
 
     def _watch(self, phase: Phase) -> dict:
         """Return what to put beside an epoch: accuracy on the validation split, else on the result's images; betas."""
+        self._refresh_batch_norm(phase)
         with record_betas(self.model) as betas, self._averaged(phase):
-            accuracy = self._evaluate(watch=True)
+            accuracy = self._evaluate(self.data.watch if self.data.watch is not None else self.data.result)
         watched = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
         return {**watched, "beta": betas} if betas else watched
 
     @contextmanager
     def _averaged(self, phase: Phase) -> Iterator[None]:
-        """Hold the model at the average of its weights, where there is one."""
+        """Hold the model at the average of its weights, where there is one, with statistics of its own."""
         average = phase.companions.get(AVERAGE)
         if average is None:
             yield
@@ -211,12 +275,14 @@ class Run:
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.model.load_state_dict(average.state())
         try:
+            self._refresh_batch_norm(phase, averaged=True)
             yield
         finally:
             self.model.load_state_dict(own)
 
-    def _evaluate(self, *, watch: bool = False) -> Accuracy:
-        split = self.data.watch if watch and self.data.watch is not None else self.data.result
+    def _evaluate(self, split: Split | None = None) -> Accuracy:
+        """Measure the network, on the images of the result where no others are given."""
+        split = self.data.result if split is None else split
         accuracy = evaluate(self.model, split, batch_size=EVAL_BATCH, device=self.around.device, poll=self.around.poll)
         if not math.isfinite(accuracy.loss):
             raise DivergedError(
@@ -237,25 +303,59 @@ class Run:
         )
         save_checkpoint(self.folder.checkpoint(name), state)
 
-    def _training_images(self, count: int, stream: int) -> list[torch.Tensor]:
-        """Return `count` batches of shuffled training images on the device; `stream` names the order."""
+    def _training_images(self, count: int, stream: int) -> Iterator[torch.Tensor]:
+        """Yield `count` batches of shuffled training images on the device; `stream` names the order."""
         t = self.recipe.train
         batches = self.data.train.train_batches(t.batch_size, seed=(t.seed, stream))
-        return [images.to(self.around.device) for _, (images, _) in zip(range(count), batches, strict=False)]
+        for _, (images, _) in zip(range(count), batches, strict=False):
+            self.around.poll()
+            yield images.to(self.around.device)
 
     def _reestimate_batch_norm(self, batches: int) -> None:
         reestimate_batch_norm(self.model, self._training_images(batches, BATCH_NORM_STREAM))
 
+    def _refresh_batch_norm(self, phase: Phase, *, averaged: bool = False) -> None:
+        """Estimate the statistics anew where they cannot have followed the weights, or where the recipe wants it.
+
+        Training goes on from there: it normalises by the batch at hand, so that only evaluation sees the difference.
+        Doing it twice changes nothing.
+
+        Args:
+            averaged: are these averages of weights, to which the running statistics do not belong?
+        """
+        wanted = self.recipe.train.batch_norm_batches
+        if wanted != "auto":
+            # The running statistics belong to the weights before averaging: at 2 bits they cost half of the accuracy.
+            if wanted or averaged:
+                self._reestimate_batch_norm(wanted or self._batches_to_estimate(phase))
+            return
+        self.model.train()
+        from_scratch = phase.progress.phase != "qat" or not phase.progress.facts.get("float_trained", True)
+        lagging = lagging_norms(self.model, steps=phase.steps_done, from_scratch=from_scratch)
+        if not lagging and not averaged:
+            return
+        batches = self._batches_to_estimate(phase)
+        slow = [norm.momentum for norm in lagging if norm.momentum is None or norm.momentum < USUAL_MOMENTUM]
+        if slow and phase.progress.phase not in self.told_of_norms:
+            self.told_of_norms.add(phase.progress.phase)
+            momenta = sorted({"cumulative" if m is None else f"{m:g}" for m in slow})
+            self.around.reporter.note(
+                f"{len(slow)} batch norms average too slowly to follow the weights (momentum {', '.join(momenta)}): their "
+                f"statistics are estimated anew before each evaluation, from {batches} training batches"
+            )
+        self._reestimate_batch_norm(batches)
+
+    def _batches_to_estimate(self, phase: Phase) -> int:
+        steps = min(phase.steps_done, phase.steps)
+        return batches_to_estimate(batch_size=self.recipe.train.batch_size, steps=steps)
+
     def _settle(self, phase: Phase) -> None:
         """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
-        average, batches = phase.companions.get(AVERAGE), self.recipe.train.batch_norm_batches
+        average = phase.companions.get(AVERAGE)
         if average is not None:
             self.model.load_state_dict(average.state())
-            # The running statistics belong to the weights before averaging: at 2 bits they cost half of the accuracy.
-            batches = batches or AVERAGE_BATCH_NORM_BATCHES
-        if batches:
-            self._reestimate_batch_norm(batches)
-        if average is not None or batches:
+        if average is not None or self.recipe.train.batch_norm_batches != "auto":  # else the last epoch's watch did it
+            self._refresh_batch_norm(phase, averaged=average is not None)
             self._save(LAST, phase)
 
     def _finish(self, phase: Phase) -> dict:
@@ -281,6 +381,7 @@ class Run:
             "calibrated_top1": facts.get("calibrated_top1"),
             **asdict(accuracy),
             **({"beta": list(span(betas))} if betas else {}),
+            "warnings": facts.get("warnings", []),
             "epochs": progress.epoch,
             "seed": recipe.train.seed,
             "seconds": round(time.perf_counter() - self.started, 1),
