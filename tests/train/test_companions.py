@@ -2,7 +2,6 @@ import torch
 from torch import nn
 
 from asqcli.api import quantize_module
-from asqcli.train.batch_norm import reestimate_batch_norm
 from asqcli.train.companions import OscillationFreezer, WeightAverage
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.objective import Objective
@@ -78,15 +77,6 @@ def test_label_smoothing_by_hand():
     target = torch.tensor([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]])
     expected = -(target * torch.log_softmax(logits, 1)).sum()
     torch.testing.assert_close(Objective(label_smoothing=0.1)(logits, labels, torch.zeros(1)), expected)
-
-
-def test_batch_norm_gets_the_plain_average_over_the_batches():
-    model = nn.Sequential(nn.BatchNorm2d(2, momentum=0.3), nn.Dropout(0.5)).eval()
-    batches = [torch.randn(8, 2, 3, 3) * 2 + k for k in range(4)]
-    reestimate_batch_norm(model, batches)
-    torch.testing.assert_close(model[0].running_mean, torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0))
-    torch.testing.assert_close(model[0].running_var, torch.stack([b.var((0, 2, 3)) for b in batches]).mean(0))
-    assert model[0].momentum == 0.3 and not model[0].training
 
 
 def test_the_first_layer_to_give_a_nan_is_named():

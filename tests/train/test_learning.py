@@ -1,0 +1,135 @@
+"""Networks that learn nothing, and networks that evaluate as something else than they trained."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from asqcli.accuracy import Accuracy
+from asqcli.cli.resolve import Request, resolve
+from asqcli.errors import NotLearningError
+from asqcli.train import pipeline
+from asqcli.train.learning import Guessing, answers_alike, falls_behind
+from asqcli.train.reporter import Reporter
+from asqcli.train.surroundings import Surroundings
+
+NETWORKS = """
+import torch
+from torch import nn
+
+class Slow(nn.Module):
+    def __init__(self, num_classes=10, momentum=0.001):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16, momentum=momentum), nn.ReLU(),
+            nn.Conv2d(16, 32, 3, stride=2, bias=False), nn.BatchNorm2d(32, momentum=momentum), nn.ReLU(),
+        )
+        self.head = nn.Linear(32, num_classes)
+
+    def forward(self, x):
+        return self.head(self.layers(x).mean((2, 3)))
+
+class Dying(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, num_classes)
+        nn.init.constant_(self.conv.bias, -100.0)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+class Otherwise(Slow):
+    def forward(self, x):
+        return super().forward(x if self.training else x.flip(2))
+"""
+
+
+class Notes(Reporter):
+    def __init__(self):
+        self.texts = []
+
+    def note(self, text):
+        self.texts.append(text)
+
+
+@pytest.fixture
+def quantize(tmp_path, monkeypatch):
+    """Run a network of NETWORKS on the digits; return (result, notes, metrics)."""
+    (tmp_path / "learning_networks.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *overrides, scheme="lsq", bits=8):
+        flags = {"pretrained": ("none", "--weights")}
+        recipe = resolve(Request(f"learning_networks:{name}", None, scheme, bits, flags, list(overrides))).recipe
+        around = Surroundings(torch.device("cpu"), notes := Notes())
+        result = pipeline.quantize_fresh(recipe, around, source="test", out=name, force=False, given=None)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return result, notes.texts, [json.loads(line) for line in lines]
+
+    return run
+
+
+def test_guessing_by_hand():
+    even, uneven = Guessing.among(torch.arange(10).repeat(7)), Guessing.among(torch.tensor([0, 0, 0, 1]))
+    assert even.loss == pytest.approx(np.log(10)) and even.top1 == pytest.approx(10)
+    assert uneven.loss == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25)) and uneven.top1 == 75
+    assert even.is_not_beaten(loss=2.31, top1=10.5, images=1000)
+    assert not even.is_not_beaten(loss=2.2, top1=10.5, images=1000)  # it learns, if slowly
+    assert not even.is_not_beaten(loss=2.31, top1=20.0, images=1000)
+    assert even.is_not_beaten(loss=None, top1=14.0, images=100)  # luck over few images
+
+
+def test_dead_relus_answer_all_images_alike():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5))
+    images = torch.randn(6, 3, 4, 4)
+    assert not answers_alike(model, images)
+    with torch.no_grad():
+        model[0].bias.fill_(-100)
+    assert answers_alike(model, images) and model.training
+
+
+def test_a_gap_is_told_beyond_luck():
+    def evaluated(top1, images=512):
+        return Accuracy(top1=top1, top5=100.0, loss=1.0, images=images)
+
+    assert falls_behind(evaluated(18.6), train_top1=97.8, images=1437)
+    assert not falls_behind(evaluated(92.0), train_top1=97.8, images=1437)
+    assert not falls_behind(evaluated(40.0, images=16), train_top1=60.0, images=16)
+    assert not falls_behind(evaluated(99.0), train_top1=80.0, images=1437)  # augmentation, dropout
+
+
+def test_slow_statistics_are_estimated_before_every_figure(quantize):
+    epochs = ["train.warmup.epochs=3", "train.epochs=1"]
+    result, notes, metrics = quantize("Slow", *epochs)
+    assert all(abs(m["top1"] - m["train_top1"]) < 25 for m in metrics[1:]), metrics
+    assert result["float_top1"] == metrics[2]["top1"] and result["warnings"] == []
+    told = [text for text in notes if "2 batch norms average too slowly" in text and "momentum 0.001" in text]
+    assert len(told) == 2  # once a phase
+
+
+def test_statistics_that_may_not_be_estimated_are_told_of(quantize):
+    epochs = ["train.warmup.epochs=6", "train.epochs=1", "train.batch_norm_batches=0"]
+    result, notes, metrics = quantize("Slow", *epochs)
+    assert metrics[5]["train_top1"] - metrics[5]["top1"] > 20
+    assert "warmup phase" in result["warnings"][0] and "batch_norm_batches" in result["warnings"][0]
+    assert f"warning: {result['warnings'][0]}" in notes
+
+
+def test_a_network_that_evaluates_otherwise_is_told_of(quantize):
+    result, _, _ = quantize("Otherwise", "train.epochs=8", scheme="float", bits=None)
+    assert "computes something else in evaluation" in result["warnings"][0]
+
+
+def test_a_dead_network_ends_the_run(quantize, tmp_path):
+    with pytest.raises(NotLearningError, match="gives every image the same answer") as stop:
+        quantize("Dying")
+    assert stop.value.exit_code == 5 and "`--set train.warmup.lr=0.005`" in stop.value.hint
+    assert not (tmp_path / "Dying" / "result.json").exists()
+
+
+def test_a_network_that_guesses_for_half_of_its_training_ends_the_run(quantize):
+    with pytest.raises(NotLearningError, match="still only guesses after 115 steps of the float phase") as stop:
+        quantize("Slow", "train.epochs=10", "train.lr=1e-9", scheme="float", bits=None)
+    assert stop.value.exit_code == 5
