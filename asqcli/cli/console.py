@@ -62,6 +62,12 @@ def warn(text: str | None) -> None:
         stderr().print(f"warning: {text}", markup=False, soft_wrap=True)
 
 
+def remark(text: str | None) -> None:
+    """Tell on stderr what the user should know; nothing where there is nothing."""
+    if text is not None:
+        stderr().print(f"note: {text}", markup=False, soft_wrap=True)
+
+
 def percent(value: float | None) -> str:
     """Return an accuracy for people."""
     return "-" if value is None else f"{value:.2f}%"

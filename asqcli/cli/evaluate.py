@@ -144,14 +144,15 @@ def _open(target: str, weights: str | None, data: str | None):
 
 
 def _open_checkpoint(path: Path, source: str, model_name: str | None, data: str | None):
-    from asqcli.cli.console import warn
+    from asqcli.cli.console import remark, warn
     from asqcli.data.source import open_data
     from asqcli.train.checkpoint import load_checkpoint
     from asqcli.train.pipeline import preprocessing_of
-    from asqcli.train.restore import restore_model, unfinished
+    from asqcli.train.restore import restore_model, unfinished, unproven
 
     checkpoint = load_checkpoint(path)
     warn(unfinished(path, checkpoint))
+    remark(unproven(checkpoint, source))
     recipe = checkpoint.recipe
     model = restore_model(checkpoint, source=source, factory=model_name)
     name = data or recipe.data.name

@@ -42,14 +42,15 @@ def export(
         require_onnx()  # before anything else: it takes the package to know an earlier export, too
     _refuse_to_overwrite(file, format_)
     from asqcli.artifact.file import part_bytes, write_artifact
-    from asqcli.cli.console import print_json, warn
+    from asqcli.cli.console import print_json, remark, warn
     from asqcli.export.network import float_bytes
     from asqcli.files import write_atomically
     from asqcli.train.checkpoint import load_checkpoint
-    from asqcli.train.restore import restore_model, unfinished
+    from asqcli.train.restore import restore_model, unfinished, unproven
 
     checkpoint = load_checkpoint(path)
     warn(unfinished(path, checkpoint))
+    remark(unproven(checkpoint, run))
     network = restore_model(checkpoint, source=run, factory=model)
     artifact = _export(checkpoint, network)
     content = write_artifact(artifact) if format_ is Format.asq else write_onnx(artifact)

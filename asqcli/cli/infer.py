@@ -207,9 +207,10 @@ def _verify(session: Session, batches, run: str | None, model: str | None) -> Ve
 
 
 def _trained(session: Session, run: str, model: str | None):
+    from asqcli.cli.console import remark
     from asqcli.export.trained import TrainedRunner
     from asqcli.train.checkpoint import load_checkpoint
-    from asqcli.train.restore import find_checkpoint, restore_model
+    from asqcli.train.restore import find_checkpoint, restore_model, unproven
 
     path = find_checkpoint(run)
     if path is None:
@@ -217,6 +218,7 @@ def _trained(session: Session, run: str, model: str | None):
     checkpoint = load_checkpoint(path)
     if checkpoint.classes != session.artifact.document.classes:
         raise InputError(f"`{run}` has other classes than the exported network")
+    remark(unproven(checkpoint, run))
     return TrainedRunner(restore_model(checkpoint, source=run, factory=model))
 
 

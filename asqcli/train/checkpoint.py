@@ -22,10 +22,11 @@ from asqcli.errors import InputError, first_line, printable
 from asqcli.files import check_readable, what_is_wrong, write_atomically
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
+from asqcli.train.fingerprint import TOLERANCES, Fingerprint
 
 FORMAT = 1
 DOCUMENT = "asq_checkpoint"
-MODEL, MOMENTUM, COMPANION = "model/", "momentum/", "companion/"
+MODEL, MOMENTUM, COMPANION, FINGERPRINT = "model/", "momentum/", "companion/", "fingerprint/"
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Checkpoint:
         model: the state dict.
         momentum: SGD's buffers by parameter name.
         companions: the states of what goes beside the optimizer, by its name.
+        fingerprint: the network's answers to fixed images; None in files from before there were any.
     """
 
     recipe: Recipe
@@ -70,6 +72,7 @@ class Checkpoint:
     model: dict[str, Tensor]
     momentum: dict[str, Tensor]
     companions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    fingerprint: Fingerprint | None = None
 
 
 Count = Annotated[int, Field(ge=0)]
@@ -152,6 +155,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors |= {MOMENTUM + n: t for n, t in checkpoint.momentum.items()}
     for companion, state in checkpoint.companions.items():
         tensors |= {f"{COMPANION}{companion}/{n}": t for n, t in state.items()}
+    tensors |= fingerprint_tensors(checkpoint.fingerprint)
     document["digest"] = _digest(tensors)
     save_weights(path, tensors, {DOCUMENT: json.dumps(document)})
 
@@ -213,7 +217,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
         model=_with_prefix(tensors, MODEL),
         momentum=_with_prefix(tensors, MOMENTUM),
         companions={n: _with_prefix(tensors, f"{COMPANION}{n}/") for n in checked.companions},
+        fingerprint=fingerprint_among(tensors, path),
     )
+
+
+def fingerprint_tensors(fingerprint: Fingerprint | None) -> dict[str, Tensor]:
+    """Return a fingerprint as tensors to store beside others."""
+    return {} if fingerprint is None else {FINGERPRINT + fingerprint.kind: fingerprint.logits}
+
+
+def fingerprint_among(tensors: dict[str, Tensor], path: Path) -> Fingerprint | None:
+    """Return what `fingerprint_tensors` put among the tensors of a file, or None.
+
+    Raises:
+        InputError: it is broken.
+    """
+    kinds = _with_prefix(tensors, FINGERPRINT)
+    if not kinds:
+        return None
+    (kind, logits), *others = kinds.items()
+    if others or kind not in TOLERANCES or logits.dtype != torch.float32 or logits.dim() != 2:
+        raise InputError(f"`{path}` is corrupt: its fingerprint is none")
+    return Fingerprint(logits, kind)
 
 
 def require_fit(

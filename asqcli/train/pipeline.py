@@ -22,7 +22,7 @@ from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.train.checkpoint import Checkpoint, load_checkpoint
 from asqcli.train.plans import plan_layers
 from asqcli.train.profile import StepProfile, profile_step
-from asqcli.train.restore import require_factory_named, restore_model
+from asqcli.train.restore import require_factory_named, restore_model, unproven
 from asqcli.train.run import CALIBRATION_STREAM, Run, how_to_go_on
 from asqcli.train.run_folder import LAST, RunFolder
 from asqcli.train.start import Start, start_model
@@ -71,6 +71,8 @@ def quantize_resumed(
         return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).fresh(start, plans))
     recipe = checkpoint.recipe
     model = restore_model(checkpoint, source=str(folder.path), factory=factory)
+    if (caveat := unproven(checkpoint, str(folder.path))) is not None:
+        around.reporter.note(f"note: {caveat}")
     data = _open_training_data(recipe)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")

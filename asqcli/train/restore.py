@@ -12,6 +12,7 @@ from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.nn.prepare import prepare
 from asqcli.train.checkpoint import Checkpoint, is_checkpoint
+from asqcli.train.fingerprint import require_same_network
 from asqcli.train.run_folder import LAST, RunFolder
 
 LONGEST_REASON = 300  # characters: PyTorch lists every parameter that is missing
@@ -23,6 +24,13 @@ def find_checkpoint(target: str) -> Path | None:
     if path.is_dir():
         return RunFolder.open(path).checkpoint(LAST)
     return path if path.is_file() and is_checkpoint(path) else None
+
+
+def unproven(checkpoint: Checkpoint, source: str) -> str | None:
+    """Return in words that a checkpoint holds no answers to compare with, None where it does."""
+    if checkpoint.fingerprint is not None:
+        return None
+    return f"`{source}` was made before asq kept a network's answers: that it is opened as it was trained is not proven"
 
 
 def unfinished(path: Path, checkpoint: Checkpoint) -> str | None:
@@ -44,7 +52,8 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
             stands in it is never imported by itself.
     Raises:
         UsageError: the run was trained with a factory that the caller does not name.
-        InputError: the model is unknown, or the parameters do not fit.
+        InputError: the model is unknown, the parameters do not fit, or it answers otherwise than when it was saved.
+        UnsupportedError: it answers otherwise, and the caller's factory built it.
     """
     name = checkpoint.recipe.model
     require_factory_named(name, factory, source)
@@ -61,6 +70,7 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
     except (RuntimeError, AttributeError, TypeError, KeyError, ValueError) as error:
         reason = printable(textwrap.shorten(str(error), LONGEST_REASON, placeholder=" .."))
         raise InputError(f"the checkpoint in `{source}` does not fit `{name}`: {reason}") from error
+    require_same_network(model, checkpoint.fingerprint, checkpoint.recipe.data, name=name, source=source)
     return model
 
 

@@ -33,9 +33,19 @@ from asqcli.train.batch_norm import (
 )
 from asqcli.train.betas import record_betas, span
 from asqcli.train.calibration import calibrate
-from asqcli.train.checkpoint import Checkpoint, Progress, require_fit, save_checkpoint, save_weights
+from asqcli.train.checkpoint import (
+    FINGERPRINT,
+    Checkpoint,
+    Progress,
+    fingerprint_among,
+    fingerprint_tensors,
+    require_fit,
+    save_checkpoint,
+    save_weights,
+)
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
+from asqcli.train.fingerprint import require_same_network, take_fingerprint
 from asqcli.train.learning import FEWEST_STEPS, SAMPLED_IMAGES, Guessing, answers_alike, falls_behind
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
@@ -108,7 +118,8 @@ class Run:
         settings = self.recipe.calibration
         images = list(self._training_images(settings.batches, CALIBRATION_STREAM))
         if self.recipe.train.distillation is not None:
-            save_weights(self.folder.checkpoint(TEACHER), self.model.state_dict())
+            answers = fingerprint_tensors(take_fingerprint(self.model, self.recipe.data))
+            save_weights(self.folder.checkpoint(TEACHER), {**self.model.state_dict(), **answers})
         self.plans = calibrate(self.model, plans, images, start=settings.start)
         facts["calibrated_top1"] = self._evaluate().top1
         self.around.reporter.plan(self.plans)
@@ -134,7 +145,11 @@ class Run:
     def _teacher(self) -> nn.Module:
         """Return the float network as it was before quantization, from the file that `_quantize` wrote."""
         teacher, file = build_model(self.recipe.model, len(self.data.classes)), self.folder.checkpoint(TEACHER)
-        load_weights(teacher, read_weights(file), source=str(file), replace_head=False)
+        tensors = read_weights(file)
+        fingerprint = fingerprint_among(tensors, file)
+        state = {name: tensor for name, tensor in tensors.items() if not name.startswith(FINGERPRINT)}
+        load_weights(teacher, state, source=str(file), replace_head=False)
+        require_same_network(teacher, fingerprint, self.recipe.data, name=self.recipe.model, source=str(file))
         return teacher.to(self.around.device).eval()
 
     def _average(self) -> dict[str, Companion]:
@@ -300,6 +315,7 @@ class Run:
             self.model.state_dict(),
             phase.momentum(),
             {name: companion.state() for name, companion in phase.companions.items()},
+            take_fingerprint(self.model, self.recipe.data),
         )
         save_checkpoint(self.folder.checkpoint(name), state)
 

@@ -16,7 +16,7 @@ from asqcli.recipe.schema import Recipe
 from asqcli.seeds import stream_seed
 from asqcli.train.checkpoint import Checkpoint, load_checkpoint
 from asqcli.train.reporter import Reporter
-from asqcli.train.restore import find_checkpoint
+from asqcli.train.restore import find_checkpoint, restore_model, unproven
 
 INIT_STREAM = 100  # part of the seed, beside the phases of `loop`
 
@@ -54,8 +54,12 @@ def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
             reporter.note(f"no pretrained weights: {error.message}")
             return Start(model, f"none ({error.message})", warm_up=True)
     elif (checkpoint_path := find_checkpoint(wanted)) is not None:
-        name = wanted
-        state = _float_state(load_checkpoint(checkpoint_path), model)
+        name, checkpoint = wanted, load_checkpoint(checkpoint_path)
+        if checkpoint.recipe.model == recipe.model:  # else there is nothing to compare: the caller names another network
+            restore_model(checkpoint, source=wanted, factory=recipe.model)
+            if (caveat := unproven(checkpoint, wanted)) is not None:
+                reporter.note(f"note: {caveat}")
+        state = _float_state(checkpoint, model)
     elif is_artifact(Path(wanted)):
         raise InputError(
             f"`{wanted}` is an exported network, which holds no float weights",
