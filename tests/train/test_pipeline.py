@@ -141,7 +141,8 @@ EVERYTHING = (
 
 
 def test_all_options_together_resume_to_the_same_bits(tmp_path, image_folder):
-    expected = run(recipe_for(image_folder, *EVERYTHING), tmp_path / "whole")
+    options = (*EVERYTHING, "train.lr=0.002")  # held weights and a teacher together diverge at the default rate here
+    expected = run(recipe_for(image_folder, *options), tmp_path / "whole")
     polls = 0
 
     def poll():
@@ -152,7 +153,7 @@ def test_all_options_together_resume_to_the_same_bits(tmp_path, image_folder):
 
     out = tmp_path / "stopped"
     with pytest.raises(Interruption):
-        run(recipe_for(image_folder, *EVERYTHING), out, poll)
+        run(recipe_for(image_folder, *options), out, poll)
     assert resume(out)["loss"] == expected["loss"]
     a, b = final_weights(tmp_path / "whole"), final_weights(out)
     assert all(torch.equal(a[n], b[n]) for n in a)
