@@ -17,6 +17,7 @@ from asqcli.artifact import document as doc
 from asqcli.artifact import write_artifact
 from asqcli.errors import UsageError
 from asqcli.export.network import export_network
+from asqcli.export.proof import Prover
 from asqcli.files import write_atomically
 from asqcli.nn.prepare import project_steps
 from asqcli.nn.survey import survey
@@ -86,7 +87,8 @@ def export_module(
         resize: length of an image's shorter side before the centre crop, pixels; `image_size` without it.
         mean, std: that its input was normalised with, of pixels scaled to 0 .. 1.
     Raises:
-        UnsupportedError: an operation that the engine does not have; names it and its place in the source.
+        UnsupportedError: an operation that the engine does not have; names it and its place in the source. Or the file
+            does not answer as the network does.
         MachineError: the file cannot be written.
     """
     preprocessing = doc.Input(
@@ -94,4 +96,4 @@ def export_module(
     )
     provenance = doc.Provenance(asqcli=__version__, model=type(model).__name__)
     artifact = export_network(model, classes=tuple(classes), preprocessing=preprocessing, provenance=provenance)
-    write_atomically(Path(path), write_artifact(artifact))
+    write_atomically(Path(path), write_artifact(artifact), check=Prover(model, preprocessing).prove_artifact)

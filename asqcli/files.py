@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,9 +45,11 @@ def machine_errors(path: Path) -> Iterator[None]:
         raise MachineError(f"cannot write `{path}`: {error.strerror or error}", hint) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, check: Callable[[Path], None] = lambda part: None) -> None:
     """Write a file so that its name holds the old content or the new, never a part.
 
+    Args:
+        check: looks at what was written before it gets its name; where it raises, nothing is kept of it.
     Raises:
         MachineError: disk full, folder not writable; the old content stays.
     """
@@ -59,7 +61,8 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            check(part)
             os.replace(part, path)
-        except OSError:
+        except BaseException:
             part.unlink(missing_ok=True)
             raise

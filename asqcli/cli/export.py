@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,9 @@ import typer
 
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption
 from asqcli.errors import InputError, UsageError
+
+
+REAL_IMAGES = 12  # that a file is proven on, beside the fixed ones
 
 
 class Format(str, Enum):
@@ -44,6 +48,7 @@ def export(
     from asqcli.artifact.file import part_bytes, write_artifact
     from asqcli.cli.console import print_json, remark, warn
     from asqcli.export.network import float_bytes
+    from asqcli.export.proof import Prover
     from asqcli.files import write_atomically
     from asqcli.train.checkpoint import load_checkpoint
     from asqcli.train.restore import restore_model, unfinished, unproven
@@ -53,8 +58,17 @@ def export(
     remark(unproven(checkpoint, run))
     network = restore_model(checkpoint, source=run, factory=model)
     artifact = _export(checkpoint, network)
-    content = write_artifact(artifact) if format_ is Format.asq else write_onnx(artifact)
-    write_atomically(file, content)
+    samples, split = _open_data(checkpoint, data) if data is not None else (None, None)
+    prover = Prover(network, artifact.document.input, _real_inputs(split))
+    proofs = []
+    if format_ is Format.asq:
+        content, prove = write_artifact(artifact), prover.prove_artifact
+    else:
+        content, prove = write_onnx(artifact), prover.prove_onnx
+    write_atomically(file, content, check=lambda part: proofs.append(prove(part)))
+    (proof,) = proofs
+    if proof is None:
+        remark(f"`{file}` was not run beside the network: the package onnxruntime is missing")
     document = {
         "schema": 1,
         "file": str(file),
@@ -67,8 +81,10 @@ def export(
     }
     if format_ is Format.asq:
         document["parts"] = part_bytes(artifact)
+    if proof is not None:
+        document["proof"] = asdict(proof)
     if data is not None:
-        document |= _measure(artifact, network, checkpoint, data)
+        document |= _measure(artifact, network, checkpoint, data, samples, split)
     print_json(document) if json_ else _print_summary(document)
 
 
@@ -126,29 +142,51 @@ def _export(checkpoint, network):
     return export_network(network, classes=checkpoint.classes, preprocessing=preprocessing, provenance=provenance)
 
 
-def _measure(artifact, network, checkpoint, data: str) -> dict:
-    """Return the accuracies of the float network, the trained one and the engine."""
-    import os
-
-    import torch
-
+def _open_data(checkpoint, data: str):
+    """Return (samples, split of the result's images) of the data to measure on."""
     from asqcli.data.samples import find_samples
     from asqcli.data.source import open_data
-    from asqcli.engine.predict import measure
-    from asqcli.engine.session import Session
-    from asqcli.train.evaluate import EVAL_BATCH, evaluate
     from asqcli.train.pipeline import preprocessing_of
 
     samples = find_samples(data)
     if samples.classes != checkpoint.classes:
         raise InputError(f"the classes in `{data}` are not those that the run was trained on")
-    split = open_data(data, preprocessing_of(checkpoint.recipe), workers=0, with_train=False).result
+    return samples, open_data(data, preprocessing_of(checkpoint.recipe), workers=0, with_train=False).result
+
+
+def _real_inputs(split):
+    """Return a few inputs to compare the file and the network on, or None."""
+    if split is None:
+        return None
+    inputs, _ = next(split.spread(REAL_IMAGES).eval_batches(REAL_IMAGES))
+    return inputs.numpy()
+
+
+def _measure(artifact, network, checkpoint, data: str, samples, split) -> dict:
+    """Return the accuracies of the float network, the trained one and the engine."""
+    import os
+
+    import torch
+
+    from asqcli.engine.predict import measure
+    from asqcli.engine.session import Session
+    from asqcli.train.evaluate import EVAL_BATCH, evaluate
+
     trained = evaluate(network, split, batch_size=EVAL_BATCH, device=torch.device("cpu"))
     integer = measure(Session(artifact, threads=os.cpu_count() or 1), samples.result)
     accuracies = {"measured_on": samples.result_name, "quantized_top1": trained.top1, "integer_top1": integer.top1}
     if data == checkpoint.recipe.data.name and "float_top1" in checkpoint.progress.facts:
         accuracies["float_top1"] = checkpoint.progress.facts["float_top1"]
     return accuracies
+
+
+def _in_words(proof: dict) -> str:
+    if proof["max_abs_logit_difference"] == 0.0:
+        return f"the file was run beside the network on {proof['images']} images: all logits are equal to the bit"
+    return (
+        f"the file was run beside the network on {proof['images']} images: logits differ by up to "
+        f"{proof['max_abs_logit_difference']:.2g}, as ONNX lets a runtime round"
+    )
 
 
 def _print_summary(document: dict) -> None:
@@ -163,11 +201,13 @@ def _print_summary(document: dict) -> None:
         if size:
             facts[f"  {part.replace('_', ' ')}"] = f"{size:,} bytes"
     facts["layers"] = f"{document['layers']}, {document['multiply_adds']:,} multiply-adds for one image"
+    if "proof" in document:
+        facts["proven"] = _in_words(document["proof"])
     if "integer_top1" in document:
         facts["measured on"] = document["measured_on"]
         if "float_top1" in document:
             facts["float top-1"] = f"{percent(document['float_top1'])}, before training with quantization"
         facts["quantized top-1"] = f"{percent(document['quantized_top1'])}, in training's own arithmetic"
-        engine = "in the integer engine" if document["format"] == "asq" else "in asq's engine; the file was not run"
+        engine = "in the integer engine" if document["format"] == "asq" else "in asq's engine"
         facts["integer top-1"] = f"{percent(document['integer_top1'])}, {engine}"
     print_facts("Exported", facts)

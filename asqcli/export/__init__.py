@@ -5,5 +5,6 @@ lower       that graph to the artifact's nodes; what the engine has no node for 
 operations  what the engine has of torch's operations, each to nodes
 integers    a quantized layer's parameters to codes, level tables and scales
 network     a prepared network to an artifact
+proof       the written file beside that network: it answers alike, or it is not kept
 trained     that network, run beside the engine to compare every value
 """
