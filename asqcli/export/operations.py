@@ -104,11 +104,11 @@ class Operations:
 
     def _product(self, x: Value, layer: QuantConv2d | QuantLinear, name: str) -> Value:
         require_integers(name, layer)
-        activations = store_activations(name, layer.activation_quantizer, self.store)
+        activations = self.store.once(store_activations, name, layer.activation_quantizer)
+        weights = self.store.once(store_weights, name, layer)
         if isinstance(layer, QuantLinear):
             if len(self.shapes[x]) != 1:
                 raise Unsupported(f"its input has the shape {self.shapes[x]} for one image, not (features,)")
-            weights = store_weights(name, layer, self.store)
             return self._emit(doc.Linear, x, name=name, activations=activations, weights=weights)
         if layer.padding_mode != "zeros":
             raise Unsupported(f"it pads with `{layer.padding_mode}`, and the engine with zeros")
@@ -117,7 +117,7 @@ class Operations:
             x,
             name=name,
             activations=activations,
-            weights=store_weights(name, layer, self.store),
+            weights=weights,
             stride=tuple(layer.stride),
             padding=_borders(layer),
             dilation=tuple(layer.dilation),
@@ -127,7 +127,7 @@ class Operations:
     def _batch_norm(self, x: Value, layer: TwoStepBatchNorm2d, name: str) -> Value:
         if layer.running_mean is None:
             raise Unsupported("it has no running statistics")
-        g, b = store_batch_norm(name, layer, self.store)
+        g, b = self.store.once(store_batch_norm, name, layer)
         return self._emit(doc.BatchNorm, x, name=name, g=g, b=b)
 
     # Functions: parameters as torch's

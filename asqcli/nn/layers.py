@@ -48,6 +48,10 @@ class _QuantLayer:
             return self._forward_fake(input)
         return self._forward_integer(input)
 
+    def compute_in_float(self, input: Tensor) -> Tensor:
+        """Return what the float layer gives: for who looks at shapes."""
+        return self._product(input, self.weight, self.bias)
+
     def _forward_fake(self, x: Tensor) -> Tensor:
         x_hat = x if self.activation_quantizer is None else self.activation_quantizer(x)
         weight = self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
@@ -151,6 +155,10 @@ class TwoStepBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         g, b = self.multiplier_and_addend()
         return input.mul(g.reshape(-1, 1, 1)).add_(b.reshape(-1, 1, 1))
+
+    def compute_in_float(self, input: Tensor) -> Tensor:
+        """Return what the float layer gives: for who looks at shapes."""
+        return super().forward(input)
 
     def multiplier_and_addend(self) -> tuple[Tensor, Tensor]:
         """Return (g, b), (C,) each, float32."""

@@ -33,10 +33,10 @@ _TORCH = str(Path(torch.__file__).parent)
 _TORCH_MODULES = str(Path(nn.__file__).parent / "modules")
 _NO_AUTHORS = (_TORCH + "/", _TORCH + "\\", str(Path(__file__).parent), str(Path(__file__).parents[1] / "quant"))
 
-# Functions whose results have the form of their first argument, or of their numbers, and no values of the others.
+# Functions that take no more than the form of a tensor: of all but the first, and of the first.
 _AS_THE_FIRST = ("to", "type_as", "view_as", "expand_as", "reshape_as")
-_FROM_NOTHING = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones",
-                 "new_empty", "new_full", "new_tensor")  # fmt: skip
+_AS_NOTHING = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+               "new_empty", "new_full", "new_tensor")  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class Operation:
         module: the layer that was called: a quantized one, or the module of torch whose forward called the function.
         place: where that stands in its author's source, such as ", at my_net.py:12: `x = x * 2`", or nothing.
         operator: was it written as one, such as `+=`?
-        sources: names of what the arguments were made from: parameters, buffers and `INPUT`.
+        sources: names of what the result is made from: parameters, buffers and `INPUT`.
         changed: those arguments that it changed in place.
         changed_unseen: was an argument changed in place since by something that is no function of torch?
     """
@@ -96,14 +96,6 @@ class Record:
     input: Tensor
     output: Any
     operations: list[Operation]
-
-    def executions(self) -> dict[nn.Module, list[Operation]]:
-        """Return the operations of each layer of torch, and of ours, in the order of first execution."""
-        found: dict[nn.Module, list[Operation]] = {}
-        for operation in self.operations:
-            if operation.module is not None:
-                found.setdefault(operation.module, []).append(operation)
-        return found
 
 
 @torch.no_grad()
@@ -181,17 +173,17 @@ class _Recorder(TorchFunctionMode):
         before = [_version(tensor) for tensor in given]
         unseen = any(self.versions.get(storage_of(t), v) != v for t, v in zip(given, before, strict=True))
         copied = _copy((args, kwargs))
-        result = function(*args, **kwargs)
+        result = args[0].compute_in_float(args[1]) if function is quantized_layer else function(*args, **kwargs)
         changed = [tensor for tensor, version in zip(given, before, strict=True) if _version(tensor) != version]
-        sources = frozenset().union(*(self.sources.get(storage_of(tensor), frozenset()) for tensor in given))
         module, place, operator = _caller(sys._getframe(1))
         if function is quantized_layer:
             module = args[0]
-        operation = Operation(function, *copied, _copy(result), module, place, operator, sources, changed, unseen)
-        self.operations.append(operation)
-        passed_on = self._passed_on(operation, given)
+        sources = self._sources_of(function, given)
+        self.operations.append(
+            Operation(function, *copied, _copy(result), module, place, operator, sources, changed, unseen)
+        )
         for tensor in (*changed, *tensors_in(result)):
-            self._add_sources(tensor, passed_on)
+            self._add_sources(tensor, sources)
         for tensor in given:
             self.versions[storage_of(tensor)] = _version(tensor)
         return result
@@ -201,12 +193,14 @@ class _Recorder(TorchFunctionMode):
         self.sources[storage] = self.sources.get(storage, frozenset()) | names
         self.versions[storage] = _version(tensor)
 
-    def _passed_on(self, operation: Operation, given: list[Tensor]) -> frozenset[str]:
-        """Return what the results are made from."""
-        name = operation.name
-        if name in _FROM_NOTHING:
-            return frozenset()
-        return self.sources.get(storage_of(given[0]), frozenset()) if name in _AS_THE_FIRST else operation.sources
+    def _sources_of(self, function: Callable, given: list[Tensor]) -> frozenset[str]:
+        """Return what the results of a function are made from."""
+        name = getattr(function, "__name__", "")
+        if name in _AS_THE_FIRST:
+            given = given[:1]
+        elif name in _AS_NOTHING:
+            given = given[1:]
+        return frozenset().union(*(self.sources.get(storage_of(tensor), frozenset()) for tensor in given))
 
 
 def tensors_in(content: Any) -> Iterator[Tensor]:

@@ -64,9 +64,10 @@ def calibrate(model: nn.Module, plans: list[LayerPlan], batches: Iterable[Tensor
         batches: training images, (N, 3, H, W) each, on the model's device.
         start: "mse" for the least squared error, or "lsq" for 2 * mean|x| / sqrt(qmax).
     """
-    statistics = observe_inputs(model, [plan.name for plan in plans], list(batches))
+    batches = list(batches)
+    statistics = observe_inputs(model, [plan.name for plan in plans], batches)
     plans = [replace(plan, signed=statistics[plan.name].signed) for plan in plans]
-    prepare(model, plans)
+    prepare(model, plans, torch.zeros_like(batches[0][:1]))
     for name, layer in quant_layers(model):
         if layer.weight_quantizer is not None:
             layer.weight_quantizer.start(layer.weight, start)
