@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections import Counter
 
 from torch import nn
-from torch.nn import functional as F
 
 from asqcli.errors import UnsupportedError, some_of
-from asqcli.nn.record import INPUT, Operation, Record
+from asqcli.nn.record import INPUT, Operation, Record, executions
 
-FLOAT_FUNCTIONS = (F.conv2d, F.linear, F.batch_norm)  # what the layers that have twins call, once in a run of theirs
 PRODUCTS = (
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear", "bilinear",
     "matmul", "rmatmul", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "addmm", "addbmm", "baddbmm", "addmv",
@@ -45,15 +43,6 @@ def prove(twins: dict[nn.Module, nn.Module], before: Record, after: Record) -> N
                 f"network, and {_times(runs[twins[layer]])} once it is quantized{own[0].place}",
                 f"{_CALL_BY_NAME}; a forward must not choose its layers by the values of tensors",
             )
-
-
-def executions(record: Record) -> dict[nn.Module, list[Operation]]:
-    """Return the runs of each float layer that can have a twin, in the order of their first; called or not, it ran."""
-    found: dict[nn.Module, list[Operation]] = {}
-    for operation in record.operations:
-        if operation.module is not None and operation.function in FLOAT_FUNCTIONS:
-            found.setdefault(operation.module, []).append(operation)
-    return found
 
 
 def float_products(record: Record) -> str | None:

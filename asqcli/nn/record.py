@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from asqcli.errors import AsqError, UnsupportedError, first_line, ran_out_of_memory
@@ -33,6 +34,7 @@ _TORCH = str(Path(torch.__file__).parent)
 _TORCH_MODULES = str(Path(nn.__file__).parent / "modules")
 _NO_AUTHORS = (_TORCH + "/", _TORCH + "\\", str(Path(__file__).parent), str(Path(__file__).parents[1] / "quant"))
 
+_LAYER_FUNCTIONS = (F.conv2d, F.linear, F.batch_norm)  # what the layers that can have twins call, once in a run each
 # Functions that take no more than the form of a tensor: of all but the first, and of the first.
 _AS_THE_FIRST = ("to", "type_as", "view_as", "expand_as", "reshape_as")
 _AS_NOTHING = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones",
@@ -117,6 +119,15 @@ def record(model: nn.Module, example: Tensor) -> Record:
         around.enter_context(recorder)
         output = _run(model, example)
     return Record(model, example, output, recorder.operations)
+
+
+def executions(record: Record) -> dict[nn.Module, list[Operation]]:
+    """Return the runs of each float layer that can have a twin, in the order of their first; called or not, it ran."""
+    found: dict[nn.Module, list[Operation]] = {}
+    for operation in record.operations:
+        if operation.module is not None and operation.function in _LAYER_FUNCTIONS:
+            found.setdefault(operation.module, []).append(operation)
+    return found
 
 
 def record_or_refuse(model: nn.Module, example: Tensor) -> Record:
