@@ -6,6 +6,7 @@ import builtins
 import inspect
 import keyword
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from asqcli.export.operations import HANDLERS, SUPPORTED, Operations, Unsupporte
 from asqcli.nn.record import INPUT, Operation, Record, is_getter, map_tensors, storage_of, tensors_in
 
 STALE = object()  # what stands for a view of a tensor that was changed in place since
-# Methods that tell of a tensor what does not depend on its numbers, or tell it to people.
+# Methods that tell of a tensor what does not depend on its numbers, or tell it to people, as getters of properties do.
 _TELL_NO_VALUES = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device", "len",
     "type", "result_type", "can_cast", "has_names", "dense_dim", "sparse_dim", "repr", "format", "str", "hash",
@@ -27,7 +28,15 @@ _TELL_NO_VALUES = {
 }  # fmt: skip
 
 
-def lower(record: Record, store: TensorStore) -> tuple[doc.AnyNode, ...]:
+@dataclass(frozen=True)
+class Lowered:
+    """The nodes of an artifact, and by their names the places in the source that they come from."""
+
+    nodes: tuple[doc.AnyNode, ...]
+    places: dict[str, str]
+
+
+def lower(record: Record, store: TensorStore) -> Lowered:
     """Return the nodes of a recorded run; their tensors go into `store`.
 
     Raises:
@@ -44,31 +53,40 @@ class Lowering(Operations):
         self.names = _Names()
         self.values: dict[int, tuple[Tensor, Any]] = {}  # by the identity of the tensor
 
-    def run(self) -> tuple[doc.AnyNode, ...]:
+    def run(self) -> Lowered:
+        places: dict[str, str] = {}
         self.shapes.append(tuple(self.record.input.shape[1:]))
         self.names.new(next(iter(inspect.signature(self.record.model.forward).parameters), "input"))
         self._hold(self.record.input, Value(0))
+        # Whoever looks at values gets them from operations, which the engine may not have either.
+        self._refuse_looks_at_values()
         for operation in self.record.operations:
-            if INPUT not in operation.sources:
-                continue
-            self.current = operation
-            try:
-                self._lower(operation)
-            except Unsupported as reason:
+            if operation.gives_values:
+                self.current, made = operation, len(self.nodes)
+                try:
+                    self._lower(operation)
+                except Unsupported as reason:
+                    raise UnsupportedError(
+                        f"{self._title(operation)} cannot be exported: {reason}{operation.place}", SUPPORTED
+                    ) from None
+                places |= {node.name: operation.place for node in self.nodes[made:]}
+        return Lowered(_prune(self.nodes, self._output()), places)
+
+    def _refuse_looks_at_values(self) -> None:
+        for operation in self.record.operations:
+            if INPUT in operation.sources and not operation.gives_values and _looks_at_values(operation):
                 raise UnsupportedError(
-                    f"{self._title(operation)} cannot be exported: {reason}{operation.place}", SUPPORTED
-                ) from None
-        return _prune(self.nodes, self._output())
+                    f"`{operation.name}` cannot be exported: it looks at the values of a tensor that is made from the "
+                    f"network's input{operation.place}",
+                    "a forward must not branch, loop or compute on the values of tensors",
+                )
 
     def _lower(self, operation: Operation) -> None:
-        tensors = list(tensors_in(operation.result))
-        if not tensors:
-            if not is_getter(operation.function) and operation.name not in _TELL_NO_VALUES:
-                raise Unsupported("a forward must not look at the values of tensors that are made from its input")
-            return
         self.name = self.names.new(self._candidate(operation))
         if operation.changed_unseen:
             raise Unsupported("it reads a tensor that was changed in place by something that is no function of torch")
+        if any(tensor.is_inference() for tensor in tensors_in(operation.result)):
+            raise Unsupported("it runs in inference mode, in which torch does not tell what is changed in place")
         args, kwargs = map_tensors((operation.args, operation.kwargs), self._value)
         handler = HANDLERS.get(operation.function)
         if handler is None:
@@ -129,6 +147,10 @@ class Lowering(Operations):
         if operation.module in self.layers:
             return f"layer `{self.layers[operation.module]}` ({type(operation.module).__name__})"
         return f"`{self._candidate(operation)}`"
+
+
+def _looks_at_values(operation: Operation) -> bool:
+    return not is_getter(operation.function) and operation.name not in _TELL_NO_VALUES
 
 
 class _Names:

@@ -9,7 +9,7 @@ from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
 from asqcli.errors import InputError, UnsupportedError
 from asqcli.export.integers import TensorStore
-from asqcli.export.lower import lower
+from asqcli.export.lower import Lowered, lower
 from asqcli.nn.prepare import quant_layers
 from asqcli.nn.record import Record, record_or_refuse
 
@@ -32,9 +32,9 @@ def export_network(
         raise UnsupportedError("the network is float: it has no integers to export", "quantize it first")
     store = TensorStore()
     first, *others = (lower(_run(model, batch, preprocessing.image_size), store) for batch in BATCHES)
-    for batch, nodes in zip(BATCHES[1:], others, strict=True):
-        _require_equal(first, nodes, batch)
-    nodes = first
+    for batch, other in zip(BATCHES[1:], others, strict=True):
+        _require_equal(first, other, batch)
+    nodes = first.nodes
     document = doc.Document(format=doc.FORMAT, input=preprocessing, classes=classes, nodes=nodes, provenance=provenance)
     used = {text for node in nodes for text in _strings(node.model_dump())}
     tensors = {name: tensor for name, tensor in store.tensors.items() if name in used}  # without those of pruned nodes
@@ -49,14 +49,15 @@ def _run(model: nn.Module, batch: int, size: int) -> Record:
     return record_or_refuse(model, torch.zeros(batch, 3, size, size, device=device))
 
 
-def _require_equal(nodes: tuple[doc.AnyNode, ...], others: tuple[doc.AnyNode, ...], batch: int) -> None:
+def _require_equal(first: Lowered, other: Lowered, batch: int) -> None:
     """Refuse a network that computes something else with another number of images."""
-    if nodes == others:
+    if first.nodes == other.nodes:
         return
-    differing = next((node for node, other in zip(nodes, others, strict=False) if node != other), nodes[-1])
+    pairs = zip(first.nodes, other.nodes, strict=False)
+    name = next((node.name for node, same in pairs if node != same), first.nodes[-1].name)
     raise UnsupportedError(
-        f"the network cannot be exported: it mixes or counts the images of a batch; with {batch} of them it computes "
-        f"something else than with {BATCHES[0]}, first in `{differing.name}`",
+        f"`{name}` cannot be exported: it mixes or counts the images of a batch, and is something else with {batch} of "
+        f"them than with {BATCHES[0]}{first.places[name]}",
         "a forward must do the same to each image, however many there are",
     )
 

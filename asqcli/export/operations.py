@@ -309,8 +309,10 @@ class Operations:
             raise Unsupported("it drops values in evaluation too; `training=self.training` would not")
         return input
 
-    def nothing(self, input, *_, **__) -> Any:
+    def nothing(self, input, *_, **__) -> Value:
         """What changes no number."""
+        if self._batched_shape() != self.shapes[input]:
+            raise Unsupported("it gives a tensor of another shape")
         return input
 
 
@@ -343,6 +345,7 @@ _BY_NAME: dict[str, Callable] = {
     "adaptive_avg_pool2d": Operations.adaptive_avg_pool,
     "mean": Operations.mean,
     **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten"), Operations.reshape),
+    **dict.fromkeys(("reshape_as", "view_as"), Operations.reshape),
     "transpose": Operations.transpose,
     **dict.fromkeys(("cat", "concat", "concatenate"), Operations.concat),
     "chunk": Operations.chunk,
@@ -350,7 +353,7 @@ _BY_NAME: dict[str, Callable] = {
     "__getitem__": Operations.getitem,
     "pad": Operations.pad,
     **dict.fromkeys(("dropout", "dropout2d", "alpha_dropout"), Operations.dropout),
-    **dict.fromkeys(("contiguous", "float", "clone"), Operations.nothing),
+    **dict.fromkeys(("contiguous", "float", "clone", "detach", "to", "type", "type_as"), Operations.nothing),
 }
 
 HANDLERS: dict[Any, Callable] = {

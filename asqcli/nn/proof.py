@@ -50,7 +50,7 @@ def float_products(record: Record) -> str | None:
     texts = {
         f"`{operation.name}`{_with(operation)}{operation.place}": None
         for operation in record.operations
-        if operation.name in PRODUCTS and INPUT in operation.sources
+        if operation.name in PRODUCTS and operation.gives_values
     }
     if not texts:
         return None
@@ -66,7 +66,7 @@ def _refuse_ways_past(twins: dict[nn.Module, nn.Module], names: dict[nn.Module, 
         for tensor in (*module._parameters, *module._buffers)
     }
     for operation in after.operations:
-        if operation.is_layer or INPUT not in operation.sources:
+        if operation.is_layer or not operation.gives_values:
             continue
         owned = sorted(source for source in operation.sources if source in owners)
         if owned:

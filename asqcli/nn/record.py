@@ -78,6 +78,11 @@ class Operation:
         return name[2:-2] if name.startswith("__") and name.endswith("__") else name
 
     @property
+    def gives_values(self) -> bool:
+        """Does it make tensors from the network's input, or change them?"""
+        return INPUT in self.sources and (bool(self.changed) or any(True for _ in tensors_in(self.result)))
+
+    @property
     def is_layer(self) -> bool:
         """Is it a quantized layer, or a batch norm of ours?"""
         return self.function is quantized_layer

@@ -131,7 +131,7 @@ def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, 
     if seen.unused:
         around.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
     plans = plan_layers(recipe, model, seen, source=source)
-    # Before any training, the float one included. What cannot be told of an input before it is observed changes nothing.
+    # Before any training, the float one included. Signedness is not seen yet, and changes no call.
     with prepared(model, [replace(plan, signed=True) for plan in plans], example) as run:
         if products := float_products(run):
             around.reporter.note(f"warning: {products}")
