@@ -1,7 +1,7 @@
 """From a trained network to an exported file.
 
-trace       the network's forward as a graph of operations (torch.fx), with the values of one run
-lower       that graph to the artifact's nodes; what the engine has no node for is refused, with its place in the source
+lower       a recorded run (asqcli.nn.record) to the artifact's nodes; what the engine has no node for is refused, with
+            its place in the source
 operations  what the engine has of torch's operations, each to nodes
 integers    a quantized layer's parameters to codes, level tables and scales
 network     a prepared network to an artifact

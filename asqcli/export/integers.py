@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +25,13 @@ class TensorStore:
     def __init__(self) -> None:
         self.tensors: dict[str, np.ndarray] = {}
         self._level_tables: dict[bytes, str] = {}
+        self._descriptions: dict[tuple[Callable, str], Any] = {}
+
+    def once(self, store: Callable[..., Any], name: str, layer: Any) -> Any:
+        """Return what `store` makes of a layer, of whose name there is one; it need not be asked again."""
+        if (store, name) not in self._descriptions:
+            self._descriptions[store, name] = store(name, layer, self)
+        return self._descriptions[store, name]
 
     def add(self, name: str, tensor: Tensor | np.ndarray, dtype: type) -> str:
         """Store a tensor, once per name; return the name."""

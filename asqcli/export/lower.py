@@ -1,121 +1,200 @@
-"""A traced network to the nodes of an artifact: the walk over its graph, and what is changed in place on the way."""
+"""A recorded run to the nodes of an artifact: the walk over it, and what is changed in place on the way."""
 
 from __future__ import annotations
 
+import builtins
 import inspect
+import keyword
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from asqcli.artifact import document as doc
 from asqcli.errors import UnsupportedError
 from asqcli.export.integers import TensorStore
-from asqcli.export.operations import HANDLERS, MODULES, SUPPORTED, Operations, Unsupported, Value
-from asqcli.export.trace import Trace, place, tensors_of, tensors_only
+from asqcli.export.operations import HANDLERS, SUPPORTED, Operations, Unsupported, Value
+from asqcli.nn.record import INPUT, Operation, Record, is_getter, map_tensors, storage_of, tensors_in
 
-STALE = object()  # what a view of a tensor gave that was changed in place since
+STALE = object()  # what stands for a view of a tensor that was changed in place since
+# Methods that tell of a tensor what does not depend on its numbers, or tell it to people, as getters of properties do.
+_TELL_NO_VALUES = {
+    "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device", "len",
+    "type", "result_type", "can_cast", "has_names", "dense_dim", "sparse_dim", "repr", "format", "str", "hash",
+    "register_hook", "retain_grad", "is_contiguous", "is_pinned", "is_shared", "is_inference", "is_floating_point",
+    "is_complex", "is_signed", "is_same_size", "is_conj", "is_neg", "is_coalesced", "is_distributed",
+}  # fmt: skip
 
 
-def lower(trace: Trace) -> tuple[tuple[doc.AnyNode, ...], TensorStore]:
-    """Return the nodes and tensors of a traced network.
+@dataclass(frozen=True)
+class Lowered:
+    """The nodes of an artifact, and by their names the places in the source that they come from."""
+
+    nodes: tuple[doc.AnyNode, ...]
+    places: dict[str, str]
+
+
+def lower(record: Record, store: TensorStore) -> Lowered:
+    """Return the nodes of a recorded run; their tensors go into `store`.
 
     Raises:
         UnsupportedError: names the layer or operation and its place in the source.
     """
-    return Lowering(trace).run()
+    return Lowering(record, store).run()
 
 
 class Lowering(Operations):
-    """Walks the graph once; `nodes` grows as it does."""
+    """Walks the record once; `nodes` grows as it does."""
 
-    def __init__(self, trace: Trace) -> None:
-        super().__init__(trace)
-        self.modules = dict(trace.model.named_modules())
-        self.results: dict[fx.Node, Any] = {}
+    def __init__(self, record: Record, store: TensorStore) -> None:
+        super().__init__(record, store)
+        self.names = _Names()
+        self.values: dict[int, tuple[Tensor, Any]] = {}  # by the identity of the tensor
 
-    def run(self) -> tuple[tuple[doc.AnyNode, ...], TensorStore]:
-        output = None
-        for node in self.trace.graph.nodes:
-            self.current = node
-            try:
-                self.results[node] = output = self._lower_node(node)
-                self._follow_changes(node)
-            except Unsupported as reason:
+    def run(self) -> Lowered:
+        places: dict[str, str] = {}
+        self.shapes.append(tuple(self.record.input.shape[1:]))
+        self.names.new(next(iter(inspect.signature(self.record.model.forward).parameters), "input"))
+        self._hold(self.record.input, Value(0))
+        # Whoever looks at values gets them from operations, which the engine may not have either.
+        self._refuse_looks_at_values()
+        for operation in self.record.operations:
+            if operation.gives_values:
+                self.current, made = operation, len(self.nodes)
+                try:
+                    self._lower(operation)
+                except Unsupported as reason:
+                    raise UnsupportedError(
+                        f"{self._title(operation)} cannot be exported: {reason}{operation.place}", SUPPORTED
+                    ) from None
+                places |= {node.name: operation.place for node in self.nodes[made:]}
+        return Lowered(_prune(self.nodes, self._output()), places)
+
+    def _refuse_looks_at_values(self) -> None:
+        for operation in self.record.operations:
+            if INPUT in operation.sources and not operation.gives_values and _looks_at_values(operation):
                 raise UnsupportedError(
-                    f"{self._title(node)} cannot be exported: {reason}{place(node)}", SUPPORTED
-                ) from None
-        return _prune(self.nodes, output), self.store
+                    f"`{operation.name}` cannot be exported: it looks at the values of a tensor that is made from the "
+                    f"network's input{operation.place}",
+                    "a forward must not branch, loop or compute on the values of tensors",
+                )
 
-    def _follow_changes(self, node: fx.Node) -> None:
-        """What held a tensor that `node` changed in place holds its value from now on; views of it are not followed."""
-        for tensor in self.trace.changed.get(node, ()):
-            for earlier in self.results:
-                held = self.trace.results[earlier]
-                if isinstance(held, Tensor) and _same_place(held, tensor):
-                    self.results[earlier] = self.results[node]
-                elif any(_overlap(part, tensor) for part in tensors_of(held)):
-                    self.results[earlier] = STALE
-
-    def _lower_node(self, node: fx.Node) -> Any:
-        if any(self.results.get(source) is STALE for source in node.all_input_nodes):
-            raise Unsupported("it reads a part of a tensor that was changed in place since")
-        if node.op == "placeholder":
-            self.shapes.append(tuple(self.trace.results[node].shape[1:]))
-            return Value(0)
-        if node.op == "output":
-            return self._output(node)
-        if node.op != "call_module" and not tensors_only(self.trace.results[node]):
-            return self.trace.results[node]  # a size, or what was computed from sizes
-        if node.op == "get_attr":
-            raise Unsupported("the network computes with a tensor of its own")
-        args, kwargs = (fx.node.map_arg(a, lambda n: self.results[n]) for a in (node.args, node.kwargs))
-        if node.op == "call_module":
-            return self._call_module(node.target, self.modules[node.target], *args, **kwargs)
-        handler = HANDLERS.get(node.target)
+    def _lower(self, operation: Operation) -> None:
+        self.name = self.names.new(self._candidate(operation))
+        if operation.changed_unseen:
+            raise Unsupported("it reads a tensor that was changed in place by something that is no function of torch")
+        if any(tensor.is_inference() for tensor in tensors_in(operation.result)):
+            raise Unsupported("it runs in inference mode, in which torch does not tell what is changed in place")
+        args, kwargs = map_tensors((operation.args, operation.kwargs), self._value)
+        handler = HANDLERS.get(operation.function)
         if handler is None:
-            raise Unsupported("there is no such operation in the engine")
+            what = "layer" if operation.module in self.layers else "operation"
+            raise Unsupported(f"there is no such {what} in the engine")
         try:
             inspect.signature(handler).bind(self, *args, **kwargs)
         except TypeError as error:
             raise Unsupported(f"it is called with arguments that the engine does not know ({error})") from error
-        return handler(self, *args, **kwargs)
+        value = handler(self, *args, **kwargs)
+        self._follow_changes(operation, value)
+        self._hold(operation.result, value)
 
-    def _output(self, node: fx.Node) -> Value:
-        value = self.results.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
-        if not isinstance(value, Value) or len(self.shapes[value]) != 1:
-            raise Unsupported("a classifier returns one tensor of logits, (N, classes)")
+    def _value(self, tensor: Tensor) -> Any:
+        """Return what stands for a tensor: a value, or itself where it is a constant."""
+        if id(tensor) not in self.values:
+            return tensor
+        _, value = self.values[id(tensor)]
+        if value is STALE:
+            raise Unsupported("it reads a part of a tensor that was changed in place since")
         return value
 
-    def _call_module(self, name: str, module: nn.Module, *args, **kwargs) -> Any:
-        for kind, handler in MODULES:
-            if isinstance(module, kind):
-                values = [*args, *kwargs.values()]
-                if len(values) != 1 or not set(kwargs) <= {"input"} or not isinstance(values[0], Value):
-                    raise Unsupported("it does not take one tensor")
-                return handler(self, values[0], module, name)
-        raise Unsupported("there is no such layer in the engine")
+    def _hold(self, result: Any, value: Any) -> None:
+        values = value if isinstance(value, list) else [value]
+        for tensor, own in zip(tensors_in(result), values, strict=True):
+            self.values[id(tensor)] = tensor, own
 
-    def _title(self, node: fx.Node) -> str:
+    def _follow_changes(self, operation: Operation, value: Any) -> None:
+        """What held a tensor that an operation changed in place holds its value from now on; views are not followed."""
+        for tensor in operation.changed:
+            returned = isinstance(operation.result, Tensor) and _same_place(operation.result, tensor)
+            for key, (held, _) in self.values.items():
+                if returned and _same_place(held, tensor):
+                    self.values[key] = held, value
+                elif _overlap(held, tensor):
+                    self.values[key] = held, STALE
+
+    def _output(self) -> Value:
+        output = self.record.output
+        _, value = self.values.get(id(output), (None, None))
+        if not isinstance(value, Value) or len(self.shapes[value]) != 1:
+            raise UnsupportedError(
+                "the output cannot be exported: a classifier returns one tensor of logits, (N, classes), that is made "
+                "from its input by functions of torch",
+                SUPPORTED,
+            )
+        return value
+
+    def _candidate(self, operation: Operation) -> str:
+        """Return what an operation would be called if no other were: as its layer, or as its function."""
+        if operation.module in self.layers:
+            return self.layers[operation.module]
+        in_place = operation.operator and operation.name.endswith("_")  # `x += y`
+        return f"i{operation.name[:-1]}" if in_place else operation.name
+
+    def _title(self, operation: Operation) -> str:
         """Return how to call an operation in an error."""
-        if node.op == "call_module":
-            return f"layer `{node.target}` ({type(self.modules[node.target]).__name__})"
-        return "the output" if node.op == "output" else f"`{getattr(node.target, '__name__', node.target)}`"
+        if operation.module in self.layers:
+            return f"layer `{self.layers[operation.module]}` ({type(operation.module).__name__})"
+        return f"`{self._candidate(operation)}`"
 
 
-def _same_storage(a: Tensor, b: Tensor) -> bool:
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+def _looks_at_values(operation: Operation) -> bool:
+    return not is_getter(operation.function) and operation.name not in _TELL_NO_VALUES
+
+
+class _Names:
+    """Names for the nodes of one file, each once: Python identifiers that are no words of the language.
+
+    >>> names = _Names()
+    >>> [names.new(n) for n in ("add", "layer1.relu", "add", "layer1.relu", "float", "add_1")]
+    ['add', 'layer1_relu', 'add_1', 'layer1_relu_1', 'float_1', 'add_2']
+    """
+
+    TAKEN = (*keyword.kwlist, *dir(builtins), "inf", "nan", "NoneType", "torch", "device", "fx_pytree", "pytree")
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+        self.counts: dict[str, int] = {}
+
+    def new(self, candidate: str) -> str:
+        name = re.sub("[^0-9a-zA-Z_]+", "_", re.sub("(?<=[a-z])([A-Z])", r"_\1", candidate).lower())
+        name = f"_{name}" if name[:1].isdigit() else name
+        base, number = re.fullmatch(r"(.*?)(?:_(\d+))?", name).groups()
+        if number is None or name in self.used:
+            count = self.counts.get(name, 0)
+            if name in self.TAKEN:
+                count += 1
+                name = f"{base}_{count}"
+        else:
+            count = int(number)
+        while name in self.used:
+            count += 1
+            name = f"{base}_{count}"
+        self.used.add(name)
+        self.counts[base] = count
+        return name
 
 
 def _same_place(a: Tensor, b: Tensor) -> bool:
     """Are two tensors the same numbers in the same order?"""
-    places = ((t.storage_offset(), t.shape, t.stride()) for t in (a, b))
-    return _same_storage(a, b) and next(places) == next(places)
+    places = ((storage_of(t), t.storage_offset(), t.shape, t.stride()) for t in (a, b))
+    return next(places) == next(places)
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
     """Have two tensors a number in common?"""
-    if not _same_storage(a, b):
+    if storage_of(a) != storage_of(b):
         return False
     marks = torch.zeros(a.untyped_storage().nbytes() // a.element_size(), dtype=torch.bool)
     marks.as_strided(a.shape, a.stride(), a.storage_offset()).fill_(True)

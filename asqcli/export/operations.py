@@ -1,20 +1,18 @@
 """What the engine has of torch's operations: each as a method that adds nodes, with the parameters of torch's function.
 
-Modules, functions and methods that mean the same arrive at one method, by the tables at the end.
+Functions and methods that mean the same arrive at one method, by the table at the end.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
-from torchvision.ops import stochastic_depth
 
 from asqcli.artifact import document as doc
 from asqcli.export.integers import (
@@ -24,8 +22,8 @@ from asqcli.export.integers import (
     store_batch_norm,
     store_weights,
 )
-from asqcli.export.trace import BATCH, Trace
-from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d, quantized_layer
+from asqcli.nn.record import Operation, Record
 
 SUPPORTED = (
     "the engine has quantized convolutions and linear layers, batch norm, ReLU and other clamps, sigmoid, SiLU, "
@@ -42,19 +40,22 @@ class Unsupported(Exception):
 
 
 class Operations:
-    """The nodes that operations become; whoever walks the graph sets `current` before each.
+    """The nodes that operations become; whoever walks the record sets `current` before each.
 
     Attributes:
         nodes, store: what was made so far.
         shapes: of each value, without the batch.
+        layers: the names of the network's modules.
+        current, name: the operation in work, and what its node is called unless it is a layer.
     """
 
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
-        self.store = TensorStore()
+    def __init__(self, record: Record, store: TensorStore) -> None:
+        self.record, self.store = record, store
         self.nodes: list[doc.AnyNode] = []
         self.shapes: list[tuple[int, ...]] = []
-        self.current: fx.Node | None = None
+        self.layers = {module: name for name, module in record.model.named_modules()}
+        self.current: Operation | None = None
+        self.name = ""
 
     def _emit(
         self,
@@ -69,33 +70,45 @@ class Operations:
 
         Args:
             op: where `kind` stands for several.
-            name: of the layer; otherwise that of the operation in the graph.
+            name: of the layer; otherwise that of the operation.
             gives: the shape of its value; otherwise that of the operation's result in the run.
         """
         if not all(isinstance(value, Value) for value in inputs):
             raise Unsupported("it computes with something that is not the network's input or made from it")
         op = op or kind.model_fields["op"].annotation.__args__[0]
-        name = self.current.name if name is None else name
+        name = self.name if name is None else name
         self.nodes.append(kind(op=op, name=name, inputs=tuple(map(int, inputs)), **settings))
         self.shapes.append(self._batched_shape() if gives is None else gives)
         return Value(len(self.nodes))
 
     def _batched_shape(self) -> tuple[int, ...]:
         """Return the shape of the current result without its batch."""
-        shape = tuple(self.trace.results[self.current].shape)
-        if shape[:1] != (BATCH,) or len(shape) < 2:
-            raise Unsupported(f"it gives a tensor of shape {shape} for a batch of {BATCH}")
+        result, batch = self.current.result, len(self.record.input)
+        if result.dtype != torch.float32:
+            raise Unsupported(f"it computes in {result.dtype}, and the engine in torch.float32")
+        shape = tuple(result.shape)
+        if shape[:1] != (batch,) or len(shape) < 2:
+            raise Unsupported(f"it gives a tensor of shape {shape} for a batch of {batch}")
         return shape[1:]
 
     # Layers
 
-    def quant_layer(self, x: Value, layer: QuantConv2d | QuantLinear, name: str) -> Value:
+    def layer(self, layer: QuantConv2d | QuantLinear | TwoStepBatchNorm2d, x: Value) -> Value:
+        if not isinstance(x, Value):
+            raise Unsupported("it computes with something that is not the network's input or made from it")
+        if (name := self.layers.get(layer)) is None:
+            raise Unsupported("it is no layer of the network")
+        if isinstance(layer, TwoStepBatchNorm2d):
+            return self._batch_norm(x, layer, name)
+        return self._product(x, layer, name)
+
+    def _product(self, x: Value, layer: QuantConv2d | QuantLinear, name: str) -> Value:
         require_integers(name, layer)
-        activations = store_activations(name, layer.activation_quantizer, self.store)
+        activations = self.store.once(store_activations, name, layer.activation_quantizer)
+        weights = self.store.once(store_weights, name, layer)
         if isinstance(layer, QuantLinear):
             if len(self.shapes[x]) != 1:
                 raise Unsupported(f"its input has the shape {self.shapes[x]} for one image, not (features,)")
-            weights = store_weights(name, layer, self.store)
             return self._emit(doc.Linear, x, name=name, activations=activations, weights=weights)
         if layer.padding_mode != "zeros":
             raise Unsupported(f"it pads with `{layer.padding_mode}`, and the engine with zeros")
@@ -104,17 +117,17 @@ class Operations:
             x,
             name=name,
             activations=activations,
-            weights=store_weights(name, layer, self.store),
+            weights=weights,
             stride=tuple(layer.stride),
             padding=_borders(layer),
             dilation=tuple(layer.dilation),
             groups=layer.groups,
         )
 
-    def batch_norm(self, x: Value, layer: TwoStepBatchNorm2d, name: str) -> Value:
+    def _batch_norm(self, x: Value, layer: TwoStepBatchNorm2d, name: str) -> Value:
         if layer.running_mean is None:
             raise Unsupported("it has no running statistics")
-        g, b = store_batch_norm(name, layer, self.store)
+        g, b = self.store.once(store_batch_norm, name, layer)
         return self._emit(doc.BatchNorm, x, name=name, g=g, b=b)
 
     # Functions: parameters as torch's
@@ -240,13 +253,13 @@ class Operations:
     def chunk(self, input, chunks, dim=0) -> list[Value]:
         return self._pieces(input, dim)
 
-    def split(self, tensor, split_size_or_sections, dim=0) -> list[Value]:
+    def split(self, tensor, split_size_or_sections=None, dim=0, *, split_size=None) -> list[Value]:
         return self._pieces(tensor, dim)
 
     def _pieces(self, input: Value, dim: int) -> list[Value]:
         """Slice along one dimension into the sizes that the run shows."""
         axis, values, start = self._axis(input, dim), [], 0
-        for piece in self.trace.results[self.current]:
+        for piece in self.current.result:
             shape = tuple(piece.shape[1:])
             values.append(self._emit_slice(input, axis, slice(start, start + shape[axis], 1)))
             start += shape[axis]
@@ -266,8 +279,6 @@ class Operations:
         )
 
     def getitem(self, input, index) -> Any:
-        if not isinstance(input, Value):
-            return input[index]  # of a list of pieces
         index = index if isinstance(index, tuple) else (index,)
         dims = len(self.shapes[input]) + 1
         if Ellipsis in index:
@@ -293,8 +304,15 @@ class Operations:
         pairs = [*pairs, *[(0, 0)] * (dims - len(pairs))][::-1]
         return self._emit(doc.Pad, input, before=tuple(b for b, _ in pairs), after=tuple(a for _, a in pairs))
 
-    def nothing(self, input, *_, **__) -> Any:
-        """Dropout and the like, which evaluation passes over."""
+    def dropout(self, input, p=0.5, training=True, inplace=False, *, train=None) -> Value:
+        if p != 0 and (training if train is None else train):
+            raise Unsupported("it drops values in evaluation too; `training=self.training` would not")
+        return input
+
+    def nothing(self, input, *_, **__) -> Value:
+        """What changes no number."""
+        if self._batched_shape() != self.shapes[input]:
+            raise Unsupported("it gives a tensor of another shape")
         return input
 
 
@@ -309,58 +327,42 @@ def _borders(layer: QuantConv2d) -> tuple[int, int, int, int]:
     return (*layer.padding, *layer.padding)
 
 
-MODULES: tuple[tuple[type | tuple[type, ...], Callable], ...] = (
-    ((QuantConv2d, QuantLinear), Operations.quant_layer),
-    (TwoStepBatchNorm2d, Operations.batch_norm),
-    (nn.ReLU6, lambda self, x, m, _: self.relu6(x)),
-    (nn.Hardtanh, lambda self, x, m, _: self.hardtanh(x, m.min_val, m.max_val)),
-    (nn.ReLU, lambda self, x, m, _: self.relu(x)),
-    (nn.Sigmoid, lambda self, x, m, _: self.sigmoid(x)),
-    (nn.SiLU, lambda self, x, m, _: self.silu(x)),
-    (nn.Hardsigmoid, lambda self, x, m, _: self.hardsigmoid(x)),
-    (nn.Hardswish, lambda self, x, m, _: self.hardswish(x)),
-    (
-        nn.MaxPool2d,
-        lambda self, x, m, _: self.max_pool(
-            x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices
-        ),
-    ),
-    (
-        nn.AvgPool2d,
-        lambda self, x, m, _: self.avg_pool(
-            x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, m.divisor_override
-        ),
-    ),
-    (nn.AdaptiveAvgPool2d, lambda self, x, m, _: self.adaptive_avg_pool(x, m.output_size)),
-    ((nn.Flatten, nn.Unflatten), lambda self, x, m, _: self.reshape(x)),
-    ((nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.Identity), lambda self, x, m, _: self.nothing(x)),
-)
+# By the name that a function has in torch, torch.nn.functional or torch.Tensor; with `_`, it works in place.
+_BY_NAME: dict[str, Callable] = {
+    "add": Operations.add,
+    **dict.fromkeys(("mul", "multiply"), Operations.mul),
+    "relu": Operations.relu,
+    **dict.fromkeys(("clamp", "clip"), Operations.clamp),
+    "relu6": Operations.relu6,
+    "hardtanh": Operations.hardtanh,
+    "sigmoid": Operations.sigmoid,
+    "silu": Operations.silu,
+    "hardsigmoid": Operations.hardsigmoid,
+    "hardswish": Operations.hardswish,
+    "max_pool2d": Operations.max_pool,
+    "max_pool2d_with_indices": Operations.max_pool,
+    "avg_pool2d": Operations.avg_pool,
+    "adaptive_avg_pool2d": Operations.adaptive_avg_pool,
+    "mean": Operations.mean,
+    **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten"), Operations.reshape),
+    **dict.fromkeys(("reshape_as", "view_as"), Operations.reshape),
+    "transpose": Operations.transpose,
+    **dict.fromkeys(("cat", "concat", "concatenate"), Operations.concat),
+    "chunk": Operations.chunk,
+    "split": Operations.split,
+    "__getitem__": Operations.getitem,
+    "pad": Operations.pad,
+    **dict.fromkeys(("dropout", "dropout2d", "alpha_dropout"), Operations.dropout),
+    **dict.fromkeys(("contiguous", "float", "clone", "detach", "to", "type", "type_as"), Operations.nothing),
+}
 
 HANDLERS: dict[Any, Callable] = {
-    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), Operations.add),
-    **dict.fromkeys((operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"), Operations.mul),
-    **dict.fromkeys((F.relu, torch.relu, F.relu_, torch.relu_, "relu", "relu_"), Operations.relu),
-    **dict.fromkeys((torch.clamp, torch.clip, "clamp", "clamp_", "clip"), Operations.clamp),
-    F.relu6: Operations.relu6,
-    F.hardtanh: Operations.hardtanh,
-    **dict.fromkeys((torch.sigmoid, F.sigmoid, "sigmoid"), Operations.sigmoid),
-    F.silu: Operations.silu,
-    F.hardsigmoid: Operations.hardsigmoid,
-    F.hardswish: Operations.hardswish,
-    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), Operations.max_pool),
-    F.avg_pool2d: Operations.avg_pool,
-    F.adaptive_avg_pool2d: Operations.adaptive_avg_pool,
-    **dict.fromkeys((torch.mean, "mean"), Operations.mean),
-    **dict.fromkeys(
-        (torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "flatten", "reshape", "view", "squeeze"),
-        Operations.reshape,
-    ),
-    **dict.fromkeys(("unsqueeze", "unflatten", torch.unflatten), Operations.reshape),
-    **dict.fromkeys((torch.transpose, "transpose"), Operations.transpose),
-    **dict.fromkeys((torch.cat, torch.concat), Operations.concat),
-    **dict.fromkeys((torch.chunk, "chunk"), Operations.chunk),
-    **dict.fromkeys((torch.split, "split"), Operations.split),
-    operator.getitem: Operations.getitem,
-    F.pad: Operations.pad,
-    **dict.fromkeys((F.dropout, F.dropout2d, stochastic_depth, "contiguous", "float", "clone"), Operations.nothing),
+    quantized_layer: Operations.layer,
+    **{
+        function: handler
+        for name, handler in _BY_NAME.items()
+        for library in (torch, F, Tensor)
+        for form in (name, f"{name}_")
+        if callable(function := getattr(library, form, None))
+    },
 }

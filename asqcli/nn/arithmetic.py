@@ -7,11 +7,16 @@ functions alike. In training nothing changes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from asqcli.fixed_arithmetic import SIXTH
 from asqcli.quant.ordered import ordered_adaptive_avg_pool, ordered_avg_pool, ordered_sigmoid
@@ -80,6 +85,19 @@ EXACT = {
 }
 
 
+_ASIDE = ContextVar("_ASIDE", default=False)
+
+
+@contextmanager
+def torchs_own_arithmetic() -> Iterator[None]:
+    """Let prepared networks evaluate with torch's functions: for who looks at the functions, not at the values."""
+    token = _ASIDE.set(True)
+    try:
+        yield
+    finally:
+        _ASIDE.reset(token)
+
+
 class ExactArithmetic(TorchFunctionMode):
     """While entered, the functions in `EXACT` compute what the integer engine does, on float32 tensors."""
 
@@ -98,7 +116,7 @@ class _EnterInEvaluation:
         self.entered: list[ExactArithmetic | None] = []
 
     def before(self, module: nn.Module, _) -> None:
-        mode = None if module.training else ExactArithmetic()
+        mode = None if module.training or _ASIDE.get() else ExactArithmetic()
         self.entered.append(mode)
         if mode is not None:
             mode.__enter__()
@@ -109,8 +127,8 @@ class _EnterInEvaluation:
             mode.__exit__(None, None, None)
 
 
-def evaluate_exactly(model: nn.Module) -> None:
-    """Make `model` evaluate in the engine's arithmetic from now on; in place."""
+def evaluate_exactly(model: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
+    """Make `model` evaluate in the engine's arithmetic from now on, its own hooks included; in place."""
     hooks = _EnterInEvaluation()
-    model.register_forward_pre_hook(hooks.before)
-    model.register_forward_hook(hooks.after, always_call=True)
+    first = model.register_forward_pre_hook(hooks.before, prepend=True)
+    return first, model.register_forward_hook(hooks.after, always_call=True)

@@ -10,13 +10,22 @@ engine can give the same logits to the last bit, and so that a sample's result d
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from asqcli.fixed_arithmetic import EXACT_FLOAT32
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.weight_quantizers import WeightQuantizer
+
+
+def quantized_layer(layer: nn.Module, input: Tensor) -> Tensor:
+    """Return what a layer of this file makes of its input; a function of torch, so that a mode can see it as one."""
+    if has_torch_function_unary(input):
+        return handle_torch_function(quantized_layer, (input,), layer, input)
+    return layer.compute(input)
 
 
 class _QuantLayer:
@@ -31,9 +40,17 @@ class _QuantLayer:
     observe: Callable[[Tensor, Tensor], None] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
+        return quantized_layer(self, input)
+
+    def compute(self, input: Tensor) -> Tensor:
+        """Return the product of the quantized operands, with the bias."""
         if self.training or self.weight_quantizer is None or self.activation_quantizer is None:
             return self._forward_fake(input)
         return self._forward_integer(input)
+
+    def compute_in_float(self, input: Tensor) -> Tensor:
+        """Return what the float layer gives: for who looks at shapes."""
+        return self._product(input, self.weight, self.bias)
 
     def _forward_fake(self, x: Tensor) -> Tensor:
         x_hat = x if self.activation_quantizer is None else self.activation_quantizer(x)
@@ -70,20 +87,8 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         weight_quantizer: WeightQuantizer | None,
         activation_quantizer: ActivationQuantizer | None,
     ) -> QuantConv2d:
-        """Return a quantized twin of `layer` that shares its parameters."""
-        twin = cls(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=layer.groups,
-            bias=layer.bias is not None,
-            padding_mode=layer.padding_mode,
-            device="meta",
-        )
-        return _adopt(twin, layer, weight_quantizer, activation_quantizer)
+        """Return a quantized twin of `layer` that shares its parameters and hooks."""
+        return _with_quantizers(_twin(cls, layer), weight_quantizer, activation_quantizer)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self._conv_forward(x, weight, bias)
@@ -103,9 +108,8 @@ class QuantLinear(_QuantLayer, nn.Linear):
         weight_quantizer: WeightQuantizer | None,
         activation_quantizer: ActivationQuantizer | None,
     ) -> QuantLinear:
-        """Return a quantized twin of `layer` that shares its parameters."""
-        twin = cls(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        return _adopt(twin, layer, weight_quantizer, activation_quantizer)
+        """Return a quantized twin of `layer` that shares its parameters and hooks."""
+        return _with_quantizers(_twin(cls, layer), weight_quantizer, activation_quantizer)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return nn.functional.linear(x, weight, bias)
@@ -115,10 +119,19 @@ class QuantLinear(_QuantLayer, nn.Linear):
         return per_channel
 
 
-def _adopt(twin, layer, weight_quantizer, activation_quantizer):
-    twin.weight, twin.bias = layer.weight, layer.bias
+def _twin(kind: type, layer: nn.Module):
+    """Return `layer` as another class: its parameters, its hooks, and whatever else was given to it."""
+    twin = kind.__new__(kind)
+    vars(twin).update(vars(layer))
+    for container in ("_parameters", "_buffers", "_modules"):
+        vars(twin)[container] = copy.copy(vars(layer)[container])
+    vars(twin).pop("_compiled_call_impl", None)  # which would go on calling `layer`
+    return twin
+
+
+def _with_quantizers(twin, weight_quantizer, activation_quantizer):
     twin.weight_quantizer, twin.activation_quantizer = weight_quantizer, activation_quantizer
-    return twin.train(layer.training)
+    return twin.train(twin.training)
 
 
 class TwoStepBatchNorm2d(nn.BatchNorm2d):
@@ -130,24 +143,22 @@ class TwoStepBatchNorm2d(nn.BatchNorm2d):
 
     @classmethod
     def from_float(cls, layer: nn.BatchNorm2d) -> TwoStepBatchNorm2d:
-        """Return a twin of `layer` that shares its parameters and statistics."""
-        twin = cls(
-            layer.num_features,
-            eps=layer.eps,
-            momentum=layer.momentum,
-            affine=layer.affine,
-            track_running_stats=layer.track_running_stats,
-            device="meta",
-        )
-        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-            setattr(twin, name, getattr(layer, name))
-        return twin.train(layer.training)
+        """Return a twin of `layer` that shares its parameters, statistics and hooks."""
+        return _twin(cls, layer)
 
     def forward(self, input: Tensor) -> Tensor:
+        return quantized_layer(self, input)
+
+    def compute(self, input: Tensor) -> Tensor:
+        """Return the normalised input."""
         if self.training or self.running_mean is None:
             return super().forward(input)
         g, b = self.multiplier_and_addend()
         return input.mul(g.reshape(-1, 1, 1)).add_(b.reshape(-1, 1, 1))
+
+    def compute_in_float(self, input: Tensor) -> Tensor:
+        """Return what the float layer gives: for who looks at shapes."""
+        return super().forward(input)
 
     def multiplier_and_addend(self) -> tuple[Tensor, Tensor]:
         """Return (g, b), (C,) each, float32."""

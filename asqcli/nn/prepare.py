@@ -1,15 +1,19 @@
-"""Put fake quantizers into a float network, as a plan says: no tracing, any module tree."""
+"""Put fake quantizers into a float network, as a plan says, and prove that the network calls them: any module tree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from asqcli.errors import UnsupportedError
 from asqcli.nn.arithmetic import evaluate_exactly
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.nn.proof import prove
+from asqcli.nn.record import Record, record_or_refuse
 from asqcli.quant.activation_quantizers import ActivationQuantizer, make_activation_quantizer
 from asqcli.quant.weight_quantizers import WeightQuantizer, make_weight_quantizer
 
@@ -33,30 +37,78 @@ class LayerPlan:
     signed: bool | None = None
 
 
-def prepare(model: nn.Module, plans: list[LayerPlan]) -> nn.Module:
+def prepare(model: nn.Module, plans: list[LayerPlan], example: Tensor) -> nn.Module:
     """Replace the planned layers of `model` by quantized ones, in place, and return it.
 
     Steps and thresholds are 1 until `start_from` or a state dict sets them. Every batch norm is replaced by one that
-    evaluates in the engine's arithmetic, which pools and gates do too; parameters are shared with the layers that they
-    replace.
+    evaluates in the engine's arithmetic, which pools and gates do too; parameters, statistics and hooks are shared with
+    the layers that they replace.
 
     Args:
         model: a float network; the quantized one when it returns.
         plans: one per layer to quantize; `signed` is known in each that has quantized activations.
+        example: one input, (1, 3, H, W), for a run before and after.
+    Raises:
+        UnsupportedError: a layer cannot be replaced, or the network does not call what replaced it; `model` is float.
     """
-    quantized = {
-        id(model.get_submodule(plan.name)): _quantized_layer(model.get_submodule(plan.name), plan) for plan in plans
-    }
+    with ExitStack() as undo:
+        _put_in(model, plans, example, undo)
+        undo.pop_all()
+    return model
+
+
+@contextmanager
+def prepared(model: nn.Module, plans: list[LayerPlan], example: Tensor) -> Iterator[Record]:
+    """Hold `model` as `prepare` would leave it, and give its run; afterwards it is as it was, the generator included.
+
+    Not a copy: what a copy is made of is not what a closure in it calls.
+    """
+    with torch.random.fork_rng(devices=[]), ExitStack() as undo:
+        yield _put_in(model, plans, example, undo)
+
+
+def _put_in(model: nn.Module, plans: list[LayerPlan], example: Tensor, undo: ExitStack) -> Record:
+    before = record_or_refuse(model, example)
+    twins = {model.get_submodule(plan.name): _quantized_layer(model.get_submodule(plan.name), plan) for plan in plans}
     # By identity, and not through named_children, which names a shared module once: each name gets the same new module.
     for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if id(child) in quantized:
-                setattr(parent, name, quantized[id(child)])
-            elif type(child) is nn.BatchNorm2d:
-                twin = quantized[id(child)] = TwoStepBatchNorm2d.from_float(child)
-                setattr(parent, name, twin)
-    evaluate_exactly(model)
-    return model
+        for name, child in parent._modules.items():
+            if type(child) is nn.BatchNorm2d and child not in twins:
+                twins[child] = TwoStepBatchNorm2d.from_float(child)
+            if child in twins:
+                undo.callback(parent._modules.__setitem__, name, child)
+                parent._modules[name] = twins[child]
+    _refuse_what_cannot_be_shared(model, twins)
+    for hook in evaluate_exactly(model):
+        undo.callback(hook.remove)
+    after = record_or_refuse(model, example)
+    prove(twins, before, after)
+    return after
+
+
+def _refuse_what_cannot_be_shared(model: nn.Module, twins: dict[nn.Module, nn.Module]) -> None:
+    """Refuse layers with what works on themselves, and would not on their twins."""
+    names = {module: name for name, module in model.named_modules()}
+    for layer, twin in twins.items():
+        title = f"layer `{names.get(twin, '')}` ({type(layer).__name__})"
+        if own := [n for n, v in vars(layer).items() if callable(v) and callable(getattr(type(layer), n, None))]:
+            raise UnsupportedError(
+                f"{title} has a `{own[0]}` of its own, which its quantized twin would not call",
+                f"asq quantizes plain {type(layer).__name__} layers: put what it does into another module",
+            )
+        if any(getattr(layer, hooks) for hooks in _STATE_HOOKS):
+            raise UnsupportedError(
+                f"{title} has hooks on its state dict, which its quantized twin cannot take over",
+                "remove them before the factory returns the network",
+            )
+
+
+_STATE_HOOKS = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
 
 
 def _quantized_layer(layer: nn.Module, plan: LayerPlan) -> nn.Module:

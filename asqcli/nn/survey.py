@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from asqcli.errors import UnsupportedError, first_line, ran_out_of_memory
 from asqcli.nn.calls import Call, CallRecord
 from asqcli.nn.layers import QuantConv2d, QuantLinear
-from asqcli.nn.modes import evaluating
+from asqcli.nn.record import executions, record
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
 # Layers with weights that multiply activations and that would stay in float unnoticed.
@@ -80,23 +80,24 @@ def survey(model: nn.Module, example: Tensor, *, size_option: str = "--set data.
     Raises:
         RunError: the network raises.
     """
-    record = CallRecord(model)
+    calls = CallRecord(model)
     try:
-        with torch.no_grad(), evaluating(model), record:
-            output = model(example)
+        with calls:
+            run = record(model, example)
     except (Exception, SystemExit) as error:
         if ran_out_of_memory(error):
             raise
         raise RunError(
             example.shape,
-            record.running[-1] if record.running else None,
+            calls.running[-1] if calls.running else None,
             f"{type(error).__name__}: {first_line(error)}",
             f"it must take images of 3 channels; try another `{size_option}`",
         ) from error
-    executed = {call.name: call.module for call in record.calls if type(call.module) in QUANTIZABLE}
+    names = {module: name for name, module in model.named_modules() if type(module) in QUANTIZABLE}
+    executed = {names[module]: module for module in executions(run) if module in names}
     layers = tuple(_describe(name, module) for name, module in executed.items())
     candidates = (name for name, module in model.named_modules() if type(module) in QUANTIZABLE)
-    return Survey(layers, tuple(name for name in candidates if name not in executed), output)
+    return Survey(layers, tuple(name for name in candidates if name not in executed), run.output)
 
 
 def refuse_unsupported(model: nn.Module) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from asqcli.errors import UnsupportedError
 from asqcli.nn.modes import evaluating
 from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
 
@@ -42,18 +45,29 @@ def observe_inputs(model: nn.Module, names: list[str], batches: list[Tensor]) ->
         stride = max(1, flat.numel() // share) | 1  # odd: even strides would keep hitting the same columns
         seen[name].append(flat[::stride][:share].clone())
 
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _, args, kwargs, name=name: keep(name, *args, **kwargs), with_kwargs=True
-        )
-        for name in names
-    ]
-    with evaluating(model):
+    # Around `forward` and not as hooks: a network may run that without calling the layer.
+    with evaluating(model), ExitStack() as undo:
+        for name in names:
+            _watch_forward(model.get_submodule(name), partial(keep, name), undo)
         for batch in batches:
             model(batch)
-    for hook in hooks:
-        hook.remove()
+    if missed := [name for name in names if not seen[name]]:
+        raise UnsupportedError(
+            f"layer `{missed[0]}` runs without being called by its name in the network",
+            "call it as `self.layer(x)`, not by a method of it that is kept elsewhere",
+        )
     return {name: InputStatistics(lowest[name] < 0, torch.cat(seen[name])) for name in names}
+
+
+def _watch_forward(layer: nn.Module, watch: Callable, undo: ExitStack) -> None:
+    forward = layer.forward
+
+    def watched(*args, **kwargs):
+        watch(*args, **kwargs)
+        return forward(*args, **kwargs)
+
+    undo.callback(vars(layer).__setitem__ if "forward" in vars(layer) else vars(layer).pop, "forward", forward)
+    layer.forward = watched
 
 
 def calibrate(model: nn.Module, plans: list[LayerPlan], batches: Iterable[Tensor], *, start: str) -> list[LayerPlan]:
@@ -64,9 +78,10 @@ def calibrate(model: nn.Module, plans: list[LayerPlan], batches: Iterable[Tensor
         batches: training images, (N, 3, H, W) each, on the model's device.
         start: "mse" for the least squared error, or "lsq" for 2 * mean|x| / sqrt(qmax).
     """
-    statistics = observe_inputs(model, [plan.name for plan in plans], list(batches))
+    batches = list(batches)
+    statistics = observe_inputs(model, [plan.name for plan in plans], batches)
     plans = [replace(plan, signed=statistics[plan.name].signed) for plan in plans]
-    prepare(model, plans)
+    prepare(model, plans, torch.zeros_like(batches[0][:1]))
     for name, layer in quant_layers(model):
         if layer.weight_quantizer is not None:
             layer.weight_quantizer.start(layer.weight, start)

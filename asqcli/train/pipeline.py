@@ -6,6 +6,7 @@ Everything that can be wrong with data, weights and network is found here, befor
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,8 @@ from asqcli.data.source import open_data
 from asqcli.data.splits import Preprocessing, Split
 from asqcli.errors import InputError, Interruption, UnsupportedError, UsageError
 from asqcli.models.names import is_factory
-from asqcli.nn.prepare import LayerPlan
+from asqcli.nn.prepare import LayerPlan, prepared
+from asqcli.nn.proof import float_products
 from asqcli.nn.survey import survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.train.checkpoint import Checkpoint, load_checkpoint
@@ -118,7 +120,8 @@ def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[DataSet[Sp
 def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, source: str) -> list[LayerPlan]:
     """Run the network once: does it give a logit per class? Then plan its layers, if any are to be quantized."""
     size = recipe.data.image_size
-    seen = survey(model, torch.zeros(1, 3, size, size))
+    example = torch.zeros(1, 3, size, size)
+    seen = survey(model, example)
     shape = tuple(seen.output.shape) if isinstance(seen.output, torch.Tensor) else type(seen.output).__name__
     if shape != (1, classes):
         raise UnsupportedError(
@@ -129,7 +132,12 @@ def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, 
         return []
     if seen.unused:
         around.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
-    return plan_layers(recipe, model, seen, source=source)
+    plans = plan_layers(recipe, model, seen, source=source)
+    # Before any training, the float one included. Signedness is not seen yet, and changes no call.
+    with prepared(model, [replace(plan, signed=True) for plan in plans], example) as run:
+        if products := float_products(run):
+            around.reporter.note(f"warning: {products}")
+    return plans
 
 
 def _tell_outlook(

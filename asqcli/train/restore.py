@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from asqcli.errors import InputError, UsageError, printable
@@ -65,7 +66,8 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
         raise InputError(f"`{source}` holds no network that is known here: {printable(error.message)}") from error
     try:
         if checkpoint.plans:
-            prepare(model, checkpoint.plans)
+            size = checkpoint.recipe.data.image_size
+            prepare(model, checkpoint.plans, torch.zeros(1, 3, size, size))
         model.load_state_dict(checkpoint.model)
     except (RuntimeError, AttributeError, TypeError, KeyError, ValueError) as error:
         reason = printable(textwrap.shorten(str(error), LONGEST_REASON, placeholder=" .."))

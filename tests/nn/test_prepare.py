@@ -111,7 +111,7 @@ def test_a_module_used_twice_is_swapped_once():
             return self.b(self.a(x))
 
     model = Shared()
-    prepare(model, [LayerPlan("a", "conv", POST, LSQ, signed=True)])
+    prepare(model, [LayerPlan("a", "conv", POST, LSQ, signed=True)], torch.zeros(1, 3, 8, 8))
     assert model.a is model.b and isinstance(model.a, QuantConv2d)
 
 
@@ -133,6 +133,6 @@ def test_state_dict_keeps_float_names_and_round_trips(tiny_net):
     plans = calibrate(tiny_net, plans_for(tiny_net), [images], start="mse")
     state = tiny_net.state_dict()
     assert names <= set(state)
-    twin = prepare(type(tiny_net)(), plans)
+    twin = prepare(type(tiny_net)(), plans, torch.zeros(1, 3, 8, 8))
     twin.load_state_dict(state)
     assert torch.equal(twin.eval()(images), tiny_net(images))
