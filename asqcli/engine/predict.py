@@ -35,17 +35,13 @@ class Prediction:
     error: str | None = None
 
 
-def read_pixels(path: Path, document: Document) -> np.ndarray:
+def read_pixels(path: images.FilePath, document: Document) -> np.ndarray:
     """Return the pixels that the network sees of an image file, (size, size, 3) uint8.
 
     Raises:
-        InputError: missing, truncated, or not an image; names the file.
+        InputError: missing, damaged, not an image, or one that cannot be used; names the file.
     """
-    image = images.open_image(path)
-    try:
-        return images.resize_and_crop(image, resize=document.input.resize, size=document.input.image_size)
-    except InputError as error:
-        raise InputError(f"`{path}` cannot be used: {error.message}") from error
+    return images.read_pixels(path, resize=document.input.resize, size=document.input.image_size)
 
 
 def normalize(pixels: np.ndarray, document: Document) -> np.ndarray:
