@@ -27,9 +27,9 @@ FilePath = str | os.PathLike
 def open_image(path: FilePath) -> Image.Image:
     """Return an image file decoded, RGB, 8 bits; of an animation or a file of many pages the first.
 
-    Palettes, grey, bilevel, CMYK and YCbCr become RGB as by `Image.convert`. Transparency is dropped, not blended with a
-    background: a pixel keeps the colour that lies under it. 16-bit grey loses its lower byte, as 16-bit colours do in
-    Pillow: right for v * 257 and for v * 256, the two ways to write 8 bits in 16.
+    Palettes, grey, bilevel, CMYK and YCbCr become RGB as by `Image.convert`. Transparency is dropped, not blended with
+    a background: a pixel keeps the colour that lies under it. 16-bit grey loses its lower byte, as 16-bit colours do
+    in Pillow: right for v * 257 and for v * 256, the two ways to write 8 bits in 16.
 
     Raises:
         InputError: missing, damaged, not an image, float or 32-bit pixels; names the file.
@@ -75,14 +75,15 @@ def _decode(path: FilePath) -> Image.Image:
             return _from_16_bits(image).convert("RGB")
         if image.mode in ("I", "F"):
             kind = "float" if image.mode == "F" else "32-bit or signed"
-            raise InputError(f"it has {kind} pixels, whose range nobody can know", "save it with 8 or 16 bits a channel")
+            hint = "save it with 8 or 16 bits a channel"
+            raise InputError(f"it has {kind} pixels, whose range nobody can know", hint)
         if image.mode == "P":
             image.info.pop("transparency", None)  # dropped in any case; Pillow would warn of it, image by image
         return image.convert("RGB")
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Return the upper 8 bits of grey levels, mode L. Pillow leaves 12-bit TIFFs, and those whose zero is white, as stored."""
+    """Return the upper 8 bits of grey levels, mode L. Pillow leaves 12 bits, and a zero that is white, as stored."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(TIFF_BITS, (16,))[0]
     grey = (np.asarray(image) >> (bits - 8)).astype(np.uint8)

@@ -178,7 +178,8 @@ def test_unreadable_images_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("frame 0"), struct.error("4 bytes"), IndexError(), zlib.error("-3"), MemoryError(), KeyError(1)]
+    "error",
+    [RuntimeError("frame 0"), struct.error("4 bytes"), IndexError(), zlib.error("-3"), MemoryError(), KeyError(1)],
 )
 def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error):
     path = tmp_path / "x.png"

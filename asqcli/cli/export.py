@@ -131,6 +131,7 @@ def _measure(artifact, network, checkpoint, data: str) -> dict:
 
     import torch
 
+    from asqcli.cli.console import tell_of_data
     from asqcli.data.samples import find_samples
     from asqcli.data.source import open_data
     from asqcli.engine.predict import measure
@@ -139,6 +140,7 @@ def _measure(artifact, network, checkpoint, data: str) -> dict:
     from asqcli.train.pipeline import preprocessing_of
 
     samples = find_samples(data)
+    tell_of_data(samples.notes)
     if samples.classes != checkpoint.classes:
         raise InputError(f"the classes in `{data}` are not those that the run was trained on")
     split = open_data(data, preprocessing_of(checkpoint.recipe), workers=0, with_train=False).result

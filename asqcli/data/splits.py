@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -126,7 +125,7 @@ class MemorySplit:
 class FileSplit:
     """Images decoded from their files as they are needed."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     labels: Tensor
     preprocessing: Preprocessing
     workers: int

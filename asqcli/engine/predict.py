@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class Class:
 class Prediction:
     """What the network says of one image, the most likely class first, or why the image cannot be read."""
 
-    path: Path
+    path: str
     classes: tuple[Class, ...]
     error: str | None = None
 
@@ -49,7 +48,7 @@ def normalize(pixels: np.ndarray, document: Document) -> np.ndarray:
     return images.normalize(pixels, document.input.mean, document.input.std)
 
 
-def predict(session: Session, paths: list[Path], *, top_k: int) -> Iterator[Prediction]:
+def predict(session: Session, paths: list[str], *, top_k: int) -> Iterator[Prediction]:
     """Yield a prediction for each image file, in order; one that cannot be read does not stop the others."""
     document = session.artifact.document
     size = _chunk_size(session)
@@ -64,7 +63,7 @@ def predict(session: Session, paths: list[Path], *, top_k: int) -> Iterator[Pred
                 yield Prediction(path, _top_classes(next(logits), document.classes, top_k))
 
 
-def _try_to_read(path: Path, document: Document) -> np.ndarray | InputError:
+def _try_to_read(path: str, document: Document) -> np.ndarray | InputError:
     try:
         return read_pixels(path, document)
     except InputError as error:
