@@ -127,10 +127,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 def printable(text: str) -> str:
     """Return a text without control characters: what a stranger wrote must not move the cursor of a terminal.
 
-    >>> printable("a\\x1b[2Jb")
-    'a\\\\x1b[2Jb'
+    Bytes of a file's name that are not UTF-8, which Python holds as lone surrogates, are shown as bytes.
+
+    >>> printable("a\\x1b[2Jb"), printable("caf\\udce9")
+    ('a\\\\x1b[2Jb', 'caf\\\\xe9')
     """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1].replace("\\udc", "\\x") for c in text)
+
+
+def quoted(path: object) -> str:
+    """Return a path or name for a message: between backticks, printable.
+
+    >>> quoted("photos/a\\n.png")
+    '`photos/a\\\\n.png`'
+    """
+    return f"`{printable(str(path))}`"
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ QUICK = ("--max-steps", "2", "--set", "data.image_size=16", "--threads", "1")
 def asq(*args, cwd, env=None) -> subprocess.CompletedProcess:
     """Run `asq` and check what holds for every command: no traceback, one error line first where it fails."""
     done = subprocess.run(
-        [sys.executable, "-m", "asqcli", *map(str, args)],
+        [sys.executable, "-m", "asqcli", *(arg if isinstance(arg, bytes) else str(arg) for arg in args)],
         cwd=cwd,
         env={**os.environ, "ASQ_OFFLINE": "1", "TORCH_HOME": str(cwd), **(env or {})},
         capture_output=True,

@@ -68,6 +68,12 @@ def remark(text: str | None) -> None:
         stderr().print(f"note: {text}", markup=False, soft_wrap=True)
 
 
+def tell_of_data(notes: tuple[str, ...]) -> None:
+    """Tell on stderr how a folder of images was read: what was passed over, what was taken for what."""
+    for note in notes:
+        stderr().print(f"data: {note}", markup=False, soft_wrap=True)
+
+
 def percent(value: float | None) -> str:
     """Return an accuracy for people."""
     return "-" if value is None else f"{value:.2f}%"

@@ -84,6 +84,7 @@ def _is_exported(target: str) -> bool:
 
 def _measure_exported(target: str, weights: str | None, data: str | None, device: str | None, threads: int | None):
     """Return (accuracy, what it was measured on, where the weights are from), by the integer engine; no torch."""
+    from asqcli.cli.console import tell_of_data
     from asqcli.data.samples import find_samples
     from asqcli.engine import load
     from asqcli.engine.predict import measure, require_classes
@@ -93,6 +94,7 @@ def _measure_exported(target: str, weights: str | None, data: str | None, device
     session = load(target, threads=threads or os.cpu_count() or 1)
     data = data or _own_data(target, session.artifact.document.provenance.data)
     samples = find_samples(data)
+    tell_of_data(samples.notes)
     require_classes(session, samples.classes, data)
     return measure(session, samples.result), samples.result_name, target
 
@@ -111,6 +113,7 @@ def _measure_network(target: str, weights, data, batch_size, device, threads):
     """Return (accuracy, what it was measured on, where the weights are from), by torch."""
     import torch
 
+    from asqcli.cli.console import tell_of_data
     from asqcli.train.evaluate import EVAL_BATCH
     from asqcli.train.evaluate import evaluate as measure
     from asqcli.train.surroundings import select_device
@@ -119,6 +122,7 @@ def _measure_network(target: str, weights, data, batch_size, device, threads):
         torch.set_num_threads(threads)
     torch_device = select_device(device)
     model, images, name = _open(target, weights, data)
+    tell_of_data(images.notes)
     accuracy = measure(model.to(torch_device), images.result, batch_size=batch_size or EVAL_BATCH, device=torch_device)
     return accuracy, images.result_name, name
 

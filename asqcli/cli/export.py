@@ -144,11 +144,13 @@ def _export(checkpoint, network):
 
 def _open_data(checkpoint, data: str):
     """Return (samples, split of the result's images) of the data to measure on."""
+    from asqcli.cli.console import tell_of_data
     from asqcli.data.samples import find_samples
     from asqcli.data.source import open_data
     from asqcli.train.pipeline import preprocessing_of
 
     samples = find_samples(data)
+    tell_of_data(samples.notes)
     if samples.classes != checkpoint.classes:
         raise InputError(f"the classes in `{data}` are not those that the run was trained on")
     return samples, open_data(data, preprocessing_of(checkpoint.recipe), workers=0, with_train=False).result

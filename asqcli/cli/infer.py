@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption, ThreadsOption
-from asqcli.errors import ExitCode, InputError, UsageError, printable, some_of
+from asqcli.errors import ExitCode, InputError, UsageError, printable, quoted, some_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -129,34 +130,54 @@ def _open(file: Path, kernel: str, threads: int | None) -> Session:
     return session
 
 
-def _image_files(inputs: list[str]):
+def _image_files(inputs: list[str]) -> Iterator[str]:
     """Yield the files that the arguments name.
 
     Raises:
-        InputError: a folder or a list without images.
+        InputError: a folder or a list without images, a folder that may not be read.
     """
-    from asqcli.images import EXTENSIONS
-
     for text in inputs:
         if text == "-":
-            listed = [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
-            if not listed:
-                raise InputError("standard input names no images")
-            yield from listed
-        elif Path(text).is_dir():
-            found = sorted(p for p in Path(text).rglob("*") if p.suffix.lower() in EXTENSIONS)
-            if not found:
-                raise InputError(f"no images in the folder `{text}`")
-            yield from found
+            yield from _listed_files()
+        elif os.path.isdir(text):
+            yield from _files_in(text)
         else:
-            yield Path(text)
+            yield str(Path(text))
+
+
+def _listed_files() -> list[str]:
+    """Return the paths on standard input, one a line, whatever bytes their names are made of."""
+    content = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    listed = [str(Path(os.fsdecode(line.rstrip(b"\r")))) for line in content.split(b"\n") if line.strip()]
+    if not listed:
+        raise InputError("standard input names no images")
+    return listed
+
+
+def _files_in(folder: str) -> list[str]:
+    """Return the images in a folder and below; links are followed, and what is passed over is told."""
+    from asqcli.cli.console import tell_of_data
+    from asqcli.data.folders import Folder, counted, passed_over, walk
+
+    folder = str(Path(folder))
+    found = walk(Folder.at(folder))
+    notes = passed_over(found.visited, folder)
+    if found.repeated:
+        notes.append(f"passed over, links to folders that are read already: {counted(found.repeated, folder)}")
+    tell_of_data(tuple(notes))
+    broken = [inner / name for inner in found.visited for name in inner.contents.broken]
+    if not found.paths and not broken:
+        raise InputError(f"no images in the folder {quoted(folder)}")
+    return found.paths + broken  # a broken link is answered as an image that cannot be read
 
 
 def _samples(session: Session, data: str):
+    from asqcli.cli.console import tell_of_data
     from asqcli.data.samples import find_samples
     from asqcli.engine.predict import require_classes
 
     samples = find_samples(data)
+    tell_of_data(samples.notes)
     require_classes(session, samples.classes, data)
     return samples
 
@@ -181,7 +202,7 @@ def _data_batches(session: Session, samples, *, everything: bool):
     return (inputs for inputs, _ in input_batches(session, chosen, session.batch))
 
 
-def _file_batches(session: Session, paths: list[Path]):
+def _file_batches(session: Session, paths: list[str]):
     import numpy as np
 
     from asqcli.engine.predict import normalize, read_pixels
@@ -233,10 +254,12 @@ def _measure_speed(session: Session, batch: int, model: str | None) -> dict:
 
 
 def _prediction(prediction: Prediction) -> dict:
+    # A name that is not UTF-8 has no form in JSON that all readers take: its bytes are written as `\xNN`.
+    name = os.fsencode(prediction.path).decode(errors="backslashreplace")
     if prediction.error is not None:
-        return {"input": str(prediction.path), "error": prediction.error}
+        return {"input": name, "error": prediction.error}
     classes = [{"index": c.index, "label": c.label, "score": round(c.score, 6)} for c in prediction.classes]
-    return {"input": str(prediction.path), "classes": classes}
+    return {"input": name, "classes": classes}
 
 
 def _verification(result: Verification, session: Session, run: str | None) -> dict:

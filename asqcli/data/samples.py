@@ -1,7 +1,7 @@
 """A data set's name or folder to its images and labels, without torch: shared by training and the integer engine.
 
-A folder holds one folder per class, or `train/`, `val/` and `test/` that do. `val/` is for watching, `test/` for the
-result; with one of them it is the result; with neither, a fixed tenth of the training images is held out for it.
+Of a folder's splits (`image_folder`), `val` is for watching, `test` for the result; with one of them it is the result;
+with neither, a fixed tenth of the training images is held out for it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from asqcli.data.digits import CLASSES, load_digits
-from asqcli.data.layout import CIFAR_FOLDERS, NAMES, data_kind, list_images, split_folders
-from asqcli.errors import InputError, first_line
+from asqcli.data.folders import relative
+from asqcli.data.image_folder import SPLITS, Listing, read_image_folder
+from asqcli.data.layout import CIFAR_FOLDERS, NAMES, data_kind
+from asqcli.errors import InputError, first_line, quoted
 
 HELD_OUT_SHARE = 10
 
@@ -41,7 +43,7 @@ class ArraySamples:
 class FileSamples:
     """Image files and labels, (N,) int64."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -74,6 +76,7 @@ class DataSet(Generic[Part]):
         result: what reported accuracies are measured on.
         watch: a separate validation split, where there is one.
         result_name: how to call `result` in text.
+        notes: what a user should know of how a folder was read, a line each.
     """
 
     classes: tuple[str, ...]
@@ -81,17 +84,18 @@ class DataSet(Generic[Part]):
     result: Part
     watch: Part | None
     result_name: str
+    notes: tuple[str, ...] = ()
 
 
 def find_samples(name: str) -> DataSet[Samples]:
     """Return what the data set `name` holds: digits, cifar10, cifar100, or a folder.
 
     Raises:
-        InputError: missing or empty, corrupt CIFAR files, classes that differ between the splits.
+        InputError: corrupt CIFAR files, or as `read_image_folder`.
     """
     kind = data_kind(name)
     if kind == "folder":
-        return _folder_samples(Path(name))
+        return _folder_samples(str(Path(name)))
     classes, train, test = (CLASSES, *load_digits()) if kind == "digits" else _read_cifar(kind, name)
     return DataSet(
         classes=classes,
@@ -121,42 +125,42 @@ def _read_cifar(kind: str, name: str):
     return tuple(train.classes), (train.data, np.array(train.targets)), (test.data, np.array(test.targets))
 
 
-def _folder_samples(folder: Path) -> DataSet[Samples]:
-    folders = split_folders(folder)
-    listed = {split: list_images(path) for split, path in folders.items()}
-    classes = next(iter(listed.values()))[0]
-    for split, (names, _) in listed.items():
-        if names != classes:
-            first = next(iter(folders.values()))
-            lacks = [f"`{name}` is only in `{first}`" for name in classes if name not in names]
-            lacks += [f"`{name}` is only in `{folders[split]}`" for name in names if name not in classes]
-            raise InputError(f"the splits have other classes: {', '.join(lacks)}")
-    train, val, test = (listed[s][1] if s in listed else None for s in ("train", "val", "test"))
+def _folder_samples(folder: str) -> DataSet[Samples]:
+    found = read_image_folder(folder)
+    train, val, test = (found.splits.get(split) for split in SPLITS)
     if test is not None:
-        result_name = f"{_count(test)} of `{folders['test']}`"
+        result_name = f"{_count(test.labels)} of {quoted(test.folder)}"
     elif val is not None:
-        test, val, result_name = val, None, f"{_count(val)} of `{folders['val']}`"
-    else:
-        train, test = _hold_out(train, folders["train"])
-        result_name = f"{_count(test, 'held-out ')}, a tenth of `{folders['train']}`"
-    return DataSet(classes, _files(train), _files(test), _files(val), result_name)
+        test, val, result_name = val, None, f"{_count(val.labels)} of {quoted(val.folder)}"
+    if test is not None:
+        return DataSet(found.classes, _files(train), _files(test), _files(val), result_name, found.notes)
+    rest, held_out = _hold_out(train)
+    result_name = f"{_count(held_out.labels, 'held-out ')}, a tenth of {quoted(train.folder)}"
+    return DataSet(found.classes, rest, held_out, None, result_name, found.notes)
 
 
-def _count(samples: list, kind: str = "") -> str:
-    return f"{len(samples):,} {kind}image{'' if len(samples) == 1 else 's'}"
+def _count(labels: np.ndarray, kind: str = "") -> str:
+    return f"{len(labels):,} {kind}image{'' if len(labels) == 1 else 's'}"
 
 
-def _files(samples: list[tuple[Path, int]] | None) -> FileSamples | None:
-    if samples is None:
-        return None
-    return FileSamples(tuple(path for path, _ in samples), np.array([label for _, label in samples], np.int64))
+def _files(listing: Listing | None) -> FileSamples | None:
+    return None if listing is None else FileSamples(tuple(listing.paths), listing.labels)
 
 
-def _hold_out(samples: list[tuple[Path, int]], folder: Path) -> tuple[list, list]:
+def _hold_out(train: Listing) -> tuple[FileSamples, FileSamples]:
     """Return (training samples, held-out samples): the same tenth for every run, by the names of the files alone."""
-    count = max(1, len(samples) // HELD_OUT_SHARE)
-    if count == len(samples):
-        raise InputError(f"`{folder}` has one image, too few to hold some out")
-    drawn = sorted(samples, key=lambda s: hashlib.sha256(s[0].relative_to(folder).as_posix().encode()).digest())
-    held_out = set(drawn[:count])
-    return [s for s in samples if s not in held_out], [s for s in samples if s in held_out]
+    count = max(1, len(train.paths) // HELD_OUT_SHARE)
+    if count == len(train.paths):
+        raise InputError(f"{quoted(train.folder)} has one image, too few to hold some out")
+
+    def lot(index: int) -> bytes:
+        name = relative(train.paths[index], train.folder).replace(os.sep, "/")
+        return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+
+    drawn = np.zeros(len(train.paths), bool)
+    drawn[sorted(range(len(train.paths)), key=lot)[:count]] = True
+
+    def part(chosen: np.ndarray) -> FileSamples:
+        return FileSamples(tuple(train.paths[i] for i in np.flatnonzero(chosen)), train.labels[chosen])
+
+    return part(~drawn), part(drawn)

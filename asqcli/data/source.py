@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -63,7 +62,7 @@ def _from_files(samples: FileSamples, preprocessing: Preprocessing, workers: int
     if preprocessing.augment == "resized_crop" or not in_memory:
         return FileSplit(paths, labels, preprocessing, workers)
 
-    def decode(path: Path) -> np.ndarray | InputError:
+    def decode(path: str) -> np.ndarray | InputError:
         try:
             return preprocessing.evaluation_pixels(path)
         except InputError as error:

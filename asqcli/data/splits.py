@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -48,9 +47,9 @@ class Preprocessing:
     augment: str
     padding: int
 
-    def evaluation_pixels(self, path: Path) -> np.ndarray:
-        """Return the pixels that evaluation sees, (image_size, image_size, 3) uint8."""
-        return images.resize_and_crop(images.open_image(path), resize=self.resize, size=self.image_size)
+    def evaluation_pixels(self, path: images.FilePath) -> np.ndarray:
+        """Return the pixels that evaluation sees of an image file, (image_size, image_size, 3) uint8."""
+        return images.read_pixels(path, resize=self.resize, size=self.image_size)
 
     def augment_batch(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Return (N, 3, H, W) uint8 pixels with the augmentations that work on whole batches."""
@@ -135,7 +134,7 @@ class MemorySplit:
 class FileSplit:
     """Images decoded from their files as they are needed."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     labels: Tensor
     preprocessing: Preprocessing
     workers: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -30,22 +29,18 @@ class Class:
 class Prediction:
     """What the network says of one image, the most likely class first, or why the image cannot be read."""
 
-    path: Path
+    path: str
     classes: tuple[Class, ...]
     error: str | None = None
 
 
-def read_pixels(path: Path, document: Document) -> np.ndarray:
+def read_pixels(path: images.FilePath, document: Document) -> np.ndarray:
     """Return the pixels that the network sees of an image file, (size, size, 3) uint8.
 
     Raises:
-        InputError: missing, truncated, or not an image; names the file.
+        InputError: missing, damaged, not an image, or one that cannot be used; names the file.
     """
-    image = images.open_image(path)
-    try:
-        return images.resize_and_crop(image, resize=document.input.resize, size=document.input.image_size)
-    except InputError as error:
-        raise InputError(f"`{path}` cannot be used: {error.message}") from error
+    return images.read_pixels(path, resize=document.input.resize, size=document.input.image_size)
 
 
 def normalize(pixels: np.ndarray, document: Document) -> np.ndarray:
@@ -53,7 +48,7 @@ def normalize(pixels: np.ndarray, document: Document) -> np.ndarray:
     return images.normalize(pixels, document.input.mean, document.input.std)
 
 
-def predict(session: Session, paths: list[Path], *, top_k: int) -> Iterator[Prediction]:
+def predict(session: Session, paths: list[str], *, top_k: int) -> Iterator[Prediction]:
     """Yield a prediction for each image file, in order; one that cannot be read does not stop the others."""
     document = session.artifact.document
     size = _chunk_size(session)
@@ -68,7 +63,7 @@ def predict(session: Session, paths: list[Path], *, top_k: int) -> Iterator[Pred
                 yield Prediction(path, _top_classes(next(logits), document.classes, top_k))
 
 
-def _try_to_read(path: Path, document: Document) -> np.ndarray | InputError:
+def _try_to_read(path: str, document: Document) -> np.ndarray | InputError:
     try:
         return read_pixels(path, document)
     except InputError as error:

@@ -75,7 +75,7 @@ def quantize_resumed(
     model = restore_model(checkpoint, source=str(folder.path), factory=factory)
     if (caveat := unproven(checkpoint, str(folder.path))) is not None:
         around.reporter.note(f"note: {caveat}")
-    data = _open_training_data(recipe)
+    data = _open_training_data(recipe, around)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
     plans = checkpoint.plans or _plan(recipe, model, len(data.classes), around, str(folder.path))
@@ -106,7 +106,7 @@ def profile(recipe: Recipe, around: Surroundings, *, source: str) -> StepProfile
 
 
 def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[DataSet[Split], Start, list[LayerPlan]]:
-    data = _open_training_data(recipe)
+    data = _open_training_data(recipe, around)
     around.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
     for part, split in (("training", data.train), ("test", data.result)):
         if lacking := len(data.classes) - len(split.labels.unique()):
@@ -147,8 +147,10 @@ def _tell_outlook(
         around.reporter.outlook(model, plans, image_size=recipe.data.image_size, classes=data.classes)
 
 
-def _open_training_data(recipe: Recipe) -> DataSet[Split]:
+def _open_training_data(recipe: Recipe, around: Surroundings) -> DataSet[Split]:
     data = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers)
+    for note in data.notes:
+        around.reporter.note(f"data: {note}")
     if data.train is None:
         raise InputError(f"`{recipe.data.name}` has no training images", "put them into `train/` beside `test/`")
     return data

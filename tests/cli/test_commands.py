@@ -197,6 +197,19 @@ def test_images_that_are_missing_or_broken(tmp_path, image_folder):
     fails(3, "bee/4.jpg` cannot be read", "quantize", "resnet20", "--data", image_folder, cwd=tmp_path, hint="mend or")
     (image_folder / "dog").mkdir()
     fails(3, "dog` has no images", "quantize", "resnet20", "--data", image_folder, cwd=tmp_path, hint="remove it")
+    (image_folder / "dog").rename(os.fsdecode(os.fsencode(image_folder) + b"/caf\xe9"))
+    unnamed = ("quantize", "resnet20", "--data", image_folder, "--json")
+    fails(3, "caf\\xe9` has bytes that are not UTF-8 in its name", *unnamed, cwd=tmp_path, prints=True)
+
+
+def test_how_a_folder_of_images_is_read_is_told(tmp_path, write_image_folder):
+    for split, count in {"Training": 6, "Testing": 2}.items():
+        write_image_folder(tmp_path / "photos" / split, {"ant": count, "bee": count})
+    (tmp_path / "photos" / "Testing" / "ant" / "._0.jpg").touch()
+    done = asq("quantize", "resnet20", "--data", "photos", "--dry-run", "--weights", "none", cwd=tmp_path)
+    assert "data: 12 training images, 4 images of `photos/Testing`, 2 classes" in done.stderr
+    assert "data: folders read as splits: train in `Training`, test in `Testing`" in done.stderr
+    assert "data: passed over, hidden or left by a system: `Testing/ant/._0.jpg`" in done.stderr
 
 
 def test_the_machine_has_its_limits(tmp_path):

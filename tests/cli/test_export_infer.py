@@ -136,6 +136,37 @@ def test_an_unreadable_image_loses_nothing(exported, images):
     assert "No such file" in document["predictions"][2]["error"] and document["error"]["code"] == "input"
 
 
+def test_folders_with_names_links_and_files_of_every_kind(exported, images):
+    """What is passed over is told; a decoder's own kind of failure loses nothing; any name can be asked for."""
+    folder = images / "many"
+    (folder / ".ipynb_checkpoints").mkdir(parents=True)
+    (images / "elsewhere").mkdir()
+    odd = os.fsencode(folder) + b"/caf\xe9.png"
+    for target in (folder / ".ipynb_checkpoints" / "a.png", images / "elsewhere" / "b.png", odd):
+        shutil.copy(images / "a.png", target)
+    (folder / "linked").symlink_to(images / "elsewhere")
+    (folder / "back").symlink_to(folder)
+    (folder / "gone.png").symlink_to("nowhere")
+    (folder / "notes.txt").touch()
+    Image.fromarray(np.zeros((20, 20), np.float32)).save(folder / "float.tif")
+    content = bytearray(b"\x89PNG\r\n\x1a\n\0\0\0\x02IHDR\0\0")  # a header too short: struct.error or ValueError
+    (folder / "short.png").write_bytes(content)
+    done = asq("infer", exported[0], "many", "--json", cwd=images)
+    answers = {p["input"]: p for p in json.loads(done.stdout)["predictions"]}
+    good = {"many/caf\\xe9.png", "many/linked/b.png"}
+    assert done.returncode == 3 and {name for name, answer in answers.items() if "classes" in answer} == good
+    assert answers.keys() - good == {"many/gone.png", "many/float.tif", "many/short.png"}
+    assert "it has float pixels" in answers["many/float.tif"]["error"]
+    for text in ("system: `.ipynb_checkpoints`", "1 .txt", "read already: `back`", "3 of 5 images cannot be read"):
+        assert text in done.stderr
+    listed = subprocess.run(
+        [sys.executable, "-m", "asqcli", "infer", str(exported[0]), "-"],
+        cwd=images, input=b"many/caf\xe9.png\r\n", capture_output=True,
+    )  # fmt: skip
+    assert listed.returncode == 0 and b"many/caf\\xe9.png" in listed.stdout
+    fails(3, "many/caf\\xe9.gif` cannot be read", "infer", exported[0], odd[:-3] + b"gif", cwd=images, prints=True)
+
+
 def test_wrong_command_lines(exported, run_folder, images, tmp_path):
     file, cwd = exported[0], run_folder[0].parent
     fails(2, "name images, or a data set with --data", "infer", file, cwd=images)

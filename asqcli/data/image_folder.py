@@ -1,0 +1,385 @@
+"""A folder of images to its splits and classes.
+
+It holds one folder per class, or a folder for each split that does, under one of the names that splits usually have
+(`split_names`), or one folder around all that. What could be read in two ways is refused; what is passed over is told.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from asqcli.data.folders import Folder, Walk, counted, endings, has_images, passed_over, require_whole_links, walk
+from asqcli.data.split_names import is_filler, read_split, says_unlabelled
+from asqcli.errors import InputError, printable, quoted, some_of
+from asqcli.images import EXTENSIONS
+
+SPLITS = ("train", "val", "test")
+LINE_BREAKERS = ("Cc", "Zl", "Zp")  # categories of characters: control, line and paragraph separators
+
+
+@dataclass
+class Listing:
+    """The images of one split, class by class.
+
+    Attributes:
+        folder: the path of the folder that holds the class folders.
+        paths: of each image.
+        labels: (N,) int64, indices into the classes.
+        inodes: (N,) uint64.
+    """
+
+    folder: str
+    paths: list[str]
+    labels: np.ndarray
+    inodes: np.ndarray
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Leave out the images that are not `kept`, (N,) bool."""
+        self.paths = [path for path, stays in zip(self.paths, kept, strict=True) if stays]
+        self.labels, self.inodes = self.labels[kept], self.inodes[kept]
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """What a folder of images holds.
+
+    Attributes:
+        classes: names, in label order.
+        splits: train, val and test, those that exist; images without splits are train.
+        notes: what a user should know of how the folder was read, a line each.
+    """
+
+    classes: tuple[str, ...]
+    splits: dict[str, Listing]
+    notes: tuple[str, ...]
+
+
+def read_image_folder(path: str) -> ImageFolder:
+    """List the images in a folder.
+
+    Raises:
+        InputError: no images, one class, folders that cannot be told to be classes or splits, splits of other classes,
+            class names that are no text, links to nothing, folders that may not be read.
+    """
+    reader = _Reader(Folder.at(path))
+    listed = {split: reader.list_classes(folder) for split, folder in reader.find_splits().items()}
+    splits = {split: listing for split, (_, listing) in listed.items()}
+    classes = _same_classes([(names, listing.folder) for names, listing in listed.values()])
+    return ImageFolder(classes, splits, (*reader.notes(), *_count_once(splits, path)))
+
+
+def paths_of_one_split(path: str) -> list[str]:
+    """Return the images of one split, the training images where there are some. Raises as `read_image_folder`."""
+    reader = _Reader(Folder.at(path))
+    return reader.list_classes(next(iter(reader.find_splits().values())))[1].paths
+
+
+@dataclass
+class _Reader:
+    """Reads one folder, and remembers what is to be told of it."""
+
+    root: Folder
+    above: list[Folder] = field(default_factory=list)  # folders around class folders: no link may lead back to them
+    visited: list[Folder] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)  # links to folders that are read already
+    beside: list[str] = field(default_factory=list)  # images that lie in no class folder
+    below: list[str] = field(default_factory=list)  # folders in class folders
+    alike: list[str] = field(default_factory=list)  # classes whose names have the word for a split in them
+    told: list[str] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """Return what is to be told, a line each."""
+        root = self.root.path
+        found = {
+            "passed over, images that lie in no class folder": self.beside,
+            "passed over, links to folders that are read already": self.repeated,
+            "read as part of their class, folders in class folders": self.below,
+            "taken for classes, not for splits": self.alike,
+        }
+        lines = [f"{what}: {counted(paths, root)}" for what, paths in found.items() if paths]
+        return [*self.told, *passed_over([*self.above, *self.visited], root), *lines]
+
+    def find_splits(self) -> dict[str, Folder]:
+        """Return the folder that holds the class folders of each split, in the order of SPLITS."""
+        around = self.root
+        while not (names := _split_names(around)):
+            inner = _lone(around, self.above)
+            if inner is None or not (_split_names(inner) or self._says_no_class(inner, around)):
+                return {"train": self._tell_wrapped(around, self.root)}
+            self._enter(around)
+            around = inner
+        if around is not self.root:
+            self.told.append(f"the splits are the folders in {quoted(around.path)}")
+        self._enter(around)
+        self._pass_over_siblings(around, list(names))
+        found = _by_split(around, names)
+        unusual = [f"{split} in {quoted(folder.name)}" for split, folder in found.items() if folder.name != split]
+        if unusual:
+            self.told.append(f"folders read as splits: {', '.join(unusual)}")
+        return {split: self._unwrap(found[split]) for split in SPLITS if split in found}
+
+    def _unwrap(self, outer: Folder) -> Folder:
+        """Return the folder that holds the class folders of a split, as in `seg_train/seg_train`, `train/images`."""
+        folder = outer
+        while (inner := _lone(folder, self.above)) is not None and self._says_no_class(inner, folder):
+            self._enter(folder)
+            folder = inner
+        return self._tell_wrapped(folder, outer)
+
+    def _says_no_class(self, inner: Folder, outer: Folder) -> bool:
+        """Is the only folder in another one more of the same, and not a class? Then it has class folders itself."""
+        alike = inner.name.casefold() == outer.name.casefold() or is_filler(inner.name)
+        return alike and any(has_images(f, [*self.above, outer, inner]) for f in inner.folders.values())
+
+    def _tell_wrapped(self, folder: Folder, outer: Folder) -> Folder:
+        if folder is not outer:
+            self.told.append(f"the class folders are those in {quoted(folder.path)}")
+        return folder
+
+    def _enter(self, folder: Folder) -> None:
+        require_whole_links([folder])
+        self.above.append(folder)
+        self.beside += [folder / name for name in folder.images]
+
+    def _pass_over_siblings(self, around: Folder, splits: Sequence[str]) -> None:
+        """Tell of the folders beside the splits that are plainly no classes, and refuse others."""
+        harmless, unclear = [], []
+        for name, folder in around.folders.items():
+            if name in splits:
+                continue
+            if not has_images(folder, self.above):
+                harmless.append(f"{quoted(name)} (no images)")
+            elif _is_unlabelled(folder, self.above):
+                harmless.append(f"{quoted(name)} (no classes)")
+            elif _split_names(folder):
+                harmless.append(f"{quoted(name)} (splits of its own)")
+            else:
+                unclear.append(quoted(name))
+        if unclear:
+            raise InputError(
+                f"{quoted(around.path)} has folders that are named as splits, {some_of([quoted(n) for n in splits])}, "
+                f"beside others with images, {some_of(unclear)}",
+                "put class folders into `train/` or `test/`, give a class that is named as a split another name, and "
+                "move away what is neither",
+            )
+        if harmless:
+            self.told.append(f"passed over, beside the splits: {some_of(harmless)}")
+
+    def list_classes(self, folder: Folder) -> tuple[tuple[str, ...], Listing]:
+        """Return the class names, and the images, of a folder of class folders."""
+        classes = folder.folders
+        require_whole_links([folder])
+        _require_classes(folder)
+        _refuse_splits(classes.values(), f"{quoted(folder.path)} has class folders and")
+        self._tell_of_names(classes)
+        self.beside += [folder / name for name in folder.images]
+        self.visited.append(folder)
+        paths, labels, inodes = [], [], []
+        for label, inner in enumerate(classes.values()):
+            found = walk(inner, [*self.above, folder])
+            self._take(inner, found)
+            paths += found.paths
+            labels.append(np.full(len(found.paths), label, np.int64))
+            inodes.append(np.frombuffer(found.inodes, np.uint64))
+        return tuple(classes), Listing(folder.path, paths, np.concatenate(labels), np.concatenate(inodes))
+
+    def _take(self, top: Folder, found: Walk) -> None:
+        """Remember what was found in a class folder, and refuse what cannot be right."""
+        require_whole_links(found.visited)
+        if not found.paths:
+            others = endings(found.visited)
+            what = f"has no images by their ending, but {others}" if others else "has no images"
+            raise InputError(
+                f"the class folder {quoted(top.path)} {what}",
+                f"remove it or put images into it: {', '.join(EXTENSIONS)}",
+            )
+        inside = [folder for folder in found.visited[1:] if folder.images]
+        _refuse_splits(inside, f"the class folder {quoted(top.path)} has")
+        self.below += [folder.path for folder in inside]
+        self.visited += found.visited
+        self.repeated += found.repeated
+
+    def _tell_of_names(self, classes: dict[str, Folder]) -> None:
+        """Tell of classes that may be something else, or one."""
+        self.alike += [folder.path for name, folder in classes.items() if read_split(name)]
+        inner = set.intersection(*(set(folder.folders) for folder in classes.values()))
+        if len(inner) > 1 and not any(folder.images for folder in classes.values()):
+            names = some_of([quoted(name) for name in sorted(inner)])
+            self.told.append(
+                f"warning: all class folders hold folders of the same names, {names}; if these are the classes, name "
+                "the folders around them `train` and `test`"
+            )
+        twins = defaultdict(list)
+        for name in classes:
+            twins[_folded(name)].append(quoted(name))
+        if same := [" and ".join(names) for names in twins.values() if len(names) > 1]:
+            self.told.append(f"warning: classes that differ only in case or in how accents are stored: {some_of(same)}")
+
+
+def _split_names(folder: Folder) -> dict[str, str]:
+    """Return which folders in it are splits: by name, train, val, test or eval.
+
+    Plain names are. Names with other words are where they come in pairs (`seg_train`, `seg_test`), or stand alone.
+    """
+    read = {name: said for name in folder.folders if (said := read_split(name)) is not None}
+    pairs = defaultdict(set)
+    for said in read.values():
+        pairs[said.rest].add(said.split)
+    names = {name: said.split for name, said in read.items() if not said.rest or len(pairs[said.rest]) > 1}
+    if read and not names and (lone := _lone(folder)) is not None and lone.name in read:
+        return {lone.name: read[lone.name].split}
+    # Folders of labels or masks have a split's name too: without images they take it from no other.
+    claims = list(names.values())
+    return {n: s for n, s in names.items() if claims.count(s) == 1 or has_images(folder.folders[n], [folder])}
+
+
+def _by_split(around: Folder, names: dict[str, str]) -> dict[str, Folder]:
+    claims = defaultdict(list)
+    for name, split in names.items():
+        claims[split].append(name)
+    if measured := claims.pop("eval", []):  # the last of train, val and eval, or of train, eval and test
+        claims["val" if "test" in claims else "test"] += measured
+    for split, several in claims.items():
+        if len(several) > 1:
+            raise InputError(
+                f"{quoted(around.path)} has several folders that are named as the split {split}: "
+                f"{some_of([quoted(name) for name in sorted(several)])}",
+                "leave one of them; put the others elsewhere",
+            )
+    return {split: around.folders[claims[split][0]] for split in SPLITS if split in claims}
+
+
+def _lone(folder: Folder, above: Sequence[Folder] = ()) -> Folder | None:
+    """Return the only folder in it that has images whose classes are known; None when there are several, or none."""
+    found = None
+    around = [*above, folder]
+    for inner in folder.folders.values():
+        if has_images(inner, around) and not _is_unlabelled(inner, around):
+            if found is not None:
+                return None
+            found = inner
+    return found
+
+
+def _is_unlabelled(folder: Folder, above: Sequence[Folder]) -> bool:
+    """Is it named as one whose classes are unknown, and has no class folders, as `seg_pred/seg_pred/1.jpg`?"""
+    if not says_unlabelled(folder.name):
+        return False
+    above = [*above, folder]
+    while inner := [f for f in folder.folders.values() if has_images(f, above)]:
+        if len(inner) > 1 or not (is_filler(inner[0].name) or says_unlabelled(inner[0].name)):
+            return False
+        folder = inner[0]
+        above.append(folder)
+    return True
+
+
+def _require_classes(folder: Folder) -> None:
+    names = list(folder.folders)
+    if not names:
+        what = f"{quoted(folder.path)} has images, but no class folders" if folder.images else None
+        raise InputError(
+            what or f"no images in {quoted(folder.path)}",
+            "an image folder holds one folder per class, named as the class",
+        )
+    for name in names:
+        if fault := _not_text(name):
+            raise InputError(
+                f"the class folder {quoted(folder / name)} has {fault} in its name",
+                "rename it: class names are stored as text in runs and exported files",
+            )
+    if len(names) == 1:
+        raise InputError(
+            f"{quoted(folder.path)} has one class, {quoted(names[0])}; a classifier needs two or more",
+            f"if the class folders are those in it: `--data {printable(folder / names[0])}`"
+            if folder.folders[names[0]].folders
+            else None,
+        )
+
+
+def _not_text(name: str) -> str | None:
+    """Return what keeps a name from being stored and shown as text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "bytes that are not UTF-8"
+    return "a control character" if any(unicodedata.category(c) in LINE_BREAKERS for c in name) else None
+
+
+def _refuse_splits(folders: Iterable[Folder], where: str) -> None:
+    """Refuse folders that are named as splits where classes are, or parts of a class.
+
+    Raises:
+        InputError: there are some; `where` begins the message.
+    """
+    splits = [quoted(f.path) for f in folders if (said := read_split(f.name)) is not None and not said.rest]
+    if splits:
+        raise InputError(
+            f"{where} {some_of(splits)}, named as a split",
+            "splits hold classes, not the other way round: `train/<class>`; or give the folder another name",
+        )
+
+
+def _same_classes(listed: Sequence[tuple[tuple[str, ...], str]]) -> tuple[str, ...]:
+    """Return the classes, the same in all splits. `listed`: (class names, folder) of each."""
+    classes, first = listed[0]
+    for names, folder in listed[1:]:
+        if names != classes:
+            lacks = [f"{quoted(name)} is only in {quoted(first)}" for name in classes if name not in names]
+            lacks += [f"{quoted(name)} is only in {quoted(folder)}" for name in names if name not in classes]
+            alike = {_folded(name) for name in names} == {_folded(name) for name in classes}
+            hint = "the names differ only in case or in how accents are stored: rename them" if alike else None
+            raise InputError(f"the splits have other classes: {some_of(lacks)}", hint)
+    return classes
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _count_once(splits: dict[str, Listing], root: str) -> list[str]:
+    """Leave out images that are in a class already, under another name; return what is to be told, a line each.
+
+    Equal inodes are a hint that costs nothing; the files themselves are looked at only then.
+    """
+    order = list(splits)
+    starts = np.cumsum([0, *(len(listing.paths) for listing in splits.values())])
+    _, which, counts = np.unique(
+        np.concatenate([listing.inodes for listing in splits.values()]), return_inverse=True, return_counts=True
+    )
+    files = defaultdict(list)
+    for position in np.flatnonzero(counts[which] > 1):
+        number = int(np.searchsorted(starts, position, side="right")) - 1
+        split, index = order[number], int(position - starts[number])
+        with suppress(OSError):  # gone by now: told when it is read
+            found = os.stat(splits[split].paths[index])
+            files[found.st_dev, found.st_ino].append((split, index))
+    kept = {split: np.ones(len(listing.paths), bool) for split, listing in splits.items()}
+    again, in_classes, in_splits = [], [], []
+    for same in files.values():
+        homes = {}
+        for split, index in same:
+            path, home = splits[split].paths[index], (split, int(splits[split].labels[index]))
+            if home in homes:
+                kept[split][index] = False
+                again.append(path)
+            homes.setdefault(home, path)
+        first = next(iter(homes.values()))
+        in_classes += [first] if len({label for _, label in homes}) > 1 else []
+        in_splits += [first] if len({split for split, _ in homes}) > 1 else []
+    for split, listing in splits.items():
+        if not kept[split].all():
+            listing.keep(kept[split])
+    told = {
+        "counted once, images with several names in their class": again,
+        "warning: the same file is in several classes": in_classes,
+        "warning: the same file is in several splits": in_splits,
+    }
+    return [f"{what}: {counted(paths, root)}" for what, paths in told.items() if paths]
