@@ -16,8 +16,6 @@ from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOptio
 from asqcli.errors import ExitCode, InputError, UsageError, printable, some_of
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from asqcli.engine import Session
     from asqcli.engine.predict import Prediction
     from asqcli.engine.verify import Verification
@@ -139,10 +137,7 @@ def _image_files(inputs: list[str]):
 
     for text in inputs:
         if text == "-":
-            listed = [Path(line) for line in sys.stdin.read().splitlines() if line.strip()]
-            if not listed:
-                raise InputError("standard input names no images")
-            yield from listed
+            yield from _listed_files()
         elif Path(text).is_dir():
             found = sorted(p for p in Path(text).rglob("*") if p.suffix.lower() in EXTENSIONS)
             if not found:
@@ -150,6 +145,18 @@ def _image_files(inputs: list[str]):
             yield from found
         else:
             yield Path(text)
+
+
+def _listed_files() -> list[Path]:
+    """Return the files that standard input names, one a line; names are bytes, whatever the console's encoding."""
+    try:
+        content = sys.stdin.buffer.read() if sys.stdin else b""  # None where the shell closed it
+    except OSError as error:
+        raise InputError(f"standard input cannot be read: {error.strerror}") from error
+    listed = [Path(os.fsdecode(line)) for line in content.splitlines() if line.strip()]
+    if not listed:
+        raise InputError("standard input names no images")
+    return listed
 
 
 def _samples(session: Session, data: str):
@@ -291,11 +298,11 @@ def _show_bench(document: dict, json_: bool) -> None:
         print_bench(document["bench"])
 
 
-def _text(content: object) -> Text:
-    """Return a path or label as it is: no markup, nothing that a terminal obeys."""
-    from rich.text import Text
+def _text(content: object) -> str:
+    """Return a path or label for a table: nothing that a terminal obeys, nothing that it cannot show."""
+    from asqcli.cli.streams import showable
 
-    return Text(printable(str(content)))
+    return showable(printable(str(content)))
 
 
 def _show_verification(verify: dict) -> None:

@@ -184,12 +184,13 @@ def _show_rehearsal(recipe, plans, json_) -> None:
     import yaml
 
     from asqcli.cli.console import print_json, print_layers, stdout
+    from asqcli.cli.streams import results
 
     resolved = recipe.model_dump(mode="json")
     if json_:
         print_json({"schema": 1, "recipe": resolved, "layers": [asdict(plan) for plan in plans]})
         return
-    sys.stdout.write(yaml.safe_dump(resolved, sort_keys=False))
+    results().write(yaml.safe_dump(resolved, sort_keys=False))
     if plans:
         print_layers(stdout(), plans)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import sys
@@ -108,12 +107,11 @@ def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> n
 def _call_factory(name: str, num_classes: int | None) -> nn.Module:
     factory = _find_factory(name)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            parameter = inspect.signature(factory).parameters.get("num_classes")
-            if num_classes is None and parameter is not None and parameter.default is inspect.Parameter.empty:
-                num_classes = IMAGENET_CLASSES
-            takes_none = parameter is None or num_classes is None
-            model = factory() if takes_none else factory(num_classes=num_classes)
+        parameter = inspect.signature(factory).parameters.get("num_classes")
+        if num_classes is None and parameter is not None and parameter.default is inspect.Parameter.empty:
+            num_classes = IMAGENET_CLASSES
+        takes_none = parameter is None or num_classes is None
+        model = factory() if takes_none else factory(num_classes=num_classes)
     except (Exception, SystemExit) as error:
         raise UnsupportedError(
             f"the factory `{name}` raised {type(error).__name__}: {first_line(error)}", _DEBUG
@@ -134,8 +132,7 @@ def _find_factory(name: str):
     if here not in sys.path:  # a console script does not look in the current folder by itself
         sys.path.insert(0, here)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            module = importlib.import_module(module_name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name + ".").startswith(error.name + "."):
             raise UsageError(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,8 +159,7 @@ def fetch_official(name: str) -> tuple[dict[str, Tensor], str]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where torch.hub says that it downloads
-            return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
+        return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
     except Exception as error:  # urllib, ssl, socket and hash errors have no common type
         raise MachineError(f"the official weights of `{name}` cannot be had: {first_line(error)}") from error
     finally:
