@@ -59,10 +59,15 @@ def print_table(console: Console, title: str, table: Table) -> None:
     console.print(table)
 
 
+def note(text: str | None) -> None:
+    """Tell of something on stderr; of nothing where there is nothing."""
+    if text is not None:
+        stderr().print(text, markup=False, soft_wrap=True)
+
+
 def warn(text: str | None) -> None:
     """Tell of something on stderr that does not end the command; of nothing where there is nothing."""
-    if text is not None:
-        stderr().print(f"warning: {text}", markup=False, soft_wrap=True)
+    note(None if text is None else f"warning: {text}")
 
 
 def percent(value: float | None) -> str:

@@ -131,6 +131,7 @@ def _measure(artifact, network, checkpoint, data: str) -> dict:
 
     import torch
 
+    from asqcli.cli.preprocessing import described
     from asqcli.data.samples import find_samples
     from asqcli.data.source import open_data
     from asqcli.engine.predict import measure
@@ -144,7 +145,12 @@ def _measure(artifact, network, checkpoint, data: str) -> dict:
     split = open_data(data, preprocessing_of(checkpoint.recipe), workers=0, with_train=False).result
     trained = evaluate(network, split, batch_size=EVAL_BATCH, device=torch.device("cpu"))
     integer = measure(Session(artifact, threads=os.cpu_count() or 1), samples.result)
-    accuracies = {"measured_on": samples.result_name, "quantized_top1": trained.top1, "integer_top1": integer.top1}
+    accuracies = {
+        "measured_on": samples.result_name,
+        "preprocessing": described(checkpoint.recipe.data, "the run"),
+        "quantized_top1": trained.top1,
+        "integer_top1": integer.top1,
+    }
     if data == checkpoint.recipe.data.name and "float_top1" in checkpoint.progress.facts:
         accuracies["float_top1"] = checkpoint.progress.facts["float_top1"]
     return accuracies
@@ -152,6 +158,7 @@ def _measure(artifact, network, checkpoint, data: str) -> dict:
 
 def _print_summary(document: dict) -> None:
     from asqcli.cli.console import percent, print_facts
+    from asqcli.cli.preprocessing import in_words
 
     facts = {
         "file": document["file"],
@@ -164,6 +171,7 @@ def _print_summary(document: dict) -> None:
     facts["layers"] = f"{document['layers']}, {document['multiply_adds']:,} multiply-adds for one image"
     if "integer_top1" in document:
         facts["measured on"] = document["measured_on"]
+        facts["preprocessing"] = in_words(document["preprocessing"])
         if "float_top1" in document:
             facts["float top-1"] = f"{percent(document['float_top1'])}, before training with quantization"
         facts["quantized top-1"] = f"{percent(document['quantized_top1'])}, in training's own arithmetic"

@@ -169,11 +169,13 @@ def _samples(session: Session, data: str):
 
 
 def _accuracy(session: Session, samples) -> dict:
+    from asqcli.cli.preprocessing import described
     from asqcli.engine.predict import measure
 
     accuracy = measure(session, samples.result)
     return {
         "measured_on": samples.result_name,
+        "preprocessing": described(session.artifact.document.input, "the file"),
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "loss": accuracy.loss,
@@ -263,6 +265,7 @@ def _verification(result: Verification, session: Session, run: str | None) -> di
 
 def _show(document: dict, predictions: list[Prediction], verification, json_: bool) -> None:
     from asqcli.cli.console import percent, print_facts, print_json, print_table, stdout
+    from asqcli.cli.preprocessing import in_words
 
     if json_:
         print_json(document)
@@ -281,6 +284,7 @@ def _show(document: dict, predictions: list[Prediction], verification, json_: bo
         print_table(stdout(), f"Most likely classes, by the kernel {document['kernel']}", table)
     if "top1" in document:
         facts = {"measured on": document["measured_on"], "kernel": document["kernel"]}
+        facts["preprocessing"] = in_words(document["preprocessing"])
         facts |= {"top-1": percent(document["top1"]), "top-5": percent(document["top5"])}
         facts |= {"loss": f"{document['loss']:.4f}"}
         print_facts("Accuracy", facts)

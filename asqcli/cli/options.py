@@ -26,3 +26,9 @@ FactoryOption = Annotated[
     str | None,
     typer.Option("--model", metavar="MODULE:FACTORY", help="Needed where the run was trained with a factory of yours."),
 ]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", metavar="NAME|FILE", help="A recipe: see `asq recipe list`.")
+]
+OverridesOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the recipe.")
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -81,6 +82,39 @@ def usual_image_size(name: str) -> int:
     if is_factory(name) or name not in torchvision_classifiers() or (weights := official_weights(name)) is None:
         return IMAGENET_IMAGE_SIZE
     return getattr(weights.transforms, "keywords", {}).get("crop_size", IMAGENET_IMAGE_SIZE)
+
+
+@dataclass(frozen=True)
+class OfficialInput:
+    """How official weights want their images, by torchvision's own account.
+
+    Attributes:
+        values: image_size, resize, mean and std, as in a recipe's `data`.
+        note: in what asq does otherwise, or None.
+    """
+
+    values: dict
+    note: str | None
+
+
+def official_input(name: str) -> OfficialInput | None:
+    """Return how the official weights of `name` want their images, None where there are none."""
+    if not is_factory(name) and name not in CIFAR_DEPTHS and name not in torchvision_classifiers():
+        return None
+    weights = official_weights(name)
+    if weights is None:
+        return None
+    transforms = weights.transforms()
+    values = {
+        "image_size": transforms.crop_size[0],
+        "resize": transforms.resize_size[0],
+        "mean": list(transforms.mean),
+        "std": list(transforms.std),
+    }
+    interpolation = transforms.interpolation.value
+    if interpolation == "bilinear":
+        return OfficialInput(values, None)
+    return OfficialInput(values, f"note: {weights} resize images with {interpolation} interpolation, asq with bilinear")
 
 
 def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> nn.Module:
