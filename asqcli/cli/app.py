@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes, streams
-from asqcli.errors import AsqError, ExitCode, did_you_mean, first_line, ran_out_of_memory
+from asqcli.errors import AsqError, ExitCode, UsageError, did_you_mean, first_line, ran_out_of_memory
 from asqcli.user_code import place_in_user_code
 
 HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep what was promised."
@@ -21,6 +21,11 @@ HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep
 
 class _Command(TyperCommand):
     """A command that may run code of the user's: what that prints goes to stderr."""
+
+    def parse_args(self, context, args):
+        if any(text == "" or re.fullmatch(r"--[\w-]+=", text) for text in args):  # a path of "" would be this folder
+            raise UsageError("an argument or the value of an option is empty", "is a variable of your script not set?")
+        return super().parse_args(context, args)
 
     def invoke(self, context):
         with streams.prints_to_stderr():

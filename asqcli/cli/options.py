@@ -15,7 +15,7 @@ WeightsOption = Annotated[
     str | None,
     typer.Option("--weights", metavar="FILE|RUN|official|none", help="Pretrained float weights to start from."),
 ]
-BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch.")]
+BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, max=2**31 - 1, help="Images per batch.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="D", help="cpu or cuda. Default: cuda where there is one.")
 ]

@@ -72,7 +72,6 @@ _MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "vdot": lambda out, a, b: a.numel(),
     "_embedding_bag": _embedding_bag,
     "_embedding_bag_forward_only": _embedding_bag,
-    "torchvision::deform_conv2d": lambda out, x, weight, *_: out.numel() * (weight.numel() // weight.shape[0]),
 } | {f"_scaled_dot_product_{name}": _attention for name in _FUSED_ATTENTION}
 # Operators of other libraries have a namespace; of torch's own, these multiply matrices or vectors unseen.
 _UNCOUNTABLE = re.compile(
