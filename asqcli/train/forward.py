@@ -36,7 +36,7 @@ def forward_in_evaluation(model: nn.Module, images: Tensor, *, classes: int | No
     """
     try:
         logits = model(images)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if ran_out_of_memory(error):
             raise
         place = place_in_user_code(error)

@@ -113,12 +113,12 @@ def test_consoles_that_cannot_show_a_name(exported, tmp_path):
 
 def test_closed_streams_and_odd_arguments(exported, tmp_path):
     file, _ = exported
-    Image.new("RGB", (16, 16)).save(tmp_path / "[/b]:cat:.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "[b]:cat:.png")
     program = f"{sys.executable} -m asqcli infer {file} "
-    for closed, code in (("<&- '[/b]:cat:.png'", 0), ("<&- -", 3), (">&- '[/b]:cat:.png'", 0), ("2>&- - <&-", 3)):
+    for closed, code in (("<&- '[b]:cat:.png'", 0), ("<&- -", 3), (">&- '[b]:cat:.png'", 0), ("2>&- - <&-", 3)):
         done = subprocess.run(["sh", "-c", program + closed], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-    assert "[/b]:cat:.png" in asq("infer", file, "[/b]:cat:.png", cwd=tmp_path).stdout
+    assert "[b]:cat:.png" in asq("infer", file, "[b]:cat:.png", cwd=tmp_path).stdout
     for empty in ([""], ["--data="], ["--data", ""]):
         fails(2, "is empty", "infer", file, *empty, cwd=tmp_path, hint="is a variable of your script not set?")
     fails(3, "File name too long", "infer", file, "x" * 300, cwd=tmp_path)
