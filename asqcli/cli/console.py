@@ -35,7 +35,8 @@ def stderr() -> Console:
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else results()
     # No markup and no emoji: paths and names go through here, and `[/a]` or `:cat:` may stand in them.
-    return Console(file=stream, highlight=False, markup=False, emoji=False, width=None if stream.isatty() else PIPED_WIDTH)
+    width = None if stream.isatty() else PIPED_WIDTH
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_json(document: dict) -> None:

@@ -105,7 +105,8 @@ def _is_exported(target: str) -> bool:
 
 
 def _measure_exported(target: str, weights: str | None, data: str | None, device: str | None, threads: int | None):
-    """Return (accuracy, what it was measured on, where the weights are from), by the integer engine; no torch."""
+    """Return what `_measure_network` does, by the integer engine; no torch."""
+    from asqcli.cli.preprocessing import described
     from asqcli.data.samples import find_samples
     from asqcli.engine import load
     from asqcli.engine.predict import measure, require_classes

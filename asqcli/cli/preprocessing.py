@@ -77,7 +77,8 @@ def require_evaluation_keys(overrides: list[str]) -> None:
     for section, values in draft.values.items():
         for key in [f"{section}.{k}" for k in values] if isinstance(values, dict) and values else [section]:
             if key not in EVALUATION_KEYS:
+                choices = ", ".join(EVALUATION_KEYS)
                 raise UsageError(
-                    f"`--set` names `{key}`, which makes no sense for an evaluation, choose {', '.join(EVALUATION_KEYS)}",
+                    f"`--set` names `{key}`, which makes no sense for an evaluation, choose {choices}",
                     did_you_mean(key, EVALUATION_KEYS),
                 )
