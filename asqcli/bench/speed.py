@@ -10,7 +10,6 @@ import numpy as np
 
 from asqcli.bench import machine
 from asqcli.bench.peers import INT8, PACKAGES, PEERS, Float, NoPeer, Run, build_peers, float_network
-from asqcli.bench.quiet import stdout_to_stderr
 from asqcli.bench.steps import measure_steps
 from asqcli.bench.timing import Timing, alternate
 from asqcli.engine import Session
@@ -41,7 +40,7 @@ def measure_speed(
     load = machine.load_average()
     document, plan = session.artifact.document, session.artifact.plan
     inputs = np.random.default_rng(0).standard_normal((batch, *session.input_shape), dtype=np.float32)
-    with tempfile.TemporaryDirectory(prefix="asq-bench-") as folder, stdout_to_stderr():
+    with tempfile.TemporaryDirectory(prefix="asq-bench-") as folder:
         peers, missing = _peers(session, inputs, factory, Path(folder), tell)
         tell(f"measuring {', '.join((ASQ, *peers))} in turn")
         timings, rounds = alternate({ASQ: lambda: session.run(inputs), **peers}, seconds=seconds)

@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import sys
 import traceback
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
-from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes
-from asqcli.errors import AsqError, ExitCode, did_you_mean, ran_out_of_memory
+from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes, streams
+from asqcli.errors import AsqError, ExitCode, UsageError, did_you_mean, first_line, ran_out_of_memory
+from asqcli.user_code import place_in_user_code
 
 HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep what was promised."
 
+
+class _Command(TyperCommand):
+    """A command that may run code of the user's: what that prints goes to stderr."""
+
+    def parse_args(self, context, args):
+        if any(text == "" or re.fullmatch(r"--[\w-]+=", text) for text in args):  # a path of "" would be this folder
+            raise UsageError("an argument or the value of an option is empty", "is a variable of your script not set?")
+        return super().parse_args(context, args)
+
+    def invoke(self, context):
+        with streams.prints_to_stderr():
+            return super().invoke(context)
+
+
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-app.command("quantize")(quantize.quantize)
-app.command("eval")(evaluate.evaluate)
-app.command("overhead")(overhead.overhead)
-app.command("export")(export.export)
-app.command("infer")(infer.infer)
+app.command("quantize", cls=_Command)(quantize.quantize)
+app.command("eval", cls=_Command)(evaluate.evaluate)
+app.command("overhead", cls=_Command)(overhead.overhead)
+app.command("export", cls=_Command)(export.export)
+app.command("infer", cls=_Command)(infer.infer)
 app.add_typer(recipes.app, name="recipe")
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+DEBUG_HINT = "run again with --debug to see where"
 
 # The parser's own mistakes; typer exports only one of the subclasses.
 ParserError = typer.BadParameter.__mro__[2]
@@ -48,40 +65,12 @@ def _root(
     pass
 
 
-class _Stream:
-    """stdout or stderr, which fall silent on the errors in `ignored`, so that the command goes on to its exit code."""
-
-    def __init__(self, stream: TextIO | None, ignored: type[OSError]) -> None:
-        self._stream = stream or open(os.devnull, "w")  # None where the shell closed it
-        self._ignored = ignored
-
-    def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except self._ignored:
-            _silence(self._stream)
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except self._ignored:
-            _silence(self._stream)
-
-    def __getattr__(self, name: str):
-        return getattr(self._stream, name)
-
-
-def _silence(stream: TextIO) -> None:
-    """Let what is still to be written vanish; the interpreter would try once more at its end, and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def main() -> None:
     """Run the command line and exit with its code."""
-    sys.stdout = _Stream(sys.stdout, BrokenPipeError)  # its reader has read enough
-    sys.stderr = _Stream(sys.stderr, OSError)  # nobody can be told
-    sys.exit(run())
+    streams.take_over()
+    code = run()
+    sys.stdout = sys.stderr  # for what others print at the interpreter's end
+    sys.exit(code)
 
 
 def run() -> int:
@@ -98,18 +87,27 @@ def run() -> int:
         return _fail(ExitCode.USAGE, _parser_message(error), _option_hint(error))
     except (KeyboardInterrupt, typer.Abort):
         return _fail(ExitCode.INTERRUPTED, "interrupted", None)
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            _silence(sys.stdout)
-            return _fail(ExitCode.MACHINE, f"the results cannot be written: {error.strerror}", None)
-        if ran_out_of_memory(error):
-            return _fail(ExitCode.MACHINE, "out of memory", "try a smaller `--batch-size` or image")
-        return _fail(
-            ExitCode.INTERNAL,
-            f"a fault of asq itself: {type(error).__name__}: {error}",
-            "run again with --debug and report what it prints",
-        )
+    except (Exception, SystemExit) as error:
+        return _fail_unexpectedly(error)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _fail_unexpectedly(error: BaseException) -> int:
+    """Tell whose fault an error is that no part of asq foresaw, and return its exit code."""
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        streams.silence(sys.stdout)
+        return _fail(ExitCode.MACHINE, f"the results cannot be written: {error.strerror}", None)
+    if ran_out_of_memory(error):
+        return _fail(ExitCode.MACHINE, "out of memory", "try a smaller `--batch-size` or image")
+    if (place := place_in_user_code(error)) is not None:
+        return _fail(ExitCode.UNSUPPORTED, f"the code of the network raised {reason} at {place}", DEBUG_HINT)
+    if isinstance(error, OSError) and error.errno is not None:
+        what = f"`{error.filename}`: {error.strerror}" if error.filename is not None else error.strerror
+        code = ExitCode.INPUT if error.errno in UNREADABLE else ExitCode.MACHINE
+        return _fail(code, f"the operating system refuses {what}", None)
+    hint = "run again with --debug and report what it prints"
+    return _fail(ExitCode.INTERNAL, f"a fault of asq itself: {reason}", hint)
 
 
 def _fail(code: int, message: str, hint: str | None) -> int:
@@ -122,7 +120,7 @@ def _fail(code: int, message: str, hint: str | None) -> int:
             print(json.dumps({"schema": 1, "error": {"code": name, "message": message, "hint": hint}}, indent=2))
             sys.stdout.flush()
         except OSError:
-            _silence(sys.stdout)
+            streams.silence(sys.stdout)
     sys.stderr.write(f"error: {message}\n" + (f"hint: {hint}\n" if hint else ""))
     return int(code)
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from asqcli.cli.streams import results, showable
+from asqcli.errors import printable
 from asqcli.train.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -31,13 +33,15 @@ def stderr() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PIPED_WIDTH)
+    stream = sys.stderr if stderr else results()
+    # No markup and no emoji: paths and names go through here, and `[/a]` or `:cat:` may stand in them.
+    width = None if stream.isatty() else PIPED_WIDTH
+    return Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_json(document: dict) -> None:
     """Print the one JSON document of a command."""
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    results().write(json.dumps(document, indent=2) + "\n")
 
 
 def print_facts(title: str, facts: dict[str, str]) -> None:
@@ -46,7 +50,7 @@ def print_facts(title: str, facts: dict[str, str]) -> None:
     table.add_column(style="bold")
     table.add_column()
     for name, value in facts.items():
-        table.add_row(name, value)
+        table.add_row(name, showable(printable(value)))
     print_table(stdout(), title, table)
 
 
@@ -56,16 +60,20 @@ def print_table(console: Console, title: str, table: Table) -> None:
     console.print(table)
 
 
+def note(text: str | None) -> None:
+    """Tell of something on stderr; of nothing where there is nothing."""
+    if text is not None:
+        stderr().print(text, markup=False, soft_wrap=True)
+
+
 def warn(text: str | None) -> None:
     """Tell of something on stderr that does not end the command; of nothing where there is nothing."""
-    if text is not None:
-        stderr().print(f"warning: {text}", markup=False, soft_wrap=True)
+    note(None if text is None else f"warning: {text}")
 
 
 def remark(text: str | None) -> None:
     """Tell on stderr what the user should know; nothing where there is nothing."""
-    if text is not None:
-        stderr().print(f"note: {text}", markup=False, soft_wrap=True)
+    note(None if text is None else f"note: {text}")
 
 
 def tell_of_data(notes: tuple[str, ...]) -> None:
@@ -89,7 +97,7 @@ def print_layers(console: Console, plans: list[LayerPlan]) -> None:
         activations = plan.activations
         adapter = (activations or {}).get("adapter")
         table.add_row(
-            plan.name,
+            showable(printable(plan.name)),
             plan.kind,
             _operand(plan.weights),
             _operand(activations),

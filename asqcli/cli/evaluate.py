@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,10 +16,15 @@ from asqcli.cli.options import (
     DebugOption,
     DeviceOption,
     JsonOption,
+    OverridesOption,
+    RecipeOption,
     ThreadsOption,
     WeightsOption,
 )
 from asqcli.errors import ExitCode, InputError, UsageError, printable
+
+if TYPE_CHECKING:
+    from asqcli.cli.resolve import Request
 
 
 def evaluate(
@@ -27,6 +33,8 @@ def evaluate(
     ],
     weights: WeightsOption = None,
     data: DataOption = None,
+    recipe: RecipeOption = None,
+    overrides: OverridesOption = None,
     batch_size: BatchSizeOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
@@ -37,15 +45,28 @@ def evaluate(
     json_: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Measure accuracy on a data set's test images."""
+    """Measure accuracy on a data set's test images.
+
+    How images reach the network comes from the run, the file or the official weights; else from --recipe and --set.
+    """
     if not Path(target).exists() and ("/" in target or target.endswith(".asq")) and ":" not in target:
         raise InputError(f"no run folder, checkpoint or exported file `{target}`")
     from asqcli.cli.console import percent, print_facts, print_json, stderr
+    from asqcli.cli.preprocessing import in_words, require_evaluation_keys
+    from asqcli.cli.resolve import Request
 
     if Path(target).is_file() and _is_exported(target):
-        accuracy, measured_on, name = _measure_exported(target, weights, data, device, threads)
+        if recipe is not None or overrides:
+            raise UsageError(
+                f"the preprocessing of `{target}` is part of the file", "leave out --recipe and --set, or name the run"
+            )
+        measured = _measure_exported(target, weights, data, device, threads)
     else:
-        accuracy, measured_on, name = _measure_network(target, weights, data, batch_size, device, threads)
+        require_evaluation_keys(overrides or [])
+        flags = {"data.name": (data, "--data"), "pretrained": (weights, "--weights")}
+        request = Request(None, recipe, None, None, flags, overrides or [])
+        measured = _measure_network(target, request, batch_size, device, threads)
+    accuracy, measured_on, name, preprocessing = measured
     if not math.isfinite(accuracy.loss):
         raise InputError(
             f"`{name}` answers images with NaN or infinity", "its training diverged, or its weights are broken"
@@ -56,6 +77,7 @@ def evaluate(
         "target": target,
         "weights": name,
         "measured_on": measured_on,
+        "preprocessing": preprocessing,
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "loss": accuracy.loss,
@@ -66,7 +88,7 @@ def evaluate(
     if json_:
         print_json(document)
     else:
-        facts = {"target": target, "weights": name, "measured on": measured_on}
+        facts = {"target": target, "weights": name, "measured on": measured_on, "preprocessing": in_words(preprocessing)}
         if name == target:
             del facts["weights"]
         facts |= {"top-1": percent(accuracy.top1), "top-5": percent(accuracy.top5), "loss": f"{accuracy.loss:.4f}"}
@@ -83,8 +105,9 @@ def _is_exported(target: str) -> bool:
 
 
 def _measure_exported(target: str, weights: str | None, data: str | None, device: str | None, threads: int | None):
-    """Return (accuracy, what it was measured on, where the weights are from), by the integer engine; no torch."""
+    """Return what `_measure_network` does, by the integer engine; no torch."""
     from asqcli.cli.console import tell_of_data
+    from asqcli.cli.preprocessing import described
     from asqcli.data.samples import find_samples
     from asqcli.engine import load
     from asqcli.engine.predict import measure, require_classes
@@ -96,7 +119,8 @@ def _measure_exported(target: str, weights: str | None, data: str | None, device
     samples = find_samples(data)
     tell_of_data(samples.notes)
     require_classes(session, samples.classes, data)
-    return measure(session, samples.result), samples.result_name, target
+    preprocessing = described(session.artifact.document.input, "the file")
+    return measure(session, samples.result), samples.result_name, target, preprocessing
 
 
 def _own_data(target: str, data: str | None) -> str:
@@ -109,11 +133,12 @@ def _own_data(target: str, data: str | None) -> str:
     raise UsageError(f"`{target}` {trained_on}", f"name a data set with --data: {', '.join(NAMES)} or a folder")
 
 
-def _measure_network(target: str, weights, data, batch_size, device, threads):
-    """Return (accuracy, what it was measured on, where the weights are from), by torch."""
+def _measure_network(target: str, request: Request, batch_size: int | None, device: str | None, threads: int | None):
+    """Return (accuracy, what it was measured on, where the weights are from, preprocessing), by torch."""
     import torch
 
     from asqcli.cli.console import tell_of_data
+    from asqcli.cli.preprocessing import described
     from asqcli.train.evaluate import EVAL_BATCH
     from asqcli.train.evaluate import evaluate as measure
     from asqcli.train.surroundings import select_device
@@ -121,34 +146,38 @@ def _measure_network(target: str, weights, data, batch_size, device, threads):
     if threads:
         torch.set_num_threads(threads)
     torch_device = select_device(device)
-    model, images, name = _open(target, weights, data)
+    model, images, name, recipe, origins = _open(target, request)
     tell_of_data(images.notes)
-    accuracy = measure(model.to(torch_device), images.result, batch_size=batch_size or EVAL_BATCH, device=torch_device)
-    return accuracy, images.result_name, name
+    accuracy = measure(
+        model.to(torch_device),
+        images.result,
+        batch_size=batch_size or EVAL_BATCH,
+        device=torch_device,
+        classes=len(images.classes),
+    )
+    return accuracy, images.result_name, name, described(recipe.data, origins)
 
 
-def _open(target: str, weights: str | None, data: str | None):
-    """Return (network, data, where its weights are from)."""
-    from asqcli.models.registry import require_known
-    from asqcli.models.weights import require_official
+def _open(target: str, request: Request):
+    """Return (network, data, where its weights are from, recipe, who said its preprocessing)."""
     from asqcli.train.restore import find_checkpoint
 
+    weights, _ = request.flags["pretrained"]
     if (path := find_checkpoint(target)) is not None:
         if weights is not None:
             raise UsageError(f"`{target}` has its own weights; --weights goes with a model's name")
-        return *_open_checkpoint(path, target, None, data), target
+        return _open_checkpoint(path, target, request)
     if Path(target).is_file():
         raise InputError(f"`{target}` is not a checkpoint of asq", "for plain weights: `asq eval MODEL --weights FILE`")
+    request = replace(request, model=target)
     if weights is not None and (path := find_checkpoint(weights)) is not None:
-        return *_open_checkpoint(path, weights, target, data), weights
-    if weights is None:
-        require_known(target)
-        require_official(target)
-    return _open_float(target, weights or "official", data)
+        return _open_checkpoint(path, weights, request)
+    return _open_float(request)
 
 
-def _open_checkpoint(path: Path, source: str, model_name: str | None, data: str | None):
+def _open_checkpoint(path: Path, source: str, request: Request):
     from asqcli.cli.console import remark, warn
+    from asqcli.cli.resolve import resolve_measured
     from asqcli.data.source import open_data
     from asqcli.train.checkpoint import load_checkpoint
     from asqcli.train.pipeline import preprocessing_of
@@ -157,8 +186,9 @@ def _open_checkpoint(path: Path, source: str, model_name: str | None, data: str 
     checkpoint = load_checkpoint(path)
     warn(unfinished(path, checkpoint))
     remark(unproven(checkpoint, source))
-    recipe = checkpoint.recipe
-    model = restore_model(checkpoint, source=source, factory=model_name)
+    recipe, origins = resolve_measured(checkpoint.recipe, request)
+    model = restore_model(checkpoint, source=source, factory=request.model)
+    data, _ = request.flags["data.name"]
     name = data or recipe.data.name
     try:
         images = open_data(name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
@@ -168,17 +198,27 @@ def _open_checkpoint(path: Path, source: str, model_name: str | None, data: str 
         raise InputError(error.message, f"`{source}` was trained on it; name where it is now with --data") from error
     if images.classes != checkpoint.classes:
         raise InputError(f"the classes in `{name}` are not those that `{source}` was trained on")
-    return model, images
+    return model, images, source, recipe, origins
 
 
-def _open_float(name: str, weights: str, data: str | None):
-    from asqcli.cli.resolve import Request, resolve
+def _open_float(request: Request):
+    from asqcli.cli.console import note
+    from asqcli.cli.preprocessing import guess
+    from asqcli.cli.resolve import resolve
     from asqcli.data.source import open_data
+    from asqcli.models.registry import require_known
+    from asqcli.models.weights import require_official
     from asqcli.train.pipeline import preprocessing_of
     from asqcli.train.start import load_float_model
 
-    flags = {"data.name": (data, "--data"), "pretrained": (weights, "--weights")}
-    recipe = resolve(Request(name, None, "float", None, flags, [])).recipe
+    resolved = resolve(replace(request, scheme="float"), measuring=True)
+    recipe = resolved.recipe
+    require_known(recipe.model)
+    if recipe.pretrained in ("auto", "official"):
+        require_official(recipe.model)
+        recipe = recipe.model_copy(update={"pretrained": "official"})
     images = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
     model = load_float_model(recipe, len(images.classes))
-    return model, images, weights
+    note(resolved.note)
+    note(guess(resolved.origins))
+    return model, images, recipe.pretrained, recipe, resolved.origins

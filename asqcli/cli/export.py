@@ -170,19 +170,25 @@ def _measure(artifact, network, checkpoint, data: str, samples, split) -> dict:
 
     import torch
 
+    from asqcli.cli.preprocessing import described
     from asqcli.engine.predict import measure
     from asqcli.engine.session import Session
     from asqcli.train.evaluate import EVAL_BATCH, evaluate
 
     trained = evaluate(network, split, batch_size=EVAL_BATCH, device=torch.device("cpu"))
     integer = measure(Session(artifact, threads=os.cpu_count() or 1), samples.result)
-    accuracies = {"measured_on": samples.result_name, "quantized_top1": trained.top1, "integer_top1": integer.top1}
+    accuracies = {
+        "measured_on": samples.result_name,
+        "preprocessing": described(checkpoint.recipe.data, "the run"),
+        "quantized_top1": trained.top1,
+        "integer_top1": integer.top1,
+    }
     if data == checkpoint.recipe.data.name and "float_top1" in checkpoint.progress.facts:
         accuracies["float_top1"] = checkpoint.progress.facts["float_top1"]
     return accuracies
 
 
-def _in_words(proof: dict) -> str:
+def _proof_in_words(proof: dict) -> str:
     if proof["max_abs_logit_difference"] == 0.0:
         return f"the file was run beside the network on {proof['images']} images: all logits are equal to the bit"
     return (
@@ -193,6 +199,7 @@ def _in_words(proof: dict) -> str:
 
 def _print_summary(document: dict) -> None:
     from asqcli.cli.console import percent, print_facts
+    from asqcli.cli.preprocessing import in_words
 
     facts = {
         "file": document["file"],
@@ -204,9 +211,10 @@ def _print_summary(document: dict) -> None:
             facts[f"  {part.replace('_', ' ')}"] = f"{size:,} bytes"
     facts["layers"] = f"{document['layers']}, {document['multiply_adds']:,} multiply-adds for one image"
     if "proof" in document:
-        facts["proven"] = _in_words(document["proof"])
+        facts["proven"] = _proof_in_words(document["proof"])
     if "integer_top1" in document:
         facts["measured on"] = document["measured_on"]
+        facts["preprocessing"] = in_words(document["preprocessing"])
         if "float_top1" in document:
             facts["float top-1"] = f"{percent(document['float_top1'])}, before training with quantization"
         facts["quantized top-1"] = f"{percent(document['quantized_top1'])}, in training's own arithmetic"

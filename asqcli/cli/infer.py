@@ -17,8 +17,6 @@ from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOptio
 from asqcli.errors import ExitCode, InputError, UsageError, printable, quoted, some_of
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from asqcli.engine import Session
     from asqcli.engine.predict import Prediction
     from asqcli.engine.verify import Verification
@@ -147,7 +145,10 @@ def _image_files(inputs: list[str]) -> Iterator[str]:
 
 def _listed_files() -> list[str]:
     """Return the paths on standard input, one a line, whatever bytes their names are made of."""
-    content = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    try:
+        content = sys.stdin.buffer.read() if sys.stdin is not None else b""  # None where the shell closed it
+    except OSError as error:
+        raise InputError(f"standard input cannot be read: {error.strerror}") from error
     listed = [str(Path(os.fsdecode(line.rstrip(b"\r")))) for line in content.split(b"\n") if line.strip()]
     if not listed:
         raise InputError("standard input names no images")
@@ -183,11 +184,13 @@ def _samples(session: Session, data: str):
 
 
 def _accuracy(session: Session, samples) -> dict:
+    from asqcli.cli.preprocessing import described
     from asqcli.engine.predict import measure
 
     accuracy = measure(session, samples.result)
     return {
         "measured_on": samples.result_name,
+        "preprocessing": described(session.artifact.document.input, "the file"),
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "loss": accuracy.loss,
@@ -281,6 +284,7 @@ def _verification(result: Verification, session: Session, run: str | None) -> di
 
 def _show(document: dict, predictions: list[Prediction], verification, json_: bool) -> None:
     from asqcli.cli.console import percent, print_facts, print_json, print_table, stdout
+    from asqcli.cli.preprocessing import in_words
 
     if json_:
         print_json(document)
@@ -299,6 +303,7 @@ def _show(document: dict, predictions: list[Prediction], verification, json_: bo
         print_table(stdout(), f"Most likely classes, by the kernel {document['kernel']}", table)
     if "top1" in document:
         facts = {"measured on": document["measured_on"], "kernel": document["kernel"]}
+        facts["preprocessing"] = in_words(document["preprocessing"])
         facts |= {"top-1": percent(document["top1"]), "top-5": percent(document["top5"])}
         facts |= {"loss": f"{document['loss']:.4f}"}
         print_facts("Accuracy", facts)
@@ -316,11 +321,11 @@ def _show_bench(document: dict, json_: bool) -> None:
         print_bench(document["bench"])
 
 
-def _text(content: object) -> Text:
-    """Return a path or label as it is: no markup, nothing that a terminal obeys."""
-    from rich.text import Text
+def _text(content: object) -> str:
+    """Return a path or label for a table: nothing that a terminal obeys, nothing that it cannot show."""
+    from asqcli.cli.streams import showable
 
-    return Text(printable(str(content)))
+    return showable(printable(str(content)))
 
 
 def _show_verification(verify: dict) -> None:

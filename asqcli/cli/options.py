@@ -15,7 +15,7 @@ WeightsOption = Annotated[
     str | None,
     typer.Option("--weights", metavar="FILE|RUN|official|none", help="Pretrained float weights to start from."),
 ]
-BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images per batch.")]
+BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, max=2**31 - 1, help="Images per batch.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="D", help="cpu or cuda. Default: cuda where there is one.")
 ]
@@ -25,4 +25,10 @@ ThreadsOption = Annotated[
 FactoryOption = Annotated[
     str | None,
     typer.Option("--model", metavar="MODULE:FACTORY", help="Needed where the run was trained with a factory of yours."),
+]
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", metavar="NAME|FILE", help="A recipe: see `asq recipe list`.")
+]
+OverridesOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the recipe.")
 ]

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from asqcli.cli.console import stdout
+from asqcli.cli.streams import showable
+from asqcli.errors import printable
 
 LARGE_BYTES = 100e6  # of a float network, from which on sizes are told in MB
 
@@ -43,8 +45,8 @@ def _layers(layers: Sequence[dict]) -> Table:
     table = _table("layer", "kind", "output", "parameters", "multiply-adds", "adapter", left=3)
     for layer in layers:
         table.add_row(
-            layer["name"] or "(the network itself)",
-            layer["kind"] + (f" ×{layer['calls']}" if layer["calls"] > 1 else ""),
+            showable(printable(layer["name"])) or "(the network itself)",
+            layer["kind"] + (f" x{layer['calls']}" if layer["calls"] > 1 else ""),
             "x".join(map(str, layer["output_shape"])),
             f"{layer['parameters']:,}",
             f"{layer['multiply_adds']:,}",

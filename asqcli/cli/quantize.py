@@ -15,6 +15,8 @@ from asqcli.cli.options import (
     DebugOption,
     DeviceOption,
     JsonOption,
+    OverridesOption,
+    RecipeOption,
     ThreadsOption,
     WeightsOption,
 )
@@ -27,9 +29,7 @@ def quantize(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="resnet20, a torchvision classifier, or module:factory.")
     ] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="NAME|FILE", help="A recipe: see `asq recipe list`.")
-    ] = None,
+    recipe: RecipeOption = None,
     scheme: Annotated[
         str | None,
         typer.Option("--scheme", metavar="post|asq|pot|apot|lsq|float", help="Quantizers for weights and activations."),
@@ -55,9 +55,7 @@ def quantize(
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", min=1, help="Stop after N steps, without a float warm-up.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any key of the recipe.")
-    ] = None,
+    overrides: OverridesOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show the recipe and the layers, train nothing.")
     ] = False,
@@ -97,9 +95,11 @@ def _refuse(given: dict, beside: str) -> None:
 
 
 def _start(request, device, threads, out, force, dry_run, profile, json_) -> None:
+    from asqcli.cli.console import note
     from asqcli.cli.resolve import resolve
 
     resolved = resolve(request)
+    note(resolved.note)
     if profile:  # torch's profiler would tell of itself on stderr
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
@@ -184,12 +184,13 @@ def _show_rehearsal(recipe, plans, json_) -> None:
     import yaml
 
     from asqcli.cli.console import print_json, print_layers, stdout
+    from asqcli.cli.streams import results
 
     resolved = recipe.model_dump(mode="json")
     if json_:
         print_json({"schema": 1, "recipe": resolved, "layers": [asdict(plan) for plan in plans]})
         return
-    sys.stdout.write(yaml.safe_dump(resolved, sort_keys=False))
+    results().write(yaml.safe_dump(resolved, sort_keys=False))
     if plans:
         print_layers(stdout(), plans)
 

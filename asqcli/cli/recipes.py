@@ -33,9 +33,14 @@ def list_recipes(debug: DebugOption = False) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME")], debug: DebugOption = False) -> None:
     """Print a recipe, to read or to start one's own from."""
+    from asqcli.errors import InputError
     from asqcli.recipe.shipped import find_recipe
 
-    typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+    path = find_recipe(name)
+    try:
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+    except UnicodeDecodeError as error:
+        raise InputError(f"recipe `{path}` cannot be read: it is not text") from error
 
 
 @app.command()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from asqcli.data.layout import DataTraits, data_traits
 from asqcli.errors import InputError, UsageError
-from asqcli.models.names import made_for_small_images
+from asqcli.models.names import is_factory, made_for_small_images
 from asqcli.recipe import load
 from asqcli.recipe.defaults import DEFAULT_DATA, defaults
 from asqcli.recipe.schema import Recipe
 from asqcli.recipe.shipped import find_recipe
+
+if TYPE_CHECKING:
+    from asqcli.models.registry import OfficialInput
+
+
+PREPROCESSING = ("image_size", "resize", "mean", "std")  # keys of `data`
+_TRAINING = Recipe.model_fields.keys() - {"model", "pretrained", "data"}
 
 
 @dataclass(frozen=True)
@@ -39,16 +46,26 @@ class Request:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A recipe, where it came from in words, and the text of its file."""
+    """A recipe, where it came from in words, and the text of its file.
+
+    Attributes:
+        origins: who said each value of the PREPROCESSING: a flag, a file, `the run`, `official weights`, `defaults`.
+        note: what the user should know of the official weights' own preprocessing, or None.
+    """
 
     recipe: Recipe
     source: str
     given: str | None
+    origins: dict[str, str]
+    note: str | None
 
 
-def resolve(request: Request) -> Resolved:
+def resolve(request: Request, *, measuring: bool = False) -> Resolved:
     """Lay built-in defaults, the recipe, flags and `--set` over each other and check the sum.
 
+    Args:
+        measuring: is a float network measured as it is, not trained? Of a recipe only the model, its weights and the
+            data count then, and official weights bring their own image size whatever the data.
     Raises:
         UsageError: mistakes, all told together.
         InputError: the recipe or the data do not exist.
@@ -57,6 +74,8 @@ def resolve(request: Request) -> Resolved:
     if request.recipe:
         path = find_recipe(request.recipe)
         content, source, given = load.read_recipe(path), f"`{path}`", path.read_text(encoding="utf-8")
+    if measuring:
+        content = {key: value for key, value in content.items() if key not in _TRAINING}
     draft = load.Draft()
     draft.lay(content, source.strip("`"))
     model = draft.values.get("model")
@@ -69,8 +88,31 @@ def resolve(request: Request) -> Resolved:
     elif model is None and not request.recipe:  # where there is one, all its mistakes are told
         raise UsageError("no model was named", "for example `asq quantize resnet18`, or give a --recipe")
     _lay_request(draft, request)
-    _lay_defaults(draft)
-    return Resolved(load.check(draft, source), source, given)
+    official = _lay_defaults(draft, measuring)
+    recipe = load.check(draft, source)
+    return Resolved(recipe, source, given, _origins(draft, official), official.note if official else None)
+
+
+def resolve_measured(recipe: Recipe, request: Request) -> tuple[Recipe, dict[str, str]]:
+    """Return (a run's stored recipe with other preprocessing laid over it, as `Resolved.origins`)."""
+    other = load.Draft()
+    if request.recipe:
+        path = find_recipe(request.recipe)
+        content = load.read_recipe(path)
+        if content.get("model", recipe.model) != recipe.model:
+            raise UsageError(f"the recipe `{path}` is for the model `{content['model']}`, the run for `{recipe.model}`")
+        other.lay({"data": content.get("data", {})}, str(path))
+        other.section(("data",)).pop("name", None)  # the run's own images, or those of --data
+    load.lay_overrides(other, request.overrides)
+    data = other.section(("data",))
+    if isinstance(size := data.get("image_size"), int) and "resize" not in data:
+        ratio = recipe.data.resize / recipe.data.image_size
+        other.set("data.resize", round(size * ratio), other.origin(("data", "image_size")))
+    draft = load.Draft()
+    draft.lay(recipe.model_dump(mode="json"), "the run")
+    draft.lay(other.values, "")
+    draft.origins |= other.origins
+    return load.check(draft, "the command line"), _origins(draft, None)
 
 
 def resolve_again(recipe: Recipe, request: Request) -> Recipe:
@@ -92,8 +134,37 @@ def _lay_request(draft: load.Draft, request: Request) -> None:
     load.lay_overrides(draft, request.overrides)
 
 
-def _lay_defaults(draft: load.Draft) -> None:
-    """Lay what the data and the model call for under everything else."""
+def _origins(draft: load.Draft, official: OfficialInput | None) -> dict[str, str]:
+    """Return who said each value of the preprocessing."""
+    origins = {}
+    for key in PREPROCESSING:
+        default = "official weights" if official is not None and key in official.values else "defaults"
+        origins[key] = draft.origins.get(("data", key), default)
+    return origins
+
+
+def _official(draft: load.Draft, kind: str, measuring: bool) -> OfficialInput | None:
+    """Return how the official weights that the draft asks for want their images, None where it asks for others.
+
+    Small images are trained on at their own size: at 224 pixels the digits would take hours.
+    """
+    if all(key in draft.section(("data",)) for key in PREPROCESSING):
+        return None
+    model, wanted = draft.values.get("model"), draft.values.get("pretrained", "auto")
+    if not isinstance(model, str) or is_factory(model) or made_for_small_images(model):
+        return None
+    if wanted not in ("auto", "official") or not (measuring or kind == "large" or wanted == "official"):
+        return None
+    from asqcli.models.registry import official_input
+
+    found = official_input(model)
+    if found is None or measuring or kind == "large":
+        return found
+    return replace(found, values={key: found.values[key] for key in ("mean", "std")})
+
+
+def _lay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
+    """Lay what the data and the model call for under everything else; return what official weights had to say."""
     data, train = draft.section(("data",)), draft.section(("train",))
     name = data.setdefault("name", DEFAULT_DATA)
     model = draft.values.get("model")
@@ -105,11 +176,16 @@ def _lay_defaults(draft: load.Draft) -> None:
         small_network=not isinstance(model, str) or made_for_small_images(model),
         float_only=float_only,
     )
+    official = _official(draft, traits.kind, measuring)
+    if official is not None:
+        values["data"] |= official.values
     image_size = data.get("image_size")
     if isinstance(image_size, int) and "resize" not in data:
         values["data"]["resize"] = round(image_size * values["data"]["resize"] / values["data"]["image_size"])
+        draft.origins[("data", "resize")] = draft.origin(("data", "image_size"))
     for section, own in ((values["data"], data), (values["train"], train)):
         _fill(own, section)
+    return official
 
 
 def _traits(name: object) -> DataTraits:

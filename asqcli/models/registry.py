@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -84,6 +84,39 @@ def usual_image_size(name: str) -> int:
     return getattr(weights.transforms, "keywords", {}).get("crop_size", IMAGENET_IMAGE_SIZE)
 
 
+@dataclass(frozen=True)
+class OfficialInput:
+    """How official weights want their images, by torchvision's own account.
+
+    Attributes:
+        values: image_size, resize, mean and std, as in a recipe's `data`.
+        note: in what asq does otherwise, or None.
+    """
+
+    values: dict
+    note: str | None
+
+
+def official_input(name: str) -> OfficialInput | None:
+    """Return how the official weights of `name` want their images, None where there are none."""
+    if not is_factory(name) and name not in CIFAR_DEPTHS and name not in torchvision_classifiers():
+        return None
+    weights = official_weights(name)
+    if weights is None:
+        return None
+    transforms = weights.transforms()
+    values = {
+        "image_size": transforms.crop_size[0],
+        "resize": transforms.resize_size[0],
+        "mean": list(transforms.mean),
+        "std": list(transforms.std),
+    }
+    interpolation = transforms.interpolation.value
+    if interpolation == "bilinear":
+        return OfficialInput(values, None)
+    return OfficialInput(values, f"note: {weights} resize images with {interpolation} interpolation, asq with bilinear")
+
+
 def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> nn.Module:
     from torchvision import models
 
@@ -108,12 +141,11 @@ def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> n
 def _call_factory(name: str, num_classes: int | None) -> nn.Module:
     factory = _find_factory(name)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
-            parameter = inspect.signature(factory).parameters.get("num_classes")
-            if num_classes is None and parameter is not None and parameter.default is inspect.Parameter.empty:
-                num_classes = IMAGENET_CLASSES
-            takes_none = parameter is None or num_classes is None
-            model = factory() if takes_none else factory(num_classes=num_classes)
+        parameter = inspect.signature(factory).parameters.get("num_classes")
+        if num_classes is None and parameter is not None and parameter.default is inspect.Parameter.empty:
+            num_classes = IMAGENET_CLASSES
+        takes_none = parameter is None or num_classes is None
+        model = factory() if takes_none else factory(num_classes=num_classes)
     except (Exception, SystemExit) as error:
         raise UnsupportedError(
             f"the factory `{name}` raised {type(error).__name__}: {first_line(error)}", _DEBUG
@@ -134,8 +166,7 @@ def _find_factory(name: str):
     if here not in sys.path:  # a console script does not look in the current folder by itself
         sys.path.insert(0, here)
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            module = importlib.import_module(module_name)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name + ".").startswith(error.name + "."):
             raise UsageError(

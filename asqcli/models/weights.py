@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import socket
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from asqcli.errors import InputError, MachineError, UsageError, first_line
+from asqcli.errors import InputError, MachineError, UsageError, first_line, printable, ran_out_of_memory
 from asqcli.files import check_readable
 from asqcli.models.registry import official_weights
 
@@ -41,27 +38,46 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     A `state_dict` or `model` inside is unwrapped and `module.` prefixes are cut.
 
     Raises:
-        InputError: missing, unreadable, or not weights.
+        InputError: missing, unreadable, not weights, or tensors without plain values.
     """
     if not path.is_file():
         raise InputError(f"no weights file `{path}`")
     check_readable(path)
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(256)
+    _refuse_other_files(start, path)
     # A safetensors file begins with the length of its JSON header, 8 bytes, then the header.
-    is_safetensors = len(start) > 8 and start[8:9] == b"{"
-    state = _read_safetensors(path) if is_safetensors else _read_torch(path)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    state = _read_safetensors(path) if start[8:9] == b"{" else _read_torch(path)
+    for name, tensor in state.items():
+        if (wrong := _what_is_wrong(name, tensor)) is not None:
+            raise InputError(f"`{printable(str(name))}` in `{path}` {wrong}", _FORMATS)
+    plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if len(plain) < len(state):
+        raise InputError(f"`{path}` holds names both with and without `module.` in front", _FORMATS)
+    return plain
+
+
+_FORMATS = "weights are a safetensors file, or a `torch.save` file with a state dict"
+
+
+def _refuse_other_files(start: bytes, path: Path) -> None:
+    """Refuse by name what often lies where weights should be; `start` is how the file begins."""
+    if not start:
+        raise InputError(f"weights file `{path}` is empty", "fetch it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(f"`{path}` is a pointer of Git LFS, not the weights themselves", "fetch them: `git lfs pull`")
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(f"`{path}` is a web page, not weights: its download failed", "fetch it again")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"weights file `{path}` is corrupt: {error}") from error
+    except Exception as error:  # what a header claims can fail in safetensors, in torch or in the allocator
+        raise InputError(f"weights file `{path}` is corrupt: {printable(first_line(error))}") from error
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> dict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on old formats is none for our user
@@ -73,16 +89,34 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
                 f"weights file `{path}` was not opened: it wants to run `{wanted[1] or wanted[2]}`",
                 "nothing in it was run; save only the `state_dict()`, best as safetensors",
             ) from error
+        if ran_out_of_memory(error):
+            raise InputError(f"`{path}` asks for more memory than there is", _FORMATS) from error
         raise InputError(f"`{path}` is not a weights file", _FORMATS) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()) or not content:
+    if not isinstance(content, dict) or not any(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"`{path}` holds no state dict", _FORMATS)
     return content
 
 
-_FORMATS = "weights are a safetensors file, or a `torch.save` file with a state dict"
+def _what_is_wrong(name: object, tensor: object) -> str | None:
+    """Return why an entry is no parameter, None where it is one; other types of plain numbers are converted later."""
+    if not isinstance(name, str):
+        return f"is a name of type {type(name).__name__}; names of parameters are text"
+    if not isinstance(tensor, Tensor):
+        return f"is of type {type(tensor).__name__}, not a tensor"
+    if tensor.is_meta:
+        return "is a meta tensor, which has no values"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return f"is a {'nested' if tensor.is_nested else 'sparse'} tensor; save it with `to_dense()`"
+    if tensor.is_quantized or tensor.dtype not in _DTYPES:
+        return f"is of type {str(tensor.dtype).removeprefix('torch.')}; save it as float32"
+    return None
+
+
+_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+_DTYPES |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, replace_head: bool) -> LoadReport:
@@ -113,8 +147,10 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, rep
         )
     for name in own.keys() & state.keys() - set(head):
         tensor = state[name]
-        if tensor.is_floating_point() != own[name].is_floating_point() or not tensor.isfinite().all():
-            raise InputError(f"`{name}` in `{source}` is of type {tensor.dtype}, or not all of it is finite")
+        if tensor.is_floating_point() != own[name].is_floating_point():
+            raise InputError(f"`{name}` in `{source}` is of type {tensor.dtype}, the network's of {own[name].dtype}")
+        if not tensor.to(own[name].dtype).isfinite().all():
+            raise InputError(f"`{name}` in `{source}` holds NaN or infinity", "its training diverged, or it is broken")
     model.load_state_dict({n: t for n, t in state.items() if n not in head}, strict=False)
     return LoadReport(tuple(head))
 
@@ -130,7 +166,7 @@ def _table(columns: dict[str, list[str]]) -> str:
     for title, names in columns.items():
         if names:
             lines.append(f"  {title} ({len(names)}):")
-            lines += [f"    {name}" for name in names[:SHOWN_KEYS]]
+            lines += [f"    {printable(name)}" for name in names[:SHOWN_KEYS]]
             if len(names) > SHOWN_KEYS:
                 lines.append(f"    .. and {len(names) - SHOWN_KEYS} more")
     return "\n".join(lines)
@@ -161,8 +197,7 @@ def fetch_official(name: str) -> tuple[dict[str, Tensor], str]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where torch.hub says that it downloads
-            return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
+        return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
     except Exception as error:  # urllib, ssl, socket and hash errors have no common type
         raise MachineError(f"the official weights of `{name}` cannot be had: {first_line(error)}") from error
     finally:

@@ -6,6 +6,7 @@ that are listed here as multiplying unseen, are refused; any other counts as not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,13 +24,19 @@ class ProductCounter(TorchDispatchMode):
         self.multiply_adds: dict[str, int] = {}  # by the name of the module
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func._schema.name.removeprefix("aten::") not in _MULTIPLY_ADDS:
+            with self:  # in inference mode conv2d and linear come as they are, not as what they consist of
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
         call = self.record.running[-1] if self.record.running else None
         name = "" if call is None else call.name
         operator = func._schema.name.removeprefix("aten::")
         if (formula := _MULTIPLY_ADDS.get(operator)) is not None:
             self.multiply_adds[name] = self.multiply_adds.get(name, 0) + formula(out, *args)
-        elif "::" in operator or (operator.startswith(_UNCOUNTABLE) and operator not in _NO_PRODUCTS):
+        elif _UNCOUNTABLE.match(operator) and not _NO_PRODUCTS.match(operator):
             raise UnsupportedError(
                 f"{call or 'the network'} runs the operator `{func._schema.name}`, whose products asq cannot count"
             )
@@ -46,6 +53,10 @@ def _attention(out, query, key, value, *_) -> int:
     return queries * length * (query.shape[-1] + value.shape[-1])
 
 
+def _embedding_bag(out, weight, indices, offsets, scale_grad=False, mode=0, sparse=False, weights=None, *_) -> int:
+    return 0 if weights is None else indices.numel() * weight.shape[1]  # without weights a sum
+
+
 _FUSED_ATTENTION = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
 _MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "convolution": _convolution,
@@ -59,11 +70,17 @@ _MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
     "addmv": lambda out, bias, a, b, *_: a.numel(),
     "dot": lambda out, a, b: a.numel(),
     "vdot": lambda out, a, b: a.numel(),
+    "_embedding_bag": _embedding_bag,
+    "_embedding_bag_forward_only": _embedding_bag,
 } | {f"_scaled_dot_product_{name}": _attention for name in _FUSED_ATTENTION}
 # Operators of other libraries have a namespace; of torch's own, these multiply matrices or vectors unseen.
-_UNCOUNTABLE = (
-    "_trilinear", "_cdist", "_fft_", "linalg_", "mkldnn_", "_cudnn_rnn", "miopen_", "_thnn_", "_efficient_attention",
-    "_flash_attention", "_native_multi_head_attention", "_transformer_encoder", "quantized_", "_embedding_bag",
-    "_grouped_mm", "_scaled_", "_int_mm", "_sparse", "cholesky", "lu_", "_conv_depthwise", "conv_", "slow_conv",
-)  # fmt: skip
-_NO_PRODUCTS = ("linalg_vector_norm",)
+_UNCOUNTABLE = re.compile(
+    r"\w+::|_trilinear|_cdist|_fft_|linalg_|mkldnn_|_cudnn_rnn|miopen_|_thnn_|_efficient_attention|_flash_attention|"
+    r"_native_multi_head_attention|_transformer_encoder|quantized_|_grouped_mm|_scaled_|_int_mm|_sparse|cholesky|lu_|"
+    r"_conv_depthwise|conv_|slow_conv"
+)
+# Marks of profilers and checks, talk between processes, and what only compares, moves or pools.
+_NO_PRODUCTS = re.compile(
+    r"profiler::|prim::|debug::|c10d::|_c10d_functional::|torchvision::(_cuda_version|nms|roi_|ps_roi_)|"
+    r"linalg_(vector_norm|cross|diagonal)|lu_unpack|_sparse_(log_)?softmax"
+)

@@ -22,6 +22,7 @@ from asqcli.recipe.mistakes import OPERANDS, Keys, mistake_in_words
 from asqcli.recipe.schema import SCHEMES, Quantization, Recipe
 
 LARGEST_INT_BITS = 64  # Python itself refuses to print numbers of some thousand digits
+DEEPEST_KEY = 64  # dots; names of layers have some of their own
 Checked = TypeVar("Checked", bound=Quantization)
 
 
@@ -198,6 +199,8 @@ def lay_overrides(draft: Draft, overrides: Iterable[str]) -> None:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"`--set {override}` is not of the form KEY=VALUE", "for example `--set train.epochs=2`")
+        if key.count(".") > DEEPEST_KEY:
+            raise UsageError(f"`--set {key[:40]}..` has {key.count('.')} dots, no key has more than {DEEPEST_KEY}")
         draft.set(key.strip(), _parse(text, f"the value of `--set {override}`"), "--set")
 
 

@@ -27,6 +27,7 @@ _TYPES = {
     "float_type": "a number",
     "string_type": "text",
     "string_too_short": "text",
+    "string_unicode": "text in UTF-8",
     "bool_type": "true or false",
     "dict_type": "a section of keys",
     "model_type": "a section of keys",

@@ -110,3 +110,38 @@ def test_official_weights_from_the_cache(monkeypatch, tmp_path):
     torch.save(build_model("resnet18", 1000).state_dict(), cache / "resnet18-f37072fd.pth")
     state, name = fetch_official("resnet18")
     assert "IMAGENET1K_V1" in name and state["fc.weight"].shape == (1000, 512)
+
+
+ODD = {
+    "float8": lambda t: t.to(torch.float8_e4m3fn),
+    "sparse": torch.Tensor.to_sparse,
+    "meta": lambda t: t.to("meta"),
+    "complex": lambda t: t.to(torch.complex64),
+    "qint8": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    "NoneType": lambda t: None,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_without_plain_values_are_refused_by_name(tmp_path, state, kind):
+    torch.save({**state, "linear.weight": ODD[kind](state["linear.weight"])}, tmp_path / "odd.pt")
+    with pytest.raises(InputError, match=f"`linear.weight` in .* {kind}"):
+        read_weights(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("name", [5, ("a", 1), None])
+def test_names_that_are_no_text(tmp_path, state, name):
+    torch.save({**state, name: torch.zeros(1)}, tmp_path / "odd.pt")
+    with pytest.raises(InputError, match="names of parameters are text"):
+        read_weights(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [(b"", "is empty"), (b"version https://git-lfs.github.com/spec/v1", "Git LFS"), (b"\n<!DOCTYPE html>", "web page")],
+)
+def test_files_that_lie_where_weights_should_be(tmp_path, content, reason):
+    (tmp_path / "odd.pt").write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        read_weights(tmp_path / "odd.pt")

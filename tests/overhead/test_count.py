@@ -247,3 +247,21 @@ def test_factories_that_fail(factories):
         count_model("counted_models:flat", 8)
     assert "--input-size N" in failure.value.hint
     assert count_model("counted_models:flat", 32).outputs == 7
+
+
+class Observed(nn.Module):
+    """A network with marks for a profiler, or run in inference mode."""
+
+    def __init__(self, inference=False):
+        super().__init__()
+        self.conv, self.fc, self.inference = nn.Conv2d(3, 4, 3), nn.Linear(4, 10), inference
+
+    def forward(self, x):
+        with torch.inference_mode(self.inference), torch.profiler.record_function("all"):
+            return self.fc(self.conv(x).mean((2, 3)))
+
+
+def test_marks_wrappers_and_inference_mode_change_no_count():
+    expected = 6 * 6 * 4 * 27 + 40
+    for model in (Observed(), Observed(inference=True), nn.DataParallel(Observed())):
+        assert count_network(model.cpu(), 8).multiply_adds == expected

@@ -1,0 +1,84 @@
+"""How images reached a network when it was measured, and who said so: shown beside every accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from asqcli.cli.resolve import PREPROCESSING
+from asqcli.errors import UsageError, did_you_mean
+from asqcli.recipe.load import Draft, lay_overrides
+
+# What `--set` may change of an evaluation; the other keys of a recipe are about training.
+EVALUATION_KEYS = tuple(f"data.{key}" for key in (*PREPROCESSING, "name", "workers"))
+
+
+class Preprocessing(Protocol):
+    """The `data` of a recipe, or the `input` of an exported file."""
+
+    image_size: int
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def described(preprocessing: Preprocessing, origins: Mapping[str, str] | str) -> dict:
+    """Return the preprocessing as it stands in a JSON document.
+
+    Args:
+        origins: where each of its values came from, or all of them.
+    """
+    sources = [origins] if isinstance(origins, str) else list(dict.fromkeys(origins[key] for key in PREPROCESSING))
+    return {
+        "image_size": preprocessing.image_size,
+        "resize": preprocessing.resize,
+        "interpolation": "bilinear",
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "from": ", ".join(sources),
+    }
+
+
+def in_words(preprocessing: dict) -> str:
+    """Return what `described` gives, for people.
+
+    >>> in_words({"image_size": 24, "resize": 28, "interpolation": "bilinear", "mean": [0.5], "std": [0.25],
+    ...           "from": "--set"})
+    'shorter side 28 pixels (bilinear), of which 24x24, mean 0.5, std 0.25 (from --set)'
+    """
+    size, resize = preprocessing["image_size"], preprocessing["resize"]
+    mean, std = (" ".join(f"{value:g}" for value in preprocessing[key]) for key in ("mean", "std"))
+    return (
+        f"shorter side {resize} pixels ({preprocessing['interpolation']}), of which {size}x{size}, "
+        f"mean {mean}, std {std} (from {preprocessing['from']})"
+    )
+
+
+def guess(origins: Mapping[str, str]) -> str | None:
+    """Return a note where the preprocessing of a float network is a guess, None where somebody said what it is."""
+    guessed = [key for key in PREPROCESSING if origins[key] == "defaults"]
+    if not guessed:
+        return None
+    keys = ", ".join(f"`data.{key}`" for key in guessed)
+    return (
+        f"note: {keys} are guessed, these weights do not say how they were trained; another preprocessing can cost all "
+        "accuracy: say it with --set KEY=VALUE, or --recipe"
+    )
+
+
+def require_evaluation_keys(overrides: list[str]) -> None:
+    """Refuse to `--set` what an evaluation does not have.
+
+    Raises:
+        UsageError: names the key.
+    """
+    draft = Draft()
+    lay_overrides(draft, overrides)
+    for section, values in draft.values.items():
+        for key in [f"{section}.{k}" for k in values] if isinstance(values, dict) and values else [section]:
+            if key not in EVALUATION_KEYS:
+                choices = ", ".join(EVALUATION_KEYS)
+                raise UsageError(
+                    f"`--set` names `{key}`, which makes no sense for an evaluation, choose {choices}",
+                    did_you_mean(key, EVALUATION_KEYS),
+                )
