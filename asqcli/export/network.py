@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
@@ -41,7 +41,7 @@ def export_network(
 def float_bytes(model: nn.Module) -> int:
     """Return the bytes of the state dict of the float network that a prepared `model` was made from."""
     state = model.state_dict()
-    own = (t for name, t in state.items() if "_quantizer." not in name)
+    own = (t for name, t in state.items() if "_quantizer." not in name and isinstance(t, Tensor))
     return sum(t.numel() * t.element_size() for t in own)
 
 

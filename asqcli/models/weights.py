@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from asqcli.errors import InputError, MachineError, UsageError, first_line
+from asqcli.errors import InputError, MachineError, UsageError, first_line, ran_out_of_memory
 from asqcli.files import check_readable
 from asqcli.models.registry import official_weights
+from asqcli.models.state import adopt_versions, is_extra, load_state, versions_in, with_versions
+from asqcli.user_code import reason_of
 
 DOWNLOAD_TIMEOUT_S = 5
 SHOWN_KEYS = 6
@@ -51,7 +54,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     # A safetensors file begins with the length of its JSON header, 8 bytes, then the header.
     is_safetensors = len(start) > 8 and start[8:9] == b"{"
     state = _read_safetensors(path) if is_safetensors else _read_torch(path)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    versions = {f"{name}.".removeprefix("module.")[:-1]: v for name, v in versions_in(state).items()}
+    return with_versions({name.removeprefix("module."): tensor for name, tensor in state.items()}, versions)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -77,7 +81,9 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()) or not content:
+    if not isinstance(content, dict) or not all(
+        isinstance(v, Tensor) or (isinstance(n, str) and is_extra(n)) for n, v in content.items()
+    ) or not content:
         raise InputError(f"`{path}` holds no state dict", _FORMATS)
     return content
 
@@ -85,21 +91,26 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 _FORMATS = "weights are a safetensors file, or a `torch.save` file with a state dict"
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, replace_head: bool) -> LoadReport:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str, replace_head: bool) -> LoadReport:
     """Copy `state` into `model`.
 
     Args:
-        state: names to tensors.
+        state: names to tensors, with the versions of modules where its file has them. Extra state may be missing: a
+            file of tensors alone has none.
         source: named in errors.
         replace_head: may a last layer for another number of classes keep its random start?
     Raises:
         InputError: names or shapes differ in any other way; the message tables them.
     """
+    with _loading_errors(source):
+        adopt_versions(model, state)
     own = model.state_dict()
-    counters = {name for name in own if name.endswith("num_batches_tracked")}  # old checkpoints lack them
-    missing = sorted(own.keys() - state.keys() - counters)
+    # Old checkpoints lack the counters.
+    optional = {name for name in own if name.endswith("num_batches_tracked") or is_extra(name)}
+    missing = sorted(own.keys() - state.keys() - optional)
     unexpected = sorted(state.keys() - own.keys())
-    differing = sorted(n for n in own.keys() & state.keys() if own[n].shape != state[n].shape)
+    common = [n for n in sorted(own.keys() & state.keys()) if not is_extra(n)]
+    differing = [n for n in common if own[n].shape != state[n].shape]
     head = [
         n for n in differing if replace_head and own[n].shape[1:] == state[n].shape[1:] and _in_last_layer(model, n)
     ]
@@ -111,12 +122,25 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, rep
             + _table({"missing": missing, "unexpected": unexpected, "another shape": shapes}),
             "is this the right model for these weights?",
         )
-    for name in own.keys() & state.keys() - set(head):
+    for name in sorted(set(common) - set(head)):
         tensor = state[name]
         if tensor.is_floating_point() != own[name].is_floating_point() or not tensor.isfinite().all():
             raise InputError(f"`{name}` in `{source}` is of type {tensor.dtype}, or not all of it is finite")
-    model.load_state_dict({n: t for n, t in state.items() if n not in head}, strict=False)
+    rest = {n: t for n, t in state.items() if n not in head}
+    with _loading_errors(source):
+        load_state(model, with_versions(rest, versions_in(state)), strict=False)
     return LoadReport(tuple(head))
+
+
+@contextlib.contextmanager
+def _loading_errors(source: str) -> Iterator[None]:
+    """Turn what the network's own loading raises, about a version for example, into an InputError."""
+    try:
+        yield
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
+        raise InputError(f"the weights in `{source}` do not fit the network: {reason_of(error)}") from error
 
 
 def _in_last_layer(model: nn.Module, parameter: str) -> bool:
@@ -162,7 +186,7 @@ def fetch_official(name: str) -> tuple[dict[str, Tensor], str]:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # where torch.hub says that it downloads
-            return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
+            return weights.get_state_dict(check_hash=True, progress=False), f"torchvision {weights}"
     except Exception as error:  # urllib, ssl, socket and hash errors have no common type
         raise MachineError(f"the official weights of `{name}` cannot be had: {first_line(error)}") from error
     finally:

@@ -12,11 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from asqcli.fixed_arithmetic import EXACT_FLOAT32
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.weight_quantizers import WeightQuantizer
+
+
+def without_autocast(function: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+    """Return `function(input)` in float32, also where its network has autocast on: codes are exact in no type below."""
+    if not torch.is_autocast_enabled(input.device.type):
+        return function(input)
+    with torch.autocast(input.device.type, enabled=False):
+        return function(input.float())
 
 
 class _QuantLayer:
@@ -31,6 +40,9 @@ class _QuantLayer:
     observe: Callable[[Tensor, Tensor], None] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
+        return without_autocast(self._forward, input)
+
+    def _forward(self, input: Tensor) -> Tensor:
         if self.training or self.weight_quantizer is None or self.activation_quantizer is None:
             return self._forward_fake(input)
         return self._forward_integer(input)
@@ -118,7 +130,8 @@ class QuantLinear(_QuantLayer, nn.Linear):
 def _adopt(twin, layer, weight_quantizer, activation_quantizer):
     twin.weight, twin.bias = layer.weight, layer.bias
     twin.weight_quantizer, twin.activation_quantizer = weight_quantizer, activation_quantizer
-    return twin.train(layer.training)
+    twin.train(layer.training)
+    return twin
 
 
 class TwoStepBatchNorm2d(nn.BatchNorm2d):
@@ -141,7 +154,8 @@ class TwoStepBatchNorm2d(nn.BatchNorm2d):
         )
         for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
             setattr(twin, name, getattr(layer, name))
-        return twin.train(layer.training)
+        twin.train(layer.training)
+        return twin
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training or self.running_mean is None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from asqcli.accuracy import Accuracy, AccuracyCounter
 from asqcli.data.splits import Split
+from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import evaluating
 
 EVAL_BATCH = 256
@@ -27,5 +28,5 @@ def evaluate(
     with evaluating(model):
         for inputs, labels in split.eval_batches(batch_size):
             poll()
-            counter.add(model(inputs.to(device)).cpu().numpy(), labels.numpy())
+            counter.add(forward_in_evaluation(model, inputs.to(device)).cpu().numpy(), labels.numpy())
     return counter.result()

@@ -20,15 +20,16 @@ from asqcli.data.samples import DataSet
 from asqcli.data.splits import Split
 from asqcli.errors import DivergedError, Interruption
 from asqcli.models.names import is_factory
-from asqcli.models.registry import build_model
-from asqcli.models.weights import load_weights, read_weights
+from asqcli.models.state import load_state, snapshot
+from asqcli.nn.modes import to_evaluation
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import Recipe, scheme_of
-from asqcli.seeds import stream_seed
+from asqcli.seeds import seed_everything
 from asqcli.train.batch_norm import reestimate_batch_norm
 from asqcli.train.betas import record_betas, span
+from asqcli.train.build import build_network
 from asqcli.train.calibration import calibrate
-from asqcli.train.checkpoint import Checkpoint, Progress, require_fit, save_checkpoint, save_weights
+from asqcli.train.checkpoint import Checkpoint, Progress, require_fit, load_teacher, save_checkpoint, save_teacher
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
 from asqcli.train.loop import Phase, PhaseSettings
@@ -97,11 +98,11 @@ class Run:
         facts = progress.facts
         facts["float_top1"] = self._evaluate().top1
         self.around.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
-        torch.manual_seed(stream_seed(self.recipe.train.seed, CALIBRATION_STREAM))  # adapters start at random
+        seed_everything(self.recipe.train.seed, CALIBRATION_STREAM)  # adapters start at random
         settings = self.recipe.calibration
         images = self._training_images(settings.batches, CALIBRATION_STREAM)
         if self.recipe.train.distillation is not None:
-            save_weights(self.folder.checkpoint(TEACHER), self.model.state_dict())
+            save_teacher(self.folder.checkpoint(TEACHER), self.model)
         self.plans = calibrate(self.model, plans, images, start=settings.start)
         facts["calibrated_top1"] = self._evaluate().top1
         self.around.reporter.plan(self.plans)
@@ -126,9 +127,10 @@ class Run:
 
     def _teacher(self) -> nn.Module:
         """Return the float network as it was before quantization, from the file that `_quantize` wrote."""
-        teacher, file = build_model(self.recipe.model, len(self.data.classes)), self.folder.checkpoint(TEACHER)
-        load_weights(teacher, read_weights(file), source=str(file), replace_head=False)
-        return teacher.to(self.around.device).eval()
+        teacher = build_network(self.recipe, len(self.data.classes))
+        load_teacher(self.folder.checkpoint(TEACHER), teacher)
+        to_evaluation(teacher)
+        return teacher.to(self.around.device)
 
     def _average(self) -> dict[str, Companion]:
         decay = self.recipe.train.average_decay
@@ -151,6 +153,7 @@ class Run:
             settings,
             progress,
             device=self.around.device,
+            classes=len(self.data.classes),
             objective=objective,
             companions=companions,
             checkpoint=checkpoint,
@@ -208,12 +211,12 @@ class Run:
         if average is None:
             yield
             return
-        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(average.state())
+        own = snapshot(self.model)
+        load_state(self.model, average.state())
         try:
             yield
         finally:
-            self.model.load_state_dict(own)
+            load_state(self.model, own)
 
     def _evaluate(self, *, watch: bool = False) -> Accuracy:
         split = self.data.watch if watch and self.data.watch is not None else self.data.result
@@ -250,7 +253,7 @@ class Run:
         """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
         average, batches = phase.companions.get(AVERAGE), self.recipe.train.batch_norm_batches
         if average is not None:
-            self.model.load_state_dict(average.state())
+            load_state(self.model, average.state())
             # The running statistics belong to the weights before averaging: at 2 bits they cost half of the accuracy.
             batches = batches or AVERAGE_BATCH_NORM_BATCHES
         if batches:
