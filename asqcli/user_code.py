@@ -48,7 +48,7 @@ def guest(what: str, hint: str | None = None) -> Iterator[None]:
     """Run code of a network's author; torch's settings are held, and what it prints goes to stderr.
 
     Args:
-        what: what fails if something is raised, such as "the network fails in training".
+        what: how the message begins, such as "the factory `f` raised", if something is raised.
         hint: the next step then.
     Raises:
         UnsupportedError: it raised something; tells what and where.
@@ -61,7 +61,7 @@ def guest(what: str, hint: str | None = None) -> Iterator[None]:
         except (Exception, SystemExit) as error:
             if ran_out_of_memory(error):
                 raise
-            raise UnsupportedError(f"{what}: {reason_of(error)}", hint) from error
+            raise UnsupportedError(f"{what} {reason_of(error)}", hint) from error
 
 
 def reason_of(error: BaseException) -> str:

@@ -133,7 +133,7 @@ def _call_factory(name: str, num_classes: int | None, seed: tuple[int, ...] | No
     factory = _find_factory(name)
     if seed is not None:
         seed_everything(*seed)  # anew: a module draws only when it is imported for the first time
-    with guest(f"the factory `{name}` fails", _DEBUG):
+    with guest(f"the factory `{name}` raised", _DEBUG):
         parameter = inspect.signature(factory).parameters.get("num_classes")
         if num_classes is None and parameter is not None and parameter.default is inspect.Parameter.empty:
             num_classes = IMAGENET_CLASSES
@@ -165,7 +165,7 @@ def _find_factory(name: str):
             ) from error
         raise UnsupportedError(f"importing `{module_name}` failed: {error}", _DEBUG) from error
     except (Exception, SystemExit) as error:
-        raise UnsupportedError(f"importing `{module_name}` fails: {reason_of(error)}", _DEBUG) from error
+        raise UnsupportedError(f"importing `{module_name}` raised {reason_of(error)}", _DEBUG) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
         public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]

@@ -88,7 +88,7 @@ def refuse_unsaveable(model: nn.Module) -> None:
     Raises:
         UnsupportedError: names the module.
     """
-    with guest("the network's `state_dict()` fails"):
+    with guest("the network's `state_dict()` raised"):
         state = model.state_dict()
     for name, value in state.items():
         module = name.rpartition(".")[0]

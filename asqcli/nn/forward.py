@@ -16,7 +16,7 @@ def run_in_evaluation(model: nn.Module, images: Tensor) -> object:
     Raises:
         UnsupportedError: the network raises.
     """
-    with guest(f"the network fails in evaluation on a batch of shape {tuple(images.shape)}"):
+    with guest(f"the network fails in evaluation on a batch of shape {tuple(images.shape)}:"):
         return model(images)
 
 

@@ -29,7 +29,7 @@ def to_evaluation(model: nn.Module) -> None:
     Raises:
         UnsupportedError: its own `eval` raises, or leaves a module in training mode.
     """
-    with guest("the network's `eval()` fails"):
+    with guest("the network's `eval()` raised"):
         model.eval()
     for name, module in model.named_modules():
         if module.training:
@@ -46,7 +46,7 @@ def to_training(model: nn.Module) -> None:
     Raises:
         UnsupportedError: its own `train` raises.
     """
-    with guest("the network's `train()` fails"):
+    with guest("the network's `train()` raised"):
         model.train()
 
 

@@ -22,7 +22,7 @@ def forward_in_training(model: nn.Module, images: Tensor) -> object:
         UnsupportedError: the network raises, as batch norm does where a channel has one value.
     """
     with guest(
-        f"the network fails in training on a batch of shape {tuple(images.shape)}",
+        f"the network fails in training on a batch of shape {tuple(images.shape)}:",
         "batch norm needs more than one value of a channel: try a larger `--batch-size` or image",
     ):
         return model(images)
@@ -69,7 +69,7 @@ def backward_in_training(loss: Tensor) -> None:
 def backward_errors():
     """Return the context in which gradients are computed: what is raised there is the network's fault, and told so."""
     return guest(
-        "the network's gradients cannot be computed",
+        "the network's gradients cannot be computed:",
         "an operation in place may have overwritten what they need: `x = x + y` instead of `x += y`",
     )
 
