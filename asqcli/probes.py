@@ -1,7 +1,7 @@
 """Fixed images on which two forms of one network are compared: run and restored run, network and exported file.
 
-Whole numbers alone make them, so that they are the same everywhere: slanted waves of several lengths, as coarse and fine
-as photographs are, with noise on top, dark and bright ones among them.
+Whole numbers alone make them, so that they are the same everywhere: slanted waves of several lengths, as coarse and
+fine as photographs are, with noise on top, dark and bright ones among them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,11 @@ That is what makes a resumed run equal an uninterrupted one without saving any g
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -19,3 +23,29 @@ def stream_seed(*numbers: int) -> int:
 def generator(*numbers: int) -> torch.Generator:
     """Return a CPU generator seeded with `stream_seed`."""
     return torch.Generator().manual_seed(stream_seed(*numbers))
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed the generators that code of others draws from: torch's on every device, NumPy's and Python's global ones."""
+    seed = stream_seed(*numbers)
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def generator_states() -> tuple:
+    """Return where those generators stand on the CPU, in a form that can be compared."""
+    name, keys, *place = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), (name, keys.tobytes(), *place), random.getstate()
+
+
+@contextmanager
+def held_generators() -> Iterator[None]:
+    """Let those generators go on afterwards from where they stand, on the CPU."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])

@@ -25,6 +25,7 @@ from torch import nn
 from asqcli.bench.quiet import quiet
 from asqcli.errors import AsqError, UsageError, first_line
 from asqcli.models.names import is_factory
+from asqcli.nn.modes import to_evaluation
 
 Run = Callable[[], np.ndarray]
 
@@ -120,11 +121,13 @@ def float_network(name: str, factory: str | None, *, classes: int, image_size: i
                 count_network(build_on_meta(wanted, classes, image_size=image_size), image_size), multiply_adds
             )
         model = build_model(wanted, classes, image_size=image_size).cpu().float()
-        _require_same(count_network(model.eval(), image_size), multiply_adds)
+        to_evaluation(model)
+        _require_same(count_network(model, image_size), multiply_adds)
     except AsqError as error:
         raise NoPeer(f"no float network to compare with: {first_line(error)}") from error
     _settle(model, image_size)
-    return model.eval().requires_grad_(False)
+    to_evaluation(model)
+    return model.requires_grad_(False)
 
 
 def _settle(model: nn.Module, image_size: int) -> None:

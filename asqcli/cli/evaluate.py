@@ -88,7 +88,8 @@ def evaluate(
     if json_:
         print_json(document)
     else:
-        facts = {"target": target, "weights": name, "measured on": measured_on, "preprocessing": in_words(preprocessing)}
+        facts = {"target": target, "weights": name, "measured on": measured_on}
+        facts["preprocessing"] = in_words(preprocessing)
         if name == target:
             del facts["weights"]
         facts |= {"top-1": percent(accuracy.top1), "top-5": percent(accuracy.top5), "loss": f"{accuracy.loss:.4f}"}

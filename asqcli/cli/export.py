@@ -12,7 +12,6 @@ import typer
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption
 from asqcli.errors import InputError, UsageError
 
-
 REAL_IMAGES = 12  # that a file is proven on, beside the fixed ones
 
 

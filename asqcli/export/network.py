@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
@@ -65,7 +65,7 @@ def _require_equal(first: Lowered, other: Lowered, batch: int) -> None:
 def float_bytes(model: nn.Module) -> int:
     """Return the bytes of the state dict of the float network that a prepared `model` was made from."""
     state = model.state_dict()
-    own = (t for name, t in state.items() if "_quantizer." not in name)
+    own = (t for name, t in state.items() if "_quantizer." not in name and isinstance(t, Tensor))
     return sum(t.numel() * t.element_size() for t in own)
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from asqcli.nn.forward import forward_in_evaluation
+from asqcli.nn.modes import to_evaluation
 from asqcli.nn.prepare import quant_layers
 
 
@@ -17,7 +19,8 @@ class TrainedRunner:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model.eval()
+        to_evaluation(model)
+        self.model = model
 
     @torch.no_grad()
     def __call__(self, inputs: np.ndarray, observe) -> np.ndarray:
@@ -25,7 +28,7 @@ class TrainedRunner:
         for name, layer in quant_layers(self.model):
             layer.observe = _observer(name, observe)
         try:
-            return self.model(torch.from_numpy(inputs)).numpy()
+            return forward_in_evaluation(self.model, torch.from_numpy(inputs)).numpy()
         finally:
             for _, layer in quant_layers(self.model):
                 layer.observe = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +15,22 @@ from torch import nn
 from asqcli.errors import UnsupportedError, UsageError, did_you_mean, first_line
 from asqcli.models.cifar_resnet import CifarResNet
 from asqcli.models.names import CIFAR_DEPTHS, is_factory
+from asqcli.models.wrappers import unwrap
+from asqcli.seeds import held_generators, seed_everything
+from asqcli.user_code import guest, held_settings, reason_of
 
 CIFAR_CLASSES, CIFAR_IMAGE_SIZE = 10, 32
 IMAGENET_CLASSES, IMAGENET_IMAGE_SIZE = 1000, 224
 
 
-def build_model(name: str, num_classes: int | None, *, image_size: int | None = None) -> nn.Module:
+def build_model(
+    name: str,
+    num_classes: int | None,
+    *,
+    image_size: int | None = None,
+    seed: tuple[int, ...] | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> nn.Module:
     """Return a float network with random weights in training mode.
 
     Args:
@@ -26,12 +38,25 @@ def build_model(name: str, num_classes: int | None, *, image_size: int | None = 
         num_classes: outputs; None for the network's own number (10 for the CIFAR family, 1000 for torchvision's and for
             a factory that names none).
         image_size: pixels; matters only to networks that are built for one size. None for their usual one.
+        seed: whole numbers that name what constructors draw from torch's, NumPy's and Python's generators, which go on
+            afterwards from where they stand. None to draw from them as they stand.
+        tell: hears of what was taken off the network.
     Raises:
         UsageError: unknown name, or a factory that cannot be found.
         UnsupportedError: the network cannot be built: the factory raises, or the constructor does.
     """
+    with held_generators() if seed is not None else contextlib.nullcontext():
+        model, wrappers = unwrap(_build(name, num_classes, image_size, seed))
+    if wrappers:
+        tell(f"the network is taken out of {' and '.join(wrappers)}: layers inside could not be replaced")
+    return model
+
+
+def _build(name: str, num_classes: int | None, image_size: int | None, seed: tuple[int, ...] | None) -> nn.Module:
+    if seed is not None:
+        seed_everything(*seed)
     if is_factory(name):
-        return _call_factory(name, num_classes)
+        return _call_factory(name, num_classes, seed)
     require_known(name)
     if name in CIFAR_DEPTHS:
         return CifarResNet(CIFAR_DEPTHS[name], CIFAR_CLASSES if num_classes is None else num_classes)
@@ -138,18 +163,16 @@ def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> n
         raise UnsupportedError(f"`{name}` cannot be built{size}: {reason}", hint) from error
 
 
-def _call_factory(name: str, num_classes: int | None) -> nn.Module:
+def _call_factory(name: str, num_classes: int | None, seed: tuple[int, ...] | None) -> nn.Module:
     factory = _find_factory(name)
-    try:
+    if seed is not None:
+        seed_everything(*seed)  # anew: a module draws only when it is imported for the first time
+    with guest(f"the factory `{name}` raised", _DEBUG):
         parameter = inspect.signature(factory).parameters.get("num_classes")
         if num_classes is None and parameter is not None and parameter.default is inspect.Parameter.empty:
             num_classes = IMAGENET_CLASSES
         takes_none = parameter is None or num_classes is None
         model = factory() if takes_none else factory(num_classes=num_classes)
-    except (Exception, SystemExit) as error:
-        raise UnsupportedError(
-            f"the factory `{name}` raised {type(error).__name__}: {first_line(error)}", _DEBUG
-        ) from error
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"the factory `{name}` returned {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -166,7 +189,8 @@ def _find_factory(name: str):
     if here not in sys.path:  # a console script does not look in the current folder by itself
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        with held_settings():
+            module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name + ".").startswith(error.name + "."):
             raise UsageError(
@@ -175,9 +199,7 @@ def _find_factory(name: str):
             ) from error
         raise UnsupportedError(f"importing `{module_name}` failed: {error}", _DEBUG) from error
     except (Exception, SystemExit) as error:
-        raise UnsupportedError(
-            f"importing `{module_name}` raised {type(error).__name__}: {first_line(error)}", _DEBUG
-        ) from error
+        raise UnsupportedError(f"importing `{module_name}` raised {reason_of(error)}", _DEBUG) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
         public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from asqcli.errors import InputError, MachineError, UsageError, first_line, printable, ran_out_of_memory
 from asqcli.files import check_readable
 from asqcli.models.registry import official_weights
+from asqcli.models.state import adopt_versions, is_extra, load_state, versions_in, with_versions
+from asqcli.user_code import reason_of
 
 DOWNLOAD_TIMEOUT_S = 5
 SHOWN_KEYS = 6
@@ -49,12 +53,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     # A safetensors file begins with the length of its JSON header, 8 bytes, then the header.
     state = _read_safetensors(path) if start[8:9] == b"{" else _read_torch(path)
     for name, tensor in state.items():
+        if isinstance(name, str) and is_extra(name):
+            continue
         if (wrong := _what_is_wrong(name, tensor)) is not None:
             raise InputError(f"`{printable(str(name))}` in `{path}` {wrong}", _FORMATS)
     plain = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if len(plain) < len(state):
         raise InputError(f"`{path}` holds names both with and without `module.` in front", _FORMATS)
-    return plain
+    versions = {f"{name}.".removeprefix("module.")[:-1]: v for name, v in versions_in(state).items()}
+    return with_versions(plain, versions)
 
 
 _FORMATS = "weights are a safetensors file, or a `torch.save` file with a state dict"
@@ -119,21 +126,26 @@ _DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _DTYPES |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, replace_head: bool) -> LoadReport:
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str, replace_head: bool) -> LoadReport:
     """Copy `state` into `model`.
 
     Args:
-        state: names to tensors.
+        state: names to tensors, with the versions of modules where its file has them. Extra state may be missing: a
+            file of tensors alone has none.
         source: named in errors.
         replace_head: may a last layer for another number of classes keep its random start?
     Raises:
         InputError: names or shapes differ in any other way; the message tables them.
     """
+    with _loading_errors(source):
+        adopt_versions(model, state)
     own = model.state_dict()
-    counters = {name for name in own if name.endswith("num_batches_tracked")}  # old checkpoints lack them
-    missing = sorted(own.keys() - state.keys() - counters)
+    # Old checkpoints lack the counters.
+    optional = {name for name in own if name.endswith("num_batches_tracked") or is_extra(name)}
+    missing = sorted(own.keys() - state.keys() - optional)
     unexpected = sorted(state.keys() - own.keys())
-    differing = sorted(n for n in own.keys() & state.keys() if own[n].shape != state[n].shape)
+    common = [n for n in sorted(own.keys() & state.keys()) if not is_extra(n)]
+    differing = [n for n in common if own[n].shape != state[n].shape]
     head = [
         n for n in differing if replace_head and own[n].shape[1:] == state[n].shape[1:] and _in_last_layer(model, n)
     ]
@@ -145,14 +157,27 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, rep
             + _table({"missing": missing, "unexpected": unexpected, "another shape": shapes}),
             "is this the right model for these weights?",
         )
-    for name in own.keys() & state.keys() - set(head):
+    for name in sorted(set(common) - set(head)):
         tensor = state[name]
         if tensor.is_floating_point() != own[name].is_floating_point():
             raise InputError(f"`{name}` in `{source}` is of type {tensor.dtype}, the network's of {own[name].dtype}")
         if not tensor.to(own[name].dtype).isfinite().all():
             raise InputError(f"`{name}` in `{source}` holds NaN or infinity", "its training diverged, or it is broken")
-    model.load_state_dict({n: t for n, t in state.items() if n not in head}, strict=False)
+    rest = {n: t for n, t in state.items() if n not in head}
+    with _loading_errors(source):
+        load_state(model, with_versions(rest, versions_in(state)), strict=False)
     return LoadReport(tuple(head))
+
+
+@contextlib.contextmanager
+def _loading_errors(source: str) -> Iterator[None]:
+    """Turn what the network's own loading raises, about a version for example, into an InputError."""
+    try:
+        yield
+    except Exception as error:
+        if ran_out_of_memory(error):
+            raise
+        raise InputError(f"the weights in `{source}` do not fit the network: {reason_of(error)}") from error
 
 
 def _in_last_layer(model: nn.Module, parameter: str) -> bool:
@@ -197,7 +222,7 @@ def fetch_official(name: str) -> tuple[dict[str, Tensor], str]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        return dict(weights.get_state_dict(check_hash=True, progress=False)), f"torchvision {weights}"
+        return weights.get_state_dict(check_hash=True, progress=False), f"torchvision {weights}"
     except Exception as error:  # urllib, ssl, socket and hash errors have no common type
         raise MachineError(f"the official weights of `{name}` cannot be had: {first_line(error)}") from error
     finally:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -25,7 +26,15 @@ def quantized_layer(layer: nn.Module, input: Tensor) -> Tensor:
     """Return what a layer of this file makes of its input; a function of torch, so that a mode can see it as one."""
     if has_torch_function_unary(input):
         return handle_torch_function(quantized_layer, (input,), layer, input)
-    return layer.compute(input)
+    return without_autocast(layer.compute, input)
+
+
+def without_autocast(function: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
+    """Return `function(input)` in float32, also where its network has autocast on: codes are exact in no type below."""
+    if not torch.is_autocast_enabled(input.device.type):
+        return function(input)
+    with torch.autocast(input.device.type, enabled=False):
+        return function(input.float())
 
 
 class _QuantLayer:
@@ -131,7 +140,8 @@ def _twin(kind: type, layer: nn.Module):
 
 def _with_quantizers(twin, weight_quantizer, activation_quantizer):
     twin.weight_quantizer, twin.activation_quantizer = weight_quantizer, activation_quantizer
-    return twin.train(twin.training)
+    twin.train(twin.training)
+    return twin
 
 
 class TwoStepBatchNorm2d(nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Evaluation for a while."""
+"""Training and evaluation mode. What a network's own `train` and `eval` return is never used: it may be None."""
 
 from __future__ import annotations
 
@@ -7,14 +7,54 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from asqcli.errors import UnsupportedError
+from asqcli.user_code import guest
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Hold `model` in evaluation mode; afterwards each of its modules is in the mode that it was in."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    to_evaluation(model)
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+def to_evaluation(model: nn.Module) -> None:
+    """Put `model` into evaluation mode.
+
+    Raises:
+        UnsupportedError: its own `eval` raises, or leaves a module in training mode.
+    """
+    with guest("the network's `eval()` raised"):
+        model.eval()
+    for name, module in model.named_modules():
+        if module.training:
+            where = f"layer `{name}` ({type(module).__name__})" if name else "the network itself"
+            raise UnsupportedError(
+                f"{where} is still in training mode after the network's `eval()`",
+                "an answer must not depend on the batch that it comes in: let `eval()` reach every module",
+            )
+
+
+def to_training(model: nn.Module) -> None:
+    """Put `model` into training mode, as its author has it: what a `train` of its own freezes stays frozen.
+
+    Raises:
+        UnsupportedError: its own `train` raises.
+    """
+    with guest("the network's `train()` raised"):
+        model.train()
+
+
+def modes_in_training(model: nn.Module) -> dict[str, bool]:
+    """Return which modules train after `model.train()`, by name; the modes stay as they are."""
+    modes = [(module, module.training) for module in model.modules()]
+    to_training(model)
+    trained = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    for module, training in modes:
+        module.training = training
+    return trained

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from asqcli.errors import UnsupportedError, first_line, ran_out_of_memory
+from asqcli.errors import AsqError, UnsupportedError, ran_out_of_memory
 from asqcli.nn.calls import Call, CallRecord
 from asqcli.nn.layers import QuantConv2d, QuantLinear
 from asqcli.nn.record import executions, record
+from asqcli.user_code import held_settings, reason_of
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
 # Layers with weights that multiply activations and that would stay in float unnoticed.
@@ -24,6 +29,9 @@ UNSUPPORTED = (
     nn.MultiheadAttention,
     nn.Bilinear,
 )
+# What computes a weight before each call, and what makes the result a parameter again.
+NORMALISED = ((WeightNorm, "remove_weight_norm"), (SpectralNorm, "remove_spectral_norm"))
+SCRIPTED = re.compile(r"aten::(_?conv|linear|addmm|matmul|mm|bmm|einsum)")
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,15 @@ def survey(model: nn.Module, example: Tensor, *, size_option: str = "--set data.
     """
     calls = CallRecord(model)
     try:
-        with calls:
+        with held_settings(), calls:
             run = record(model, example)
     except (Exception, SystemExit) as error:
-        if ran_out_of_memory(error):
+        if isinstance(error, AsqError) or ran_out_of_memory(error):
             raise
         raise RunError(
             example.shape,
             calls.running[-1] if calls.running else None,
-            f"{type(error).__name__}: {first_line(error)}",
+            reason_of(error),
             f"it must take images of 3 channels; try another `{size_option}`",
         ) from error
     names = {module: name for name, module in model.named_modules() if type(module) in QUANTIZABLE}
@@ -100,6 +108,20 @@ def survey(model: nn.Module, example: Tensor, *, size_option: str = "--set data.
     return Survey(layers, tuple(name for name in candidates if name not in executed), run.output)
 
 
+def require_logits(output: object, classes: int, *, name: str) -> None:
+    """Find out whether what a network, called `name`, returned for one image is one row of logits.
+
+    Raises:
+        UnsupportedError: it is not.
+    """
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != (1, classes):
+        raise UnsupportedError(
+            f"for one image `{name}` returns {shape}, not logits of shape {(1, classes)}",
+            f"the network must return one tensor with a value for each of the {classes} classes",
+        )
+
+
 def refuse_unsupported(model: nn.Module) -> None:
     """Refuse a network with layers that would stay in float unnoticed.
 
@@ -107,6 +129,8 @@ def refuse_unsupported(model: nn.Module) -> None:
         UnsupportedError: names the first of them.
     """
     for name, module in model.named_modules():
+        _refuse_computed(name, module)
+        _refuse_scripted(name, module)
         if isinstance(module, QuantConv2d | QuantLinear):
             raise UnsupportedError(f"layer `{name}` is quantized already", "start from the float network")
         if isinstance(module, UNSUPPORTED):
@@ -120,6 +144,43 @@ def refuse_unsupported(model: nn.Module) -> None:
                 f"layer `{name}` is a {type(module).__name__}, a {kind} that makes its weights or output its own way",
                 f"asq quantizes plain {kind} layers: put what it does to its weights into them, or into another layer",
             )
+
+
+def _refuse_computed(name: str, module: nn.Module) -> None:
+    """Refuse a layer that gets its weights by computation: what was replaced would go on without it."""
+    if not isinstance(module, (*QUANTIZABLE, nn.BatchNorm2d)):
+        return
+    kind = type(module).__name__
+    if parametrize.is_parametrized(module):
+        which = next(iter(module.parametrizations))
+        raise _computed(name, kind, which, f"`torch.nn.utils.parametrize.remove_parametrizations(layer, '{which}')`")
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, prune.BasePruningMethod):
+            which = hook._tensor_name
+            raise _computed(name, kind, which, f"`torch.nn.utils.prune.remove(layer, '{which}')`")
+        for normalised, remedy in NORMALISED:
+            if isinstance(hook, normalised):
+                raise _computed(name, kind, hook.name, f"`torch.nn.utils.{remedy}(layer, '{hook.name}')`")
+    for which in ("weight", "bias"):
+        if isinstance(getattr(module, which, None), Tensor) and module._parameters.get(which) is None:
+            raise _computed(name, kind, which, f"`layer.{which} = torch.nn.Parameter(..)`")
+
+
+def _computed(name: str, kind: str, which: str, remedy: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"the {which} of layer `{name}` ({kind}) is computed when the layer is called, and is no parameter of it",
+        f"asq quantizes weights that are parameters: end the factory with {remedy}",
+    )
+
+
+def _refuse_scripted(name: str, module: nn.Module) -> None:
+    """Refuse what TorchScript holds, where it multiplies: its layers cannot be replaced."""
+    if isinstance(module, torch.jit.ScriptModule) and SCRIPTED.search(str(module.inlined_graph)):
+        where = f"layer `{name}`" if name else "the network"
+        raise UnsupportedError(
+            f"{where} is a TorchScript module, whose convolutions and linear layers cannot be replaced",
+            "return the network itself, without `torch.jit`",
+        )
 
 
 def _describe(name: str, module: nn.Module) -> SurveyedLayer:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from asqcli.nn.modes import evaluating
+from asqcli.nn.modes import evaluating, to_evaluation, to_training
 from asqcli.train.forward import forward_in_training
 
 USUAL_MOMENTUM = 0.1  # PyTorch's own
@@ -68,9 +68,9 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
         batches: training images, (N, 3, H, W) each, on the model's device.
     """
     with evaluating(model):
-        model.train()
+        to_training(model)
         norms = updated_norms(model)
-        model.eval()
+        to_evaluation(model)
         before = [(norm.momentum, {name: t.clone() for name, t in norm.named_buffers()}) for norm in norms]
         try:
             for norm in norms:

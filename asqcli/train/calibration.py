@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.errors import UnsupportedError
-from asqcli.nn.modes import evaluating
+from asqcli.nn.forward import run_in_evaluation
+from asqcli.nn.modes import evaluating, modes_in_training
 from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
 
 # Values kept of each layer's input, over all batches. A stride through the batch takes them from every image and
@@ -50,7 +51,7 @@ def observe_inputs(model: nn.Module, names: list[str], batches: list[Tensor]) ->
         for name in names:
             _watch_forward(model.get_submodule(name), partial(keep, name), undo)
         for batch in batches:
-            model(batch)
+            run_in_evaluation(model, batch)
     if missed := [name for name in names if not seen[name]]:
         raise UnsupportedError(
             f"layer `{missed[0]}` runs without being called by its name in the network",
@@ -81,10 +82,22 @@ def calibrate(model: nn.Module, plans: list[LayerPlan], batches: Iterable[Tensor
     batches = list(batches)
     statistics = observe_inputs(model, [plan.name for plan in plans], batches)
     plans = [replace(plan, signed=statistics[plan.name].signed) for plan in plans]
+    trained = modes_in_training(model)
     prepare(model, plans, torch.zeros_like(batches[0][:1]))
+    _require_same_modes(trained, modes_in_training(model))
     for name, layer in quant_layers(model):
         if layer.weight_quantizer is not None:
             layer.weight_quantizer.start(layer.weight, start)
         if layer.activation_quantizer is not None:
             layer.activation_quantizer.start(statistics[name].samples, start)
     return plans
+
+
+def _require_same_modes(before: dict[str, bool], after: dict[str, bool]) -> None:
+    """Refuse a network whose own `train` treats replaced layers otherwise than the float ones."""
+    for name, training in before.items():
+        if after.get(name, training) != training:
+            raise UnsupportedError(
+                f"the network's own `train()` {'trains' if training else 'freezes'} layer `{name}` in float only",
+                "asq replaces layers by subclasses: ask `isinstance(module, nn.BatchNorm2d)`, not `type(module)`",
+            )

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from asqcli.errors import InputError, first_line, printable
 from asqcli.files import check_readable, what_is_wrong, write_atomically
+from asqcli.models.state import StateParts
+from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
 from asqcli.train.fingerprint import TOLERANCES, Fingerprint
 
 FORMAT = 1
-DOCUMENT = "asq_checkpoint"
+DOCUMENT, STATE = "asq_checkpoint", "asq_state"
 MODEL, MOMENTUM, COMPANION, FINGERPRINT = "model/", "momentum/", "companion/", "fingerprint/"
 
 
@@ -59,7 +61,7 @@ class Checkpoint:
         recipe: as resolved.
         plans: of the quantized layers; empty while the network is float.
         classes: names, in label order.
-        model: the state dict.
+        model: the state dict, with the versions of its modules.
         momentum: SGD's buffers by parameter name.
         companions: the states of what goes beside the optimizer, by its name.
         fingerprint: the network's answers to fixed images; None in files from before there were any.
@@ -112,7 +114,14 @@ class _Plan(Section):
     signed: bool
 
 
-class _Document(Section):
+class _State(Section):
+    """What a state dict holds besides tensors; older files have neither."""
+
+    versions: dict[str, int] = {}
+    extra: dict[str, Any] = {}
+
+
+class _Document(_State):
     """What must hold of a checkpoint's JSON before anything is built from it: it may come from a stranger."""
 
     format: Literal[1]
@@ -143,6 +152,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         MachineError: it cannot be written; what stood there before stays.
     """
+    parts = StateParts.of(checkpoint.model)
     document = {
         "format": FORMAT,
         "recipe": checkpoint.recipe.model_dump(mode="json"),
@@ -150,8 +160,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "plans": [asdict(plan) for plan in checkpoint.plans],
         "classes": list(checkpoint.classes),
         "companions": list(checkpoint.companions),
+        "versions": parts.versions,
+        "extra": parts.extra,
     }
-    tensors = {MODEL + n: t for n, t in checkpoint.model.items()}
+    tensors = {MODEL + n: t for n, t in parts.tensors.items()}
     tensors |= {MOMENTUM + n: t for n, t in checkpoint.momentum.items()}
     for companion, state in checkpoint.companions.items():
         tensors |= {f"{COMPANION}{companion}/{n}": t for n, t in state.items()}
@@ -169,6 +181,36 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     # Modules used under two names share tensors, which safetensors refuses: clone.
     tensors = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
     write_atomically(path, save(tensors, metadata))
+
+
+def save_teacher(path: Path, model: nn.Module, fingerprint: Fingerprint | None) -> None:
+    """Write the state of a float network, which is to teach its quantized twin, and its answers.
+
+    Raises:
+        MachineError: it cannot be written.
+    """
+    parts = StateParts.of(model.state_dict())
+    tensors = {**parts.tensors, **fingerprint_tensors(fingerprint)}
+    save_weights(path, tensors, {STATE: json.dumps({"versions": parts.versions, "extra": parts.extra})})
+
+
+def load_teacher(path: Path, model: nn.Module) -> Fingerprint | None:
+    """Bring the float `model` to the state that `save_teacher` wrote; return what it answered then, if that is known.
+
+    Raises:
+        InputError: missing, corrupt, or of another network.
+    """
+    tensors = read_weights(path)
+    try:
+        with safe_open(path, "pt") as file:
+            # Runs of earlier versions kept tensors alone.
+            stored = _State.model_validate_json((file.metadata() or {}).get(STATE, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"the teacher in `{path}` is corrupt: {printable(first_line(error))}") from error
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(FINGERPRINT)}
+    state = StateParts(own, stored.extra, stored.versions).joined()
+    load_weights(model, state, source=str(path), replace_head=False)
+    return fingerprint_among(tensors, path)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -214,7 +256,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         progress=Progress(**checked.progress.model_dump(exclude_unset=True)),
         plans=[LayerPlan(**plan.model_dump(exclude_unset=True)) for plan in checked.plans],
         classes=tuple(checked.classes),
-        model=_with_prefix(tensors, MODEL),
+        model=StateParts(_with_prefix(tensors, MODEL), checked.extra, checked.versions).joined(),
         momentum=_with_prefix(tensors, MOMENTUM),
         companions={n: _with_prefix(tensors, f"{COMPANION}{n}/") for n in checked.companions},
         fingerprint=fingerprint_among(tensors, path),

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from asqcli.models.state import is_extra
 from asqcli.nn.prepare import quant_layers
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
@@ -27,6 +28,8 @@ class Companion(Protocol):
 class WeightAverage:
     """An exponential moving average of all parameters; buffers such as batch-norm statistics are copied.
 
+    The extra state of modules is no part of it: it stays with the model.
+
     Args:
         model: what to average; its present state is the start.
         decay: share of the old average that a step keeps.
@@ -34,12 +37,12 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.average = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        self.average = {name: tensor.detach().clone() for name, tensor in _tensors(model)}
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters(remove_duplicate=False))  # as in state_dict, under each of its names
-        for name, tensor in model.state_dict().items():
+        for name, tensor in _tensors(model):
             if name in parameters:
                 self.average[name].lerp_(tensor, 1 - self.decay)
             else:
@@ -51,6 +54,10 @@ class WeightAverage:
     def load_state(self, state: dict[str, Tensor]) -> None:
         for name, tensor in state.items():
             self.average[name].copy_(tensor)
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(name, tensor) for name, tensor in model.state_dict().items() if not is_extra(name)]
 
 
 class OscillationFreezer:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from asqcli.train.forward import forward_in_training
+
 
 @torch.no_grad()
 def first_nonfinite(model: nn.Module, images: Tensor) -> str | None:
@@ -29,7 +31,7 @@ def first_nonfinite(model: nn.Module, images: Tensor) -> str | None:
 
     hooks = [m.register_forward_hook(look(name)) for name, m in model.named_modules() if name]
     try:
-        model(images)
+        forward_in_training(model, images)
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,8 +9,8 @@ from torch import nn
 
 from asqcli.accuracy import Accuracy, AccuracyCounter
 from asqcli.data.splits import Split
+from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import evaluating
-from asqcli.train.forward import forward_in_evaluation
 
 EVAL_BATCH = 256
 

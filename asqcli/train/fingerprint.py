@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from asqcli.errors import InputError, UnsupportedError
 from asqcli.models.names import is_factory
+from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import evaluating
 from asqcli.probes import probe_inputs
 from asqcli.recipe.schema import Data
@@ -32,7 +33,7 @@ _EXACT = frozenset(
     "flatten reshape view squeeze unsqueeze unflatten transpose permute contiguous cat concat stack chunk split "
     "__getitem__ pad dropout dropout_ dropout2d feature_dropout alpha_dropout clone detach float to "
     "__get__ __set__ size dim numel stride is_contiguous item __len__ flip roll "
-    "conv2d linear batch_norm abs maximum minimum amax max min".split()
+    "quantized_layer abs maximum minimum amax max min".split()
 )
 
 
@@ -61,7 +62,7 @@ def take_fingerprint(model: nn.Module, data: Data) -> Fingerprint | None:
     functions = _Functions()
     try:
         with torch.no_grad(), evaluating(model.to("cpu")), functions:
-            logits = model(images)
+            logits = forward_in_evaluation(model, images)
     finally:
         model.to(device)
     if not logits.isfinite().all():

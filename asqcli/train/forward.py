@@ -1,54 +1,96 @@
-"""The forward of a network, which is code of the user's."""
+"""The forward of a network in training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
+import torch
 from torch import Tensor, nn
 
-from asqcli.errors import UnsupportedError, first_line, ran_out_of_memory
-from asqcli.user_code import place_in_user_code
+from asqcli.errors import UnsupportedError
+from asqcli.nn.forward import shown
+from asqcli.user_code import guest
+
+# What others call the logits among several outputs: torchvision's GoogLeNet and Inception, and its segmentation models.
+LOGITS = ("logits", "out")
 
 
-def forward_in_training(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits of a batch, (N, classes).
+def forward_in_training(model: nn.Module, images: Tensor) -> object:
+    """Return whatever `model` makes of a batch as it stands; gradients are on where the caller has them on.
 
     Raises:
         UnsupportedError: the network raises, as batch norm does where a channel has one value.
     """
-    try:
+    with guest(
+        f"the network fails in training on a batch of shape {tuple(images.shape)}:",
+        "batch norm needs more than one value of a channel: try a larger `--batch-size` or image",
+    ):
         return model(images)
-    except Exception as error:
-        if ran_out_of_memory(error):
-            raise
-        raise UnsupportedError(
-            f"the network fails in training on a batch of shape {tuple(images.shape)}: "
-            f"{type(error).__name__}: {first_line(error)}",
-            "batch norm needs more than one value of a channel: try a larger `--batch-size` or image",
-        ) from error
 
 
-def forward_in_evaluation(model: nn.Module, images: Tensor, *, classes: int | None = None) -> Tensor:
-    """Return the logits of a batch, (N, classes).
+def logits_in_training(model: nn.Module, images: Tensor, classes: int) -> Tensor:
+    """Return the logits of a batch, (N, classes), in float32.
 
-    Args:
-        classes: how many there must be, where that is known.
+    A network may return auxiliary outputs beside them in training: a tuple, list, named tuple or dict.
+
     Raises:
-        UnsupportedError: the network raises, or returns something else.
+        UnsupportedError: the network raises, returns no logits, or none that gradients could flow back from.
     """
-    try:
-        logits = model(images)
-    except (Exception, SystemExit) as error:
-        if ran_out_of_memory(error):
-            raise
-        place = place_in_user_code(error)
+    return pick_logits(forward_in_training(model, images), len(images), classes)
+
+
+def pick_logits(output: object, images: int, classes: int) -> Tensor:
+    """Return the logits in what a network returned in training for so many images; as `logits_in_training`."""
+    shape = (images, classes)
+    logits = next((o for o in _outputs(output) if isinstance(o, Tensor) and tuple(o.shape) == shape), None)
+    if logits is None:
         raise UnsupportedError(
-            f"the network fails in evaluation on a batch of shape {tuple(images.shape)}: "
-            f"{type(error).__name__}: {first_line(error)}" + (f" at {place}" if place else ""),
-            "it must take images of 3 channels, of this size and in batches; run again with --debug to see where",
-        ) from error
-    wanted = f"one row of {'' if classes is None else f'{classes} '}logits for each image"
-    if not isinstance(logits, Tensor):
-        raise UnsupportedError(f"in evaluation the network returns {type(logits).__name__}, not {wanted}")
-    if logits.dim() != 2 or len(logits) != len(images) or classes not in (None, logits.shape[1]):
-        got = f"{tuple(logits.shape)} for a batch of {len(images)}"
-        raise UnsupportedError(f"in evaluation the network returns {got}, not {wanted}")
-    return logits
+            f"in training the network returns {_shown_all(output)}, with no logits of shape {shape}",
+            f"return a tensor with a value for each of the {classes} classes, alone or as the first of several",
+        )
+    if torch.is_grad_enabled() and not logits.requires_grad:
+        raise UnsupportedError(
+            "in training the network's logits carry no gradient",
+            "its forward must not detach them, nor run under `torch.no_grad()` or `torch.inference_mode()`",
+        )
+    return logits.float()
+
+
+def backward_in_training(loss: Tensor) -> None:
+    """Add the gradients of a loss to the network's parameters.
+
+    Raises:
+        UnsupportedError: an operation of the network cannot be gone back through.
+    """
+    with backward_errors():
+        loss.backward()
+
+
+def backward_errors():
+    """Return the context in which gradients are computed: what is raised there is the network's fault, and told so."""
+    return guest(
+        "the network's gradients cannot be computed:",
+        "an operation in place may have overwritten what they need: `x = x + y` instead of `x += y`",
+    )
+
+
+def has_auxiliary_outputs(output: object) -> bool:
+    """Did the network return anything but one tensor?"""
+    return not isinstance(output, Tensor)
+
+
+def _outputs(output: object) -> Iterable:
+    """Yield a network's outputs, the one to take first."""
+    if isinstance(output, Mapping):
+        named = dict(output)
+    elif isinstance(output, tuple | list):
+        named = output._asdict() if hasattr(output, "_asdict") else dict(enumerate(output))
+    else:
+        return [output]
+    return [*(named[name] for name in LOGITS if name in named), *named.values()]
+
+
+def _shown_all(output: object) -> str:
+    outputs = list(_outputs(output))
+    one = isinstance(output, Tensor) or not isinstance(output, Mapping | tuple | list)
+    return shown(output) if one else f"{type(output).__name__} of {', '.join(map(shown, outputs)) or 'nothing'}"

@@ -12,12 +12,13 @@ from torch import nn
 
 from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
+from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import project_steps
-from asqcli.seeds import stream_seed
+from asqcli.seeds import seed_everything
 from asqcli.train.checkpoint import Checkpoint, Progress, momentum_by_name, restore_momentum
 from asqcli.train.companions import Companion
 from asqcli.train.diagnose import first_nonfinite
-from asqcli.train.forward import forward_in_training
+from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.objective import Objective
 from asqcli.train.optimizer import cosine_lr, make_optimizer
 from asqcli.train.reporter import Reporter
@@ -47,6 +48,7 @@ class Phase:
         model: to train, on `device`.
         split: training images.
         settings: the phase's.
+        classes: that the network tells apart.
         progress: where to start; advanced in place.
         objective: the loss.
         companions: what sees the model after every step, by name.
@@ -61,12 +63,13 @@ class Phase:
         progress: Progress,
         *,
         device: torch.device,
+        classes: int,
         objective: Objective,
         companions: dict[str, Companion],
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.model, self.split, self.settings, self.progress, self.device = model, split, settings, progress, device
-        self.objective, self.companions = objective, companions
+        self.classes, self.objective, self.companions = classes, objective, companions
         self.steps_per_epoch = batches_per_pass(split, settings.batch_size)
         steps = settings.epochs * self.steps_per_epoch
         self.steps = min(steps, settings.max_steps) if settings.max_steps else steps
@@ -117,7 +120,7 @@ class Phase:
             DivergedError: the loss is NaN or infinite.
         """
         reporter.phase(self.progress.phase, epochs=self.epochs, steps=self.steps, first=self.steps_done)
-        self.model.train()
+        to_training(self.model)
         while not self.finished:
             start = time.perf_counter()
             self._finish_epoch(reporter, poll, save)
@@ -138,7 +141,7 @@ class Phase:
             if time.monotonic() - saved > SAVE_EVERY_S:
                 save()
                 saved = time.monotonic()
-            torch.manual_seed(stream_seed(*seed, p.step))  # for dropout and its like
+            seed_everything(*seed, p.step)  # for dropout and its like
             loss, correct = self._step(images.to(self.device), labels.to(self.device))
             p.loss_sum += loss * len(labels)
             p.correct += correct
@@ -152,12 +155,12 @@ class Phase:
         """Take one step; return (mean loss, images classified right)."""
         for group in self.optimizer.param_groups:
             group["lr"] = cosine_lr(self.settings.lr, self.steps_done, self.steps)
-        logits = forward_in_training(self.model, images)
+        logits = logits_in_training(self.model, images, self.classes)
         loss = self.objective(logits, labels, images)
         if not math.isfinite(value := loss.item()):
             self._diverged(value, images)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        backward_in_training(loss)
         self.optimizer.step()
         project_steps(self.model)
         for companion in self.companions.values():

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asqcli.nn.forward import forward_in_evaluation
+
 
 class Objective:
     """A loss of a batch.
@@ -38,7 +40,7 @@ class Objective:
         if self.teacher is None:
             return loss
         with torch.no_grad():
-            target = F.log_softmax(self.teacher(images) / self.temperature, dim=1)
+            target = F.log_softmax(forward_in_evaluation(self.teacher, images) / self.temperature, dim=1)
         distance = F.kl_div(
             F.log_softmax(logits / self.temperature, dim=1), target, reduction="batchmean", log_target=True
         )

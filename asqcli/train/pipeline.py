@@ -15,14 +15,15 @@ from torch import nn
 from asqcli.data.samples import DataSet
 from asqcli.data.source import open_data
 from asqcli.data.splits import Preprocessing, Split
-from asqcli.errors import InputError, Interruption, UnsupportedError, UsageError
+from asqcli.errors import InputError, Interruption, UsageError
 from asqcli.models.names import is_factory
 from asqcli.nn.prepare import LayerPlan, prepared
 from asqcli.nn.proof import float_products
-from asqcli.nn.survey import survey
+from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.train.checkpoint import Checkpoint, load_checkpoint
 from asqcli.train.plans import plan_layers
+from asqcli.train.preflight import require_trainable
 from asqcli.train.profile import StepProfile, profile_step
 from asqcli.train.restore import require_factory_named, restore_model, unproven
 from asqcli.train.run import CALIBRATION_STREAM, Run, how_to_go_on
@@ -102,7 +103,8 @@ def profile(recipe: Recipe, around: Surroundings, *, source: str) -> StepProfile
     t, device = recipe.train, around.device
     batches = data.train.train_batches(t.batch_size, seed=(t.seed, CALIBRATION_STREAM))
     some = [(x.to(device), y.to(device)) for _, (x, y) in zip(range(recipe.calibration.batches), batches, strict=False)]
-    return profile_step(start.model.to(device), plans, some, t, start=recipe.calibration.start)
+    model, classes = start.model.to(device), len(data.classes)
+    return profile_step(model, plans, some, t, start=recipe.calibration.start, classes=classes)
 
 
 def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[DataSet[Split], Start, list[LayerPlan]]:
@@ -114,6 +116,13 @@ def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[DataSet[Sp
             around.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
     start = start_model(recipe, len(data.classes), around.reporter)
     plans = _plan(recipe, start.model, len(data.classes), around, source)
+    require_trainable(
+        start.model,
+        batch_size=recipe.train.batch_size,
+        image_size=recipe.data.image_size,
+        classes=len(data.classes),
+        tell=around.reporter.note,
+    )
     return data, start, plans
 
 
@@ -122,12 +131,7 @@ def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, 
     size = recipe.data.image_size
     example = torch.zeros(1, 3, size, size)
     seen = survey(model, example)
-    shape = tuple(seen.output.shape) if isinstance(seen.output, torch.Tensor) else type(seen.output).__name__
-    if shape != (1, classes):
-        raise UnsupportedError(
-            f"for one image `{recipe.model}` returns {shape}, not logits of shape {(1, classes)}",
-            f"the network must return one tensor with a value for each of the {classes} classes",
-        )
+    require_logits(seen.output, classes, name=recipe.model)
     if not recipe.quantized:
         return []
     if seen.unused:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import LayerPlan, project_steps
 from asqcli.recipe.schema import Train
 from asqcli.train.calibration import calibrate
+from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.optimizer import make_optimizer
 
 WARM_STEPS, TIMED_STEPS, TRACED_STEPS = 3, 10, 3
@@ -55,18 +57,25 @@ class StepProfile:
 
 
 def profile_step(
-    model: nn.Module, plans: list[LayerPlan], batches: Iterable[tuple[Tensor, Tensor]], train: Train, *, start: str
+    model: nn.Module,
+    plans: list[LayerPlan],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    train: Train,
+    *,
+    start: str,
+    classes: int,
 ) -> StepProfile:
     """Measure steps of the float `model` and of its quantized twin, which `model` becomes.
 
     Args:
         batches: (images, labels) on the model's device; the first ones calibrate.
         train: the recipe's section, for the optimizer.
+        classes: that the network tells apart.
     """
     batches = list(batches)
     twin = copy.deepcopy(model)
     calibrate(model, plans, [images for images, _ in batches], start=start)
-    steps = {"float": _Step(twin, batches, train), "quantized": _Step(model, batches, train)}
+    steps = {"float": _Step(twin, batches, train, classes), "quantized": _Step(model, batches, train, classes)}
     for step in steps.values():
         for _ in range(WARM_STEPS):
             step()
@@ -86,8 +95,9 @@ def profile_step(
 class _Step:
     """One step of training, timed by section."""
 
-    def __init__(self, model: nn.Module, batches: list[tuple[Tensor, Tensor]], train: Train) -> None:
-        self.model, self.batches, self.taken = model.train(), batches, 0
+    def __init__(self, model: nn.Module, batches: list[tuple[Tensor, Tensor]], train: Train, classes: int) -> None:
+        to_training(model)
+        self.model, self.batches, self.classes, self.taken = model, batches, classes, 0
         self.optimizer = make_optimizer(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
         self.sections: dict[str, list[float]] = {"forward": [], "backward": [], "update": []}
 
@@ -96,10 +106,13 @@ class _Step:
         images, labels = self.batches[self.taken % len(self.batches)]
         self.taken += 1
         begin = time.perf_counter()
-        loss = self._timed("forward", lambda: F.cross_entropy(self.model(images), labels))
-        self._timed("backward", lambda: (self.optimizer.zero_grad(set_to_none=True), loss.backward()))
+        loss = self._timed("forward", lambda: F.cross_entropy(self._logits(images), labels))
+        self._timed("backward", lambda: (self.optimizer.zero_grad(set_to_none=True), backward_in_training(loss)))
         self._timed("update", lambda: (self.optimizer.step(), project_steps(self.model)))
         return 1000 * (time.perf_counter() - begin)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return logits_in_training(self.model, images, self.classes)
 
     def _timed(self, section: str, work: Callable):
         begin = time.perf_counter()

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from asqcli.errors import InputError, UsageError, printable
+from asqcli.errors import AsqError, InputError, UsageError, printable, ran_out_of_memory
 from asqcli.models.names import is_factory
-from asqcli.models.registry import build_model
+from asqcli.models.state import adopt_versions, load_state
 from asqcli.nn.prepare import prepare
+from asqcli.train.build import build_network
 from asqcli.train.checkpoint import Checkpoint, is_checkpoint
 from asqcli.train.fingerprint import require_same_network
 from asqcli.train.run_folder import LAST, RunFolder
@@ -53,23 +54,28 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
             stands in it is never imported by itself.
     Raises:
         UsageError: the run was trained with a factory that the caller does not name.
+        UnsupportedError: the factory or its network raises, or builds another network than the one that was saved.
         InputError: the model is unknown, the parameters do not fit, or it answers otherwise than when it was saved.
-        UnsupportedError: it answers otherwise, and the caller's factory built it.
     """
     name = checkpoint.recipe.model
     require_factory_named(name, factory, source)
     try:
-        model = build_model(name, len(checkpoint.classes))
+        model = build_network(checkpoint.recipe, len(checkpoint.classes))
     except UsageError as error:
         if is_factory(name):  # which the caller has named, too
             raise
         raise InputError(f"`{source}` holds no network that is known here: {printable(error.message)}") from error
     try:
+        adopt_versions(model, checkpoint.model)
         if checkpoint.plans:
             size = checkpoint.recipe.data.image_size
             prepare(model, checkpoint.plans, torch.zeros(1, 3, size, size))
-        model.load_state_dict(checkpoint.model)
-    except (RuntimeError, AttributeError, TypeError, KeyError, ValueError) as error:
+        load_state(model, checkpoint.model)
+    except AsqError:
+        raise
+    except Exception as error:  # there is no common type for what loading, its network's own too, can raise
+        if ran_out_of_memory(error):
+            raise
         reason = printable(textwrap.shorten(str(error), LONGEST_REASON, placeholder=" .."))
         raise InputError(f"the checkpoint in `{source}` does not fit `{name}`: {reason}") from error
     require_same_network(model, checkpoint.fingerprint, checkpoint.recipe.data, name=name, source=source)

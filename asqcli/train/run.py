@@ -20,11 +20,11 @@ from asqcli.data.samples import DataSet
 from asqcli.data.splits import Split
 from asqcli.errors import DivergedError, Interruption, NotLearningError
 from asqcli.models.names import is_factory
-from asqcli.models.registry import build_model
-from asqcli.models.weights import load_weights, read_weights
+from asqcli.models.state import load_state, snapshot
+from asqcli.nn.modes import to_evaluation, to_training
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import Recipe, scheme_of
-from asqcli.seeds import stream_seed
+from asqcli.seeds import seed_everything
 from asqcli.train.batch_norm import (
     USUAL_MOMENTUM,
     batches_to_estimate,
@@ -32,16 +32,15 @@ from asqcli.train.batch_norm import (
     reestimate_batch_norm,
 )
 from asqcli.train.betas import record_betas, span
+from asqcli.train.build import build_network
 from asqcli.train.calibration import calibrate
 from asqcli.train.checkpoint import (
-    FINGERPRINT,
     Checkpoint,
     Progress,
-    fingerprint_among,
-    fingerprint_tensors,
+    load_teacher,
     require_fit,
     save_checkpoint,
-    save_weights,
+    save_teacher,
 )
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
@@ -114,12 +113,12 @@ class Run:
         facts = progress.facts
         facts["float_top1"] = self._evaluate().top1
         self.around.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
-        torch.manual_seed(stream_seed(self.recipe.train.seed, CALIBRATION_STREAM))  # adapters start at random
+        seed_everything(self.recipe.train.seed, CALIBRATION_STREAM)  # adapters start at random
         settings = self.recipe.calibration
         images = list(self._training_images(settings.batches, CALIBRATION_STREAM))
         if self.recipe.train.distillation is not None:
-            answers = fingerprint_tensors(take_fingerprint(self.model, self.recipe.data))
-            save_weights(self.folder.checkpoint(TEACHER), {**self.model.state_dict(), **answers})
+            answers = take_fingerprint(self.model, self.recipe.data)
+            save_teacher(self.folder.checkpoint(TEACHER), self.model, answers)
         self.plans = calibrate(self.model, plans, images, start=settings.start)
         facts["calibrated_top1"] = self._evaluate().top1
         self.around.reporter.plan(self.plans)
@@ -144,13 +143,11 @@ class Run:
 
     def _teacher(self) -> nn.Module:
         """Return the float network as it was before quantization, from the file that `_quantize` wrote."""
-        teacher, file = build_model(self.recipe.model, len(self.data.classes)), self.folder.checkpoint(TEACHER)
-        tensors = read_weights(file)
-        fingerprint = fingerprint_among(tensors, file)
-        state = {name: tensor for name, tensor in tensors.items() if not name.startswith(FINGERPRINT)}
-        load_weights(teacher, state, source=str(file), replace_head=False)
-        require_same_network(teacher, fingerprint, self.recipe.data, name=self.recipe.model, source=str(file))
-        return teacher.to(self.around.device).eval()
+        teacher, file = build_network(self.recipe, len(self.data.classes)), self.folder.checkpoint(TEACHER)
+        answers = load_teacher(file, teacher)
+        require_same_network(teacher, answers, self.recipe.data, name=self.recipe.model, source=str(file))
+        to_evaluation(teacher)
+        return teacher.to(self.around.device)
 
     def _average(self) -> dict[str, Companion]:
         decay = self.recipe.train.average_decay
@@ -173,6 +170,7 @@ class Run:
             settings,
             progress,
             device=self.around.device,
+            classes=len(self.data.classes),
             objective=objective,
             companions=companions,
             checkpoint=checkpoint,
@@ -225,7 +223,7 @@ class Run:
             self._compare_with_training(phase, last)
 
     def _require_learning(self, phase: Phase, record: dict) -> None:
-        """End a phase that trains nothing: at once where every image gets the same answer, else when half of it is over.
+        """End a phase that trains nothing: at once where all images get one answer, else when half of it is over.
 
         Raises:
             NotLearningError: says what to change.
@@ -244,8 +242,8 @@ class Run:
         raise NotLearningError(
             f"{what} after {record['steps']} steps of the {phase.progress.phase} phase: its loss is "
             f"{record['train_loss']:.3f}, and {record['train_top1']:.2f}% of the training images are classified right",
-            f"try a tenth of the rate, `--set {key}={phase.settings.lr / 10:g}`: a high one kills the ReLUs of a network "
-            "without batch norm in its first steps",
+            f"try a tenth of the rate, `--set {key}={phase.settings.lr / 10:g}`: a high one kills the ReLUs of a "
+            "network without batch norm in its first steps",
         )
 
     def _sample(self) -> torch.Tensor:
@@ -265,10 +263,11 @@ class Run:
             f"{phase.progress.phase} phase, and evaluation has {accuracy.top1:.2f}% of {accuracy.images} of them: "
         )
         unrefreshed = self.recipe.train.batch_norm_batches == 0
-        if unrefreshed and lagging_norms(self.model.train(), steps=phase.steps_done, from_scratch=True):
+        to_training(self.model)
+        if unrefreshed and lagging_norms(self.model, steps=phase.steps_done, from_scratch=True):
             text += "batch-norm statistics lag behind the weights; leave `train.batch_norm_batches` at auto"
         else:
-            text += "the network computes something else in evaluation, such as batch norm over very small or odd batches"
+            text += "the network computes something else in evaluation; so does batch norm over very small batches"
         self.around.reporter.note(text)
         phase.progress.facts.setdefault("warnings", []).append(text.removeprefix("warning: "))
 
@@ -287,13 +286,13 @@ class Run:
         if average is None:
             yield
             return
-        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.model.load_state_dict(average.state())
+        own = snapshot(self.model)
+        load_state(self.model, average.state())
         try:
             self._refresh_batch_norm(phase, averaged=True)
             yield
         finally:
-            self.model.load_state_dict(own)
+            load_state(self.model, own)
 
     def _evaluate(self, split: Split | None = None) -> Accuracy:
         """Measure the network, on the images of the result where no others are given."""
@@ -345,7 +344,7 @@ class Run:
             if wanted or averaged:
                 self._reestimate_batch_norm(wanted or self._batches_to_estimate(phase))
             return
-        self.model.train()
+        to_training(self.model)
         from_scratch = phase.progress.phase != "qat" or not phase.progress.facts.get("float_trained", True)
         lagging = lagging_norms(self.model, steps=phase.steps_done, from_scratch=from_scratch)
         if not lagging and not averaged:
@@ -356,8 +355,8 @@ class Run:
             self.told_of_norms.add(phase.progress.phase)
             momenta = sorted({"cumulative" if m is None else f"{m:g}" for m in slow})
             self.around.reporter.note(
-                f"{len(slow)} batch norms average too slowly to follow the weights (momentum {', '.join(momenta)}): their "
-                f"statistics are estimated anew before each evaluation, from {batches} training batches"
+                f"{len(slow)} batch norms average too slowly to follow the weights (momentum {', '.join(momenta)}): "
+                f"their statistics are estimated anew before each evaluation, from {batches} training batches"
             )
         self._reestimate_batch_norm(batches)
 
@@ -369,7 +368,7 @@ class Run:
         """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
         average = phase.companions.get(AVERAGE)
         if average is not None:
-            self.model.load_state_dict(average.state())
+            load_state(self.model, average.state())
         if average is not None or self.recipe.train.batch_norm_batches != "auto":  # else the last epoch's watch did it
             self._refresh_batch_norm(phase, averaged=average is not None)
             self._save(LAST, phase)

@@ -10,15 +10,14 @@ from torch import nn
 
 from asqcli.artifact.file import is_artifact
 from asqcli.errors import InputError, MachineError
-from asqcli.models.registry import build_model
+from asqcli.models.state import versions_in, with_versions
 from asqcli.models.weights import fetch_official, load_weights, read_weights, require_official
+from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe
-from asqcli.seeds import stream_seed
+from asqcli.train.build import build_network
 from asqcli.train.checkpoint import Checkpoint, load_checkpoint
 from asqcli.train.reporter import Reporter
 from asqcli.train.restore import find_checkpoint, restore_model, unproven
-
-INIT_STREAM = 100  # part of the seed, beside the phases of `loop`
 
 
 @dataclass
@@ -38,8 +37,7 @@ class Start:
 
 def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
     """Build the float network and load its weights, as `pretrained` says."""
-    torch.manual_seed(stream_seed(recipe.train.seed, INIT_STREAM))
-    model = build_model(recipe.model, classes)
+    model = build_network(recipe, classes, reporter.note)
     wanted = recipe.pretrained
     if wanted == "none":
         return Start(model, "none", warm_up=True)
@@ -55,7 +53,7 @@ def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
             return Start(model, f"none ({error.message})", warm_up=True)
     elif (checkpoint_path := find_checkpoint(wanted)) is not None:
         name, checkpoint = wanted, load_checkpoint(checkpoint_path)
-        if checkpoint.recipe.model == recipe.model:  # else there is nothing to compare: the caller names another network
+        if checkpoint.recipe.model == recipe.model:  # else it is another network that the caller wants
             restore_model(checkpoint, source=wanted, factory=recipe.model)
             if (caveat := unproven(checkpoint, wanted)) is not None:
                 reporter.note(f"note: {caveat}")
@@ -81,7 +79,7 @@ def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
 def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict:
     """Return the float parameters of a run, its quantizers left out."""
     own = model.state_dict()
-    return {n: t for n, t in checkpoint.model.items() if n in own}
+    return with_versions({n: t for n, t in checkpoint.model.items() if n in own}, versions_in(checkpoint.model))
 
 
 def load_float_model(recipe: Recipe, classes: int) -> nn.Module:
@@ -90,6 +88,7 @@ def load_float_model(recipe: Recipe, classes: int) -> nn.Module:
     Raises:
         MachineError: the official weights cannot be had.
         InputError: the weights do not fit, another number of classes included.
+        UnsupportedError: the network cannot be built or run, or returns something else than logits.
     """
     start = start_model(recipe, classes, Reporter())
     if start.warm_up and recipe.pretrained != "none":
@@ -97,4 +96,6 @@ def load_float_model(recipe: Recipe, classes: int) -> nn.Module:
             f"the weights in `{recipe.pretrained}` are not for the {classes} classes of `{recipe.data.name}`",
             "name their own data with --data",
         )
+    size = recipe.data.image_size
+    require_logits(survey(start.model, torch.zeros(1, 3, size, size)).output, classes, name=recipe.model)
     return start.model

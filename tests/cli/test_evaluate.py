@@ -14,7 +14,6 @@ from asqcli.cli.preprocessing import guess
 from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import UsageError
 
-
 FACTORY = """
 from torch import nn
 
