@@ -170,12 +170,10 @@ def _lay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
     model = draft.values.get("model")
     float_only = all(draft.section((o,)).get("quantizer") == "float" for o in ("weights", "activations"))
     traits = _traits(name)
-    values = defaults(
-        traits.kind,
-        traits.image_size,
-        small_network=not isinstance(model, str) or made_for_small_images(model),
-        float_only=float_only,
-    )
+    size = traits.image_size
+    if traits.kind == "digits" and "image_size" not in data and isinstance(model, str):
+        size = _size_for_digits(model, size)
+    values = defaults(traits.kind, size, float_only=float_only)
     official = _official(draft, traits.kind, measuring)
     if official is not None:
         values["data"] |= official.values
@@ -186,6 +184,16 @@ def _lay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
     for section, own in ((values["data"], data), (values["train"], train)):
         _fill(own, section)
     return official
+
+
+def _size_for_digits(model: str, size: int) -> int:
+    """Return the pixels to scale the digits to: most of torchvision's networks halve the image five times."""
+    if made_for_small_images(model):
+        return size
+    from asqcli.models.meta import smallest_image_size
+    from asqcli.models.registry import torchvision_classifiers
+
+    return smallest_image_size(model) if model in torchvision_classifiers() else size
 
 
 def _traits(name: object) -> DataTraits:

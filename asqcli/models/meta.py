@@ -8,7 +8,30 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from asqcli.errors import AsqError
 from asqcli.models.registry import build_model
+
+
+SIZE_STEP, LARGEST_TRIED = 32, 256  # pixels
+
+
+def smallest_image_size(name: str) -> int:
+    """Return the smallest multiple of 32 pixels at which a network runs; 32 where none of those up to 256 is one."""
+    try:
+        model = build_on_meta(name, None)
+    except AsqError:  # told by whoever builds it in earnest
+        return SIZE_STEP
+    sizes = range(SIZE_STEP, LARGEST_TRIED + 1, SIZE_STEP)
+    return next((size for size in sizes if _runs(model.eval(), size)), SIZE_STEP)
+
+
+@torch.no_grad()
+def _runs(model: nn.Module, size: int) -> bool:
+    try:
+        model(torch.empty(1, 3, size, size, device="meta"))
+    except Exception:  # too small an image has no error of its own
+        return False
+    return True
 
 
 class _EmptyOnMeta(TorchFunctionMode):

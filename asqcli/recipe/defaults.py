@@ -18,21 +18,17 @@ _BY_KIND = {
     "large": ((30, 64, 0.01), (30, 0.05), "resized_crop"),
 }
 RESIZE_RATIO = 256 / 224  # the usual margin of the centre crop
-TORCHVISION_DIGITS_SIZE = 32  # torchvision's networks halve the image five times
 
 
-def defaults(kind: str, image_size: int, *, small_network: bool, float_only: bool) -> dict:
+def defaults(kind: str, image_size: int, *, float_only: bool) -> dict:
     """Return the raw recipe that everything else is laid over.
 
     Args:
         kind: of the data: digits, cifar, small or large.
-        image_size: the data's own sensible size, pixels.
-        small_network: is the model of the CIFAR family or the user's own, made for small images?
+        image_size: a sensible size for the data and the model, pixels.
         float_only: is this a float baseline? It then trains as the warm-up would.
     """
     (epochs, batch_size, lr), (warmup_epochs, warmup_lr), augment = _BY_KIND[kind]
-    if kind == "digits" and not small_network:
-        image_size = TORCHVISION_DIGITS_SIZE
     if float_only:
         epochs, lr = warmup_epochs, warmup_lr
     resize = round(image_size * RESIZE_RATIO) if augment == "resized_crop" else image_size

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asqcli.errors import UnsupportedError
-from asqcli.models.meta import build_on_meta
+from asqcli.models.meta import build_on_meta, smallest_image_size
 from asqcli.models.registry import build_model, usual_image_size
 
 
@@ -41,3 +41,8 @@ def test_a_factory_chooses_its_own_number_of_classes(tmp_path, monkeypatch):
     assert outputs == {"default": 7, "required": 1000, "fixed": 5}
     assert build_on_meta("class_counts:default", 3).out_features == 3
     sys.modules.pop("class_counts")
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("alexnet", 64), ("inception_v3", 96), ("vit_b_16", 224)])
+def test_the_smallest_image_that_a_network_runs_on(name, size):
+    assert smallest_image_size(name) == size
