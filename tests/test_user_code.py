@@ -26,22 +26,19 @@ def test_settings_of_torch_are_held(change):
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-def test_what_is_raised_is_told_with_its_place_in_the_source(tmp_path, monkeypatch, capsys):
+def test_what_is_raised_is_told_with_its_place_in_the_source(tmp_path, monkeypatch):
     (tmp_path / "raising.py").write_text(
         "import torch\n"
         "def deep(x):\n"
-        "    print('on the way')\n"
         "    return torch.zeros(2) @ torch.zeros(3)  # here\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     import raising
 
-    with pytest.raises(UnsupportedError, match=r"the net: RuntimeError: .*, at raising.py:4: `return .*# here`"):
+    with pytest.raises(UnsupportedError, match=r"the net: RuntimeError: .*, at raising.py:3: `return .*# here`"):
         with guest("the net:"):
             raising.deep(1)
     sys.modules.pop("raising")
-    captured = capsys.readouterr()
-    assert captured.out == "" and "on the way" in captured.err
 
 
 def test_ends_of_the_process_are_refused_and_errors_of_ours_pass():

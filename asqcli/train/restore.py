@@ -11,7 +11,7 @@ from torch import nn
 from asqcli.errors import AsqError, InputError, UsageError, printable, ran_out_of_memory
 from asqcli.models.names import is_factory
 from asqcli.models.state import adopt_versions, load_state
-from asqcli.nn.prepare import prepare
+from asqcli.nn.prepare import LayerPlan, prepare
 from asqcli.train.build import build_network
 from asqcli.train.checkpoint import Checkpoint, is_checkpoint
 from asqcli.train.fingerprint import require_same_network
@@ -68,6 +68,7 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
     try:
         adopt_versions(model, checkpoint.model)
         if checkpoint.plans:
+            _require_layers(model, checkpoint.plans)
             size = checkpoint.recipe.data.image_size
             prepare(model, checkpoint.plans, torch.zeros(1, 3, size, size))
         load_state(model, checkpoint.model)
@@ -80,6 +81,13 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
         raise InputError(f"the checkpoint in `{source}` does not fit `{name}`: {reason}") from error
     require_same_network(model, checkpoint.fingerprint, checkpoint.recipe.data, name=name, source=source)
     return model
+
+
+def _require_layers(model: nn.Module, plans: list[LayerPlan]) -> None:
+    for plan in plans:
+        kind = type(model.get_submodule(plan.name))
+        if kind is not (nn.Linear if plan.kind == "linear" else nn.Conv2d):
+            raise ValueError(f"layer {plan.name} is a {kind.__name__}, and was quantized as {plan.kind}")
 
 
 def require_factory_named(name: str, factory: str | None, source: str) -> None:

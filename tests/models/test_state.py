@@ -151,7 +151,7 @@ def test_extra_state_survives_checkpoint_average_and_teacher(tmp_path, monkeypat
     monkeypatch.setattr("asqcli.train.build.build_model", lambda *_, **__: Counting())
     recipe = recipe_for("resnet20", *FLOAT)
     restored = restore_model(through_a_checkpoint(tmp_path / "last", model, recipe), source="r")
-    save_teacher(tmp_path / "teacher", model)
+    save_teacher(tmp_path / "teacher", model, None)
     load_teacher(tmp_path / "teacher", teacher := Counting())
     for other in (restored, teacher):
         assert other.seen == model.seen and other.scale.factor == 2

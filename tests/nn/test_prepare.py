@@ -136,3 +136,17 @@ def test_state_dict_keeps_float_names_and_round_trips(tiny_net):
     twin = prepare(type(tiny_net)(), plans, torch.zeros(1, 3, 8, 8))
     twin.load_state_dict(state)
     assert torch.equal(twin.eval()(images), tiny_net(images))
+
+
+def test_autocast_inside_a_network_changes_no_bit_of_its_evaluation(tiny_net):
+    images, forward = torch.randn(4, 3, 8, 8), type(tiny_net).forward
+
+    class Cast(type(tiny_net)):
+        def forward(self, x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return forward(self, x)
+
+    calibrate(tiny_net, plans_for(tiny_net), [images], start="mse")
+    expected = tiny_net(images)
+    tiny_net.__class__ = Cast
+    assert torch.equal(tiny_net(images), expected)
