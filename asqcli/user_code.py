@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import linecache
-import os
-import sysconfig
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
 from asqcli.errors import AsqError, UnsupportedError, first_line, printable, ran_out_of_memory
+from asqcli.places import place_of
 
 # Settings of the whole process that such code may leave changed: how to read and to set each.
 SETTINGS = (
@@ -25,12 +21,6 @@ SETTINGS = (
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.get_num_threads, torch.set_num_threads),
 )
-LIBRARIES = tuple(str(Path(file).parent) + os.sep for file in (torch.__file__, __file__))
-INSTALLED = (
-    Path(__file__).parent,
-    *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-)
-STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + os.sep
 
 
 @contextmanager
@@ -69,34 +59,3 @@ def guest(what: str, hint: str | None = None) -> Iterator[None]:
 def reason_of(error: BaseException) -> str:
     """Return what was raised and where, in one line: ValueError: no, at net.py:3: `raise ValueError("no")`."""
     return printable(f"{type(error).__name__}: {first_line(error)}{place_of(error)}")
-
-
-def place_of(error: BaseException) -> str:
-    """Return the line of its author's source that an error came through last, or nothing where there is none."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
-    if not frames:
-        return ""
-    last = frames[-1]
-    line = linecache.getline(last.filename, last.lineno).strip()
-    return f", at {Path(last.filename).name}:{last.lineno}" + (f": `{line}`" if line else "")
-
-
-def _is_own(file: str) -> bool:
-    """Is a file neither torch's, nor ours, nor Python's?"""
-    in_python = file.startswith((STANDARD_LIBRARY, "<")) and "-packages" not in file
-    return not in_python and not file.startswith(LIBRARIES)
-
-
-def place_in_user_code(error: BaseException) -> str | None:
-    """Return the innermost line of the user's own files that an error came through, as `file:line in function`.
-
-    None where it came through none: what is installed is not the user's, and the command line's own libraries stand in
-    every traceback.
-    """
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}" if own else None
-
-
-def _is_users(file: str) -> bool:
-    path = Path(file)
-    return path.is_absolute() and not any(path.is_relative_to(folder) for folder in INSTALLED)

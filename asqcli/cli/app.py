@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 
 from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes, streams
 from asqcli.errors import AsqError, ExitCode, UsageError, did_you_mean, first_line, ran_out_of_memory
-from asqcli.user_code import place_in_user_code
+from asqcli.places import place_in_user_code
 
 HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep what was promised."
 

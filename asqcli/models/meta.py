@@ -11,7 +11,6 @@ from torch.overrides import TorchFunctionMode
 from asqcli.errors import AsqError
 from asqcli.models.registry import build_model
 
-
 SIZE_STEP, LARGEST_TRIED = 32, 256  # pixels
 
 

@@ -56,8 +56,7 @@ def test_what_cannot_be_exported_is_told_before_training():
     assert text.startswith("warning: what is trained here cannot be exported: layer `1` (GELU)")
 
 
-def test_a_network_that_cannot_be_copied_is_trained_all_the_same():
+def test_a_network_that_cannot_be_copied_is_tried_all_the_same():
     model = wide(nn.ReLU())
     model.cache = torch.ones(2, requires_grad=True) * 2
-    [text] = told(model)
-    assert text.startswith("note: whether this can be exported was not found out: RuntimeError")
+    assert told(model) == told(wide(nn.ReLU()))

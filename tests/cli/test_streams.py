@@ -68,10 +68,10 @@ def test_what_a_network_prints_goes_to_stderr(tmp_path):
 def test_what_a_network_raises_is_told_with_its_place(tmp_path):
     _write(tmp_path)
     evaluate = ["eval", "--weights", "none", "--set", "data.image_size=8", "--threads", "1"]
-    fails(4, "KeyError: 'not today' at ", *evaluate, "chatty:Raising", cwd=tmp_path, env={"RAISE": "key"})
-    fails(4, "SystemExit: not today at ", *evaluate, "chatty:Raising", cwd=tmp_path, env={"RAISE": "exit"})
-    fails(4, "the network returns tuple, not one row", *evaluate, "chatty:Pair", cwd=tmp_path)
-    fails(4, "returns (256, 7) for a batch of 256", *evaluate, "chatty:of_seven", cwd=tmp_path)
+    fails(4, "KeyError: 'not today', at chatty.py:", *evaluate, "chatty:Raising", cwd=tmp_path, env={"RAISE": "key"})
+    fails(4, "SystemExit: not today, at chatty.py:", *evaluate, "chatty:Raising", cwd=tmp_path, env={"RAISE": "exit"})
+    fails(4, "for one image `chatty:Pair` returns tuple, not logits", *evaluate, "chatty:Pair", cwd=tmp_path)
+    fails(4, "for one image `chatty:of_seven` returns (1, 7), not logits", *evaluate, "chatty:of_seven", cwd=tmp_path)
     assert asq("quantize", "chatty:Chatty", "--max-steps", "1", "--set", "data.image_size=8", "--scheme", "float",
                "--out", "r", cwd=tmp_path).returncode == 0  # fmt: skip
     fails(4, f"the code of the network raised KeyError: 'no such key' at {tmp_path}/chatty.py:",
@@ -102,12 +102,12 @@ def test_consoles_that_cannot_show_a_name(exported, tmp_path):
         table = subprocess.run(command, cwd=tmp_path, env=environment, input=names, capture_output=True)
         assert table.returncode == 0, table.stderr
         text = table.stdout.decode(encoding)
-        assert ("│" in text) == (encoding == "utf-8") and "\\udce9" in text
+        assert ("│" in text) == (encoding == "utf-8") and "caf\\xe9" in text
         if encoding == "ascii":
             assert len({len(line) for line in text.splitlines()[1:]}) == 1  # the columns know how wide an escape is
         done = subprocess.run([*command, "--json"], cwd=tmp_path, env=environment, input=names, capture_output=True)
         told = json.loads(done.stdout.decode("ascii"))["predictions"]
-        assert [os.fsencode(p["input"]) for p in told] == names.splitlines()
+        assert [p["input"] for p in told] == [n.decode(errors="backslashreplace") for n in names.splitlines()]
         failed = subprocess.run([*command[:-1], "né.png"], cwd=tmp_path, env=environment, capture_output=True)
         assert failed.returncode == 3 and b"error: " in failed.stderr and b"Traceback" not in failed.stderr
 
@@ -122,7 +122,7 @@ def test_closed_streams_and_odd_arguments(exported, tmp_path):
     assert "[b]:cat:.png" in asq("infer", file, "[b]:cat:.png", cwd=tmp_path).stdout
     for empty in ([""], ["--data="], ["--data", ""]):
         fails(2, "is empty", "infer", file, *empty, cwd=tmp_path, hint="is a variable of your script not set?")
-    fails(3, "File name too long", "infer", file, "x" * 300, cwd=tmp_path)
+    fails(3, "File name too long", "infer", file, "x" * 300, cwd=tmp_path, prints=True)
     (tmp_path / "binary.yaml").write_bytes(b"\x89PNG")
     fails(3, "it is not text", "recipe", "show", "binary.yaml", cwd=tmp_path)
     fails(2, "dots, no key has more", "eval", "resnet20", "--set", ".".join("a" * 2000) + "=1", cwd=tmp_path)
