@@ -4,7 +4,7 @@
 
 Each network is trained on a handful of images made here, and each command is a process of its own: what is proven is
 that a run can be opened and gives the same answers, not an accuracy. Prints a row of a Markdown table for each network,
-as it is done, and what a network ended with that did not get to the end. A few minutes for the small ones, hours for all.
+as it is done, and what a network ended with that did not get to the end. Half a minute for a small one, hours for all.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def _in_words(command: str, results: list[dict]) -> str:
     if command == "quantize":
         return f"{last['top1']:.2f}%"
     if command == "eval":
-        return "equal" if (last["top1"], last["top5"]) == (results[0]["top1"], results[0]["top5"]) else f"{last['top1']}%"
+        equal = all(last[key] == results[0][key] for key in ("top1", "top5", "loss"))
+        return "equal" if equal else f"{last['top1']}%, loss {last['loss']}"
     if command == "export":
         return str(last["proof"]["images"])
     verify = last["verify"]
