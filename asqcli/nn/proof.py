@@ -19,6 +19,7 @@ PRODUCTS = (
     "matmul", "rmatmul", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "addmm", "addbmm", "baddbmm", "addmv",
     "einsum", "tensordot", "linalg_multi_dot", "scaled_dot_product_attention", "multi_head_attention_forward",
 )  # fmt: skip
+_SHARED = ("weight", "bias", "running_mean", "running_var")  # what a layer and its twin compute with
 _CALL_BY_NAME = "hold layers in nn.ModuleList or nn.ModuleDict, and call a layer by its attribute each time"
 
 
@@ -63,7 +64,7 @@ def _refuse_ways_past(twins: dict[nn.Module, nn.Module], names: dict[nn.Module, 
         f"{name}.{tensor}": (module, tensor)
         for name, module in after.model.named_modules(remove_duplicate=False)
         if module in originals
-        for tensor in (*module._parameters, *module._buffers)
+        for tensor in _SHARED
     }
     for operation in after.operations:
         if operation.is_layer or not operation.gives_values:

@@ -4,6 +4,7 @@ import copy
 import re
 
 import torch
+from asq_process import asq, fails
 from torch import nn
 
 from asqcli.api import export_module, quantize_module
@@ -56,7 +57,41 @@ def test_what_cannot_be_exported_is_told_before_training():
     assert text.startswith("warning: what is trained here cannot be exported: layer `1` (GELU)")
 
 
-def test_a_network_that_cannot_be_copied_is_tried_all_the_same():
+def test_a_network_that_cannot_be_copied_is_tried_too_and_float_again_afterwards():
     model = wide(nn.ReLU())
     model.cache = torch.ones(2, requires_grad=True) * 2
-    assert told(model) == told(wide(nn.ReLU()))
+    [text] = told(model)
+    assert text.startswith("warning: the adapters will take")
+    assert [type(module) for module in model.modules()] == [type(module) for module in wide(nn.ReLU()).modules()]
+
+
+NETWORKS = """
+import torch
+from torch import nn
+
+
+class Listed(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+        self.layers = [self.conv]
+        self.bare = nn.Parameter(torch.ones(4, 4))
+
+    def forward(self, x):
+        return self.head(self.layers[0](x).mean((2, 3)))
+
+
+class Bare(Listed):
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)) @ self.bare)
+"""
+
+
+def test_layers_past_their_twins_are_refused_before_the_float_training(tmp_path):
+    (tmp_path / "own_nets.py").write_text(NETWORKS)
+    told = "layer `conv` (Conv2d), which is replaced by a quantized one, is called itself, at own_nets.py:14: `return"
+    for dry_run in ([], ["--dry-run"]):
+        fails(4, told, "quantize", "own_nets:Listed", *dry_run, cwd=tmp_path, hint="hold layers in nn.ModuleList")
+    assert not (tmp_path / "runs").exists()
+    done = asq("quantize", "own_nets:Bare", "--dry-run", cwd=tmp_path)
+    assert "warning: products outside of layers stay in float: `matmul` with `bare`, at own_nets.py:19" in done.stderr

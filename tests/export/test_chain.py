@@ -243,13 +243,92 @@ def test_a_tensor_changed_in_place_is_changed_for_who_reads_it_later(chosen, tmp
     [
         (read_a_part_from_before, "a part of a tensor that was changed in place"),
         (lambda net, x: x.clamp(min=net.conv(x)), "`clamp` cannot be exported: its bounds are no constants"),
+        (lambda net, x: x.relu() if x.max() > 0 else x, r"`bool` .* looks at the values of a tensor .* at test_chain"),
+        (lambda net, x: x.clamp(max=x.abs().mean().item()), r"`item` .* looks at the values"),
+        (lambda net, x: torch.from_numpy(x.detach().numpy()), r"`numpy` .* looks at the values"),
+        (lambda net, x: x.clamp(max=float(len(x))), r"`clamp` .* counts the images of a batch, .* at test_chain.py:\d+"),
+        (lambda net, x: x.relu() if len(x) > 1 else x.clamp(max=6), r"`relu` .* counts .* something else with 1 of"),
+        (lambda net, x: x + x.mean(0, keepdim=True), "`mean` cannot be exported"),
+        (lambda net, x: torch.cat([x[1:], x[:1]]), "`getitem` cannot be exported"),
+        (lambda net, x: F.dropout(x), "it drops values in evaluation too"),
+        (lambda net, x: x + torch.zeros_like(x).add_(x), "one of its operands is a constant"),
+        (lambda net, x: (x.data.relu_(), x)[1], "`data` cannot be exported"),
+        (lambda net, x: x.double().relu().float(), "`double` cannot be exported"),
+        (lambda net, x: torch.inference_mode()(F.relu)(x), "it runs in inference mode"),
     ],
 )
 def test_what_would_be_exported_with_another_meaning_is_refused(function, reason, tmp_path):
-    network, images = Around(function), torch.randn(4, 3, SIZE, SIZE)
-    quantize_module(network, [images])
+    network = Around(function)
+    quantize_module(network, [torch.randn(4, 3, SIZE, SIZE)])
     with pytest.raises(UnsupportedError, match=reason):
         exported(network.eval(), tmp_path / "net.asq")
+
+
+def halves_by_size(net, x):
+    channels = x.shape[1]
+    return F.avg_pool2d(x, int(float(x.size(2)) // 2)) if channels > 2 else x
+
+
+RUNS = {
+    "unpacked sizes": lambda net, x: x.view(*x.shape[:2], -1).view(x.size()),
+    "length": lambda net, x: x.reshape(len(x), -1).view_as(x),
+    "branch and computed size": halves_by_size,
+    "loop": lambda net, x: [x := net.conv(x) for _ in range(x.shape[1] // 2)][-1],
+    "keywords": lambda net, x: torch.cat(torch.split(tensor=x, split_size_or_sections=[1, 3], dim=1), dim=1),
+    "list that grows": lambda net, x: (parts := [x], y := torch.cat(parts, 1), parts.append(F.relu(y)))[1],
+    "forms of others": lambda net, x: x.to(net.conv.weight.dtype).type_as(net.conv.weight),
+    "dropout": lambda net, x: F.dropout(x, 0.3, net.training),
+}
+
+
+@pytest.mark.parametrize("chosen", RUNS)
+def test_sizes_are_plain_numbers(chosen, tmp_path):
+    torch.manual_seed(0)
+    network, images = Around(RUNS[chosen]), torch.randn(4, 3, SIZE, SIZE)
+    quantize_module(network, [images])
+    assert_all_equal(network, exported(network.eval(), tmp_path / "net.asq"), images)
+
+
+def test_defaults_and_further_arguments_of_the_forward(tmp_path):
+    class Flags(Around):
+        def forward(self, x, *others, features=False, scale=1.0, **more):
+            return self.stem(x) if features else super().forward(x)
+
+    network, images = Flags(lambda net, x: net.conv(x)), torch.randn(4, 3, SIZE, SIZE)
+    quantize_module(network, [images])
+    assert_all_equal(network, exported(network.eval(), tmp_path / "net.asq"), images)
+
+
+HOOKED = {
+    "convolution": lambda net: net.conv.register_forward_hook(lambda layer, args, out: F.relu(out)),
+    "input of one": lambda net: net.conv.register_forward_pre_hook(lambda layer, args: (F.relu6(args[0]),)),
+    "activation": lambda net: net.relu.register_forward_hook(lambda layer, args, out: out.clamp(max=1)),
+    "network": lambda net: net.register_forward_pre_hook(lambda layer, args: (F.avg_pool2d(args[0], 2),)),
+}
+
+
+@pytest.mark.parametrize("chosen", HOOKED)
+def test_hooks_are_exported_as_what_they_compute(chosen, tmp_path):
+    torch.manual_seed(0)
+    network, images = Around(lambda net, x: net.relu(net.conv(x))), torch.randn(4, 3, SIZE, SIZE)
+    HOOKED[chosen](network)
+    quantize_module(network, [images])
+    artifact = exported(network.eval(), tmp_path / "net.asq")
+    assert len(artifact.document.nodes) == 7  # one more than without
+    assert_all_equal(network, artifact, images)
+
+
+def test_nodes_are_called_after_their_layer_or_function(tmp_path):
+    def function(net, x):
+        x = net.relu(x) + F.relu(x)
+        x += net.relu(x).relu()
+        return x.add(x).add_(x)
+
+    network = Around(function)
+    quantize_module(network, [torch.randn(4, 3, SIZE, SIZE)])
+    names = [node.name for node in exported(network.eval(), tmp_path / "net.asq").document.nodes]
+    assert names[:-3] == ["stem", "relu", "relu_1", "add", "relu_2", "relu_3", "iadd", "add_1", "add_"]
+    assert names[-3:] == ["mean", "mean", "head"]
 
 
 def test_layers_may_be_called_by_keyword(tmp_path):
