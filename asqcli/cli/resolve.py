@@ -14,6 +14,7 @@ from asqcli.recipe.schema import Recipe
 from asqcli.recipe.shipped import find_recipe
 
 if TYPE_CHECKING:
+    from asqcli.models.meta import ClassifierTraits
     from asqcli.models.registry import OfficialInput
 
 
@@ -170,10 +171,13 @@ def _lay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
     model = draft.values.get("model")
     float_only = all(draft.section((o,)).get("quantizer") == "float" for o in ("weights", "activations"))
     traits = _traits(name)
-    size = traits.image_size
-    if traits.kind == "digits" and "image_size" not in data and isinstance(model, str):
-        size = _size_for_digits(model, size)
-    values = defaults(traits.kind, size, float_only=float_only)
+    size, network = traits.image_size, "usual"
+    sized = traits.kind != "digits" or "image_size" in data
+    rated = measuring or all("lr" in section for section in (train, draft.section(("train", "warmup"))))
+    if not (sized and rated) and (classifier := _classifier_traits(model)) is not None:
+        size = size if sized else classifier.smallest_image_size
+        network = "deep" if classifier.norms else "without norms"
+    values = defaults(traits.kind, size, network, train=train, float_only=float_only)
     official = _official(draft, traits.kind, measuring)
     if official is not None:
         values["data"] |= official.values
@@ -186,14 +190,13 @@ def _lay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
     return official
 
 
-def _size_for_digits(model: str, size: int) -> int:
-    """Return the pixels to scale the digits to: most of torchvision's networks halve the image five times."""
-    if made_for_small_images(model):
-        return size
-    from asqcli.models.meta import smallest_image_size
-    from asqcli.models.registry import torchvision_classifiers
+def _classifier_traits(model: object) -> ClassifierTraits | None:
+    """Return the traits of a torchvision classifier, None for other models."""
+    if not isinstance(model, str) or is_factory(model) or made_for_small_images(model):
+        return None
+    from asqcli.models.meta import classifier_traits
 
-    return smallest_image_size(model) if model in torchvision_classifiers() else size
+    return classifier_traits(model)
 
 
 def _traits(name: object) -> DataTraits:

@@ -3,34 +3,63 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from asqcli.errors import AsqError
-from asqcli.models.registry import build_model
+from asqcli.models.registry import build_model, torchvision_classifiers
 
 SIZE_STEP, LARGEST_TRIED = 32, 256  # pixels
+# Of these all other norms are derived.
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
-def smallest_image_size(name: str) -> int:
-    """Return the smallest multiple of 32 pixels at which a network runs; 32 where none of those up to 256 is one."""
+@dataclass(frozen=True)
+class ClassifierTraits:
+    """What a torchvision classifier has that matters to its training.
+
+    Attributes:
+        norms: any layers that normalise.
+        smallest_image_size: the smallest multiple of 32 pixels that suits it. Without norms it must leave the last
+            convolutions more than one pixel: most of their weights would see nothing but padding, and training
+            without norms does not get over that. 32 where no size up to 256 does.
+    """
+
+    norms: bool
+    smallest_image_size: int
+
+
+@cache
+def classifier_traits(name: str) -> ClassifierTraits | None:
+    """Return the traits of a torchvision classifier; None for other names, and where it cannot be built."""
+    if name not in torchvision_classifiers():
+        return None
     try:
-        model = build_on_meta(name, None)
+        model = build_on_meta(name, None).eval()
     except AsqError:  # told by whoever builds it in earnest
-        return SIZE_STEP
+        return None
+    norms = any(isinstance(module, NORMS) for module in model.modules())
     sizes = range(SIZE_STEP, LARGEST_TRIED + 1, SIZE_STEP)
-    return next((size for size in sizes if _runs(model.eval(), size)), SIZE_STEP)
+    suits = (size for size in sizes if _runs(model, size, single_pixels=norms))
+    return ClassifierTraits(norms, next(suits, SIZE_STEP))
 
 
 @torch.no_grad()
-def _runs(model: nn.Module, size: int) -> bool:
+def _runs(model: nn.Module, size: int, *, single_pixels: bool) -> bool:
+    """Does the network take images of this size, and do its convolutions larger than 1x1 see more than one pixel?"""
+    single = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+            module.register_forward_pre_hook(lambda _, inputs: single.append(inputs[0].shape[-1] == 1))
     try:
         model(torch.empty(1, 3, size, size, device="meta"))
     except Exception:  # too small an image has no error of its own
         return False
-    return True
+    return single_pixels or not any(single)
 
 
 class _EmptyOnMeta(TorchFunctionMode):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from asqcli.errors import UnsupportedError, UsageError, did_you_mean, first_line
@@ -21,6 +22,7 @@ from asqcli.user_code import guest, held_settings, reason_of
 
 CIFAR_CLASSES, CIFAR_IMAGE_SIZE = 10, 32
 IMAGENET_CLASSES, IMAGENET_IMAGE_SIZE = 1000, 224
+LOUD = 2.0  # standard deviation of a head's outputs by that of its inputs; PyTorch's own start has 0.58
 
 
 def build_model(
@@ -154,13 +156,27 @@ def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> n
     if image_size is not None and name.startswith("maxvit_"):
         extra["input_size"] = (image_size, image_size)
     try:
-        return models.get_model(name, weights=None, num_classes=num_classes, **extra)
+        model = models.get_model(name, weights=None, num_classes=num_classes, **extra)
     except (Exception, SystemExit) as error:
         size, hint = "", _DEBUG
         if image_size is not None:
             size, hint = f" for images of {image_size}x{image_size} pixels", "try another size"
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UnsupportedError(f"`{name}` cannot be built{size}: {reason}", hint) from error
+    _redraw_loud_head(model, num_classes)
+    return model
+
+
+@torch.no_grad()
+def _redraw_loud_head(model: nn.Module, num_classes: int) -> None:
+    """Draw the last layer as PyTorch does where its own way makes logits far larger than its inputs.
+
+    EfficientNet and MNASNet draw it by the number of classes, for a thousand of them: with ten, the loss starts at 11
+    instead of 2.3, and its gradients tear the rest of the network apart.
+    """
+    heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == num_classes]
+    if heads and not (weight := heads[-1].weight).is_meta and weight.std() * weight.shape[1] ** 0.5 > LOUD:
+        heads[-1].reset_parameters()
 
 
 def _call_factory(name: str, num_classes: int | None, seed: tuple[int, ...] | None) -> nn.Module:

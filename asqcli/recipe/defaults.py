@@ -6,43 +6,107 @@ run. The README tables them.
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from typing import Literal
+
 DEFAULT_DATA = "digits"
 DEFAULT_SCHEME = "post"
 DEFAULT_BITS = 4
 
-# kind of data: (epochs, batch size, lr), (warm-up epochs, warm-up lr), augmentation
-_BY_KIND = {
-    "digits": ((5, 64, 0.02), (15, 0.05), "shift"),
-    "cifar": ((300, 128, 0.04), (100, 0.1), "shift_flip"),
-    "small": ((30, 128, 0.01), (30, 0.05), "shift_flip"),
-    "large": ((30, 64, 0.01), (30, 0.05), "resized_crop"),
-}
 RESIZE_RATIO = 256 / 224  # the usual margin of the centre crop
 
+# What decides how fast it can be trained. Deep ones are torchvision's: most shrink images of 32 pixels to a single one.
+Network = Literal["usual", "deep", "without norms"]
 
-def defaults(kind: str, image_size: int, *, float_only: bool) -> dict:
+
+@dataclass(frozen=True)
+class Rate:
+    """How a phase steps: keys of `train` and of `train.warmup`."""
+
+    lr: float
+    optimizer: str = "sgd"
+    lr_ramp_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train on one kind of data: `rate` for quantized training, `warmup_rate` for the float phase before."""
+
+    epochs: int
+    batch_size: int
+    rate: Rate
+    warmup_epochs: int
+    warmup_rate: Rate
+    augment: str
+
+
+_BY_KIND = {
+    "digits": Schedule(5, 64, Rate(0.02), 15, Rate(0.05), "shift"),
+    "cifar": Schedule(300, 128, Rate(0.04), 100, Rate(0.1), "shift_flip"),
+    "small": Schedule(30, 128, Rate(0.01), 30, Rate(0.05), "shift_flip"),
+    "large": Schedule(30, 64, Rate(0.01), 30, Rate(0.05), "resized_crop"),
+}
+
+RAMP_STEPS = 25  # an epoch of the digits
+ADAMW = Rate(5e-4, "adamw", RAMP_STEPS)
+DIGITS_DEEP, DIGITS_DEEP_WARMUP = Rate(0.005, "sgd", RAMP_STEPS), Rate(0.02, "sgd", RAMP_STEPS)
+
+
+def defaults(kind: str, image_size: int, network: Network, *, train: dict, float_only: bool) -> dict:
     """Return the raw recipe that everything else is laid over.
 
     Args:
         kind: of the data: digits, cifar, small or large.
         image_size: a sensible size for the data and the model, pixels.
+        train: what is said of training already.
         float_only: is this a float baseline? It then trains as the warm-up would.
     """
-    (epochs, batch_size, lr), (warmup_epochs, warmup_lr), augment = _BY_KIND[kind]
+    schedule = _BY_KIND[kind]
+    rate, warmup_rate = _rates(kind, network)
+    usual, usual_warmup = schedule.rate, schedule.warmup_rate
+    epochs = schedule.epochs
     if float_only:
-        epochs, lr = warmup_epochs, warmup_lr
-    resize = round(image_size * RESIZE_RATIO) if augment == "resized_crop" else image_size
+        epochs, rate, usual = schedule.warmup_epochs, warmup_rate, usual_warmup
+    resize = round(image_size * RESIZE_RATIO) if schedule.augment == "resized_crop" else image_size
     return {
         "data": {
             "image_size": image_size,
             "resize": resize,
-            "augment": augment,
+            "augment": schedule.augment,
             "padding": max(1, image_size // 8),
         },
         "train": {
             "epochs": epochs,
-            "batch_size": batch_size,
-            "lr": lr,
-            "warmup": {"epochs": warmup_epochs, "lr": warmup_lr},
+            "batch_size": schedule.batch_size,
+            **_rate_keys(rate, usual, train),
+            "warmup": {
+                "epochs": schedule.warmup_epochs,
+                **_rate_keys(warmup_rate, usual_warmup, train.get("warmup")),
+            },
         },
     }
+
+
+def _rates(kind: str, network: Network) -> tuple[Rate, Rate]:
+    """Return how a network is trained quantized and, before that, from random weights."""
+    schedule = _BY_KIND[kind]
+    if network == "without norms":
+        # SGD kills its ReLUs in the first steps or never leaves the start, and so does AdamW without the ramp.
+        return (ADAMW if kind == "digits" else schedule.rate), ADAMW
+    if network == "deep" and kind == "digits":
+        return DIGITS_DEEP, DIGITS_DEEP_WARMUP
+    return schedule.rate, schedule.warmup_rate
+
+
+def _rate_keys(rate: Rate, usual: Rate, stated: object) -> dict:
+    """Return the keys of a phase's rate, or of the one that goes with the optimizer that is stated.
+
+    None where a rate is stated: it is then SGD's, without a ramp, unless more is said.
+    """
+    if not isinstance(stated, dict):
+        return asdict(rate)
+    if "lr" in stated:
+        return {}
+    if stated.get("optimizer", rate.optimizer) == rate.optimizer:
+        return asdict(rate)
+    return asdict(ADAMW if stated["optimizer"] == "adamw" else usual)

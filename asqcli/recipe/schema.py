@@ -163,11 +163,18 @@ class Data(Section):
         return tuple(value) if isinstance(value, list) else value
 
 
+LearningRate = Annotated[float, Field(gt=0, le=LARGEST_RATE)]
+Optimizer = Literal["sgd", "adamw"]
+RampSteps = Annotated[int, Field(ge=0)]
+
+
 class Warmup(Section):
     """Float training before quantization, where no weights can be had or the head is new."""
 
     epochs: Annotated[int, Field(ge=0)]
-    lr: Annotated[float, Field(gt=0, le=LARGEST_RATE)]
+    lr: LearningRate
+    optimizer: Optimizer = "sgd"
+    lr_ramp_steps: RampSteps = 0
 
 
 class Distillation(Section):
@@ -182,12 +189,14 @@ class Train(Section):
 
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=1)]
-    lr: Annotated[float, Field(gt=0, le=LARGEST_RATE)]
+    lr: LearningRate
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0, le=LARGEST_RATE)] = 1e-4
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     max_steps: Annotated[int, Field(ge=1)] | None = None
     warmup: Warmup
+    optimizer: Optimizer = "sgd"
+    lr_ramp_steps: RampSteps = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     distillation: Distillation | None = None
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None

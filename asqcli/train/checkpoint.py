@@ -1,4 +1,4 @@
-"""What a phase needs to go on, in one safetensors file: parameters, momentum, and a JSON document.
+"""What a phase needs to go on, in one safetensors file: parameters, the optimizer's state, and a JSON document.
 
 No pickle: a checkpoint from a stranger is safe to open. No generator states: see `asqcli.seeds`.
 """
@@ -25,10 +25,18 @@ from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
 from asqcli.train.fingerprint import TOLERANCES, Fingerprint
+from asqcli.train.optimizer import UPDATES
 
 FORMAT = 1
 DOCUMENT, STATE = "asq_checkpoint", "asq_state"
-MODEL, MOMENTUM, COMPANION, FINGERPRINT = "model/", "momentum/", "companion/", "fingerprint/"
+MODEL, COMPANION, FINGERPRINT = "model/", "companion/", "fingerprint/"
+# Kinds of the optimizer's state: SGD's, then AdamW's.
+OPTIMIZER = {
+    "momentum_buffer": "momentum/",
+    "exp_avg": "optimizer/exp_avg/",
+    "exp_avg_sq": "optimizer/exp_avg_sq/",
+    UPDATES: f"optimizer/{UPDATES}/",
+}
 
 
 @dataclass
@@ -62,7 +70,7 @@ class Checkpoint:
         plans: of the quantized layers; empty while the network is float.
         classes: names, in label order.
         model: the state dict, with the versions of its modules.
-        momentum: SGD's buffers by parameter name.
+        optimizer: `optimizer_state` of the optimizer.
         companions: the states of what goes beside the optimizer, by its name.
         fingerprint: the network's answers to fixed images; None in files from before there were any.
     """
@@ -72,7 +80,7 @@ class Checkpoint:
     plans: list[LayerPlan]
     classes: tuple[str, ...]
     model: dict[str, Tensor]
-    momentum: dict[str, Tensor]
+    optimizer: dict[str, dict[str, Tensor]]
     companions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     fingerprint: Fingerprint | None = None
 
@@ -164,7 +172,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "extra": parts.extra,
     }
     tensors = {MODEL + n: t for n, t in parts.tensors.items()}
-    tensors |= {MOMENTUM + n: t for n, t in checkpoint.momentum.items()}
+    for kind, state in checkpoint.optimizer.items():
+        tensors |= {OPTIMIZER[kind] + n: t for n, t in state.items()}
     for companion, state in checkpoint.companions.items():
         tensors |= {f"{COMPANION}{companion}/{n}": t for n, t in state.items()}
     tensors |= fingerprint_tensors(checkpoint.fingerprint)
@@ -257,7 +266,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         plans=[LayerPlan(**plan.model_dump(exclude_unset=True)) for plan in checked.plans],
         classes=tuple(checked.classes),
         model=StateParts(_with_prefix(tensors, MODEL), checked.extra, checked.versions).joined(),
-        momentum=_with_prefix(tensors, MOMENTUM),
+        optimizer={kind: state for kind, p in OPTIMIZER.items() if (state := _with_prefix(tensors, p))},
         companions={n: _with_prefix(tensors, f"{COMPANION}{n}/") for n in checked.companions},
         fingerprint=fingerprint_among(tensors, path),
     )
@@ -292,11 +301,15 @@ def require_fit(
         companions: the states of what is to go beside the optimizer, as they are at the start of a phase.
         source: named in the error.
     Raises:
-        InputError: its momentum or its companions are not those of the network and its recipe.
+        InputError: its optimizer's state or its companions are not those of the network and its recipe.
     """
     parameters = dict(model.named_parameters())
-    if not all(n in parameters and _is_like(t, parameters[n]) for n, t in checkpoint.momentum.items()):
-        raise InputError(f"the momentum in `{source}` is not that of the network")
+    updates = torch.tensor(0.0)
+    for kind, state in checkpoint.optimizer.items():
+        if not all(
+            n in parameters and _is_like(t, updates if kind == UPDATES else parameters[n]) for n, t in state.items()
+        ):
+            raise InputError(f"the {kind} of the optimizer in `{source}` is not that of the network")
     if sorted(companions) != sorted(checkpoint.companions):
         names = ", ".join(map(printable, checkpoint.companions)) or "none"
         expected = ", ".join(companions) or "none"
@@ -322,16 +335,3 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def momentum_by_name(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """Return SGD's momentum buffers under the names of their parameters."""
-    buffers = {name: optimizer.state.get(p, {}).get("momentum_buffer") for name, p in model.named_parameters()}
-    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
-
-
-def restore_momentum(model: nn.Module, optimizer: torch.optim.SGD, momentum: dict[str, Tensor]) -> None:
-    """Give SGD the buffers that `momentum_by_name` returned."""
-    for name, parameter in model.named_parameters():
-        if name in momentum:
-            optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(parameter.device)

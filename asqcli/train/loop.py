@@ -15,12 +15,12 @@ from asqcli.errors import DivergedError
 from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import project_steps
 from asqcli.seeds import seed_everything
-from asqcli.train.checkpoint import Checkpoint, Progress, momentum_by_name, restore_momentum
+from asqcli.train.checkpoint import Checkpoint, Progress
 from asqcli.train.companions import Companion
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.objective import Objective
-from asqcli.train.optimizer import cosine_lr, make_optimizer
+from asqcli.train.optimizer import learning_rate, make_optimizer, optimizer_state, restore_optimizer
 from asqcli.train.reporter import Reporter
 
 # Part of the seed, so that the phases of a run see different orders.
@@ -38,6 +38,8 @@ class PhaseSettings:
     momentum: float
     weight_decay: float
     seed: int
+    optimizer: str = "sgd"
+    lr_ramp_steps: int = 0
     max_steps: int | None = None
 
 
@@ -52,7 +54,7 @@ class Phase:
         progress: where to start; advanced in place.
         objective: the loss.
         companions: what sees the model after every step, by name.
-        checkpoint: whose momentum and companions' states to go on with.
+        checkpoint: whose optimizer's and companions' states to go on with.
     """
 
     def __init__(
@@ -74,10 +76,14 @@ class Phase:
         steps = settings.epochs * self.steps_per_epoch
         self.steps = min(steps, settings.max_steps) if settings.max_steps else steps
         self.optimizer = make_optimizer(
-            model, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            model,
+            settings.optimizer,
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
         )
         if checkpoint is not None:
-            restore_momentum(model, self.optimizer, checkpoint.momentum)
+            restore_optimizer(model, self.optimizer, checkpoint.optimizer)
             for name, state in checkpoint.companions.items():
                 companions[name].load_state(state)
 
@@ -96,9 +102,25 @@ class Phase:
         """Epochs that the phase takes, one cut short by `max_steps` counted."""
         return math.ceil(self.steps / self.steps_per_epoch)
 
-    def momentum(self) -> dict:
-        """Return the optimizer's buffers by parameter name."""
-        return momentum_by_name(self.model, self.optimizer)
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        ramp = self.settings.lr_ramp_steps
+        return learning_rate(self.settings.lr, self.steps_done, self.steps, ramp_steps=ramp)
+
+    @property
+    def lower_rate(self) -> str:
+        """A hint for who sees this phase diverge."""
+        return f"try a lower rate, `--set {self.rate_key}={self.settings.lr / 10:g}`; the last checkpoint is from before"
+
+    @property
+    def rate_key(self) -> str:
+        """The recipe's key of the phase's rate."""
+        return "train.warmup.lr" if self.progress.phase == "warmup" else "train.lr"
+
+    def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Return what the optimizer keeps, see `optimizer.optimizer_state`."""
+        return optimizer_state(self.model, self.optimizer)
 
     def run(
         self,
@@ -154,7 +176,7 @@ class Phase:
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
         """Take one step; return (mean loss, images classified right)."""
         for group in self.optimizer.param_groups:
-            group["lr"] = cosine_lr(self.settings.lr, self.steps_done, self.steps)
+            group["lr"] = self.lr
         logits = logits_in_training(self.model, images, self.classes)
         loss = self.objective(logits, labels, images)
         if not math.isfinite(value := loss.item()):
@@ -172,7 +194,7 @@ class Phase:
         where = f"; the first NaN or infinity is in {origin}" if origin else ""
         raise DivergedError(
             f"the loss became {loss} in epoch {p.epoch + 1}, step {p.step + 1} of the {p.phase} phase{where}",
-            "try a lower `--lr`; the last checkpoint is from before",
+            self.lower_rate,
         )
 
     def _close_epoch(self, watched: dict, seconds: float) -> dict:
@@ -182,7 +204,7 @@ class Phase:
             "phase": p.phase,
             "epoch": p.epoch + 1,
             "steps": self.steps_done,
-            "lr": cosine_lr(self.settings.lr, self.steps_done, self.steps),
+            "lr": self.lr,
             "train_loss": p.loss_sum / p.images,
             "train_top1": round(100 * p.correct / p.images, 2),
             "seconds": round(seconds, 2),

@@ -1,19 +1,23 @@
-"""Parameter groups and the learning rate of the paper's section 4.1."""
+"""Parameter groups, optimizers and the learning rate: the paper's section 4.1, and AdamW for networks without norms."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asqcli.quant.adapter import Adapter
 
 DECAYED = (nn.Conv2d, nn.Linear)
+SECOND_MOMENT_DECAY = 0.99  # a phase may have 100 steps: PyTorch's 0.999 would remember the first gradients in the last
+
+# Of a parameter's state, what counts updates; all else has the shape of the parameter.
+UPDATES = "step"
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Return SGD's groups: weight decay on the weights of convolutions and linear layers, none on anything else.
+    """Return an optimizer's groups: weight decay on the weights of convolutions and linear layers, none on other things.
 
     Steps, thresholds, adapters, batch norm and biases are not decayed: a decayed step shrinks the range that it
     stands for.
@@ -27,15 +31,55 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def make_optimizer(model: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """Return SGD over `parameter_groups`."""
-    return torch.optim.SGD(parameter_groups(model, weight_decay), lr=lr, momentum=momentum)
+def make_optimizer(
+    model: nn.Module, kind: str, *, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Return an optimizer over `parameter_groups`.
+
+    Args:
+        kind: sgd, or adamw (Loshchilov and Hutter 2019), whose first moment decays by `momentum`.
+    """
+    groups = parameter_groups(model, weight_decay)
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(momentum, SECOND_MOMENT_DECAY))
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum)
 
 
-def cosine_lr(lr: float, step: int, steps: int) -> float:
+def learning_rate(lr: float, step: int, steps: int, *, ramp_steps: int = 0) -> float:
     """Return the learning rate of a step: from `lr` to 0 along half a cosine, without restarts.
 
-    >>> cosine_lr(0.1, 5, 10)
+    In the first `ramp_steps` the rate is also multiplied by a factor that rises in equal parts to 1.
+
+    >>> learning_rate(0.1, 5, 10)
     0.05
+    >>> learning_rate(0.1, 0, 10, ramp_steps=4)
+    0.025
     """
-    return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+    rising = min(1.0, (step + 1) / ramp_steps) if ramp_steps else 1.0
+    return lr * 0.5 * (1 + math.cos(math.pi * step / steps)) * rising
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """Return what the optimizer keeps of each parameter: by the kind of tensor, then by the parameter's name.
+
+    SGD keeps a `momentum_buffer`; AdamW `exp_avg`, `exp_avg_sq` and `step`, the updates so far. A parameter without a
+    gradient has none.
+    """
+    state: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        for kind, tensor in optimizer.state.get(parameter, {}).items():
+            if tensor is not None:
+                state.setdefault(kind, {})[name] = tensor
+    return state
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]
+) -> None:
+    """Give the optimizer what `optimizer_state` returned."""
+    parameters = dict(model.named_parameters())
+    for kind, tensors in state.items():
+        for name, tensor in tensors.items():
+            # PyTorch's AdamW counts its updates on the CPU.
+            device = "cpu" if kind == UPDATES else parameters[name].device
+            optimizer.state[parameters[name]][kind] = tensor.to(device)

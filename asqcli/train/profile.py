@@ -98,7 +98,9 @@ class _Step:
     def __init__(self, model: nn.Module, batches: list[tuple[Tensor, Tensor]], train: Train, classes: int) -> None:
         to_training(model)
         self.model, self.batches, self.classes, self.taken = model, batches, classes, 0
-        self.optimizer = make_optimizer(model, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        self.optimizer = make_optimizer(
+            model, train.optimizer, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
+        )
         self.sections: dict[str, list[float]] = {"forward": [], "backward": [], "update": []}
 
     def __call__(self) -> float:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import torch
 from torch import nn
@@ -66,6 +66,7 @@ class Run:
         self.plans: list[LayerPlan] = []  # of the network as it stands: empty while it is float
         self.started = time.perf_counter()
         self.told_of_norms: set[str] = set()  # phases
+        self.phase: Phase | None = None  # the latest
 
     def fresh(self, start: Start, plans: list[LayerPlan]) -> dict:
         """Run everything; return the result."""
@@ -99,7 +100,7 @@ class Run:
         warmup = self.recipe.train.warmup
         progress.facts["warmup_epochs"] = warmup.epochs
         self.around.reporter.note(f"training a float baseline first, epochs: {warmup.epochs}")
-        settings = self._settings(epochs=warmup.epochs, lr=warmup.lr)
+        settings = self._settings(**warmup.model_dump())
         self._train(self._phase(settings, progress, Objective(), {}, checkpoint))
 
     def _train_float(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
@@ -136,8 +137,7 @@ class Run:
         if train.freeze_oscillations is not None:
             # Before the average, which is to see the weights as they are held.
             companions = {"oscillations": OscillationFreezer(self.model, train.freeze_oscillations), **companions}
-        settings = self._settings(max_steps=train.max_steps)
-        phase = self._phase(settings, progress, objective, companions, checkpoint)
+        phase = self._phase(self._settings(), progress, objective, companions, checkpoint)
         self._train(phase)
         return self._finish(phase)
 
@@ -164,7 +164,7 @@ class Run:
         if checkpoint is not None:
             states = {name: companion.state() for name, companion in companions.items()}
             require_fit(checkpoint, self.model, states, source=self.folder.checkpoint(LAST))
-        return Phase(
+        self.phase = Phase(
             self.model,
             self.data.train,
             settings,
@@ -175,11 +175,12 @@ class Run:
             companions=companions,
             checkpoint=checkpoint,
         )
+        return self.phase
 
     def _settings(self, **changes) -> PhaseSettings:
         t = self.recipe.train
-        values = {n: getattr(t, n) for n in ("epochs", "batch_size", "lr", "momentum", "weight_decay", "seed")}
-        return PhaseSettings(**{**values, "max_steps": t.max_steps, **changes})
+        values = {field.name: getattr(t, field.name) for field in fields(PhaseSettings)}
+        return PhaseSettings(**{**values, **changes})
 
     def _train(self, phase: Phase) -> None:
         around, progress = self.around, phase.progress
@@ -238,12 +239,18 @@ class Run:
         if not dead and 2 * phase.steps_done < phase.steps:
             return
         what = "the network gives every image the same answer" if dead else "the network still only guesses"
-        key = "train.warmup.lr" if phase.progress.phase == "warmup" else "train.lr"
+        if phase.settings.optimizer == "sgd":
+            other = f"--set {phase.rate_key.replace('lr', 'optimizer')}=adamw"
+            hint = (
+                f"try `{other}`, without a rate of your own: SGD kills the ReLUs of a network without batch norm in its "
+                "first steps"
+            )
+        else:
+            hint = f"try a tenth of the rate, `--set {phase.rate_key}={phase.settings.lr / 10:g}`"
         raise NotLearningError(
             f"{what} after {record['steps']} steps of the {phase.progress.phase} phase: its loss is "
             f"{record['train_loss']:.3f}, and {record['train_top1']:.2f}% of the training images are classified right",
-            f"try a tenth of the rate, `--set {key}={phase.settings.lr / 10:g}`: a high one kills the ReLUs of a "
-            "network without batch norm in its first steps",
+            hint,
         )
 
     def _sample(self) -> torch.Tensor:
@@ -301,7 +308,7 @@ class Run:
         if not math.isfinite(accuracy.loss):
             raise DivergedError(
                 "the network answers images with NaN or infinity",
-                "try a lower `--lr`; the last checkpoint is from before",
+                self.phase.lower_rate if self.phase else "nothing was trained yet: its weights are to blame",
             )
         return accuracy
 
@@ -312,7 +319,7 @@ class Run:
             self.plans,
             self.data.classes,
             self.model.state_dict(),
-            phase.momentum(),
+            phase.optimizer_state(),
             {name: companion.state() for name, companion in phase.companions.items()},
             take_fingerprint(self.model, self.recipe.data),
         )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asqcli.errors import UnsupportedError
-from asqcli.models.meta import build_on_meta, smallest_image_size
+from asqcli.models.meta import ClassifierTraits, build_on_meta, classifier_traits
 from asqcli.models.registry import build_model, usual_image_size
 
 
@@ -43,6 +43,20 @@ def test_a_factory_chooses_its_own_number_of_classes(tmp_path, monkeypatch):
     sys.modules.pop("class_counts")
 
 
-@pytest.mark.parametrize(("name", "size"), [("resnet18", 32), ("alexnet", 64), ("inception_v3", 96), ("vit_b_16", 224)])
-def test_the_smallest_image_that_a_network_runs_on(name, size):
-    assert smallest_image_size(name) == size
+@pytest.mark.parametrize(
+    ("name", "norms", "size"),
+    [
+        ("resnet18", True, 32),
+        ("alexnet", False, 64),  # is refused with less
+        ("squeezenet1_1", False, 64),  # its last 3x3 convolutions would see single pixels
+        ("vgg11", False, 32),
+        ("inception_v3", True, 96),
+        ("vit_b_16", True, 224),
+    ],
+)
+def test_what_decides_how_a_classifier_is_trained(name, norms, size):
+    assert classifier_traits(name) == ClassifierTraits(norms, size)
+
+
+def test_traits_are_of_torchvisions_classifiers_alone():
+    assert classifier_traits("resnet20") is None and classifier_traits("resnet81") is None

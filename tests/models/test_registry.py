@@ -23,6 +23,13 @@ def test_torchvision_classifiers_are_known_by_name():
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
 
 
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mnasnet0_5", "resnet18"])
+def test_heads_start_with_logits_no_larger_than_their_inputs(name):
+    *_, head = (m for m in build_model(name, 10, seed=(0,)).modules() if isinstance(m, torch.nn.Linear))
+    inputs = torch.randn(256, head.in_features, generator=torch.Generator().manual_seed(0))
+    assert head(inputs).std() < 1  # 6.5 and 11 as torchvision draws the first two for ten classes
+
+
 def test_unknown_names_get_the_nearest_known_one():
     with pytest.raises(UsageError) as failure:
         build_model("resnet81", 10)

@@ -56,6 +56,40 @@ def test_set_beats_flags_beat_the_recipe_beats_defaults(tmp_path):
     assert recipe.train.momentum == 0.9 and recipe.train.warmup.epochs == 15
 
 
+def rates(recipe):
+    return [(p.optimizer, p.lr, p.lr_ramp_steps) for p in (recipe.train, recipe.train.warmup)]
+
+
+@pytest.mark.parametrize(
+    ("model", "quantized", "warmup"),
+    [
+        ("resnet20", ("sgd", 0.02, 0), ("sgd", 0.05, 0)),
+        ("my_models:net", ("sgd", 0.02, 0), ("sgd", 0.05, 0)),
+        ("resnet18", ("sgd", 0.005, 25), ("sgd", 0.02, 25)),
+        ("squeezenet1_1", ("adamw", 5e-4, 25), ("adamw", 5e-4, 25)),
+    ],
+)
+def test_what_a_network_has_decides_how_it_is_trained(model, quantized, warmup):
+    assert rates(resolved(model)) == [quantized, warmup]
+    assert rates(resolved(model, scheme="float")) == [warmup, warmup]
+
+
+def test_a_stated_rate_is_of_sgd_and_a_stated_optimizer_brings_its_rate():
+    plain = rates(resolved("squeezenet1_1", train__lr=0.25, overrides=["train.warmup.lr=0.125"]))
+    assert plain == [("sgd", 0.25, 0), ("sgd", 0.125, 0)]
+    asked = ["train.optimizer=adamw", "train.lr_ramp_steps=7", "train.warmup.optimizer=sgd"]
+    assert rates(resolved("resnet20", overrides=asked)) == [("adamw", 5e-4, 7), ("sgd", 0.05, 0)]
+    assert rates(resolved("alexnet", overrides=asked)) == [("adamw", 5e-4, 7), ("sgd", 0.05, 0)]
+    own = ["train.optimizer=adamw", "train.lr=0.1"]
+    assert rates(resolved("resnet20", overrides=own))[0] == ("adamw", 0.1, 0)
+    assert any("train.optimizer" in text for text, _ in mistakes(overrides=["train.optimizer=adam"]))
+
+
+def test_digits_are_as_large_as_a_network_needs_them():
+    assert [resolved(m).data.image_size for m in ("resnet20", "resnet18", "squeezenet1_0")] == [16, 32, 64]
+    assert resolved("squeezenet1_0", overrides=["data.image_size=32"]).data.image_size == 32
+
+
 def test_a_flag_that_changes_the_quantizer_drops_keys_it_does_not_know(tmp_path):
     path = write(tmp_path, "model: resnet20\nweights: {quantizer: post, bits: 3, grid: 7/5}\n")
     assert resolved(None, path).weights.grid == "7/5"

@@ -34,7 +34,9 @@ def example():
     progress = Progress("qat", epoch=2, step=5, loss_sum=0.1 + 0.2, correct=7, images=9, facts=facts)
     plans = [LayerPlan("conv1", "conv", {"quantizer": "post", "bits": 4}, None, signed=True)]
     model = {"w": torch.randn(3, 4), "n": torch.tensor(7)}
-    return Checkpoint(recipe, progress, plans, ("a", "b"), model, {"w": torch.randn(3, 4)})
+    optimizer = {kind: {"w": torch.randn(3, 4)} for kind in ("momentum_buffer", "exp_avg", "exp_avg_sq")}
+    optimizer["step"] = {"w": torch.tensor(3.0)}
+    return Checkpoint(recipe, progress, plans, ("a", "b"), model, optimizer)
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
@@ -44,7 +46,9 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     assert (loaded.recipe, loaded.progress, loaded.plans, loaded.classes) == (
         saved.recipe, saved.progress, saved.plans, saved.classes
     )  # fmt: skip
-    for a, b in ((saved.model, loaded.model), (saved.momentum, loaded.momentum)):
+    assert saved.optimizer.keys() == loaded.optimizer.keys()
+    kinds = [(saved.optimizer[kind], loaded.optimizer[kind]) for kind in saved.optimizer]
+    for a, b in ((saved.model, loaded.model), *kinds):
         assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
     assert is_checkpoint(tmp_path / "last") and not list(tmp_path.glob("*.part"))
 
@@ -138,9 +142,10 @@ def test_parameters_and_layers_of_another_network(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"momentum": {"w": torch.ones(4)}}, "the momentum in `last`"),
-        ({"momentum": {"weight": torch.ones(3, 2)}}, "the momentum in `last`"),
-        ({"momentum": {"weight": torch.ones(2, 3, dtype=torch.int32)}}, "the momentum in `last`"),
+        ({"optimizer": {"momentum_buffer": {"w": torch.ones(4)}}}, "the momentum_buffer of the optimizer in `last`"),
+        ({"optimizer": {"exp_avg": {"weight": torch.ones(3, 2)}}}, "the exp_avg of the optimizer in `last`"),
+        ({"optimizer": {"exp_avg_sq": {"weight": torch.ones(2, 3, dtype=torch.int32)}}}, "the exp_avg_sq of the"),
+        ({"optimizer": {"step": {"weight": torch.ones(2, 3)}}}, "the step of the optimizer in `last`"),
         ({"companions": {}}, "`last` has the companions none, and its recipe average"),
         ({"companions": {"x": {}}}, "`last` has the companions x, and its recipe average"),
         ({"companions": {"average": {}}}, "the state of the companion average in `last`"),
@@ -148,9 +153,10 @@ def test_parameters_and_layers_of_another_network(tmp_path):
         ({"companions": {"average": {"weight": torch.ones(6)}}}, "of the companion average"),
     ],
 )
-def test_momentum_and_companions_of_another_network(changes, message):
+def test_optimizer_and_companions_of_another_network(changes, message):
     model = torch.nn.Linear(3, 2, bias=False)
-    own = {"momentum": {"weight": torch.ones(2, 3)}, "companions": {"average": {"weight": torch.ones(2, 3)}}}
+    kept = {"exp_avg": {"weight": torch.ones(2, 3)}, "step": {"weight": torch.tensor(1.0)}}
+    own = {"optimizer": kept, "companions": {"average": {"weight": torch.ones(2, 3)}}}
     require_fit(replace(example(), **own), model, own["companions"], source=Path("last"))
     with pytest.raises(InputError, match=message):
         require_fit(replace(example(), **own | changes), model, own["companions"], source=Path("last"))

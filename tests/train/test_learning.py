@@ -125,11 +125,14 @@ def test_a_network_that_evaluates_otherwise_is_told_of(quantize):
 def test_a_dead_network_ends_the_run(quantize, tmp_path):
     with pytest.raises(NotLearningError, match="gives every image the same answer") as stop:
         quantize("Dying")
-    assert stop.value.exit_code == 5 and "`--set train.warmup.lr=0.005`" in stop.value.hint
+    assert stop.value.exit_code == 5 and "`--set train.warmup.optimizer=adamw`" in stop.value.hint
     assert not (tmp_path / "Dying" / "result.json").exists()
 
 
-def test_a_network_that_guesses_for_half_of_its_training_ends_the_run(quantize):
+@pytest.mark.parametrize(
+    ("more", "hint"), [((), "`--set train.optimizer=adamw`"), (("train.optimizer=adamw",), "`--set train.lr=1e-10`")]
+)
+def test_a_network_that_guesses_for_half_of_its_training_ends_the_run(quantize, more, hint):
     with pytest.raises(NotLearningError, match="still only guesses after 115 steps of the float phase") as stop:
-        quantize("Slow", "train.epochs=10", "train.lr=1e-9", scheme="float", bits=None)
-    assert stop.value.exit_code == 5
+        quantize("Slow", "train.epochs=10", "train.lr=1e-9", *more, scheme="float", bits=None)
+    assert stop.value.exit_code == 5 and hint in stop.value.hint

@@ -1,9 +1,17 @@
+import pytest
 import torch
+from torch import nn
 
 from asqcli.models.registry import build_model
 from asqcli.nn.prepare import LayerPlan, prepare
 from asqcli.nn.survey import survey
-from asqcli.train.optimizer import cosine_lr, parameter_groups
+from asqcli.train.optimizer import (
+    learning_rate,
+    make_optimizer,
+    optimizer_state,
+    parameter_groups,
+    restore_optimizer,
+)
 
 ASQ = {"quantizer": "asq", "bits": 4, "adapter": {"hidden": "quarter", "bits": 8, "output": "reciprocal"}}
 
@@ -20,6 +28,53 @@ def test_only_weights_of_convolutions_and_linear_layers_decay():
     assert free["weight_decay"] == 0.0
 
 
-def test_cosine_goes_from_lr_to_zero():
-    rates = [cosine_lr(0.2, step, 8) for step in range(9)]
-    assert rates[0] == 0.2 and rates[-1] < 1e-12 and rates == sorted(rates, reverse=True)
+def test_the_rate_rises_in_the_ramp_and_goes_to_zero_along_the_cosine():
+    plain = [learning_rate(0.2, step, 8) for step in range(9)]
+    assert plain[0] == 0.2 and plain[-1] < 1e-12 and plain == sorted(plain, reverse=True)
+    ramped = [learning_rate(0.2, step, 8, ramp_steps=4) for step in range(9)]
+    assert ramped[:3] == [pytest.approx(plain[n] * (n + 1) / 4) for n in range(3)] and ramped[3:] == plain[3:]
+
+
+def textbook_adamw(weight, gradients, lr, decay, first=0.9, second=0.99, epsilon=1e-8):
+    """Algorithm 2 of Loshchilov and Hutter (2019), one element after the other."""
+    weight = [*weight]
+    for i in range(len(weight)):
+        m = v = 0.0
+        for t, gradient in enumerate(gradients, start=1):
+            m = first * m + (1 - first) * gradient[i]
+            v = second * v + (1 - second) * gradient[i] ** 2
+            mean, spread = m / (1 - first**t), v / (1 - second**t)
+            weight[i] -= lr * (mean / (spread**0.5 + epsilon) + decay * weight[i])
+    return weight
+
+
+def steps_with(model, optimizer, gradients):
+    for gradient in gradients:
+        model.weight.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.step()
+
+
+def test_adamw_is_that_of_the_paper_and_decays_weights_alone():
+    model = nn.Linear(3, 1).double()
+    start, gradients = model.weight.detach().clone(), [[0.5, -2.0, 0.1], [0.25, 1.0, 0.0], [-3.0, 0.5, 0.01]]
+    optimizer = make_optimizer(model, "adamw", lr=0.01, momentum=0.9, weight_decay=0.1)
+    assert optimizer.param_groups[1]["weight_decay"] == 0.0
+    steps_with(model, optimizer, gradients)
+    assert model.weight[0].tolist() == pytest.approx(textbook_adamw(start[0].tolist(), gradients, 0.01, 0.1))
+
+
+@pytest.mark.parametrize("kind, kept", [("sgd", {"momentum_buffer"}), ("adamw", {"exp_avg", "exp_avg_sq", "step"})])
+def test_an_optimizer_goes_on_from_its_state_to_the_bit(kind, kept):
+    first, second = [[0.5, -2.0, 0.1], [0.25, 1.0, 0.0]], [[-3.0, 0.5, 0.01], [1.0, 1.0, 1.0]]
+    whole, halves = nn.Linear(3, 1).double(), nn.Linear(3, 1).double()
+    halves.load_state_dict(whole.state_dict())
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    steps_with(whole, make_optimizer(whole, kind, **options), first + second)
+    optimizer = make_optimizer(halves, kind, **options)
+    steps_with(halves, optimizer, first)
+    state = optimizer_state(halves, optimizer)
+    assert state.keys() == kept and all(names.keys() == {"weight"} for names in state.values())
+    again = make_optimizer(halves, kind, **options)
+    restore_optimizer(halves, again, {kind: {n: t.clone() for n, t in kept.items()} for kind, kept in state.items()})
+    steps_with(halves, again, second)
+    assert torch.equal(whole.weight, halves.weight)
