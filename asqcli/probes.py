@@ -28,9 +28,7 @@ def probe_pixels(size: int, count: int = COUNT) -> np.ndarray:
     return np.clip(value + noise - 30 + brightness, 0, 255).astype(np.uint8)
 
 
-def probe_inputs(
-    size: int, mean: tuple[float, ...], std: tuple[float, ...], count: int = COUNT
-) -> np.ndarray:
+def probe_inputs(size: int, mean: tuple[float, ...], std: tuple[float, ...], count: int = COUNT) -> np.ndarray:
     """Return them as a network's input, (count, 3, size, size) float32, contiguous."""
     return np.ascontiguousarray(images.normalize(probe_pixels(size, count), mean, std))
 

@@ -28,9 +28,7 @@ def test_settings_of_torch_are_held(change):
 
 def test_what_is_raised_is_told_with_its_place_in_the_source(tmp_path, monkeypatch):
     (tmp_path / "raising.py").write_text(
-        "import torch\n"
-        "def deep(x):\n"
-        "    return torch.zeros(2) @ torch.zeros(3)  # here\n"
+        "import torch\ndef deep(x):\n    return torch.zeros(2) @ torch.zeros(3)  # here\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     import raising

@@ -29,8 +29,11 @@ def forward_in_evaluation(model: nn.Module, images: Tensor, *, classes: int | No
         UnsupportedError: the network raises, or returns something else.
     """
     output = run_in_evaluation(model, images)
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != len(images) or (
-        classes not in (None, output.shape[1])
+    if (
+        not isinstance(output, Tensor)
+        or output.dim() != 2
+        or len(output) != len(images)
+        or (classes not in (None, output.shape[1]))
     ):
         wanted = "logits" if classes is None else f"{classes} logits"
         raise UnsupportedError(

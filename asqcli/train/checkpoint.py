@@ -125,8 +125,8 @@ class _Plan(Section):
 class _State(Section):
     """What a state dict holds besides tensors; older files have neither."""
 
-    versions: dict[str, int] = {}
-    extra: dict[str, Any] = {}
+    versions: dict[str, int] = Field(default_factory=dict)
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
 class _Document(_State):

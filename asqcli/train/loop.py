@@ -111,7 +111,8 @@ class Phase:
     @property
     def lower_rate(self) -> str:
         """A hint for who sees this phase diverge."""
-        return f"try a lower rate, `--set {self.rate_key}={self.settings.lr / 10:g}`; the last checkpoint is from before"
+        lower = f"--set {self.rate_key}={self.settings.lr / 10:g}"
+        return f"try a lower rate, `{lower}`; the last checkpoint is from before"
 
     @property
     def rate_key(self) -> str:

@@ -17,7 +17,7 @@ UPDATES = "step"
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Return an optimizer's groups: weight decay on the weights of convolutions and linear layers, none on other things.
+    """Return an optimizer's groups: weight decay on the weights of convolutions and linear layers, none on all else.
 
     Steps, thresholds, adapters, batch norm and biases are not decayed: a decayed step shrinks the range that it
     stands for.
@@ -73,9 +73,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     return state
 
 
-def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]
-) -> None:
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, dict[str, Tensor]]) -> None:
     """Give the optimizer what `optimizer_state` returned."""
     parameters = dict(model.named_parameters())
     for kind, tensors in state.items():

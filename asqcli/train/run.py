@@ -242,8 +242,8 @@ class Run:
         if phase.settings.optimizer == "sgd":
             other = f"--set {phase.rate_key.replace('lr', 'optimizer')}=adamw"
             hint = (
-                f"try `{other}`, without a rate of your own: SGD kills the ReLUs of a network without batch norm in its "
-                "first steps"
+                f"try `{other}`, without a rate of your own: SGD's first steps kill the ReLUs of a network without "
+                "batch norm"
             )
         else:
             hint = f"try a tenth of the rate, `--set {phase.rate_key}={phase.settings.lr / 10:g}`"

@@ -98,5 +98,5 @@ def test_official_weights_bring_their_own_preprocessing():
     assert (trained.recipe.data.image_size, trained.recipe.data.std) == (32, (0.5,) * 3)
     own = resolved("inception_v3", pretrained="w.pt", measuring=True)
     assert set(own.origins.values()) == {"defaults"} and "guessed" in guess(own.origins)
-    with pytest.raises(UsageError, match="`data.resize`|`resize`"):
+    with pytest.raises(UsageError, match=r"`data\.resize`|`resize`"):
         resolved("resnet18", "data.resize=100", measuring=True)

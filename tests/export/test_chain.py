@@ -246,7 +246,7 @@ def test_a_tensor_changed_in_place_is_changed_for_who_reads_it_later(chosen, tmp
         (lambda net, x: x.relu() if x.max() > 0 else x, r"`bool` .* looks at the values of a tensor .* at test_chain"),
         (lambda net, x: x.clamp(max=x.abs().mean().item()), r"`item` .* looks at the values"),
         (lambda net, x: torch.from_numpy(x.detach().numpy()), r"`numpy` .* looks at the values"),
-        (lambda net, x: x.clamp(max=float(len(x))), r"`clamp` .* counts the images of a batch, .* at test_chain.py:\d+"),
+        (lambda net, x: x.clamp(max=float(len(x))), r"`clamp` .* counts the images of a batch, .* test_chain.py:\d+"),
         (lambda net, x: x.relu() if len(x) > 1 else x.clamp(max=6), r"`relu` .* counts .* something else with 1 of"),
         (lambda net, x: x + x.mean(0, keepdim=True), "`mean` cannot be exported"),
         (lambda net, x: torch.cat([x[1:], x[:1]]), "`getitem` cannot be exported"),

@@ -88,7 +88,7 @@ def test_any_tensor_that_differs_is_found(tensor, tmp_path):
     values = artifact.tensors[tensor]
     artifact.tensors[tensor] = values[::-1].copy() if values.size > 1 else values * np.float32(1.5)
     (tmp_path / "net.asq").write_bytes(write_artifact(artifact))
-    with pytest.raises(UnsupportedError, match="does not answer as the network does.*differ by up to"):
+    with pytest.raises(UnsupportedError, match=r"does not answer as the network does.*differ by up to"):
         Prover(model, INPUT).prove_artifact(tmp_path / "net.asq")
 
 

@@ -105,7 +105,7 @@ def test_a_factory_that_was_edited_since_is_refused(run_of_a_factory, edit, monk
     name = f"{module}:Net"
     moved = replace(checkpoint, recipe=checkpoint.recipe.model_copy(update={"model": name}))
     monkeypatch.chdir(run_of_a_factory)
-    with pytest.raises(Exception, match=f"`{name}` now builds another network than the one that was trained") as refusal:
+    with pytest.raises(Exception, match=f"`{name}` now builds another network than the one that was") as refusal:
         restore_model(moved, source="run", factory=name)
     assert refusal.value.exit_code == 4
 

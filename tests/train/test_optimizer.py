@@ -19,8 +19,11 @@ ASQ = {"quantizer": "asq", "bits": 4, "adapter": {"hidden": "quarter", "bits": 8
 def test_only_weights_of_convolutions_and_linear_layers_decay():
     model = build_model("resnet20", 10)
     layers = survey(model, torch.zeros(1, 3, 16, 16)).layers
-    prepare(model, [LayerPlan(s.name, s.kind, {"quantizer": "post", "bits": 4}, ASQ, signed=False) for s in layers],
-            torch.zeros(1, 3, 16, 16))
+    prepare(
+        model,
+        [LayerPlan(s.name, s.kind, {"quantizer": "post", "bits": 4}, ASQ, signed=False) for s in layers],
+        torch.zeros(1, 3, 16, 16),
+    )
     decayed, free = parameter_groups(model, 1e-4)
     names = {id(p): n for n, p in model.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {s.name + ".weight" for s in layers}
