@@ -35,18 +35,18 @@ def _avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> Tensor:
+) -> Tensor | None:
     if ceil_mode or divisor_override is not None:  # the exporter refuses these
-        return F.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        return None
     kernel_size = _pair(kernel_size)
     stride = kernel_size if stride is None or stride == [] else _pair(stride)
     return ordered_avg_pool(input, kernel_size, stride, _pair(padding), count_include_pad=count_include_pad)
 
 
-def _mean(input: Tensor, dim=None, keepdim: bool = False, **others) -> Tensor:
+def _mean(input: Tensor, dim=None, keepdim: bool = False, **others) -> Tensor | None:
     dims = {d % input.dim() for d in ((dim,) if isinstance(dim, int) else dim or ())}
     if input.dim() != 4 or dims != {2, 3} or others:
-        return torch.mean(input, **({} if dim is None else {"dim": dim, "keepdim": keepdim}), **others)
+        return None
     pooled = ordered_adaptive_avg_pool(input, (1, 1))
     return pooled if keepdim else pooled.flatten(1)
 
@@ -71,6 +71,7 @@ def _in_place(input: Tensor, result: Tensor, inplace: bool) -> Tensor:
     return input.copy_(result) if inplace else result
 
 
+# Each returns None where it has no exact form of a call.
 EXACT = {
     F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
     F.avg_pool2d: _avg_pool2d,
@@ -105,7 +106,9 @@ class ExactArithmetic(TorchFunctionMode):
         exact = EXACT.get(func)
         if exact is not None and args and getattr(args[0], "dtype", None) == torch.float32:
             with torch._C.DisableTorchFunction():
-                return exact(*args, **(kwargs or {}))
+                result = exact(*args, **(kwargs or {}))
+            if result is not None:
+                return result
         return func(*args, **(kwargs or {}))
 
 

@@ -287,3 +287,6 @@ def test_an_operation_that_the_engine_lacks_is_shown_in_the_users_source(tmp_pat
           "export", "r", "--model", "shop:net", cwd=tmp_path, hint="the engine has quantized convolutions")  # fmt: skip
     (tmp_path / "shop.py").write_text(FACTORY.format(exp=False))
     fails(4, "`shop:net` now builds another network", "export", "r", "--model", "shop:net", cwd=tmp_path)
+    done = asq("quantize", "shop:net", "--bits", "4", "--scheme", "lsq", *QUICK, "--out", "mended", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert asq("export", "mended", "--model", "shop:net", cwd=tmp_path).returncode == 0

@@ -230,14 +230,6 @@ IN_PLACE = {
 }
 
 
-@pytest.mark.parametrize("chosen", IN_PLACE)
-def test_a_tensor_changed_in_place_is_changed_for_who_reads_it_later(chosen, tmp_path):
-    torch.manual_seed(0)
-    network, images = Around(IN_PLACE[chosen]), torch.randn(4, 3, SIZE, SIZE)
-    quantize_module(network, [images])
-    assert_all_equal(network, exported(network.eval(), tmp_path / "net.asq"), images)
-
-
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -269,7 +261,7 @@ def halves_by_size(net, x):
     return F.avg_pool2d(x, int(float(x.size(2)) // 2)) if channels > 2 else x
 
 
-RUNS = {
+PLAIN_NUMBERS = {
     "unpacked sizes": lambda net, x: x.view(*x.shape[:2], -1).view(x.size()),
     "length": lambda net, x: x.reshape(len(x), -1).view_as(x),
     "branch and computed size": halves_by_size,
@@ -281,10 +273,10 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("chosen", RUNS)
-def test_sizes_are_plain_numbers(chosen, tmp_path):
+@pytest.mark.parametrize("function", [*IN_PLACE.values(), *PLAIN_NUMBERS.values()], ids=[*IN_PLACE, *PLAIN_NUMBERS])
+def test_changes_in_place_and_plain_numbers_are_exported_with_their_meaning(function, tmp_path):
     torch.manual_seed(0)
-    network, images = Around(RUNS[chosen]), torch.randn(4, 3, SIZE, SIZE)
+    network, images = Around(function), torch.randn(4, 3, SIZE, SIZE)
     quantize_module(network, [images])
     assert_all_equal(network, exported(network.eval(), tmp_path / "net.asq"), images)
 

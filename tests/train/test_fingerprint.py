@@ -9,6 +9,7 @@ import torch
 from asq_process import asq, fails
 from torch import nn
 
+from asqcli.api import quantize_module
 from asqcli.errors import InputError
 from asqcli.models.registry import build_model
 from asqcli.probes import probe_inputs, probe_pixels
@@ -61,6 +62,39 @@ def test_a_network_that_overflows_has_no_answers(tiny_net):
     with torch.no_grad():
         tiny_net.head.weight.fill_(torch.inf)
     assert take_fingerprint(tiny_net, DATA) is None
+
+
+class Between(nn.Module):
+    """Two layers, and what a function of the test does between them."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.head, self.function = nn.Conv2d(3, 8, 3), nn.Linear(8, 10), function
+
+    def forward(self, x):
+        return self.head(self.function(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        ("exact", torch.relu),
+        ("exact", lambda x: nn.functional.silu(nn.functional.avg_pool2d(x, 2)).sigmoid()),
+        ("mixed", lambda x: nn.functional.avg_pool2d(x, 3, ceil_mode=True)),
+        ("mixed", lambda x: x * x.mean(1, keepdim=True)),
+        ("mixed", torch.exp),
+    ],
+)
+def test_only_what_every_processor_computes_alike_is_held_to_the_bit(kind, function):
+    torch.manual_seed(0)
+    network = Between(function)
+    quantize_module(network, [torch.randn(4, 3, 16, 16)])
+    assert take_fingerprint(network, DATA).kind == kind
+
+
+def test_batch_norms_and_sums_are_exact(tiny_net):
+    quantize_module(tiny_net, [torch.randn(4, 3, 16, 16)])
+    assert take_fingerprint(tiny_net, DATA).kind == "exact"
 
 
 @pytest.mark.parametrize(("kind", "refused"), [("exact", 1e-6), ("float", 1e-3), ("mixed", 0.1)])
