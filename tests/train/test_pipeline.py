@@ -74,11 +74,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path, ima
     assert epochs_of(tmp_path / "a") == epochs_of(tmp_path / "b")
 
 
-@pytest.mark.parametrize("stop_at", [3, 5, 7, 10, 13, 18])
-def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, image_folder, stop_at):
+ADAMW = ("train.optimizer=adamw", "train.warmup.optimizer=adamw", "train.lr_ramp_steps=5")
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "options"), [*((at, ()) for at in (3, 5, 7, 10, 13, 18)), *((at, ADAMW) for at in (3, 13))]
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, image_folder, stop_at, options):
     """Stops land in the warm-up, in its evaluation, between the phases, and in training."""
     reference = tmp_path / "whole"
-    expected = run(recipe_for(image_folder), reference)
+    expected = run(recipe_for(image_folder, *options), reference)
     polls = 0
 
     def poll():
@@ -89,7 +94,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, image_folder, stop_at)
 
     out = tmp_path / "stopped"
     with pytest.raises(Interruption) as stop:
-        run(recipe_for(image_folder), out, poll)
+        run(recipe_for(image_folder, *options), out, poll)
     assert stop.value.exit_code == 143 and "--resume" in stop.value.hint
     assert not (out / "result.json").exists()
     result = resume(out)
@@ -168,7 +173,7 @@ def test_a_checkpoint_with_another_companion_is_refused(tmp_path, image_folder):
         resume(out)
 
 
-@pytest.mark.parametrize("option", EVERYTHING)
+@pytest.mark.parametrize("option", [*EVERYTHING, *ADAMW])
 def test_each_option_changes_the_result(tmp_path, image_folder, option):
     plain = run(recipe_for(image_folder), tmp_path / "plain")
     assert run(recipe_for(image_folder, option), tmp_path / "with")["loss"] != plain["loss"]
@@ -195,9 +200,16 @@ def assert_kept_from_before(out):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path, image_folder):
     recipe = recipe_for(image_folder, "train.lr=1e30", "train.warmup.epochs=0")
-    with pytest.raises(DivergedError, match=r"the loss became .* the first NaN or infinity is in"):
+    with pytest.raises(DivergedError, match=r"the loss became .* the first NaN or infinity is in") as stop:
         run(recipe, tmp_path / "run")
+    assert "`--set train.lr=1e+29`" in stop.value.hint
     assert_kept_from_before(tmp_path / "run")
+
+
+def test_the_rate_to_lower_is_that_of_the_phase_that_diverged(tmp_path, image_folder):
+    with pytest.raises(DivergedError, match="of the warmup phase") as stop:
+        run(recipe_for(image_folder, "train.warmup.lr=1e30"), tmp_path / "run")
+    assert "`--set train.warmup.lr=1e+29`" in stop.value.hint
 
 
 def test_a_network_that_diverged_in_its_last_step_has_no_result(tmp_path, image_folder):
