@@ -14,6 +14,8 @@ from asqcli.quant.bounds import integer_bounds
 from asqcli.quant.fake_quant import fake_quantize, gradient_scale, quantize
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
 
+MOST_LOST = 0.75  # share of the values that a starting step may round to 0
+
 
 class ActivationQuantizer(nn.Module, ABC):
     """What every activation quantizer promises.
@@ -203,11 +205,20 @@ class OffsetQuantizer(ActivationQuantizer):
 
 
 def start_step_size(samples: Tensor, qmin: int, qmax: int, method: str) -> Tensor:
-    """Return the starting step size for activations, any shape, by "mse" or "lsq"; ()."""
+    """Return the starting step size for activations, any shape, by "mse" or "lsq"; ().
+
+    A few large values decide the least squared error alone where a swish leaves most values small: their step would
+    round nearly everything to 0, no image would differ from another, and training would explode. LSQ's start is by the
+    mean, and taken there.
+    """
     rows = samples.reshape(1, -1)
-    if method == "lsq":
-        return lsq_start(rows, qmax).squeeze()
-    return (least_squares_start(rows, lambda x, t: fake_quantize(x, t / qmax, qmin=qmin, qmax=qmax)) / qmax).squeeze()
+    if method == "mse":
+        threshold = least_squares_start(rows, lambda x, t: fake_quantize(x, t / qmax, qmin=qmin, qmax=qmax))
+        step_size = (threshold / qmax).squeeze()
+        lost = (rows != 0) & (rows.abs() < step_size / 2)
+        if lost.sum() <= MOST_LOST * (rows != 0).sum():
+            return step_size
+    return lsq_start(rows, qmax).squeeze()
 
 
 def make_activation_quantizer(

@@ -62,7 +62,8 @@ def quantize(tmp_path, monkeypatch):
 
     def run(name, *overrides, scheme="lsq", bits=8):
         flags = {"pretrained": ("none", "--weights")}
-        recipe = resolve(Request(f"learning_networks:{name}", None, scheme, bits, flags, list(overrides))).recipe
+        model = f"learning_networks:{name}" if f"class {name}(" in NETWORKS else name
+        recipe = resolve(Request(model, None, scheme, bits, flags, list(overrides))).recipe
         around = Surroundings(torch.device("cpu"), notes := Notes())
         result = pipeline.quantize_fresh(recipe, around, source="test", out=name, force=False, given=None)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
@@ -136,3 +137,9 @@ def test_a_network_that_guesses_for_half_of_its_training_ends_the_run(quantize, 
     with pytest.raises(NotLearningError, match="still only guesses after 115 steps of the float phase") as stop:
         quantize("Slow", "train.epochs=10", "train.lr=1e-9", *more, scheme="float", bits=None)
     assert stop.value.exit_code == 5 and hint in stop.value.hint
+
+
+def test_a_network_without_norms_learns_by_its_defaults(quantize):
+    """SGD at any rate leaves it at the 10% of guessing, and AdamW without a ramp kills it soon."""
+    result, _, _ = quantize("squeezenet1_1", "train.epochs=5", scheme="float", bits=None)
+    assert result["top1"] > 60
