@@ -7,12 +7,16 @@ engine that multiplies must see the codes that training saw.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from asqcli.errors import BoundsError
 from asqcli.quant.levels import LevelSet
+
+CACHED = 2**16  # values that a processor's second cache holds while they are gone through several times
 
 
 def gradient_scale(elements: int, qmax: int) -> float:
@@ -132,10 +136,27 @@ def quantize_to_levels(weight: Tensor, clipping_threshold: Tensor, level_set: Le
 
 def nearest_level(scaled: Tensor, level_set: LevelSet) -> Tensor:
     """Return the level nearest to each value; `scaled`: any shape, in units of the level table."""
+    if level_set.integer and scaled.device.type == "cpu":
+        return _nearest_integer_level(scaled.abs(), level_set).copysign_(scaled)
     boundaries = scaled.new_tensor(level_set.boundaries)
     magnitudes = scaled.new_tensor((0.0, *reversed(level_set.magnitudes)))
     # right=True counts a boundary as passed when met: ties go to the larger magnitude.
-    return magnitudes[torch.bucketize(scaled.abs(), boundaries, right=True)].copysign(scaled)
+    return magnitudes[torch.bucketize(scaled.abs().contiguous(), boundaries, right=True)].copysign(scaled)
+
+
+def _nearest_integer_level(magnitude: Tensor, level_set: LevelSet) -> Tensor:
+    """Return 0 and, for each boundary that is met, the distance to the next level: sums of integers, so exact.
+
+    On a CPU three times as fast as a search, which PyTorch does one value after the other.
+    """
+    levels = (0.0, *reversed(level_set.magnitudes))
+    nearest = magnitude.new_zeros(magnitude.shape)
+    for part, sums in zip(magnitude.reshape(-1).split(CACHED), nearest.view(-1).split(CACHED), strict=True):
+        met = torch.empty_like(part)
+        for boundary, (low, high) in zip(level_set.boundaries, pairwise(levels), strict=True):
+            torch.ge(part, boundary, out=met)
+            sums.add_(met, alpha=high - low)
+    return nearest
 
 
 def fake_quantize_to_levels(

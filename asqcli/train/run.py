@@ -45,7 +45,7 @@ from asqcli.train.checkpoint import (
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
 from asqcli.train.fingerprint import require_same_network, take_fingerprint
-from asqcli.train.learning import FEWEST_STEPS, SAMPLED_IMAGES, Guessing, answers_alike, falls_behind
+from asqcli.train.learning import FEWEST_STEPS, GAP, SAMPLED_IMAGES, Guessing, answers_alike, falls_behind
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
 from asqcli.train.run_folder import BEST, LAST, TEACHER, RunFolder
@@ -258,7 +258,12 @@ class Run:
         return next(self.data.train.spread(DEAD_SAMPLE).eval_batches(DEAD_SAMPLE))[0]
 
     def _compare_with_training(self, phase: Phase, record: dict) -> None:
-        """Measure some training images in evaluation, too, and tell where training saw something else in them."""
+        """Measure some training images in evaluation, too, and tell where training saw something else in them.
+
+        Needless where evaluation did about as well on images that were not trained on.
+        """
+        if record["train_top1"] - record["top1"] <= GAP:
+            return
         images = min(record["steps"], phase.steps_per_epoch) * self.recipe.train.batch_size
         sample = self.data.train.spread(min(SAMPLED_IMAGES, images))
         with self._averaged(phase):

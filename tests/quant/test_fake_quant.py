@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asqcli.errors import BoundsError
-from asqcli.quant.fake_quant import fake_quantize, fake_quantize_to_levels, gradient_scale, quantize_to_levels
+from asqcli.quant.fake_quant import (
+    CACHED,
+    fake_quantize,
+    fake_quantize_to_levels,
+    gradient_scale,
+    nearest_level,
+    quantize_to_levels,
+)
 from asqcli.quant.levels import apot_levels, post_levels, pot_levels
 
 
@@ -121,6 +128,25 @@ def test_ties_go_to_the_larger_magnitude_and_distance_is_absolute():
     weight = torch.tensor([3.0, -3.0, 2.9, 0.5, 0.49, 1.5])
     levels, scale = quantize_to_levels(weight, torch.tensor(4.0), pot_levels(3))
     assert scale == 1 and levels.tolist() == [4, -4, 2, 1, 0, 2]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("make", [post_levels, pot_levels, apot_levels, lambda bits: post_levels(bits, grid="exact")])
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 3, 3, 3), (2, CACHED + 1)])
+def test_the_nearest_level_is_that_of_a_search_over_all(make, bits, shape):
+    level_set = make(bits)
+    scaled = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * level_set.largest
+    flat = scaled.view(-1)
+    edges = torch.tensor([*level_set.boundaries, 0.0, -0.0, torch.inf, -torch.inf], dtype=torch.float64)[: len(flat)]
+    flat[: len(edges)] = edges
+    levels = torch.tensor(level_set.magnitudes, dtype=torch.float64)
+    levels = torch.cat([levels, levels.new_zeros(1)])  # largest first: the first of two equal distances is taken
+    magnitude = scaled.abs().clamp(max=level_set.largest)
+    expected = levels[(magnitude[..., None] - levels).abs().argmin(-1)].copysign(scaled)
+    assert torch.equal(nearest_level(scaled, level_set), expected)
+    if scaled.dim() == 4:
+        last = scaled.to(memory_format=torch.channels_last)
+        assert torch.equal(nearest_level(last, level_set), expected)
 
 
 @settings(max_examples=60, deadline=None)
