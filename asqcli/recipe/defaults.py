@@ -49,7 +49,7 @@ _BY_KIND = {
 
 RAMP_STEPS = 25  # an epoch of the digits
 ADAMW = Rate(5e-4, "adamw", RAMP_STEPS)
-DIGITS_DEEP, DIGITS_DEEP_WARMUP = Rate(0.005, "sgd", RAMP_STEPS), Rate(0.02, "sgd", RAMP_STEPS)
+DIGITS_DEEP, DIGITS_DEEP_WARMUP = Rate(0.005, "sgd", RAMP_STEPS), Rate(0.01, "sgd", RAMP_STEPS)
 
 
 def defaults(kind: str, image_size: int, network: Network, *, train: dict, float_only: bool) -> dict:

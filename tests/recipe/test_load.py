@@ -65,7 +65,7 @@ def rates(recipe):
     [
         ("resnet20", ("sgd", 0.02, 0), ("sgd", 0.05, 0)),
         ("my_models:net", ("sgd", 0.02, 0), ("sgd", 0.05, 0)),
-        ("resnet18", ("sgd", 0.005, 25), ("sgd", 0.02, 25)),
+        ("resnet18", ("sgd", 0.005, 25), ("sgd", 0.01, 25)),
         ("squeezenet1_1", ("adamw", 5e-4, 25), ("adamw", 5e-4, 25)),
     ],
 )
