@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import sys
 import traceback
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes, streams
-from asqcli.errors import AsqError, ExitCode, UsageError, did_you_mean, first_line, ran_out_of_memory
+from asqcli.errors import AsqError, ExitCode, InputError, UsageError, did_you_mean, first_line, ran_out_of_memory
 from asqcli.places import place_in_user_code
 
 HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep what was promised."
@@ -76,6 +77,7 @@ def main() -> None:
 def run() -> int:
     """Run the command line; return the exit code."""
     try:
+        _require_current_folder()
         code = app(standalone_mode=False)
         sys.stdout.flush()  # what cannot be written is told here, not by the interpreter at its end
     except AsqError as error:
@@ -90,6 +92,14 @@ def run() -> int:
     except (Exception, SystemExit) as error:
         return _fail_unexpectedly(error)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _require_current_folder() -> None:
+    """Without one, the libraries under PyTorch end the process in their own words."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(f"the current folder is gone: {error.strerror}", "change to one that exists") from error
 
 
 def _fail_unexpectedly(error: BaseException) -> int:

@@ -127,3 +127,14 @@ def test_closed_streams_and_odd_arguments(exported, tmp_path):
     fails(3, "it is not text", "recipe", "show", "binary.yaml", cwd=tmp_path)
     fails(2, "dots, no key has more", "eval", "resnet20", "--set", ".".join("a" * 2000) + "=1", cwd=tmp_path)
     fails(2, "invalid value for '--batch-size'", "eval", "resnet20", "--batch-size", 10**30, cwd=tmp_path)
+
+
+def test_a_current_folder_that_is_gone(tmp_path):
+    code = (
+        "import os, runpy, sys\n"
+        "os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
+        "sys.argv = ['asq', 'overhead', 'resnet20']\n"
+        "runpy.run_module('asqcli', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3 and done.stderr.startswith("error: the current folder is gone"), done.stderr
