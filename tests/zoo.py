@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from asqcli.models.meta import build_on_meta, classifier_traits
+from asqcli.models.registry import torchvision_classifiers
+
 HEADINGS = ("network", "pixels", "trained", "opened, evaluated", "exported, images proven", "codes that differ", "s")
-SMALLEST = {"alexnet": 64, "inception_v3": 96}  # pixels: these do not run on less
 STEP = ("--weights", "none", "--max-steps", "1", "--batch-size", "4", "--threads", "1")
 
 
@@ -40,7 +42,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         _make_images(Path(folder) / "images")
         for name in names:
-            size = max(arguments.size, SMALLEST.get(name, 0))
+            traits = classifier_traits(name)
+            size = max(arguments.size, traits.smallest_image_size if traits else 0)
             _tell(_row(_try(name, size, Path(folder))), arguments.out)
 
 
@@ -88,8 +91,6 @@ def _in_words(command: str, results: list[dict]) -> str:
 
 def _all_names() -> list[str]:
     """Return torchvision's classifiers, small ones first."""
-    from asqcli.models.meta import build_on_meta
-    from asqcli.models.registry import torchvision_classifiers
 
     def parameters(name: str) -> int:
         return sum(p.numel() for p in build_on_meta(name, 10).parameters())

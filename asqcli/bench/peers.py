@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from asqcli.bench.quiet import quiet
+from asqcli.engine.kernels import usable_kernels
 from asqcli.errors import AsqError, UsageError, first_line
 from asqcli.models.names import is_factory
 from asqcli.nn.modes import to_evaluation
@@ -67,7 +68,7 @@ class Float:
 
     @cached_property
     def quantized_onnx(self) -> Path:
-        """The network in 8 bits, as ONNX Runtime quantizes it."""
+        """The network in 8 bits, as ONNX Runtime quantizes it: weights of 7 where products of 8 would saturate."""
         quantization = _need("onnxruntime.quantization", "onnx", "onnxruntime")
         shaped = _need("onnxruntime.quantization.shape_inference", "onnx", "onnxruntime")
         ready, path = self.folder / "ready.onnx", self.folder / "int8.onnx"
@@ -80,6 +81,8 @@ class Float:
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            # Without VNNI it sums two products in 16 bits.
+            reduce_range=not any("vnni" in kernel for kernel in usable_kernels()),
         )
         return path
 

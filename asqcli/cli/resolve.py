@@ -173,7 +173,7 @@ def _lay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
     traits = _traits(name)
     size, network = traits.image_size, "usual"
     sized = traits.kind != "digits" or "image_size" in data
-    rated = measuring or all("lr" in section for section in (train, draft.section(("train", "warmup"))))
+    rated = measuring or all(isinstance(s, dict) and "lr" in s for s in (train, train.get("warmup")))
     if not (sized and rated) and (classifier := _classifier_traits(model)) is not None:
         size = size if sized else classifier.smallest_image_size
         network = "deep" if classifier.norms else "without norms"

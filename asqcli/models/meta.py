@@ -14,7 +14,7 @@ from asqcli.errors import AsqError
 from asqcli.models.registry import build_model, torchvision_classifiers
 
 SIZE_STEP, LARGEST_TRIED = 32, 256  # pixels
-# Of these all other norms are derived.
+# What torchvision's networks normalise with, or derive from.
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -50,16 +50,22 @@ def classifier_traits(name: str) -> ClassifierTraits | None:
 
 @torch.no_grad()
 def _runs(model: nn.Module, size: int, *, single_pixels: bool) -> bool:
-    """Does the network take images of this size, and do its convolutions larger than 1x1 see more than one pixel?"""
-    single = []
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
-            module.register_forward_pre_hook(lambda _, inputs: single.append(inputs[0].shape[-1] == 1))
+    """Does the network take images of this size?
+
+    Args:
+        single_pixels: may its convolutions larger than 1x1 see a single pixel?
+    """
+    sides: list[int] = []
+    spatial = (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1))
+    watches = [m.register_forward_pre_hook(lambda _, inputs: sides.append(inputs[0].shape[-1])) for m in spatial]
     try:
         model(torch.empty(1, 3, size, size, device="meta"))
     except Exception:  # too small an image has no error of its own
         return False
-    return single_pixels or not any(single)
+    finally:
+        for watch in watches:
+            watch.remove()
+    return single_pixels or 1 not in sides
 
 
 class _EmptyOnMeta(TorchFunctionMode):

@@ -14,7 +14,7 @@ from asqcli.quant.bounds import integer_bounds
 from asqcli.quant.fake_quant import fake_quantize, gradient_scale, quantize
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
 
-MOST_LOST = 0.75  # share of the values that a starting step may round to 0
+MOST_LOST = 0.75  # share of the values other than 0 that a starting step may round to 0
 
 
 class ActivationQuantizer(nn.Module, ABC):

@@ -25,7 +25,7 @@ from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
 from asqcli.train.fingerprint import TOLERANCES, Fingerprint
-from asqcli.train.optimizer import UPDATES
+from asqcli.train.optimizer import KEPT, UPDATES
 
 FORMAT = 1
 DOCUMENT, STATE = "asq_checkpoint", "asq_state"
@@ -305,6 +305,12 @@ def require_fit(
     """
     parameters = dict(model.named_parameters())
     updates = torch.tensor(0.0)
+    train = checkpoint.recipe.train
+    optimizer = train.warmup.optimizer if checkpoint.progress.phase == "warmup" else train.optimizer
+    if checkpoint.optimizer and (
+        checkpoint.optimizer.keys() != KEPT[optimizer] or len({frozenset(s) for s in checkpoint.optimizer.values()}) > 1
+    ):
+        raise InputError(f"the optimizer's state in `{source}` is not that of {optimizer}, which its recipe names")
     for kind, state in checkpoint.optimizer.items():
         if not all(
             n in parameters and _is_like(t, updates if kind == UPDATES else parameters[n]) for n, t in state.items()

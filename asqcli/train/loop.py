@@ -111,13 +111,17 @@ class Phase:
     @property
     def lower_rate(self) -> str:
         """A hint for who sees this phase diverge."""
-        lower = f"--set {self.rate_key}={self.settings.lr / 10:g}"
-        return f"try a lower rate, `{lower}`; the last checkpoint is from before"
+        return f"try a lower rate, {self.tenth_of_rate}; the last checkpoint is from before"
 
     @property
-    def rate_key(self) -> str:
-        """The recipe's key of the phase's rate."""
-        return "train.warmup.lr" if self.progress.phase == "warmup" else "train.lr"
+    def tenth_of_rate(self) -> str:
+        """The option that sets it."""
+        return f"`--set {self.section}.lr={self.settings.lr / 10:g}`"
+
+    @property
+    def section(self) -> str:
+        """The recipe's section with the phase's rate."""
+        return "train.warmup" if self.progress.phase == "warmup" else "train"
 
     def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return what the optimizer keeps, see `optimizer.optimizer_state`."""

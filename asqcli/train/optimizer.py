@@ -14,6 +14,7 @@ SECOND_MOMENT_DECAY = 0.99  # a phase may have 100 steps: PyTorch's 0.999 would 
 
 # Of a parameter's state, what counts updates; all else has the shape of the parameter.
 UPDATES = "step"
+KEPT = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", UPDATES}}  # of each parameter
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

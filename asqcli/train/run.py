@@ -240,13 +240,12 @@ class Run:
             return
         what = "the network gives every image the same answer" if dead else "the network still only guesses"
         if phase.settings.optimizer == "sgd":
-            other = f"--set {phase.rate_key.replace('lr', 'optimizer')}=adamw"
             hint = (
-                f"try `{other}`, without a rate of your own: SGD's first steps kill the ReLUs of a network without "
-                "batch norm"
+                f"try `--set {phase.section}.optimizer=adamw`, without a rate of your own: SGD's first steps kill the "
+                "ReLUs of a network without batch norm"
             )
         else:
-            hint = f"try a tenth of the rate, `--set {phase.rate_key}={phase.settings.lr / 10:g}`"
+            hint = f"try a tenth of the rate, {phase.tenth_of_rate}"
         raise NotLearningError(
             f"{what} after {record['steps']} steps of the {phase.progress.phase} phase: its loss is "
             f"{record['train_loss']:.3f}, and {record['train_top1']:.2f}% of the training images are classified right",

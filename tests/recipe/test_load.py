@@ -85,6 +85,11 @@ def test_a_stated_rate_is_of_sgd_and_a_stated_optimizer_brings_its_rate():
     assert any("train.optimizer" in text for text, _ in mistakes(overrides=["train.optimizer=adam"]))
 
 
+def test_a_warm_up_that_is_no_section_hides_no_other_mistake():
+    told = [text for text, _ in mistakes("resnet18", overrides=["train.warmup=3", "train.epochs=x"])]
+    assert len(told) == 2 and any("train.warmup" in t for t in told) and any("train.epochs" in t for t in told)
+
+
 def test_digits_are_as_large_as_a_network_needs_them():
     assert [resolved(m).data.image_size for m in ("resnet20", "resnet18", "squeezenet1_0")] == [16, 32, 64]
     assert resolved("squeezenet1_0", overrides=["data.image_size=32"]).data.image_size == 32

@@ -139,13 +139,34 @@ def test_parameters_and_layers_of_another_network(tmp_path):
         restore_model(checkpoint, source="r")
 
 
+def with_optimizer(kind):
+    return resolve(Request("resnet20", None, None, None, {}, [f"train.optimizer={kind}"])).recipe
+
+
+def sgd_kept(buffers):
+    return {"recipe": with_optimizer("sgd"), "optimizer": {"momentum_buffer": buffers}}
+
+
+def adamw_kept(**changes):
+    kept = {"exp_avg": {"weight": torch.ones(2, 3)}, "exp_avg_sq": {"weight": torch.ones(2, 3)}}
+    return {
+        "recipe": with_optimizer("adamw"),
+        "optimizer": {**kept, "step": {"weight": torch.tensor(1.0)}, **changes},
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": {"momentum_buffer": {"w": torch.ones(4)}}}, "the momentum_buffer of the optimizer in `last`"),
-        ({"optimizer": {"exp_avg": {"weight": torch.ones(3, 2)}}}, "the exp_avg of the optimizer in `last`"),
-        ({"optimizer": {"exp_avg_sq": {"weight": torch.ones(2, 3, dtype=torch.int32)}}}, "the exp_avg_sq of the"),
-        ({"optimizer": {"step": {"weight": torch.ones(2, 3)}}}, "the step of the optimizer in `last`"),
+        (sgd_kept({"w": torch.ones(4)}), "the momentum_buffer of the optimizer in `last`"),
+        (sgd_kept({"weight": torch.ones(3, 2)}), "the momentum_buffer of the optimizer in `last`"),
+        (sgd_kept({"weight": torch.ones(2, 3, dtype=torch.int32)}), "the momentum_buffer of the optimizer in `last`"),
+        (adamw_kept(exp_avg={"weight": torch.ones(3, 2)}), "the exp_avg of the optimizer in `last`"),
+        (adamw_kept(exp_avg_sq={"weight": torch.ones(2, 3, dtype=torch.int32)}), "the exp_avg_sq of the optimizer"),
+        (adamw_kept(step={"weight": torch.ones(2, 3)}), "the step of the optimizer in `last`"),
+        (adamw_kept(step={}), "the optimizer's state in `last` is not that of adamw"),
+        (adamw_kept() | {"recipe": with_optimizer("sgd")}, "the optimizer's state in `last` is not that of sgd"),
+        (sgd_kept({}) | {"recipe": with_optimizer("adamw")}, "the optimizer's state in `last` is not that of adamw"),
         ({"companions": {}}, "`last` has the companions none, and its recipe average"),
         ({"companions": {"x": {}}}, "`last` has the companions x, and its recipe average"),
         ({"companions": {"average": {}}}, "the state of the companion average in `last`"),
@@ -155,8 +176,7 @@ def test_parameters_and_layers_of_another_network(tmp_path):
 )
 def test_optimizer_and_companions_of_another_network(changes, message):
     model = torch.nn.Linear(3, 2, bias=False)
-    kept = {"exp_avg": {"weight": torch.ones(2, 3)}, "step": {"weight": torch.tensor(1.0)}}
-    own = {"optimizer": kept, "companions": {"average": {"weight": torch.ones(2, 3)}}}
+    own = {**adamw_kept(), "companions": {"average": {"weight": torch.ones(2, 3)}}}
     require_fit(replace(example(), **own), model, own["companions"], source=Path("last"))
     with pytest.raises(InputError, match=message):
         require_fit(replace(example(), **own | changes), model, own["companions"], source=Path("last"))

@@ -140,6 +140,6 @@ def test_a_network_that_guesses_for_half_of_its_training_ends_the_run(quantize, 
 
 
 def test_a_network_without_norms_learns_by_its_defaults(quantize):
-    """SGD at any rate leaves it at the 10% of guessing, and AdamW without a ramp kills it soon."""
+    """By SGD it stayed at 10 to 31% in six settings, by AdamW without a ramp at 66% after three times as long."""
     result, _, _ = quantize("squeezenet1_1", "train.epochs=5", scheme="float", bits=None)
     assert result["top1"] > 60
