@@ -140,6 +140,7 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
 
     from asqcli.cli.console import tell_of_data
     from asqcli.cli.preprocessing import described
+    from asqcli.nn.held_weights import weights_held
     from asqcli.train.evaluate import EVAL_BATCH
     from asqcli.train.evaluate import evaluate as measure
     from asqcli.train.surroundings import select_device
@@ -147,15 +148,16 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
     if threads:
         torch.set_num_threads(threads)
     torch_device = select_device(device)
-    model, images, name, recipe, origins = _open(target, request)
-    tell_of_data(images.notes)
-    accuracy = measure(
-        model.to(torch_device),
-        images.result,
-        batch_size=batch_size or EVAL_BATCH,
-        device=torch_device,
-        classes=len(images.classes),
-    )
+    with weights_held():
+        model, images, name, recipe, origins = _open(target, request)
+        tell_of_data(images.notes)
+        accuracy = measure(
+            model.to(torch_device),
+            images.result,
+            batch_size=batch_size or EVAL_BATCH,
+            device=torch_device,
+            classes=len(images.classes),
+        )
     return accuracy, images.result_name, name, described(recipe.data, origins)
 
 

@@ -40,13 +40,24 @@ def export(
     path = _find(run)
     file = out or _default_file(path, format_)
     if format_ is Format.onnx:
-        from asqcli.export.onnx import require_onnx, write_onnx
+        from asqcli.export.onnx import require_onnx
 
         require_onnx()  # before anything else: it takes the package to know an earlier export, too
     _refuse_to_overwrite(file, format_)
+    from asqcli.cli.console import print_json
+    from asqcli.nn.held_weights import weights_held
+
+    with weights_held():
+        document = _write(file, format_, path, run, data, model)
+    print_json(document) if json_ else _print_summary(document)
+
+
+def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, model: str | None) -> dict:
+    """Write the network of a checkpoint's `path`, proven, and return what there is to tell of it."""
     from asqcli.artifact.file import part_bytes, write_artifact
-    from asqcli.cli.console import print_json, remark, warn
+    from asqcli.cli.console import remark, warn
     from asqcli.export.network import float_bytes
+    from asqcli.export.onnx import write_onnx
     from asqcli.export.proof import Prover
     from asqcli.files import write_atomically
     from asqcli.train.checkpoint import load_checkpoint
@@ -84,7 +95,7 @@ def export(
         document["proof"] = asdict(proof)
     if data is not None:
         document |= _measure(artifact, network, checkpoint, data, samples, split)
-    print_json(document) if json_ else _print_summary(document)
+    return document
 
 
 def _find(run: str) -> Path:

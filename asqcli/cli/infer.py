@@ -223,7 +223,10 @@ def _verify(session: Session, batches, run: str | None, model: str | None) -> Ve
         return session.run(inputs, observe=observe)
 
     if run is not None:
-        return verify(ours, _trained(session, run, model), batches)
+        from asqcli.nn.held_weights import weights_held
+
+        with weights_held():
+            return verify(ours, _trained(session, run, model), batches)
     from asqcli.engine.session import Session
 
     reference = Session(session.artifact, kernel=SPECIFICATION)

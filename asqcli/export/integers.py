@@ -73,7 +73,7 @@ def require_integers(name: str, layer: QuantConv2d | QuantLinear) -> None:
 def store_weights(name: str, layer: QuantConv2d | QuantLinear, store: TensorStore) -> doc.Weights:
     """Store a layer's weight codes, level table, scales and bias."""
     quantizer: WeightQuantizer = layer.weight_quantizer
-    levels, scale = quantizer.quantize(layer.weight)
+    levels, scale, _ = layer.integer_weight()
     return doc.Weights(
         shape=tuple(layer.weight.shape),
         code_bits=quantizer.code_bits,

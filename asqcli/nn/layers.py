@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from asqcli.fixed_arithmetic import EXACT_FLOAT32
+from asqcli.nn.held_weights import held
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
@@ -68,16 +69,24 @@ class _QuantLayer:
 
     def _forward_integer(self, x: Tensor) -> Tensor:
         codes, activation_scale = self.activation_quantizer.quantize(x)
-        levels, weight_scale = self.weight_quantizer.quantize(self.weight)
-        accumulator = self._accumulate(codes, levels)
+        levels, weight_scale, largest_row = self.integer_weight()
+        accumulator = self._accumulate(codes, levels, self.activation_quantizer.largest_code * largest_row)
         if self.observe is not None:
             self.observe(codes, accumulator)
         v = accumulator.to(codes.dtype) * (activation_scale * self._over_channels(weight_scale, x.dim()))
         return v if self.bias is None else v + self._over_channels(self.bias, x.dim())
 
-    def _accumulate(self, codes: Tensor, levels: Tensor) -> Tensor:
+    def integer_weight(self) -> tuple[Tensor, Tensor, float]:
+        """Return (levels, weight_scale, the largest sum of the levels' magnitudes over an output channel)."""
+
+        def quantized() -> tuple[Tensor, Tensor, float]:
+            levels, scale = self.weight_quantizer.quantize(self.weight)
+            return levels, scale, levels.double().abs().flatten(1).sum(dim=1).max().item()
+
+        return held(self, [self.weight, *self.weight_quantizer.parameters()], quantized)
+
+    def _accumulate(self, codes: Tensor, levels: Tensor, largest_sum: float) -> Tensor:
         """Return the integer accumulators, in the dtype of `codes` or, where that cannot hold them, in float64."""
-        largest_sum = self.activation_quantizer.largest_code * levels.double().abs().flatten(1).sum(dim=1).max().item()
         if largest_sum < EXACT_FLOAT32:
             accumulator = self._product(codes, levels, None)
         else:

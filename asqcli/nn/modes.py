@@ -8,16 +8,18 @@ from contextlib import contextmanager
 from torch import nn
 
 from asqcli.errors import UnsupportedError
+from asqcli.nn.held_weights import weights_held
 from asqcli.user_code import guest
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold `model` in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    """Hold `model` in evaluation mode, and its quantized weights; afterwards each module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     to_evaluation(model)
     try:
-        yield
+        with weights_held():
+            yield
     finally:
         for module, training in modes:
             module.training = training
