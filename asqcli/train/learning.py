@@ -17,6 +17,7 @@ STUCK = 0.99  # of the loss of guessing
 DEVIATIONS = 4  # of a share that was counted over few images
 GAP = 10.0  # points of top-1 between training and evaluation that call for an explanation
 SAMPLED_IMAGES = 512
+COSTLY = 3.0  # points of top-1 that quantization may take before that is told
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,22 @@ def falls_behind(evaluated: Accuracy, *, train_top1: float, images: int) -> bool
     """
     luck = DEVIATIONS * math.hypot(_deviation(train_top1, images), _deviation(evaluated.top1, evaluated.images))
     return train_top1 - evaluated.top1 > max(GAP, luck)
+
+
+def cost_in_words(evaluated: Accuracy, *, float_top1: float, train_top1: float, epochs: int) -> str | None:
+    """Return what quantization took from the float network and what may bring it back; None where that is little.
+
+    Args:
+        evaluated: the quantized network, on the images that `float_top1` was measured on.
+        float_top1, train_top1: percent; the latter over the last epoch of `epochs`.
+    """
+    cost = float_top1 - evaluated.top1
+    if cost <= COSTLY:
+        return None
+    text = f"top-1 is {cost:.2f} points below the float network's {float_top1:.2f}%, and training had "
+    if train_top1 < float_top1:
+        return text + f"{train_top1:.2f}% right in its last epoch: try `--epochs {2 * epochs}`, then more bits"
+    return text + f"{train_top1:.2f}% right in its last epoch: try more bits"
 
 
 def _deviation(top1: float, images: int) -> float:

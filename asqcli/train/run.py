@@ -45,7 +45,15 @@ from asqcli.train.checkpoint import (
 from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
 from asqcli.train.fingerprint import require_same_network, take_fingerprint
-from asqcli.train.learning import FEWEST_STEPS, GAP, SAMPLED_IMAGES, Guessing, answers_alike, falls_behind
+from asqcli.train.learning import (
+    FEWEST_STEPS,
+    GAP,
+    SAMPLED_IMAGES,
+    Guessing,
+    answers_alike,
+    cost_in_words,
+    falls_behind,
+)
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
 from asqcli.train.run_folder import BEST, LAST, TEACHER, RunFolder
@@ -67,6 +75,7 @@ class Run:
         self.started = time.perf_counter()
         self.told_of_norms: set[str] = set()  # phases
         self.phase: Phase | None = None  # the latest
+        self.last_epoch: dict | None = None  # of it, where one was trained here
 
     def fresh(self, start: Start, plans: list[LayerPlan]) -> dict:
         """Run everything; return the result."""
@@ -184,12 +193,10 @@ class Run:
 
     def _train(self, phase: Phase) -> None:
         around, progress = self.around, phase.progress
-
-        last: dict | None = None
+        self.last_epoch = None
 
         def after_epoch(record: dict) -> None:
-            nonlocal last
-            last = record
+            self.last_epoch = record
             best = f"best_{progress.phase}"
             better = self.data.watch is not None and record["top1"] > progress.facts.get(best, -1.0)
             if better:
@@ -220,8 +227,8 @@ class Run:
                 f"stopped in epoch {progress.epoch + 1} of the {progress.phase} phase; the work so far is saved",
                 how_to_go_on(self.recipe, self.folder),
             ) from None
-        if last is not None:
-            self._compare_with_training(phase, last)
+        if self.last_epoch is not None:
+            self._compare_with_training(phase, self.last_epoch)
 
     def _require_learning(self, phase: Phase, record: dict) -> None:
         """End a phase that trains nothing: at once where all images get one answer, else when half of it is over.
@@ -270,7 +277,7 @@ class Run:
         if not falls_behind(accuracy, train_top1=record["train_top1"], images=min(images, len(self.data.train))):
             return
         text = (
-            f"warning: training had {record['train_top1']:.2f}% of its images right in the last epoch of the "
+            f"training had {record['train_top1']:.2f}% of its images right in the last epoch of the "
             f"{phase.progress.phase} phase, and evaluation has {accuracy.top1:.2f}% of {accuracy.images} of them: "
         )
         unrefreshed = self.recipe.train.batch_norm_batches == 0
@@ -279,8 +286,22 @@ class Run:
             text += "batch-norm statistics lag behind the weights; leave `train.batch_norm_batches` at auto"
         else:
             text += "the network computes something else in evaluation; so does batch norm over very small batches"
-        self.around.reporter.note(text)
-        phase.progress.facts.setdefault("warnings", []).append(text.removeprefix("warning: "))
+        self._warn(phase, text)
+
+    def _tell_of_cost(self, phase: Phase, accuracy: Accuracy) -> None:
+        """Tell where quantization took much, but not of a run that was cut short on purpose."""
+        facts, record = phase.progress.facts, self.last_epoch
+        if record is None or "float_top1" not in facts or self.recipe.train.max_steps is not None:
+            return
+        epochs = self.recipe.train.epochs
+        text = cost_in_words(accuracy, float_top1=facts["float_top1"], train_top1=record["train_top1"], epochs=epochs)
+        if text is not None:
+            self._warn(phase, text)
+
+    def _warn(self, phase: Phase, text: str) -> None:
+        """Tell now, and in the result."""
+        self.around.reporter.note(f"warning: {text}")
+        phase.progress.facts.setdefault("warnings", []).append(text)
 
     def _watch(self, phase: Phase) -> dict:
         """Return what to put beside an epoch: accuracy on the validation split, else on the result's images; betas."""
@@ -389,6 +410,7 @@ class Run:
         self._settle(phase)
         with record_betas(self.model) as betas:
             accuracy = self._evaluate()
+        self._tell_of_cost(phase, accuracy)
         recipe, progress, facts = self.recipe, phase.progress, phase.progress.facts
         result = {
             "schema": SCHEMA,

@@ -1,6 +1,7 @@
 """Networks that learn nothing, and networks that evaluate as something else than they trained."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from asqcli.accuracy import Accuracy
 from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import NotLearningError
 from asqcli.train import pipeline
-from asqcli.train.learning import Guessing, answers_alike, falls_behind
+from asqcli.train.learning import Guessing, answers_alike, cost_in_words, falls_behind
 from asqcli.train.reporter import Reporter
 from asqcli.train.surroundings import Surroundings
 
@@ -101,11 +102,35 @@ def test_a_gap_is_told_beyond_luck():
     assert not falls_behind(evaluated(99.0), train_top1=80.0, images=1437)  # augmentation, dropout
 
 
+@pytest.mark.parametrize(
+    ("top1", "train_top1", "ending"),
+    [
+        (93.5, 91.0, None),
+        (90.0, 88.0, "6.39 points below the float network's 96.39%, and training had 88.00% .*`--epochs 10`"),
+        (90.0, 99.0, "6.39 points .* training had 99.00% right in its last epoch: try more bits$"),
+    ],
+)
+def test_what_quantization_costs_is_told_with_what_may_help(top1, train_top1, ending):
+    evaluated = Accuracy(top1=top1, top5=100.0, loss=1.0, images=360)
+    text = cost_in_words(evaluated, float_top1=96.39, train_top1=train_top1, epochs=5)
+    assert text is None if ending is None else re.search(ending, text)
+
+
+def test_a_costly_result_says_so(quantize):
+    settings = ["train.warmup.epochs=6", "train.epochs=1", "train.lr=1e-6", "first_last=same"]
+    result, notes, _ = quantize("Slow", *settings, scheme="lsq", bits=2)
+    assert "points below the float network's" in result["warnings"][-1]
+    assert f"warning: {result['warnings'][-1]}" in notes
+    cut, _, _ = quantize("Otherwise", "train.max_steps=1", scheme="lsq", bits=2)
+    assert cut["warnings"] == []
+
+
 def test_slow_statistics_are_estimated_before_every_figure(quantize):
     epochs = ["train.warmup.epochs=3", "train.epochs=1"]
     result, notes, metrics = quantize("Slow", *epochs)
     assert all(abs(m["top1"] - m["train_top1"]) < 25 for m in metrics[1:]), metrics
-    assert result["float_top1"] == metrics[2]["top1"] and result["warnings"] == []
+    assert result["float_top1"] == metrics[2]["top1"]
+    assert not any("batch-norm" in text for text in result["warnings"])
     told = [text for text in notes if "2 batch norms average too slowly" in text and "momentum 0.001" in text]
     assert len(told) == 2  # once a phase
 
