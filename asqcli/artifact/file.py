@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from asqcli.artifact.document import (
-    FORMAT,
-    BatchNorm,
-    Conv,
-    Document,
-    Linear,
-    Part,
-    Weights,
-    quantized_nodes,
-)
-from asqcli.artifact.packing import packed_size, unpack
-from asqcli.artifact.shapes import Plan, plan_document
+from asqcli.artifact.document import FORMAT, Document
+from asqcli.artifact.nodes import Conv, Linear, Node, Weights
+from asqcli.artifact.nodes.base import Account, TensorSpec
+from asqcli.artifact.nodes.layers import largest_weight_sum
+from asqcli.artifact.shapes import GraphShapes, infer_shapes
 from asqcli.errors import InputError, first_line, printable
 from asqcli.files import check_readable, what_is_wrong
 
@@ -37,11 +29,6 @@ LARGEST_FILE = 2**28  # bytes: twice VGG-19 with 8-bit weights
 LARGEST_DOCUMENT = 2**22  # characters: nested in the worst way, they take 100 times as many bytes
 LARGEST_REPEATED = 2**22  # numbers of tensors named again: the engine unpacks a byte to 8 weights at most, each time
 LARGEST_MESSAGE = 500  # characters of a reason that a file has a part in
-LARGEST_ACCUMULATOR = 2**31 - 1
-LARGEST_CODE = 255  # counted from qmin
-UNPACKED_AT_ONCE = 2**16  # codes, a multiple of 8: they begin at a whole byte
-
-Expected = tuple[str, str, tuple[int, ...]]  # a tensor's name, dtype and shape
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,7 @@ class Artifact:
 
     document: Document
     tensors: dict[str, np.ndarray]
-    plan: Plan
+    plan: GraphShapes
 
     @classmethod
     def checked(cls, document: Document, tensors: dict[str, np.ndarray]) -> Artifact:
@@ -65,34 +52,32 @@ class Artifact:
         Raises:
             InputError: they do not fit each other; says where.
         """
-        plan = plan_document(document)
-        channels = {index: plan.shapes[node.inputs[0]][0] for index, node in enumerate(document.nodes)}
+        artifact = cls(document, tensors, infer_shapes(document))
         used: Counter[str] = Counter()
-        owners: dict[str, Part] = {}
+        owners: dict[str, Node] = {}
         for index, node in enumerate(document.nodes):
             where = f"node {index} (`{node.name}`)"
-            expected = list(_expected_tensors(node, channels[index]))
-            for name, dtype, shape in expected:
-                _check_tensor(tensors, name, dtype, shape, where)
-                used[name] += 1
-            _check_owner(node, [name for name, *_ in expected], owners, where)
+            specs = artifact.tensors_of(node)
+            for spec in specs:
+                _check_tensor(tensors, spec, where)
+                used[spec.name] += 1
+            _check_owner(node, specs, owners, where)
         if unused := sorted(set(tensors) - set(used)):
             raise InputError(f"the tensor `{unused[0]}` belongs to no node")
         if sum((times - 1) * tensors[name].size for name, times in used.items()) > LARGEST_REPEATED:
             raise InputError(f"nodes name the same tensors again for more than {LARGEST_REPEATED:,} numbers")
-        artifact = cls(document, tensors, plan)
-        for node in quantized_nodes(document):
-            artifact._check_values(node)
+        for node in document.nodes:
+            if (problem := node.content_problem(tensors)) is not None:
+                raise InputError(problem)
         return artifact
+
+    def tensors_of(self, node: Node) -> list[TensorSpec]:
+        """Return the tensors that a node names, with what they must be."""
+        return list(node.tensors([self.plan.shapes[value] for value in node.inputs]))
 
     def levels(self, weights: Weights) -> np.ndarray:
         """Return the integer weights of a layer, int8, of the shape that its document names."""
-        packed, table, bits = self.tensors[weights.codes], self.tensors[weights.levels], weights.code_bits
-        levels = np.empty(math.prod(weights.shape), np.int8)
-        for first in range(0, len(levels), UNPACKED_AT_ONCE):
-            part = levels[first : first + UNPACKED_AT_ONCE]
-            part[:] = table[unpack(packed[first // 8 * bits :], bits, len(part))]
-        return levels.reshape(weights.shape)
+        return weights.integers(self.tensors)
 
     def largest_sum(self, node: Conv | Linear, levels: np.ndarray | None = None) -> int:
         """Return a bound on the magnitude of every partial sum of a layer: largest code * max_c sum |w|.
@@ -100,80 +85,35 @@ class Artifact:
         Args:
             levels: of its weights, where they are at hand.
         """
-        levels = self.levels(node.weights) if levels is None else levels
-        return max(-node.activations.qmin, node.activations.qmax) * self.largest_weight_sum(levels)
-
-    @staticmethod
-    def largest_weight_sum(levels: np.ndarray) -> int:
-        """Return max_c sum |w|."""
-        magnitudes = np.abs(levels.astype(np.int16)).reshape(len(levels), -1)
-        return int(magnitudes.sum(axis=1, dtype=np.int64).max())
-
-    def _check_values(self, node: Conv | Linear) -> None:
-        activations = node.activations
-        if not activations.qmin < activations.qmax <= activations.qmin + 255:
-            raise InputError(f"`{node.name}` has the code range {activations.qmin} to {activations.qmax}")
-        if self.tensors[activations.step_size][0] <= 0:
-            raise InputError(f"the step size of `{node.name}` is not above 0")
-        if activations.adapter is not None and activations.adapter.layers[-1].outputs != 1:
-            raise InputError(f"the adapter of `{node.name}` gives more than one number")
-        # An engine may add up codes above qmin, which reach 255, and take the rest off later. Few are unpacked for it.
-        table = np.abs(self.tensors[node.weights.levels].astype(np.int64))
-        bound = math.prod(node.weights.shape[1:]) * int(table.max()) * LARGEST_CODE
-        if bound > LARGEST_ACCUMULATOR and (
-            self.largest_weight_sum(self.levels(node.weights)) * LARGEST_CODE > LARGEST_ACCUMULATOR
-        ):
-            raise InputError(f"the accumulators of `{node.name}` can overflow 32 bits")
+        return node.activations.largest_code * largest_weight_sum(
+            self.levels(node.weights) if levels is None else levels
+        )
 
 
-def _expected_tensors(node, channels: int) -> Iterator[Expected]:
-    """Yield the tensors that a node names, with what they must be; `channels`: of the node's input."""
-    if isinstance(node, BatchNorm):
-        yield node.g, "float32", (channels,)
-        yield node.b, "float32", (channels,)
-    if not isinstance(node, Conv | Linear):
-        return
-    weights, activations = node.weights, node.activations
-    outputs = weights.shape[0]
-    yield weights.codes, "uint8", (packed_size(math.prod(weights.shape), weights.code_bits),)
-    yield weights.levels, "int8", (2**weights.code_bits,)
-    yield weights.scale, "float32", (outputs if weights.scale_per == "channel" else 1,)
-    if weights.bias is not None:
-        yield weights.bias, "float32", (outputs,)
-    yield activations.step_size, "float32", (1,)
-    inputs = channels
-    for layer in () if activations.adapter is None else activations.adapter.layers:
-        if layer.row_scale is not None:
-            yield layer.row_scale, "float32", (layer.outputs,)
-        yield layer.weight, "float32" if layer.row_scale is None else "int8", (layer.outputs, inputs)
-        yield layer.bias, "float32", (layer.outputs,)
-        inputs = layer.outputs
-
-
-def _check_owner(node, names: list[str], owners: dict[str, Part], where: str) -> None:
+def _check_owner(node: Node, specs: list[TensorSpec], owners: dict[str, Node], where: str) -> None:
     """Refuse tensors that stand for two things: an engine packs each of them once, as the first node needs it."""
-    if not names:
+    if not specs:
         return
     layer = node.model_copy(update={"name": "", "inputs": (0,)})
-    for name in names:
-        if "/" in name:
-            raise InputError(f"{where} names the tensor `{name}`, and `/` is not allowed")
-        if isinstance(node, Conv | Linear) and name == node.weights.levels and names.count(name) == 1:
+    named = Counter(spec.name for spec in specs)
+    for spec in specs:
+        if "/" in spec.name:
+            raise InputError(f"{where} names the tensor `{spec.name}`, and `/` is not allowed")
+        if spec.shared and named[spec.name] == 1:
             continue  # read, not packed: layers may share it
-        if owners.setdefault(name, layer) != layer or names.count(name) > 1:
-            raise InputError(f"{where} names the tensor `{name}`, which stands for something else, too")
+        if owners.setdefault(spec.name, layer) != layer or named[spec.name] > 1:
+            raise InputError(f"{where} names the tensor `{spec.name}`, which stands for something else, too")
 
 
-def _check_tensor(tensors: dict[str, np.ndarray], name: str, dtype: str, shape: tuple[int, ...], where: str) -> None:
-    tensor = tensors.get(name)
+def _check_tensor(tensors: dict[str, np.ndarray], spec: TensorSpec, where: str) -> None:
+    tensor = tensors.get(spec.name)
     if tensor is None:
-        raise InputError(f"{where} names the tensor `{name}`, which is not there")
-    if tensor.dtype != dtype or tensor.shape != shape:
-        raise InputError(
-            f"{where} needs the tensor `{name}` as {dtype} {shape}, but it is {tensor.dtype} {tensor.shape}"
-        )
-    if dtype == "float32" and not np.isfinite(tensor).all():
-        raise InputError(f"{where} has a tensor `{name}` with NaN or infinity")
+        raise InputError(f"{where} names the tensor `{spec.name}`, which is not there")
+    if tensor.dtype != spec.dtype or tensor.shape != spec.shape:
+        needed, found = f"{spec.dtype} {spec.shape}", f"{tensor.dtype} {tensor.shape}"
+        raise InputError(f"{where} needs the tensor `{spec.name}` as {needed}, but it is {found}")
+    if spec.dtype == "float32" and not np.isfinite(tensor).all():
+        raise InputError(f"{where} has a tensor `{spec.name}` with NaN or infinity")
 
 
 def write_artifact(artifact: Artifact) -> bytes:
@@ -254,27 +194,9 @@ def _read(path: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 def part_bytes(artifact: Artifact) -> dict[str, int]:
     """Return the bytes of each part of the file; they add up to its size."""
-    parts = dict.fromkeys(
-        ("codes", "level_tables", "weight_scales", "biases", "step_sizes", "adapters", "batch_norms"), 0
-    )
-    counted: set[str] = set()
-
-    def count(part: str, *names: str | None) -> None:
-        for name in names:
-            if name is not None and name not in counted:
-                counted.add(name)
-                parts[part] += artifact.tensors[name].nbytes
-
-    for node in artifact.document.nodes:
-        if isinstance(node, BatchNorm):
-            count("batch_norms", node.g, node.b)
-        if isinstance(node, Conv | Linear):
-            count("codes", node.weights.codes)
-            count("level_tables", node.weights.levels)
-            count("weight_scales", node.weights.scale)
-            count("biases", node.weights.bias)
-            count("step_sizes", node.activations.step_size)
-            for layer in () if node.activations.adapter is None else node.activations.adapter.layers:
-                count("adapters", layer.weight, layer.row_scale, layer.bias)
+    parts: dict[str, int] = dict.fromkeys(get_args(Account), 0)
+    account_of = {spec.name: spec.account for node in artifact.document.nodes for spec in artifact.tensors_of(node)}
+    for name, account in account_of.items():
+        parts[account] += artifact.tensors[name].nbytes
     parts["graph"] = len(write_artifact(artifact)) - sum(parts.values())
     return parts

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from asqcli.artifact.document import Add, BatchNorm, Clamp, Conv, Linear, MaxPool, Pad, Slice
+from asqcli.artifact.nodes import Add, BatchNorm, Clamp, Conv, Linear, MaxPool, Pad, Slice
 
 FIRST = (Conv, Linear, BatchNorm, Add, Clamp)  # what others may be done with
 

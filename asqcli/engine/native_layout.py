@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from asqcli.artifact.document import Conv, Linear
+from asqcli.artifact.nodes import Conv, Linear
 from asqcli.engine.native_library import BLOCK, DEPTH, FOURS, LANES, PIXELS, PLANES
 from asqcli.engine.native_winograd import TILE, dimensions_of, transform_weights
 

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from asqcli.artifact import Artifact
-from asqcli.artifact import document as doc
+from asqcli.artifact import nodes as doc
 from asqcli.engine import native_winograd
 from asqcli.engine.native_fusion import Step, fuse
 from asqcli.engine.native_layout import Layout, by_group, layout_of, pack_adapter, padded

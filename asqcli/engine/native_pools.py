@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from asqcli.artifact.document import AdaptiveAvgPool, AvgPool, MaxPool
+from asqcli.artifact.nodes import AdaptiveAvgPool, AvgPool, MaxPool
 from asqcli.engine.native_library import MOST_ROWS, Pool
 from asqcli.engine.native_memory import NotNative
 from asqcli.fixed_arithmetic import adaptive_windows

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from asqcli.artifact.document import Conv
+from asqcli.artifact.nodes import Conv
 from asqcli.engine.native_library import CONV, Op, Pool, library
 from asqcli.engine.native_plan import Plan
 

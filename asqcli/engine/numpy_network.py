@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from asqcli.artifact import Artifact
-from asqcli.artifact import document as doc
+from asqcli.artifact import nodes as doc
 from asqcli.engine import operations
 from asqcli.engine.kernels import Kernel, Layer
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from asqcli import fixed_arithmetic as fixed
-from asqcli.artifact.document import Activations
-from asqcli.artifact.document import Adapter as AdapterDocument
+from asqcli.artifact.nodes import Activations
+from asqcli.artifact.nodes import Adapter as AdapterDocument
 
 SIGMOID_PART = 2**13  # numbers
 

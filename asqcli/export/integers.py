@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asqcli.artifact import document as doc
+from asqcli.artifact import nodes
 from asqcli.artifact.packing import pack
 from asqcli.errors import UnsupportedError
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
@@ -70,11 +70,11 @@ def require_integers(name: str, layer: QuantConv2d | QuantLinear) -> None:
 
 
 @torch.no_grad()
-def store_weights(name: str, layer: QuantConv2d | QuantLinear, store: TensorStore) -> doc.Weights:
+def store_weights(name: str, layer: QuantConv2d | QuantLinear, store: TensorStore) -> nodes.Weights:
     """Store a layer's weight codes, level table, scales and bias."""
     quantizer: WeightQuantizer = layer.weight_quantizer
     levels, scale, _ = layer.integer_weight()
-    return doc.Weights(
+    return nodes.Weights(
         shape=tuple(layer.weight.shape),
         code_bits=quantizer.code_bits,
         codes=store.add(f"{name}.codes", pack(_codes(levels, quantizer.level_table), quantizer.code_bits), np.uint8),
@@ -94,11 +94,11 @@ def _codes(levels: Tensor, table: tuple[float, ...]) -> np.ndarray:
 
 
 @torch.no_grad()
-def store_activations(name: str, quantizer: ActivationQuantizer, store: TensorStore) -> doc.Activations:
+def store_activations(name: str, quantizer: ActivationQuantizer, store: TensorStore) -> nodes.Activations:
     """Store how a layer's input becomes codes."""
     qmin, qmax, step_size = quantizer.integer_form()
     as_printed = isinstance(quantizer, StepSizeQuantizer) and quantizer.dequantizes_as_printed
-    return doc.Activations(
+    return nodes.Activations(
         qmin=qmin,
         qmax=qmax,
         step_size=store.add(f"{name}.step_size", step_size.reshape(1), np.float32),
@@ -107,21 +107,21 @@ def store_activations(name: str, quantizer: ActivationQuantizer, store: TensorSt
     )
 
 
-def _store_adapter(name: str, adapter: Adapter, store: TensorStore) -> doc.Adapter:
+def _store_adapter(name: str, adapter: Adapter, store: TensorStore) -> nodes.Adapter:
     layers = []
     for index, layer in enumerate(adapter.layers):
         prefix = f"{name}.adapter.{index}"
         weight, row_scale = adapter.integer_weight(layer)
         exact = adapter.bits is None
         layers.append(
-            doc.AdapterLayer(
+            nodes.AdapterLayer(
                 outputs=layer.out_features,
                 weight=store.add(f"{prefix}.weight", weight, np.float32 if exact else np.int8),
                 row_scale=None if exact else store.add(f"{prefix}.row_scale", row_scale, np.float32),
                 bias=store.add(f"{prefix}.bias", layer.bias, np.float32),
             )
         )
-    return doc.Adapter(layers=tuple(layers), output=adapter.output)
+    return nodes.Adapter(layers=tuple(layers), output=adapter.output)
 
 
 @torch.no_grad()

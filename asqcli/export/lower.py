@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asqcli.artifact import document as doc
+from asqcli.artifact import nodes
 from asqcli.errors import UnsupportedError
 from asqcli.export.integers import TensorStore
 from asqcli.export.operations import HANDLERS, SUPPORTED, Operations, Unsupported, Value
@@ -32,7 +32,7 @@ _TELL_NO_VALUES = {
 class Lowered:
     """The nodes of an artifact, and by their names the places in the source that they come from."""
 
-    nodes: tuple[doc.AnyNode, ...]
+    nodes: tuple[nodes.AnyNode, ...]
     places: dict[str, str]
 
 
@@ -201,7 +201,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
     return bool(marks.as_strided(b.shape, b.stride(), b.storage_offset()).any())
 
 
-def _prune(nodes: list[doc.AnyNode], output: Value) -> tuple[doc.AnyNode, ...]:
+def _prune(nodes: list[nodes.AnyNode], output: Value) -> tuple[nodes.AnyNode, ...]:
     """Return the nodes that the output depends on, numbered anew."""
     needed, waiting = set(), [int(output)]
     while waiting:

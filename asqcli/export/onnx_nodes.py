@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from asqcli.artifact import Artifact
-from asqcli.artifact import document as doc
+from asqcli.artifact import Artifact, nodes
 from asqcli.export.onnx_graph import Graph
 from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA, SIXTH, adaptive_windows
 
@@ -64,47 +63,47 @@ class _Writer:
     def write(self, node, inputs: list[str], shapes: list[tuple[int, ...]]) -> str:
         x, shape = inputs[0], shapes[0]
         match node:
-            case doc.Conv() | doc.Linear():
+            case nodes.Conv() | nodes.Linear():
                 return self.quantized_layer(node, x)
-            case doc.BatchNorm():
+            case nodes.BatchNorm():
                 product = self.add("Mul", x, self.tensor(node.g, (-1, 1, 1)), name="multiplied")
                 return self.add("Add", product, self.tensor(node.b, (-1, 1, 1)), name="normalized")
-            case doc.Clamp():
+            case nodes.Clamp():
                 return self.clamp(x, node.low, node.high)
-            case doc.Gate():
+            case nodes.Gate():
                 return self.gate(node.op, x)
-            case doc.Add():
+            case nodes.Add():
                 return self.add("Add", *inputs, name="sum")
-            case doc.Mul():
+            case nodes.Mul():
                 return self.add("Mul", *inputs, name="product")
-            case doc.MaxPool():
+            case nodes.MaxPool():
                 return self.max_pool(node, x)
-            case doc.AvgPool():
+            case nodes.AvgPool():
                 return self.avg_pool(node, x, shape)
-            case doc.AdaptiveAvgPool():
+            case nodes.AdaptiveAvgPool():
                 heights, widths = (adaptive_windows(n, o) for n, o in zip(shape[1:], node.output_size, strict=True))
                 return self.means(x, shape, heights, widths, _sizes(heights, widths))
-            case doc.Reshape():
+            case nodes.Reshape():
                 return self.add("Reshape", x, self.integers("shape", 0, *node.shape), name="reshaped")
-            case doc.Transpose():
+            case nodes.Transpose():
                 order = list(range(len(shape) + 1))
                 first, second = (axis + 1 for axis in node.axes)
                 order[first], order[second] = order[second], order[first]
                 return self.add("Transpose", x, name="transposed", perm=order)
-            case doc.Concat():
+            case nodes.Concat():
                 return self.add("Concat", *inputs, name="joined", axis=node.axis + 1)
-            case doc.Slice():
+            case nodes.Slice():
                 return self.slice(x, node.axis + 1, node.start, node.stop, node.step)
-            case doc.Pad():
+            case nodes.Pad():
                 return self.pad_safely(x, node.before, node.after, np.float32(0))
         raise AssertionError(node)
 
     # Quantized layers
 
-    def quantized_layer(self, node: doc.Conv | doc.Linear, x: str) -> str:
+    def quantized_layer(self, node: nodes.Conv | nodes.Linear, x: str) -> str:
         """Quantize, accumulate, scale, add the bias."""
         weights, activations = node.weights, node.activations
-        per_channel = (-1, 1, 1) if isinstance(node, doc.Conv) else (-1,)
+        per_channel = (-1, 1, 1) if isinstance(node, nodes.Conv) else (-1,)
         step = self.artifact.tensors[activations.step_size][0]
         adapted = None if activations.adapter is None else self.adapted_step_size(node, x)
         codes = self.codes(node, x, step, adapted)
@@ -120,7 +119,7 @@ class _Writer:
             return value
         return self.add("Add", value, self.tensor(weights.bias, per_channel), name="biased")
 
-    def codes(self, node: doc.Conv | doc.Linear, x: str, step: np.float32, adapted: str | None) -> str:
+    def codes(self, node: nodes.Conv | nodes.Linear, x: str, step: np.float32, adapted: str | None) -> str:
         """Return the input's codes as uint8, counted from the zero point -qmin."""
         activations = node.activations
         if adapted is None:
@@ -136,16 +135,16 @@ class _Writer:
             codes = self.add("Add", codes, self.constant("offset", np.float32(-activations.qmin)), name="offset_codes")
         return self.cast(codes, UINT8, name="codes")
 
-    def accumulator(self, node: doc.Conv | doc.Linear, codes: str) -> str:
+    def accumulator(self, node: nodes.Conv | nodes.Linear, codes: str) -> str:
         """Return the sums of products, int32; padding is code 0, that is, the zero point."""
         weight = (self.artifact.levels(node.weights).astype(np.int16) + WEIGHT_ZERO_POINT).astype(np.uint8)
         operands = (
             codes,
-            self.constant("weight", weight.T if isinstance(node, doc.Linear) else weight),
+            self.constant("weight", weight.T if isinstance(node, nodes.Linear) else weight),
             self.constant("zero_point", np.uint8(-node.activations.qmin)),
             self.constant("weight_zero_point", np.uint8(WEIGHT_ZERO_POINT)),
         )
-        if isinstance(node, doc.Linear):
+        if isinstance(node, nodes.Linear):
             return self.add("MatMulInteger", *operands, name="accumulator")
         return self.add(
             "ConvInteger",
@@ -158,15 +157,15 @@ class _Writer:
             group=node.groups,
         )
 
-    def over_pixels(self, node: doc.Conv | doc.Linear, x: str) -> str:
+    def over_pixels(self, node: nodes.Conv | nodes.Linear, x: str) -> str:
         """Return (N, C) as (N, C, 1, 1) for a convolution."""
-        if isinstance(node, doc.Linear):
+        if isinstance(node, nodes.Linear):
             return x
         return self.add("Unsqueeze", x, self.integers("pixel_axes", 2, 3), name="over_pixels")
 
     # The adapter
 
-    def adapted_step_size(self, node: doc.Conv | doc.Linear, x: str) -> str:
+    def adapted_step_size(self, node: nodes.Conv | nodes.Linear, x: str) -> str:
         """Return step_size * beta, (N, 1): a float32 number, as double.
 
         A quotient or product of float32 numbers in double, rounded, is that in float32. In float32 onnxruntime (1.31)
@@ -175,7 +174,7 @@ class _Writer:
         """
         adapter = node.activations.adapter
         hidden = x
-        if isinstance(node, doc.Conv):
+        if isinstance(node, nodes.Conv):
             shape = self.artifact.plan.shapes[node.inputs[0]]
             windows = [[(0, side)] for side in shape[1:]]
             mean = self.means(x, shape, *windows, _sizes(*windows))
@@ -189,7 +188,7 @@ class _Writer:
         step = self.tensor(node.activations.step_size, ())
         return self.cast(self.add("Mul", step, beta, name="adapted_step_size"), DOUBLE, name="double_step")
 
-    def adapter_layer(self, adapter: doc.Adapter, index: int, hidden: str) -> str:
+    def adapter_layer(self, adapter: nodes.Adapter, index: int, hidden: str) -> str:
         """Return (weight @ hidden) * row_scale + bias, (N, outputs), double."""
         layer, tensors = adapter.layers[index], self.artifact.tensors
         weight = self.constant(f"adapter.{index}.weight", tensors[layer.weight].T)
@@ -200,7 +199,7 @@ class _Writer:
         bias = self.cast(self.tensor(layer.bias, (-1,)), DOUBLE, name="adapter_bias")
         return self.add("Add", result, bias, name="adapter_output")
 
-    def beta(self, adapter: doc.Adapter, t: str) -> str:
+    def beta(self, adapter: nodes.Adapter, t: str) -> str:
         """Return beta, (N, 1), double."""
         zero = self.constant("zero", np.float64(0))
         above = self.add("Max", t, zero, name="positive_part")
@@ -241,7 +240,7 @@ class _Writer:
         denominator = self.add("Add", one, self.add("Exp", negative, name="exp"), name="denominator")
         return self.cast(self.add("Div", one, denominator, name="quotient"), FLOAT, name="sigmoid")
 
-    def max_pool(self, node: doc.MaxPool, x: str) -> str:
+    def max_pool(self, node: nodes.MaxPool, x: str) -> str:
         padding = node.padding
         if any(border >= side for border, side in zip(padding, node.kernel_size * 2, strict=True)):
             # More border than runtimes take with the pool itself.
@@ -257,7 +256,7 @@ class _Writer:
             dilations=node.dilation,
         )
 
-    def avg_pool(self, node: doc.AvgPool, x: str, shape: tuple[int, ...]) -> str:
+    def avg_pool(self, node: nodes.AvgPool, x: str, shape: tuple[int, ...]) -> str:
         sides = list(zip(shape[1:], node.kernel_size, node.stride, node.padding, strict=True))
         heights, widths = ([(i, i + k) for i in range(0, n + 2 * p - k + 1, s)] for n, k, s, p in sides)
         sizes = _sizes(heights, widths)

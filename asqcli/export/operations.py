@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 
-from asqcli.artifact import document as doc
+from asqcli.artifact import nodes
 from asqcli.export.integers import (
     TensorStore,
     require_integers,
@@ -51,7 +51,7 @@ class Operations:
 
     def __init__(self, record: Record, store: TensorStore) -> None:
         self.record, self.store = record, store
-        self.nodes: list[doc.AnyNode] = []
+        self.nodes: list[nodes.AnyNode] = []
         self.shapes: list[tuple[int, ...]] = []
         self.layers = {module: name for name, module in record.model.named_modules()}
         self.current: Operation | None = None
@@ -59,7 +59,7 @@ class Operations:
 
     def _emit(
         self,
-        kind: type[doc.Node],
+        kind: type[nodes.Node],
         *inputs: Value,
         op: str | None = None,
         name: str | None = None,
@@ -109,11 +109,11 @@ class Operations:
         if isinstance(layer, QuantLinear):
             if len(self.shapes[x]) != 1:
                 raise Unsupported(f"its input has the shape {self.shapes[x]} for one image, not (features,)")
-            return self._emit(doc.Linear, x, name=name, activations=activations, weights=weights)
+            return self._emit(nodes.Linear, x, name=name, activations=activations, weights=weights)
         if layer.padding_mode != "zeros":
             raise Unsupported(f"it pads with `{layer.padding_mode}`, and the engine with zeros")
         return self._emit(
-            doc.Conv,
+            nodes.Conv,
             x,
             name=name,
             activations=activations,
@@ -128,7 +128,7 @@ class Operations:
         if layer.running_mean is None:
             raise Unsupported("it has no running statistics")
         g, b = self.store.once(store_batch_norm, name, layer)
-        return self._emit(doc.BatchNorm, x, name=name, g=g, b=b)
+        return self._emit(nodes.BatchNorm, x, name=name, g=g, b=b)
 
     # Functions: parameters as torch's
 
@@ -136,14 +136,14 @@ class Operations:
         self._same_shapes(input, other)
         if alpha != 1:
             raise Unsupported("it has a factor")
-        return self._emit(doc.Add, input, other)
+        return self._emit(nodes.Add, input, other)
 
     def mul(self, input, other) -> Value:
         for x, gate in ((input, other), (other, input)):
             if isinstance(x, Value) and isinstance(gate, Value):
                 shape = self.shapes[x]
                 if self.shapes[gate] == shape or (len(shape) == 3 and self.shapes[gate] == (shape[0], 1, 1)):
-                    return self._emit(doc.Mul, x, gate)
+                    return self._emit(nodes.Mul, x, gate)
         raise Unsupported("the factors are not two values of one shape, or a value and one number per channel")
 
     def _same_shapes(self, input, other) -> None:
@@ -156,7 +156,7 @@ class Operations:
         if isinstance(min, Value) or isinstance(max, Value):
             raise Unsupported("its bounds are no constants")
         bounds = [None if bound is None or math.isinf(bound) else float(bound) for bound in (min, max)]
-        return self._emit(doc.Clamp, input, low=bounds[0], high=bounds[1])
+        return self._emit(nodes.Clamp, input, low=bounds[0], high=bounds[1])
 
     def relu(self, input, inplace=False) -> Value:
         return self.clamp(input, 0.0)
@@ -168,16 +168,16 @@ class Operations:
         return self.clamp(input, 0.0, 6.0)
 
     def sigmoid(self, input) -> Value:
-        return self._emit(doc.Gate, input, op="sigmoid")
+        return self._emit(nodes.Gate, input, op="sigmoid")
 
     def silu(self, input, inplace=False) -> Value:
-        return self._emit(doc.Gate, input, op="silu")
+        return self._emit(nodes.Gate, input, op="silu")
 
     def hardsigmoid(self, input, inplace=False) -> Value:
-        return self._emit(doc.Gate, input, op="hardsigmoid")
+        return self._emit(nodes.Gate, input, op="hardsigmoid")
 
     def hardswish(self, input, inplace=False) -> Value:
-        return self._emit(doc.Gate, input, op="hardswish")
+        return self._emit(nodes.Gate, input, op="hardswish")
 
     def max_pool(
         self, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
@@ -194,7 +194,7 @@ class Operations:
             )
         ]
         return self._emit(
-            doc.MaxPool,
+            nodes.MaxPool,
             input,
             kernel_size=kernel_size,
             stride=stride,
@@ -216,7 +216,7 @@ class Operations:
             raise Unsupported("the engine's average pools have neither `ceil_mode` nor `divisor_override`")
         kernel_size = _pair(kernel_size)
         return self._emit(
-            doc.AvgPool,
+            nodes.AvgPool,
             input,
             kernel_size=kernel_size,
             stride=_pair(stride) if stride else kernel_size,
@@ -225,30 +225,30 @@ class Operations:
         )
 
     def adaptive_avg_pool(self, input, output_size) -> Value:
-        return self._emit(doc.AdaptiveAvgPool, input, output_size=self._batched_shape()[1:])
+        return self._emit(nodes.AdaptiveAvgPool, input, output_size=self._batched_shape()[1:])
 
     def mean(self, input, dim=None, keepdim=False) -> Value:
         dims = {d % 4 for d in ((dim,) if isinstance(dim, int) else dim or ())}
         if len(self.shapes[input]) != 3 or dims != {2, 3}:
             raise Unsupported("the engine takes means over height and width together")
-        pooled = self._emit(doc.AdaptiveAvgPool, input, output_size=(1, 1), gives=(self.shapes[input][0], 1, 1))
+        pooled = self._emit(nodes.AdaptiveAvgPool, input, output_size=(1, 1), gives=(self.shapes[input][0], 1, 1))
         if keepdim:
             return pooled
-        return self._emit(doc.Reshape, pooled, shape=self._batched_shape())
+        return self._emit(nodes.Reshape, pooled, shape=self._batched_shape())
 
     def reshape(self, input, *_, **__) -> Value:
-        return self._emit(doc.Reshape, input, shape=self._batched_shape())
+        return self._emit(nodes.Reshape, input, shape=self._batched_shape())
 
     def transpose(self, input, dim0, dim1) -> Value:
         dims = len(self.shapes[input]) + 1
         axes = tuple(d % dims - 1 for d in (dim0, dim1))
         if min(axes) < 0:
             raise Unsupported("it moves the batch")
-        return self._emit(doc.Transpose, input, axes=axes)
+        return self._emit(nodes.Transpose, input, axes=axes)
 
     def concat(self, tensors, dim=0) -> Value:
         axis = self._axis(tensors[0], dim)
-        return self._emit(doc.Concat, *tensors, axis=axis)
+        return self._emit(nodes.Concat, *tensors, axis=axis)
 
     def chunk(self, input, chunks, dim=0) -> list[Value]:
         return self._pieces(input, dim)
@@ -275,7 +275,7 @@ class Operations:
         shape = list(self.shapes[input])
         shape[axis] = len(range(part.start, part.stop, part.step))
         return self._emit(
-            doc.Slice, input, axis=axis, start=part.start, stop=part.stop, step=part.step, gives=tuple(shape)
+            nodes.Slice, input, axis=axis, start=part.start, stop=part.stop, step=part.step, gives=tuple(shape)
         )
 
     def getitem(self, input, index) -> Any:
@@ -302,7 +302,7 @@ class Operations:
             raise Unsupported(f"it pads by {tuple(pad)}")
         pairs = [tuple(pad[i : i + 2]) for i in range(0, len(pad), 2)]  # torch names the last dimension first
         pairs = [*pairs, *[(0, 0)] * (dims - len(pairs))][::-1]
-        return self._emit(doc.Pad, input, before=tuple(b for b, _ in pairs), after=tuple(a for _, a in pairs))
+        return self._emit(nodes.Pad, input, before=tuple(b for b, _ in pairs), after=tuple(a for _, a in pairs))
 
     def dropout(self, input, p=0.5, training=True, inplace=False, *, train=None) -> Value:
         if p != 0 and (training if train is None else train):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from asqcli.api import quantize_module
-from asqcli.artifact import Artifact, document, read_artifact, write_artifact
+from asqcli.artifact import Artifact, document, nodes, read_artifact, write_artifact
 from asqcli.artifact.file import part_bytes
 from asqcli.artifact.shapes import LARGEST_COST, LARGEST_LIVE, LARGEST_VALUE
 from asqcli.engine import Session
@@ -153,13 +153,13 @@ def test_a_reader_of_the_text_alone_gives_the_same_logits(artifact):
 
 
 def test_the_text_names_every_operation_key_and_limit():
-    for kind in document.AnyNode.__origin__.__args__:
+    for kind in nodes.KINDS:
         for op in kind.model_fields["op"].annotation.__args__:
             assert f"`{op}`" in FORMAT, op
         for key in set(kind.model_fields) - {"op"}:
             assert f"`{key}`" in FORMAT, key
-    for part in (document.Activations, document.Weights, document.Adapter, document.AdapterLayer, document.Input,
-                 document.Document, document.Provenance):  # fmt: skip
+    for part in (nodes.Activations, nodes.Weights, nodes.Adapter, nodes.AdapterLayer, document.Input, document.Document,
+                 document.Provenance):  # fmt: skip
         for key in part.model_fields:
             assert f"`{key}`" in FORMAT, key
     assert [int(n) for n in re.findall(r"2\^(\d+)", FORMAT.rpartition("A reader may")[2])] == [

@@ -7,7 +7,7 @@ import mmap
 
 import numpy as np
 
-from asqcli.artifact import Artifact
+from asqcli.artifact import Artifact, nodes
 from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
 from asqcli.engine import Session, native
@@ -42,18 +42,18 @@ class Maker:
         channels = channels or shape[1]
         if adapter:
             hidden = max(1, channels // 4)
-            adapter = doc.Adapter(output="reciprocal", layers=tuple(
-                doc.AdapterLayer(
+            adapter = nodes.Adapter(output="reciprocal", layers=tuple(
+                nodes.AdapterLayer(
                     outputs=o, weight=self.tensor(rng.integers(-127, 128, (o, i)), np.int8),
                     row_scale=self.tensor(rng.random(o) / 100), bias=self.tensor(rng.standard_normal(o)),
                 ) for i, o in ((channels, hidden), (hidden, 1))))  # fmt: skip
         self.nodes.append(
-            (doc.Conv if len(shape) == 4 else doc.Linear)(
+            (nodes.Conv if len(shape) == 4 else nodes.Linear)(
                 op="conv" if len(shape) == 4 else "linear", name=f"layer{len(self.nodes)}", inputs=(value,),
-                activations=doc.Activations(
+                activations=nodes.Activations(
                     qmin=qmin, qmax=qmax, step_size=self.tensor([1e-3 if extreme else 0.1]),
                     dequantize_by="adapted_step_size", adapter=adapter or None),
-                weights=doc.Weights(
+                weights=nodes.Weights(
                     shape=shape, code_bits=bits, codes=self.tensor(pack(codes, bits), np.uint8),
                     levels=self.tensor(table, np.int8), scale=self.tensor(rng.random(outputs) / 300),
                     scale_per="channel", bias=self.tensor(rng.standard_normal(outputs)) if bias else None),
@@ -66,7 +66,7 @@ class Maker:
 
     def batch_norm(self, value, channels):
         g, b = (self.tensor(self.rng.standard_normal(channels)) for _ in range(2))  # gammas of both signs
-        return self.add(doc.BatchNorm, "batch_norm", value, g=g, b=b)
+        return self.add(nodes.BatchNorm, "batch_norm", value, g=g, b=b)
 
     def artifact(self, classes: int) -> Artifact:
         document = doc.Document(

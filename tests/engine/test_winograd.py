@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asqcli.artifact import document as doc
+from asqcli.artifact import nodes
 from asqcli.artifact.packing import pack
 from asqcli.engine import Session, native_memory, native_winograd
 from asqcli.engine.kernels import usable_kernels
@@ -55,10 +55,10 @@ def network(rng, size, channels, outputs, largest, bounds, *, adapter=True):
     make.tensors[weights.codes] = pack(codes, 4)
     value = make.batch_norm(value, outputs)
     if outputs == channels:
-        value = make.add(doc.Add, "add", value, 1)
-    value = make.add(doc.Clamp, "clamp", value, low=0.0, high=None)
-    value = make.add(doc.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
-    value = make.add(doc.Reshape, "reshape", value, shape=(outputs,))
+        value = make.add(nodes.Add, "add", value, 1)
+    value = make.add(nodes.Clamp, "clamp", value, low=0.0, high=None)
+    value = make.add(nodes.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
+    value = make.add(nodes.Reshape, "reshape", value, shape=(outputs,))
     make.layer(value, (5, outputs), qmin=-8, qmax=7)
     return make.artifact(5)
 

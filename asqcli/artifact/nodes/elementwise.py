@@ -1,0 +1,74 @@
+"""Nodes that work number by number, or channel by channel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from asqcli.artifact.nodes.base import Node, Shape, TensorName, TensorSpec, Value, WithoutTensors, Work
+
+Number = Annotated[float, Field(ge=-3e38, le=3e38)]
+
+SIGMOID_PASSES = 20  # elementwise operations for each number
+
+
+class Elementwise:
+    """What holds for kinds of node whose value has the shape of their first input."""
+
+    def problem(self, inputs: Sequence[Shape]) -> str | None:
+        return None
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        return inputs[0]
+
+    def work(self, inputs: Sequence[Shape], output: Shape) -> Work:
+        return self.traffic(inputs, output)
+
+
+class BatchNorm(Elementwise, Node):
+    op: Literal["batch_norm"] = "batch_norm"
+    g: TensorName
+    b: TensorName
+
+    def tensors(self, inputs: Sequence[Shape]) -> Iterator[TensorSpec]:
+        for name in (self.g, self.b):
+            yield TensorSpec(name, "float32", (inputs[0][0],), "batch_norms")
+
+    def problem(self, inputs: Sequence[Shape]) -> str | None:
+        return None if len(inputs[0]) == 3 else "it needs (channels, height, width)"
+
+
+class Clamp(WithoutTensors, Elementwise, Node):
+    op: Literal["clamp"] = "clamp"
+    low: Number | None
+    high: Number | None
+
+
+class Gate(WithoutTensors, Elementwise, Node):
+    op: Literal["sigmoid", "silu", "hardsigmoid", "hardswish"]
+
+    def work(self, inputs: Sequence[Shape], output: Shape) -> Work:
+        passes = SIGMOID_PASSES if self.op in ("sigmoid", "silu") else 0
+        return self.traffic(inputs, output) + Work(elementwise=passes * math.prod(output))
+
+
+class Add(WithoutTensors, Elementwise, Node):
+    op: Literal["add"] = "add"
+    inputs: tuple[Value, Value]
+
+    def problem(self, inputs: Sequence[Shape]) -> str | None:
+        return None if inputs[0] == inputs[1] else "the shapes differ"
+
+
+class Mul(WithoutTensors, Elementwise, Node):
+    op: Literal["mul"] = "mul"
+    inputs: tuple[Value, Value]
+
+    def problem(self, inputs: Sequence[Shape]) -> str | None:
+        x, gate = inputs
+        if gate == x or (len(x) == 3 and gate == (x[0], 1, 1)):
+            return None
+        return "the second factor is neither of the shape of the first nor (channels, 1, 1)"
