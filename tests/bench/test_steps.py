@@ -19,8 +19,8 @@ def test_steps_of_a_network(kernel):
     value = make.layer(0, (16, 3, 3, 3), groups=1, **same)
     value = make.layer(value, (16, 1, 3, 3), groups=16, channels=16, **same)
     value = make.layer(value, (16, 1, 3, 3), groups=16, channels=16, **same)
-    value = make.add(nodes.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
-    value = make.add(nodes.Reshape, "reshape", value, shape=(16,))
+    value = make.add(nodes.AdaptiveAvgPool, value, output_size=(1, 1))
+    value = make.add(nodes.Reshape, value, shape=(16,))
     make.layer(value, (5, 16), qmin=0, qmax=15)
     measured = measure_steps(Session(make.artifact(5), kernel=kernel).network)
     steps = {step["step"]: step for step in measured["steps"]}

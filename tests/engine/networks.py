@@ -49,7 +49,7 @@ class Maker:
                 ) for i, o in ((channels, hidden), (hidden, 1))))  # fmt: skip
         self.nodes.append(
             (nodes.Conv if len(shape) == 4 else nodes.Linear)(
-                op="conv" if len(shape) == 4 else "linear", name=f"layer{len(self.nodes)}", inputs=(value,),
+                name=f"layer{len(self.nodes)}", inputs=(value,),
                 activations=nodes.Activations(
                     qmin=qmin, qmax=qmax, step_size=self.tensor([1e-3 if extreme else 0.1]),
                     dequantize_by="adapted_step_size", adapter=adapter or None),
@@ -60,13 +60,13 @@ class Maker:
                 **geometry))  # fmt: skip
         return len(self.nodes)
 
-    def add(self, kind, op, *inputs, **settings):
-        self.nodes.append(kind(op=op, name=f"{op}{len(self.nodes)}", inputs=inputs, **settings))
+    def add(self, kind, *inputs, **settings):
+        self.nodes.append(kind(name=f"{kind.__name__.lower()}{len(self.nodes)}", inputs=inputs, **settings))
         return len(self.nodes)
 
     def batch_norm(self, value, channels):
         g, b = (self.tensor(self.rng.standard_normal(channels)) for _ in range(2))  # gammas of both signs
-        return self.add(nodes.BatchNorm, "batch_norm", value, g=g, b=b)
+        return self.add(nodes.BatchNorm, value, g=g, b=b)
 
     def artifact(self, classes: int) -> Artifact:
         document = doc.Document(

@@ -52,10 +52,10 @@ def test_convolutions_of_every_shape(data, seed):
     if draw(st.booleans()):
         value = make.batch_norm(value, outputs * times)
     if times == 1 and draw(st.booleans()):
-        value = make.add(nodes.Add, "add", value, before)
-    value = make.add(nodes.Clamp, "clamp", value, low=0.0, high=draw(st.sampled_from([None, 6.0])))
-    value = make.add(nodes.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
-    value = make.add(nodes.Reshape, "reshape", value, shape=(outputs * times,))
+        value = make.add(nodes.Add, value, before)
+    value = make.add(nodes.Clamp, value, low=0.0, high=draw(st.sampled_from([None, 6.0])))
+    value = make.add(nodes.AdaptiveAvgPool, value, output_size=(1, 1))
+    value = make.add(nodes.Reshape, value, shape=(outputs * times,))
     make.layer(value, (draw(st.integers(1, 33)), outputs * times), qmin=qmin, qmax=qmax, extreme=extreme)
     artifact = make.artifact(make.nodes[-1].weights.shape[0])
     assert_equal(artifact, rng.standard_normal((3, 3, size, size)).astype(np.float32), teams)
@@ -70,11 +70,11 @@ def test_sums_of_16_bits_at_their_limit(qmax, level, narrow):
     make = Maker(rng, 9)
     geometry = {"stride": (1, 1), "padding": (1,) * 4, "dilation": (1, 1)}
     value = make.layer(0, (21, 3, 3, 3), qmin=0, qmax=qmax, extreme=True, groups=1, **geometry)
-    value = make.add(nodes.Clamp, "clamp", value, low=1.0, high=None)
+    value = make.add(nodes.Clamp, value, low=1.0, high=None)
     value = make.layer(value, (21, 1, 3, 3), qmin=0, qmax=qmax, extreme=True, groups=21, channels=21, **geometry)
-    value = make.add(nodes.Clamp, "clamp", value, low=1.0, high=None)
+    value = make.add(nodes.Clamp, value, low=1.0, high=None)
     value = make.layer(value, (35, 21, 3, 3), qmin=0, qmax=qmax, extreme=True, groups=1, **geometry)
-    flat = make.add(nodes.Reshape, "reshape", value, shape=(35 * 81,))
+    flat = make.add(nodes.Reshape, value, shape=(35 * 81,))
     make.layer(flat, (3, 35 * 81), qmin=-8, qmax=7)
     for node in make.nodes[:-1]:
         if isinstance(node, nodes.Conv):
@@ -94,10 +94,10 @@ def test_every_width_around_the_tile(width):
                            padding=(0,) * 4, dilation=(1, 1), groups=1)  # fmt: skip
         value = make.layer(value, (channels, channels, 3, 3), qmin=0, qmax=15, extreme=True, stride=(1, 1),
                            padding=(1,) * 4, dilation=(1, 1), groups=1, adapter=True)  # fmt: skip
-        value = make.add(nodes.MaxPool, "max_pool", value, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1),
+        value = make.add(nodes.MaxPool, value, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1),
                          dilation=(1, 1))  # fmt: skip
         side = (width - 1) // 2 + 1
-        value = make.add(nodes.Reshape, "reshape", value, shape=(channels * side**2,))
+        value = make.add(nodes.Reshape, value, shape=(channels * side**2,))
         make.layer(value, (5, channels * side**2), qmin=-8, qmax=7)
         artifact = make.artifact(5)
         images = rng.standard_normal((2, 3, width, width)).astype(np.float32)
@@ -116,7 +116,7 @@ def test_a_layer_named_twice_reads_the_image_and_another_value():
             0, (3, 3, *kernel), qmin=-8, qmax=7, stride=(1, 1), padding=padding, dilation=(1, 1), groups=1
         )
         make.nodes.append(make.nodes[-1].model_copy(update={"name": "again", "inputs": (value,)}))
-        flat = make.add(nodes.Reshape, "reshape", len(make.nodes), shape=(108,))
+        flat = make.add(nodes.Reshape, len(make.nodes), shape=(108,))
         make.layer(flat, (3, 108), qmin=-8, qmax=7)
         assert_equal(make.artifact(3), rng.standard_normal((2, 3, 6, 6)).astype(np.float32))
 
@@ -128,8 +128,8 @@ def test_depthwise_rows_far_apart_are_no_fours():
         make = Maker(rng, 17)
         value = make.layer(0, (3, 1, rows, 3), qmin=-8, qmax=7, stride=(1, 2), padding=(1, 0, 2, 1),
                            dilation=(dilation, 1), groups=3)  # fmt: skip
-        value = make.add(nodes.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
-        flat = make.add(nodes.Reshape, "reshape", value, shape=(3,))
+        value = make.add(nodes.AdaptiveAvgPool, value, output_size=(1, 1))
+        flat = make.add(nodes.Reshape, value, shape=(3,))
         make.layer(flat, (3, 3), qmin=-8, qmax=7)
         artifact = make.artifact(3)
         assert native_plan.Plan(artifact, {}).ops[0].layout == layout
@@ -144,8 +144,8 @@ def test_weights_that_would_be_mostly_gaps_run_on_numpy():
                        dilation=(1, 1), groups=1)  # fmt: skip
     value = make.layer(value, (2 * channels, 1, 3, 3), qmin=-8, qmax=7, bits=1, stride=(1, 1), padding=(1,) * 4,
                        dilation=(1, 1), groups=channels)  # fmt: skip
-    value = make.add(nodes.Slice, "slice", value, axis=0, start=0, stop=3, step=1)
-    flat = make.add(nodes.Reshape, "reshape", value, shape=(3,))
+    value = make.add(nodes.Slice, value, axis=0, start=0, stop=3, step=1)
+    flat = make.add(nodes.Reshape, value, shape=(3,))
     make.layer(flat, (3, 3), qmin=-8, qmax=7)
     with pytest.raises(native_memory.NotNative, match="of more than 268,435,456 bytes together"):
         native_plan.Plan(make.artifact(3), {})
@@ -160,15 +160,15 @@ def inverted_residual(rng, size, channels, *, expanded=32, stride=1, columns=3, 
     value = make.layer(value, (expanded, channels, 1, 1), **codes, **one)
     if epilogue.get("norm", True):
         value = make.batch_norm(value, expanded)
-    value = make.add(nodes.Clamp, "clamp", value, low=0.0, high=epilogue.get("high", 6.0))
+    value = make.add(nodes.Clamp, value, low=0.0, high=epilogue.get("high", 6.0))
     value = make.layer(value, (expanded, 1, 3, columns), **codes, stride=(stride, stride), padding=(1,) * 4,
                        dilation=(1, 1), groups=expanded, channels=expanded)  # fmt: skip
     if epilogue.get("norm", True):
         value = make.batch_norm(value, expanded)
-    value = make.add(nodes.Clamp, "clamp", value, low=0.0, high=epilogue.get("high", 6.0))
+    value = make.add(nodes.Clamp, value, low=0.0, high=epilogue.get("high", 6.0))
     value = make.layer(value, (5, expanded, 1, 1), qmin=-8, qmax=7, **one)
-    value = make.add(nodes.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
-    value = make.add(nodes.Reshape, "reshape", value, shape=(5,))
+    value = make.add(nodes.AdaptiveAvgPool, value, output_size=(1, 1))
+    value = make.add(nodes.Reshape, value, shape=(5,))
     make.layer(value, (4, 5), qmin=-8, qmax=7)
     return make.artifact(4)
 
@@ -226,8 +226,8 @@ def test_nothing_beyond_the_buffers_is_touched(kernel, monkeypatch):
         value = make.layer(value, (channels, channels // groups, 3, 3), qmin=0, qmax=15, stride=(2, 1),
                            padding=(1,) * 4, dilation=(1, 1), groups=groups, channels=channels,
                            adapter=True)  # fmt: skip
-        value = make.add(nodes.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
-        value = make.add(nodes.Reshape, "reshape", value, shape=(channels,))
+        value = make.add(nodes.AdaptiveAvgPool, value, output_size=(1, 1))
+        value = make.add(nodes.Reshape, value, shape=(channels,))
         make.layer(value, (5, channels), qmin=-8, qmax=7, adapter=True)
         assert_one_equal(make.artifact(5), kernel, width)
     for size, channels, stride in ((14, 16, 1), (15, 24, 2), (29, 32, 1)):
@@ -279,8 +279,8 @@ def test_the_widest_tiles_keep_their_accumulators_in_registers(kernel, products,
 def test_a_network_without_a_native_plan_runs_on_numpy():
     make = Maker(np.random.default_rng(0), 5)
     value = make.layer(0, (4, 3, 1, 1), qmin=-8, qmax=7, stride=(1, 1), padding=(0,) * 4, dilation=(1, 1), groups=1)
-    value = make.add(nodes.Transpose, "transpose", value, axes=(1, 2))
-    value = make.add(nodes.Reshape, "reshape", value, shape=(100,))
+    value = make.add(nodes.Transpose, value, axes=(1, 2))
+    value = make.add(nodes.Reshape, value, shape=(100,))
     make.layer(value, (3, 100), qmin=-8, qmax=7)
     artifact = make.artifact(3)
     session = Session(artifact)
@@ -293,7 +293,7 @@ def test_a_network_without_a_native_plan_runs_on_numpy():
 
 def tiny_artifact() -> Artifact:
     make = Maker(np.random.default_rng(0), 3)
-    value = make.add(nodes.Reshape, "reshape", 0, shape=(27,))
+    value = make.add(nodes.Reshape, 0, shape=(27,))
     make.layer(value, (3, 27), qmin=-8, qmax=7)
     return make.artifact(3)
 

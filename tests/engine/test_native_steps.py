@@ -16,13 +16,13 @@ def test_slices_pads_and_concatenations():
     rng = np.random.default_rng(0)
     make = Maker(rng, 9)
     value = make.layer(0, (6, 3, 3, 3), qmin=-8, qmax=7, stride=(1, 1), padding=(1,) * 4, dilation=(1, 1), groups=1)
-    cut = make.add(nodes.Slice, "slice", value, axis=1, start=1, stop=9, step=2)
-    cut = make.add(nodes.Slice, "slice", cut, axis=2, start=0, stop=9, step=3)
-    cut = make.add(nodes.Slice, "slice", cut, axis=0, start=1, stop=5, step=1)
-    padded = make.add(nodes.Pad, "pad", cut, before=(1, 2, 0), after=(1, 3, 6))
-    joined = make.add(nodes.Concat, "concat", padded, value, axis=0)
-    twice = make.add(nodes.Add, "add", joined, joined)
-    flat = make.add(nodes.Reshape, "reshape", twice, shape=(12 * 81,))
+    cut = make.add(nodes.Slice, value, axis=1, start=1, stop=9, step=2)
+    cut = make.add(nodes.Slice, cut, axis=2, start=0, stop=9, step=3)
+    cut = make.add(nodes.Slice, cut, axis=0, start=1, stop=5, step=1)
+    padded = make.add(nodes.Pad, cut, before=(1, 2, 0), after=(1, 3, 6))
+    joined = make.add(nodes.Concat, padded, value, axis=0)
+    twice = make.add(nodes.Add, joined, joined)
+    flat = make.add(nodes.Reshape, twice, shape=(12 * 81,))
     make.layer(flat, (4, 12 * 81), qmin=-8, qmax=7)
     artifact = make.artifact(4)
     assert_equal(artifact, rng.standard_normal((3, 3, 9, 9)).astype(np.float32), teams=(2, 3))
@@ -39,11 +39,11 @@ def test_a_pool_in_a_convolution_is_observed_and_shared(size):
         value = make.layer(
             0, (49, 3, 3, 3), qmin=-8, qmax=7, stride=(1, 1), padding=(1,) * 4, dilation=(1, 1), groups=1
         )
-        value = make.add(nodes.MaxPool, "max_pool", value, kernel_size=(window,) * 2, stride=(stride,) * 2,
+        value = make.add(nodes.MaxPool, value, kernel_size=(window,) * 2, stride=(stride,) * 2,
                          padding=(border,) * 4, dilation=(dilation,) * 2)  # fmt: skip
-        value = make.add(nodes.Clamp, "clamp", value, low=-9.0, high=None)
+        value = make.add(nodes.Clamp, value, low=-9.0, high=None)
         side = (size + 2 * border - dilation * (window - 1) - 1) // stride + 1
-        flat = make.add(nodes.Reshape, "reshape", value, shape=(49 * side**2,))
+        flat = make.add(nodes.Reshape, value, shape=(49 * side**2,))
         make.layer(flat, (3, 49 * side**2), qmin=-8, qmax=7, adapter=True)
         artifact = make.artifact(3)
         pools = [op.pool.out_h for op in native_plan.Plan(artifact, {}).ops if op.kind == native_library.CONV]
@@ -56,10 +56,10 @@ def test_a_pool_of_a_sum():
     make = Maker(rng, 9)
     geometry = {"stride": (1, 1), "padding": (1,) * 4, "dilation": (1, 1), "groups": 1}
     values = [make.layer(0, (20, 3, 3, 3), qmin=-8, qmax=7, **geometry) for _ in range(2)]
-    value = make.add(nodes.Add, "add", *values)
-    value = make.add(nodes.MaxPool, "max_pool", value, kernel_size=(3, 3), stride=(2, 2), padding=(1,) * 4,
+    value = make.add(nodes.Add, *values)
+    value = make.add(nodes.MaxPool, value, kernel_size=(3, 3), stride=(2, 2), padding=(1,) * 4,
                      dilation=(1, 1))  # fmt: skip
-    flat = make.add(nodes.Reshape, "reshape", value, shape=(500,))
+    flat = make.add(nodes.Reshape, value, shape=(500,))
     make.layer(flat, (3, 500), qmin=-8, qmax=7)
     assert_equal(make.artifact(3), rng.standard_normal((2, 3, 9, 9)).astype(np.float32), teams=(2,))
 
@@ -70,8 +70,8 @@ def test_a_sum_with_the_end_of_a_long_chain_of_copies():
     value = make.layer(0, (3, 3, 1, 1), qmin=-8, qmax=7, stride=(1, 1), padding=(0,) * 4, dilation=(1, 1), groups=1)
     copied = 0
     for _ in range(1500):
-        copied = make.add(nodes.Slice, "slice", copied, axis=1, start=0, stop=2, step=1)
-    flat = make.add(nodes.Reshape, "reshape", make.add(nodes.Add, "add", value, copied), shape=(12,))
+        copied = make.add(nodes.Slice, copied, axis=1, start=0, stop=2, step=1)
+    flat = make.add(nodes.Reshape, make.add(nodes.Add, value, copied), shape=(12,))
     make.layer(flat, (3, 12), qmin=-8, qmax=7)
     assert_equal(make.artifact(3), rng.standard_normal((1, 3, 2, 2)).astype(np.float32))
 
@@ -87,13 +87,13 @@ def test_gates_and_products(op, channels):
     value = make.layer(0, (channels, 3, 1, 1), **codes | {"adapter": False}, **one)
     value = make.batch_norm(value, channels)
     make.tensors[make.nodes[-1].g][:] *= 10.0 ** rng.uniform(-40, 4, channels)  # up to overflow of exp, down to zero
-    gated = make.add(nodes.Gate, op, value)
-    factor = make.add(nodes.AdaptiveAvgPool, "adaptive_avg_pool", gated, output_size=(1, 1))
+    gated = make.add(nodes.Gate, value, op=op)
+    factor = make.add(nodes.AdaptiveAvgPool, gated, output_size=(1, 1))
     factor = make.layer(factor, (channels, channels, 1, 1), **codes, **one)
-    factor = make.add(nodes.Gate, op, factor)
-    product = make.add(nodes.Mul, "mul", gated, factor)
-    product = make.add(nodes.Mul, "mul", product, value)
-    flat = make.add(nodes.Reshape, "reshape", product, shape=(81 * channels,))
+    factor = make.add(nodes.Gate, factor, op=op)
+    product = make.add(nodes.Mul, gated, factor)
+    product = make.add(nodes.Mul, product, value)
+    flat = make.add(nodes.Reshape, product, shape=(81 * channels,))
     make.layer(flat, (4, 81 * channels), **codes)
     artifact = make.artifact(4)
     native_plan.Plan(artifact, {})
@@ -123,7 +123,7 @@ def test_gates_of_every_size_of_number():
     image = np.resize(numbers, (1, 3, 15, 15)).astype(np.float32)
     for op in native_library.GATES:
         make = Maker(rng, 15)
-        make.add(nodes.Reshape, "reshape", make.add(nodes.Gate, op, 0), shape=(675,))
+        make.add(nodes.Reshape, make.add(nodes.Gate, 0, op=op), shape=(675,))
         artifact = make.artifact(675)
         expected = Session(artifact, kernel="matmul").run(image)
         for kernel in USABLE:
@@ -133,7 +133,7 @@ def test_gates_of_every_size_of_number():
 @pytest.mark.parametrize("op", native_library.GATES)
 def test_a_nan_passes_through_a_gate(op):
     make = Maker(np.random.default_rng(0), 15)
-    make.add(nodes.Reshape, "reshape", make.add(nodes.Gate, op, 0), shape=(675,))
+    make.add(nodes.Reshape, make.add(nodes.Gate, 0, op=op), shape=(675,))
     plan = native_plan.Plan(make.artifact(675), {})
     image = np.resize(np.float32([np.nan, np.inf, -np.inf, 1.0, -1.0]), (1, 3, 15, 15))
     with np.errstate(invalid="ignore"):
@@ -149,14 +149,14 @@ def test_average_pools(channels):
     """Windows that overlap, skip rows, lie in the border or cover the image; those of an adaptive pool may overlap."""
     rng = np.random.default_rng(channels)
     pools = [
-        nodes.AvgPool(op="avg_pool", name="pool", inputs=(1,), kernel_size=kernel, stride=stride, padding=padding,
+        nodes.AvgPool(name="pool", inputs=(1,), kernel_size=kernel, stride=stride, padding=padding,
                     count_include_pad=include)
         for kernel, stride, padding, include in (
             ((2, 2), (2, 2), (0, 0), True), ((3, 3), (1, 1), (1, 1), True), ((3, 3), (2, 1), (1, 1), False),
             ((2, 5), (3, 2), (1, 2), False), ((7, 7), (1, 1), (0, 0), False),
         )
     ] + [
-        nodes.AdaptiveAvgPool(op="adaptive_avg_pool", name="pool", inputs=(1,), output_size=size)
+        nodes.AdaptiveAvgPool(name="pool", inputs=(1,), output_size=size)
         for size in ((2, 3), (6, 6), (7, 5), (10, 1))
     ]  # fmt: skip
     for pool in pools:
@@ -165,8 +165,8 @@ def test_average_pools(channels):
         make.nodes.append(pool)
         value = make.layer(2, (4, channels, 1, 1), qmin=-8, qmax=7, adapter=True, stride=(1, 1), padding=(0,) * 4,
                            dilation=(1, 1), groups=1)  # fmt: skip
-        value = make.add(nodes.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
-        value = make.add(nodes.Reshape, "reshape", value, shape=(4,))
+        value = make.add(nodes.AdaptiveAvgPool, value, output_size=(1, 1))
+        value = make.add(nodes.Reshape, value, shape=(4,))
         make.layer(value, (3, 4), qmin=-8, qmax=7)
         artifact = make.artifact(3)
         native_plan.Plan(artifact, {})
@@ -175,18 +175,18 @@ def test_average_pools(channels):
 
 def test_pools_of_large_windows_run_on_numpy():
     make = Maker(np.random.default_rng(0), 65)
-    value = make.add(nodes.AvgPool, "avg_pool", 0, kernel_size=(64, 65), stride=(1, 1), padding=(0, 0),
+    value = make.add(nodes.AvgPool, 0, kernel_size=(64, 65), stride=(1, 1), padding=(0, 0),
                      count_include_pad=True)  # fmt: skip
-    make.add(nodes.Reshape, "reshape", value, shape=(6,))
+    make.add(nodes.Reshape, value, shape=(6,))
     with pytest.raises(native_memory.NotNative, match="a pool of 64x65"):
         native_plan.Plan(make.artifact(6), {})
 
 
 def shuffle(make: Maker, value: int, shape: tuple[int, int, int], groups: int) -> int:
     channels, *image = shape
-    value = make.add(nodes.Reshape, "reshape", value, shape=(groups, channels // groups, *image))
-    value = make.add(nodes.Transpose, "transpose", value, axes=(0, 1))
-    return make.add(nodes.Reshape, "reshape", value, shape=shape)
+    value = make.add(nodes.Reshape, value, shape=(groups, channels // groups, *image))
+    value = make.add(nodes.Transpose, value, axes=(0, 1))
+    return make.add(nodes.Reshape, value, shape=shape)
 
 
 def test_channel_shuffles():
@@ -197,11 +197,11 @@ def test_channel_shuffles():
             0, (channels, 3, 3, 3), qmin=-8, qmax=7, stride=(1, 1), padding=(1,) * 4, dilation=(1, 1), groups=1
         )
         value = shuffle(make, before, (channels, 5, 5), groups)
-        value = make.add(nodes.Add, "add", value, before)
+        value = make.add(nodes.Add, value, before)
         value = make.layer(value, (channels, 1, 3, 3), qmin=-8, qmax=7, adapter=True, channels=channels, stride=(1, 1),
                            padding=(1,) * 4, dilation=(1, 1), groups=channels)  # fmt: skip
         value = shuffle(make, value, (channels, 5, 5), groups)
-        flat = make.add(nodes.Reshape, "reshape", value, shape=(25 * channels,))
+        flat = make.add(nodes.Reshape, value, shape=(25 * channels,))
         make.layer(flat, (3, 25 * channels), qmin=-8, qmax=7)
         artifact = make.artifact(3)
         native_plan.Plan(artifact, {})

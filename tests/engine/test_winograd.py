@@ -55,10 +55,10 @@ def network(rng, size, channels, outputs, largest, bounds, *, adapter=True):
     make.tensors[weights.codes] = pack(codes, 4)
     value = make.batch_norm(value, outputs)
     if outputs == channels:
-        value = make.add(nodes.Add, "add", value, 1)
-    value = make.add(nodes.Clamp, "clamp", value, low=0.0, high=None)
-    value = make.add(nodes.AdaptiveAvgPool, "adaptive_avg_pool", value, output_size=(1, 1))
-    value = make.add(nodes.Reshape, "reshape", value, shape=(outputs,))
+        value = make.add(nodes.Add, value, 1)
+    value = make.add(nodes.Clamp, value, low=0.0, high=None)
+    value = make.add(nodes.AdaptiveAvgPool, value, output_size=(1, 1))
+    value = make.add(nodes.Reshape, value, shape=(outputs,))
     make.layer(value, (5, outputs), qmin=-8, qmax=7)
     return make.artifact(5)
 
