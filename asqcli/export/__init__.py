@@ -3,6 +3,7 @@
 lower       a recorded run (asqcli.nn.record) to the artifact's nodes; what the engine has no node for is refused, with
             its place in the source
 operations  what the engine has of torch's operations, each to nodes
+graph       the nodes made so far, and one operation on its way to them
 integers    a quantized layer's parameters to codes, level tables and scales
 network     a prepared network to an artifact
 proof       the written file beside that network: it answers alike, or it is not kept

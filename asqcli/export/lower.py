@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asqcli.artifact import nodes
+from asqcli.artifact.nodes import AnyNode
 from asqcli.errors import UnsupportedError
+from asqcli.export.graph import Call, GraphBuilder, Unsupported, Value
 from asqcli.export.integers import TensorStore
-from asqcli.export.operations import HANDLERS, SUPPORTED, Operations, Unsupported, Value
+from asqcli.export.operations import HANDLERS, SUPPORTED
 from asqcli.nn.record import INPUT, Operation, Record, is_getter, map_tensors, storage_of, tensors_in
 
 STALE = object()  # what stands for a view of a tensor that was changed in place since
@@ -32,7 +33,7 @@ _TELL_NO_VALUES = {
 class Lowered:
     """The nodes of an artifact, and by their names the places in the source that they come from."""
 
-    nodes: tuple[nodes.AnyNode, ...]
+    nodes: tuple[AnyNode, ...]
     places: dict[str, str]
 
 
@@ -45,32 +46,31 @@ def lower(record: Record, store: TensorStore) -> Lowered:
     return Lowering(record, store).run()
 
 
-class Lowering(Operations):
-    """Walks the record once; `nodes` grows as it does."""
+class Lowering:
+    """Walks the record once; the graph grows as it does."""
 
     def __init__(self, record: Record, store: TensorStore) -> None:
-        super().__init__(record, store)
+        self.record, self.graph = record, GraphBuilder(record, store)
         self.names = _Names()
         self.values: dict[int, tuple[Tensor, Any]] = {}  # by the identity of the tensor
 
     def run(self) -> Lowered:
         places: dict[str, str] = {}
-        self.shapes.append(tuple(self.record.input.shape[1:]))
         self.names.new(next(iter(inspect.signature(self.record.model.forward).parameters), "input"))
         self._hold(self.record.input, Value(0))
         # Whoever looks at values gets them from operations, which the engine may not have either.
         self._refuse_looks_at_values()
         for operation in self.record.operations:
             if operation.gives_values:
-                self.current, made = operation, len(self.nodes)
+                made = len(self.graph.nodes)
                 try:
                     self._lower(operation)
                 except Unsupported as reason:
                     raise UnsupportedError(
                         f"{self._title(operation)} cannot be exported: {reason}{operation.place}", SUPPORTED
                     ) from None
-                places |= {node.name: operation.place for node in self.nodes[made:]}
-        return Lowered(_prune(self.nodes, self._output()), places)
+                places |= {node.name: operation.place for node in self.graph.nodes[made:]}
+        return Lowered(_prune(self.graph.nodes, self._output()), places)
 
     def _refuse_looks_at_values(self) -> None:
         for operation in self.record.operations:
@@ -82,7 +82,7 @@ class Lowering(Operations):
                 )
 
     def _lower(self, operation: Operation) -> None:
-        self.name = self.names.new(self._candidate(operation))
+        call = Call(self.graph, operation, self.names.new(self._candidate(operation)))
         if operation.changed_unseen:
             raise Unsupported("it reads a tensor that was changed in place by something that is no function of torch")
         if any(tensor.is_inference() for tensor in tensors_in(operation.result)):
@@ -90,13 +90,13 @@ class Lowering(Operations):
         args, kwargs = map_tensors((operation.args, operation.kwargs), self._value)
         handler = HANDLERS.get(operation.function)
         if handler is None:
-            what = "layer" if operation.module in self.layers else "operation"
+            what = "layer" if operation.module in self.graph.layers else "operation"
             raise Unsupported(f"there is no such {what} in the engine")
         try:
-            inspect.signature(handler).bind(self, *args, **kwargs)
+            inspect.signature(handler).bind(call, *args, **kwargs)
         except TypeError as error:
             raise Unsupported(f"it is called with arguments that the engine does not know ({error})") from error
-        value = handler(self, *args, **kwargs)
+        value = handler(call, *args, **kwargs)
         self._follow_changes(operation, value)
         self._hold(operation.result, value)
 
@@ -127,7 +127,7 @@ class Lowering(Operations):
     def _output(self) -> Value:
         output = self.record.output
         _, value = self.values.get(id(output), (None, None))
-        if not isinstance(value, Value) or len(self.shapes[value]) != 1:
+        if not isinstance(value, Value) or len(self.graph.shapes[value]) != 1:
             raise UnsupportedError(
                 "the output cannot be exported: a classifier returns one tensor of logits, (N, classes), that is made "
                 "from its input by functions of torch",
@@ -137,15 +137,15 @@ class Lowering(Operations):
 
     def _candidate(self, operation: Operation) -> str:
         """Return what an operation would be called if no other were: as its layer, or as its function."""
-        if operation.module in self.layers:
-            return self.layers[operation.module]
+        if operation.module in self.graph.layers:
+            return self.graph.layers[operation.module]
         in_place = operation.operator and operation.name.endswith("_")  # `x += y`
         return f"i{operation.name[:-1]}" if in_place else operation.name
 
     def _title(self, operation: Operation) -> str:
         """Return how to call an operation in an error."""
-        if operation.module in self.layers:
-            return f"layer `{self.layers[operation.module]}` ({type(operation.module).__name__})"
+        if operation.module in self.graph.layers:
+            return f"layer `{self.graph.layers[operation.module]}` ({type(operation.module).__name__})"
         return f"`{self._candidate(operation)}`"
 
 
@@ -201,7 +201,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
     return bool(marks.as_strided(b.shape, b.stride(), b.storage_offset()).any())
 
 
-def _prune(nodes: list[nodes.AnyNode], output: Value) -> tuple[nodes.AnyNode, ...]:
+def _prune(nodes: list[AnyNode], output: Value) -> tuple[AnyNode, ...]:
     """Return the nodes that the output depends on, numbered anew."""
     needed, waiting = set(), [int(output)]
     while waiting:

@@ -1,0 +1,95 @@
+"""The graph of an artifact in the making, and one operation of a recorded run on its way into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from asqcli.artifact.nodes import AnyNode, Node
+from asqcli.artifact.nodes.base import Shape
+from asqcli.export.integers import TensorStore
+from asqcli.nn.record import Operation, Record
+
+
+class Value(int):
+    """The number of a value of the artifact; anything else that an operation gives is a constant."""
+
+
+class Unsupported(Exception):
+    """An operation that the engine has no node for; the reason, without its place."""
+
+
+class GraphBuilder:
+    """Collects nodes.
+
+    Attributes:
+        nodes, store: what was made so far.
+        shapes: of each value, without the batch.
+        layers: the names of the network's modules.
+        batch: images in the run.
+    """
+
+    def __init__(self, record: Record, store: TensorStore) -> None:
+        self.store = store
+        self.nodes: list[AnyNode] = []
+        self.shapes: list[Shape] = [tuple(record.input.shape[1:])]
+        self.layers = {module: name for name, module in record.model.named_modules()}
+        self.batch = len(record.input)
+
+    def add(self, node: AnyNode, shape: Shape) -> Value:
+        """Add a node that gives a value of that shape; return the value."""
+        self.nodes.append(node)
+        self.shapes.append(shape)
+        return Value(len(self.nodes))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of the run, as those see it who make nodes of it.
+
+    Attributes:
+        graph: where the nodes go.
+        operation: what was called, and what it gave.
+        name: of its nodes, unless they stand for a layer.
+    """
+
+    graph: GraphBuilder
+    operation: Operation
+    name: str
+
+    @property
+    def result_shape(self) -> Shape:
+        """The shape of the result without its batch."""
+        result, batch = self.operation.result, self.graph.batch
+        if result.dtype != torch.float32:
+            raise Unsupported(f"it computes in {result.dtype}, and the engine in torch.float32")
+        shape = tuple(result.shape)
+        if shape[:1] != (batch,) or len(shape) < 2:
+            raise Unsupported(f"it gives a tensor of shape {shape} for a batch of {batch}")
+        return shape[1:]
+
+    def shape_of(self, value: Value) -> Shape:
+        """Return the shape of a value, without the batch."""
+        return self.graph.shapes[value]
+
+    def axis(self, value: Value, dim: int) -> int:
+        """Return which axis of a value is a dimension of torch's tensor, whose first is the batch."""
+        axis = dim % (len(self.shape_of(value)) + 1) - 1
+        if axis < 0:
+            raise Unsupported("it works along the batch")
+        return axis
+
+    def emit(
+        self, kind: type[Node], *inputs: Value, name: str | None = None, gives: Shape | None = None, **settings
+    ) -> Value:
+        """Add a node; return its value.
+
+        Args:
+            name: of the layer; otherwise that of the operation.
+            gives: the shape of its value; otherwise that of the operation's result.
+        """
+        if not all(isinstance(value, Value) for value in inputs):
+            raise Unsupported("it computes with something that is not the network's input or made from it")
+        node = kind(name=self.name if name is None else name, inputs=tuple(map(int, inputs)), **settings)
+        return self.graph.add(node, self.result_shape if gives is None else gives)

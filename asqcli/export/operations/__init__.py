@@ -1,0 +1,13 @@
+"""What the engine has of torch's operations: each as a function that adds nodes, with the parameters of torch's.
+
+registry     the decorator that says which functions of torch a handler is for, and what to call it
+layers       quantized layers, batch norm
+elementwise  clamps, gates, sums, products
+pools        pools, means
+movement     reshapes, slices and what changes nothing
+table        all of them
+"""
+
+from asqcli.export.operations.table import HANDLERS, SUPPORTED
+
+__all__ = ["HANDLERS", "SUPPORTED"]

@@ -1,0 +1,75 @@
+"""Operations that work number by number; parameters as torch's."""
+
+from __future__ import annotations
+
+import math
+
+from asqcli.artifact import nodes
+from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.operations.registry import lowers
+
+CLAMPS = "ReLU and other clamps"
+
+
+@lowers("clamp", "clip", says=CLAMPS)
+def clamp(call: Call, input, min=None, max=None) -> Value:
+    if isinstance(min, Value) or isinstance(max, Value):
+        raise Unsupported("its bounds are no constants")
+    bounds = [None if bound is None or math.isinf(bound) else float(bound) for bound in (min, max)]
+    return call.emit(nodes.Clamp, input, low=bounds[0], high=bounds[1])
+
+
+@lowers("relu", says=CLAMPS)
+def relu(call: Call, input, inplace=False) -> Value:
+    return clamp(call, input, 0.0)
+
+
+@lowers("hardtanh", says=CLAMPS)
+def hardtanh(call: Call, input, min_val=-1.0, max_val=1.0, inplace=False) -> Value:
+    return clamp(call, input, min_val, max_val)
+
+
+@lowers("relu6", says=CLAMPS)
+def relu6(call: Call, input, inplace=False) -> Value:
+    return clamp(call, input, 0.0, 6.0)
+
+
+@lowers("sigmoid", says="sigmoid")
+def sigmoid(call: Call, input) -> Value:
+    return call.emit(nodes.Gate, input, op="sigmoid")
+
+
+@lowers("silu", says="SiLU")
+def silu(call: Call, input, inplace=False) -> Value:
+    return call.emit(nodes.Gate, input, op="silu")
+
+
+@lowers("hardsigmoid", says="hard sigmoid")
+def hardsigmoid(call: Call, input, inplace=False) -> Value:
+    return call.emit(nodes.Gate, input, op="hardsigmoid")
+
+
+@lowers("hardswish", says="hard swish")
+def hardswish(call: Call, input, inplace=False) -> Value:
+    return call.emit(nodes.Gate, input, op="hardswish")
+
+
+@lowers("add", says="sums")
+def add(call: Call, input, other, *, alpha=1, out=None) -> Value:
+    if not isinstance(input, Value) or not isinstance(other, Value):
+        raise Unsupported("one of its operands is a constant")
+    if call.shape_of(input) != call.shape_of(other):
+        raise Unsupported(f"its operands have the shapes {call.shape_of(input)} and {call.shape_of(other)}")
+    if alpha != 1:
+        raise Unsupported("it has a factor")
+    return call.emit(nodes.Add, input, other)
+
+
+@lowers("mul", "multiply", says="products")
+def mul(call: Call, input, other) -> Value:
+    for x, gate in ((input, other), (other, input)):
+        if isinstance(x, Value) and isinstance(gate, Value):
+            shape, of_gate = call.shape_of(x), call.shape_of(gate)
+            if of_gate == shape or (len(shape) == 3 and of_gate == (shape[0], 1, 1)):
+                return call.emit(nodes.Mul, x, gate)
+    raise Unsupported("the factors are not two values of one shape, or a value and one number per channel")

@@ -1,0 +1,100 @@
+"""Operations that put numbers elsewhere, or leave them as they are; parameters as torch's."""
+
+from __future__ import annotations
+
+from asqcli.artifact import nodes
+from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.operations.registry import lowers
+
+
+@lowers("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten", "reshape_as", "view_as", says="reshapes")
+def reshape(call: Call, input, *_, **__) -> Value:
+    return call.emit(nodes.Reshape, input, shape=call.result_shape)
+
+
+@lowers("transpose", says="transposes")
+def transpose(call: Call, input, dim0, dim1) -> Value:
+    dims = len(call.shape_of(input)) + 1
+    axes = tuple(d % dims - 1 for d in (dim0, dim1))
+    if min(axes) < 0:
+        raise Unsupported("it moves the batch")
+    return call.emit(nodes.Transpose, input, axes=axes)
+
+
+@lowers("cat", "concat", "concatenate", says="concatenation")
+def concat(call: Call, tensors, dim=0) -> Value:
+    axis = call.axis(tensors[0], dim)
+    return call.emit(nodes.Concat, *tensors, axis=axis)
+
+
+@lowers("chunk", says="chunks")
+def chunk(call: Call, input, chunks, dim=0) -> list[Value]:
+    return _pieces(call, input, dim)
+
+
+@lowers("split", says="splits")
+def split(call: Call, tensor, split_size_or_sections=None, dim=0, *, split_size=None) -> list[Value]:
+    return _pieces(call, tensor, dim)
+
+
+def _pieces(call: Call, input: Value, dim: int) -> list[Value]:
+    """Slice along one dimension into the sizes that the run shows."""
+    axis, values, start = call.axis(input, dim), [], 0
+    for piece in call.operation.result:
+        shape = tuple(piece.shape[1:])
+        values.append(_slice(call, input, axis, slice(start, start + shape[axis], 1)))
+        start += shape[axis]
+    return values
+
+
+@lowers("__getitem__", says="slices")
+def getitem(call: Call, input, index) -> Value:
+    index = index if isinstance(index, tuple) else (index,)
+    dims = len(call.shape_of(input)) + 1
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index = (*index[:at], *[slice(None)] * (dims - len(index) + 1), *index[at + 1 :])
+    if not all(isinstance(i, slice) for i in index) or index[0] != slice(None):
+        raise Unsupported("the engine slices along channels, height and width, and takes no single elements")
+    value = input
+    for axis, part in enumerate(index[1:]):
+        size = call.shape_of(value)[axis]
+        part = slice(*part.indices(size))
+        if part != slice(0, size, 1):
+            value = _slice(call, value, axis, part)
+    return value
+
+
+def _slice(call: Call, input: Value, axis: int, part: slice) -> Value:
+    shape = list(call.shape_of(input))
+    shape[axis] = len(range(part.start, part.stop, part.step))
+    return call.emit(
+        nodes.Slice, input, axis=axis, start=part.start, stop=part.stop, step=part.step, gives=tuple(shape)
+    )
+
+
+@lowers("pad", says="padding with zeros")
+def pad(call: Call, input, pad, mode="constant", value=None) -> Value:
+    if mode != "constant" or value not in (None, 0):
+        raise Unsupported("the engine pads with zeros")
+    dims = len(call.shape_of(input))
+    if len(pad) > 2 * dims or min(pad) < 0:
+        raise Unsupported(f"it pads by {tuple(pad)}")
+    pairs = [tuple(pad[i : i + 2]) for i in range(0, len(pad), 2)]  # torch names the last dimension first
+    pairs = [*pairs, *[(0, 0)] * (dims - len(pairs))][::-1]
+    return call.emit(nodes.Pad, input, before=tuple(b for b, _ in pairs), after=tuple(a for _, a in pairs))
+
+
+@lowers("dropout", "dropout2d", "alpha_dropout", says="dropout")
+def dropout(call: Call, input, p=0.5, training=True, inplace=False, *, train=None) -> Value:
+    if p != 0 and (training if train is None else train):
+        raise Unsupported("it drops values in evaluation too; `training=self.training` would not")
+    return input
+
+
+@lowers("contiguous", "float", "clone", "detach", "to", "type", "type_as", says="copies")
+def nothing(call: Call, input, *_, **__) -> Value:
+    """What changes no number."""
+    if call.result_shape != call.shape_of(input):
+        raise Unsupported("it gives a tensor of another shape")
+    return input

@@ -1,0 +1,66 @@
+"""Pools and means; parameters as torch's."""
+
+from __future__ import annotations
+
+from torch.nn.modules.utils import _pair
+
+from asqcli.artifact import nodes
+from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.operations.registry import lowers
+
+
+@lowers("max_pool2d", "max_pool2d_with_indices", says="max pools")
+def max_pool(
+    call: Call, input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
+) -> Value:
+    if return_indices:
+        raise Unsupported("it returns indices")
+    kernel_size, padding, dilation = _pair(kernel_size), _pair(padding), _pair(dilation)
+    stride = _pair(stride) if stride else kernel_size
+    # `ceil_mode` asks for windows beyond the lower and right border: as much border as the last of them needs.
+    made, sides = call.result_shape[1:], call.shape_of(input)[1:]
+    borders = [
+        max(0, (out - 1) * s + d * (k - 1) + 1 - n - p)
+        for out, n, s, d, k, p in zip(made, sides, stride, dilation, kernel_size, padding, strict=True)
+    ]
+    return call.emit(
+        nodes.MaxPool, input, kernel_size=kernel_size, stride=stride, padding=(*padding, *borders), dilation=dilation
+    )
+
+
+@lowers("avg_pool2d", says="average pools")
+def avg_pool(
+    call: Call,
+    input,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+) -> Value:
+    if ceil_mode or divisor_override is not None:
+        raise Unsupported("the engine's average pools have neither `ceil_mode` nor `divisor_override`")
+    kernel_size = _pair(kernel_size)
+    return call.emit(
+        nodes.AvgPool,
+        input,
+        kernel_size=kernel_size,
+        stride=_pair(stride) if stride else kernel_size,
+        padding=_pair(padding),
+        count_include_pad=bool(count_include_pad),
+    )
+
+
+@lowers("adaptive_avg_pool2d", says="adaptive average pools")
+def adaptive_avg_pool(call: Call, input, output_size) -> Value:
+    return call.emit(nodes.AdaptiveAvgPool, input, output_size=call.result_shape[1:])
+
+
+@lowers("mean", says="means over pixels")
+def mean(call: Call, input, dim=None, keepdim=False) -> Value:
+    dims, shape = {d % 4 for d in ((dim,) if isinstance(dim, int) else dim or ())}, call.shape_of(input)
+    if len(shape) != 3 or dims != {2, 3}:
+        raise Unsupported("the engine takes means over height and width together")
+    pooled = call.emit(nodes.AdaptiveAvgPool, input, output_size=(1, 1), gives=(shape[0], 1, 1))
+    return pooled if keepdim else call.emit(nodes.Reshape, pooled, shape=call.result_shape)

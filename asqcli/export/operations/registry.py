@@ -1,0 +1,60 @@
+"""How functions of torch get to what makes nodes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LIBRARIES = (torch, F, Tensor)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One handler.
+
+    Attributes:
+        handler: takes a `Call` and the arguments of torch's function, by their names, and returns the value.
+        functions: of torch; what a record holds.
+        says: what the engine can do by it, for errors.
+    """
+
+    handler: Callable
+    functions: tuple[Callable, ...]
+    says: str
+
+
+ENTRIES: list[Entry] = []
+
+
+def lowers(*functions: Callable | str, says: str) -> Callable[[Callable], Callable]:
+    """Return a decorator: what follows makes nodes of calls of these functions.
+
+    Args:
+        functions: themselves, or by the name that they have in torch, torch.nn.functional or torch.Tensor; that with
+            `_`, which works in place, is meant by it, too.
+        says: what the engine has by it, a noun; handlers may share it.
+    Raises:
+        LookupError: torch has nothing of that name, or another handler has it already.
+    """
+    found = tuple(f for function in functions for f in (_named(function) if isinstance(function, str) else [function]))
+    if taken := [f for entry in ENTRIES for f in entry.functions if f in found]:
+        raise LookupError(f"{taken[0]} has a handler already")
+
+    def register(handler: Callable) -> Callable:
+        ENTRIES.append(Entry(handler, found, says))
+        return handler
+
+    return register
+
+
+def _named(name: str) -> list[Callable]:
+    """Return the functions and methods of that name, the ones in place among them."""
+    forms = (getattr(library, form, None) for library in LIBRARIES for form in (name, f"{name}_"))
+    found = [function for function in forms if callable(function)]
+    if not found:
+        raise LookupError(f"torch has no function or method `{name}`")
+    return found

@@ -1,0 +1,31 @@
+"""Operations are registered in one place each: functions of torch, their handler and the words for it."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asqcli.export.operations import HANDLERS, SUPPORTED, elementwise, movement
+from asqcli.export.operations.registry import lowers
+
+
+def test_a_name_stands_for_functions_and_methods_also_in_place():
+    for function in (torch.relu, torch.relu_, F.relu, Tensor.relu, Tensor.relu_):
+        assert HANDLERS[function] is elementwise.relu
+    assert HANDLERS[torch.chunk] is HANDLERS[Tensor.chunk] is movement.chunk
+    assert torch.exp not in HANDLERS
+
+
+def test_errors_tell_all_that_the_engine_has():
+    assert SUPPORTED == (
+        "the engine has quantized convolutions and linear layers, batch norm, ReLU and other clamps, sigmoid, SiLU, "
+        "hard sigmoid, hard swish, sums, products, max pools, average pools, adaptive average pools, means over "
+        "pixels, reshapes, transposes, concatenation, chunks, splits, slices, padding with zeros, dropout and copies"
+    )
+
+
+def test_a_function_has_one_handler_and_exists():
+    with pytest.raises(LookupError, match="has a handler already"):
+        lowers("softmax", "relu", says="softmax")
+    with pytest.raises(LookupError, match="no function or method `sofmax`"):
+        lowers("sofmax", says="softmax")
