@@ -13,8 +13,9 @@ from asqcli.artifact import document as doc
 from asqcli.artifact.document import quantized_nodes
 from asqcli.engine import Session
 from asqcli.errors import UnsupportedError
-from asqcli.export import onnx as export
 from asqcli.export.network import export_network
+from asqcli.export.onnx import model as own
+from asqcli.export.onnx import write_onnx
 from asqcli.models.registry import build_model
 from tests.export.cases import SETTINGS, sum_of_halves
 
@@ -117,7 +118,7 @@ def run(content: bytes, images: np.ndarray, level: str, *outputs: str) -> list[n
 
 def assert_answers_as_the_engine(artifact, images: torch.Tensor, *, exact: bool) -> bytes:
     """Compare logits, all images at once and one alone; `exact`: to the bit, where no optimizer changes the graph."""
-    content, inputs = export.write_onnx(artifact), images.numpy()
+    content, inputs = write_onnx(artifact), images.numpy()
     for level in LEVELS:
         for batch in (inputs, inputs[:1]):
             expected = Session(artifact).run(batch)
@@ -174,7 +175,7 @@ def test_codes_and_accumulators_can_be_read_by_name(tiny_net):
     torch.manual_seed(0)
     images = torch.randn(3, 3, SIZE, SIZE)
     artifact = exported(tiny_net, images)
-    model = onnx.load_from_string(export.write_onnx(artifact))
+    model = onnx.load_from_string(write_onnx(artifact))
     seen = {}
 
     def observe(name, codes, accumulators):
@@ -195,7 +196,7 @@ def test_codes_and_accumulators_can_be_read_by_name(tiny_net):
 def test_operands_are_unsigned(tiny_net):
     """Signed weights are unknown to the ConvInteger of older versions, and saturate on processors without VNNI."""
     artifact = exported(tiny_net, torch.randn(3, 3, SIZE, SIZE), start="mse")
-    model = onnx.load_from_string(export.write_onnx(artifact))
+    model = onnx.load_from_string(write_onnx(artifact))
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in model.graph.initializer}
     products = {n.name.split("/")[0]: n for n in model.graph.node if n.op_type in ("ConvInteger", "MatMulInteger")}
     for node in quantized_nodes(artifact.document):
@@ -246,8 +247,8 @@ def test_layers_may_have_the_names_of_the_graphs_own_values():
 
 def test_the_file_says_what_it_is(tiny_net):
     artifact = exported(tiny_net, torch.randn(3, 3, SIZE, SIZE), scheme="post", bits=3)
-    content = export.write_onnx(artifact)
-    assert content == export.write_onnx(artifact)
+    content = write_onnx(artifact)
+    assert content == write_onnx(artifact)
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     assert (model.ir_version, [(o.domain, o.version) for o in model.opset_import]) == (7, [("", 13)])
@@ -266,6 +267,6 @@ def test_the_file_says_what_it_is(tiny_net):
 
 def test_what_onnx_cannot_hold_is_refused(tiny_net, monkeypatch):
     artifact = exported(tiny_net, torch.randn(3, 3, SIZE, SIZE))
-    monkeypatch.setattr(export, "LARGEST_MODEL", 1000)
+    monkeypatch.setattr(own, "LARGEST_MODEL", 1000)
     with pytest.raises(UnsupportedError, match=r"bytes in ONNX, more than 1,000"):
-        export.write_onnx(artifact)
+        write_onnx(artifact)

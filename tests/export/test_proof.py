@@ -10,8 +10,8 @@ from asqcli.api import export_module, quantize_module
 from asqcli.artifact import document as doc
 from asqcli.artifact import write_artifact
 from asqcli.errors import UnsupportedError
-from asqcli.export import onnx
 from asqcli.export.network import export_network
+from asqcli.export.onnx import write_onnx
 from asqcli.export.proof import Prover
 
 SIZE = 12
@@ -96,10 +96,10 @@ def test_an_onnx_file_is_run_too(tmp_path):
     pytest.importorskip("onnxruntime")
     model = prepared(Net)
     artifact, file = exported(model), tmp_path / "net.onnx"
-    file.write_bytes(onnx.write_onnx(artifact))
+    file.write_bytes(write_onnx(artifact))
     proof = Prover(model, INPUT).prove_onnx(file)
     assert proof.images == 4 and proof.max_abs_logit_difference < 1e-5
     artifact.tensors["conv.scale"] = artifact.tensors["conv.scale"] * 2
-    file.write_bytes(onnx.write_onnx(artifact))
+    file.write_bytes(write_onnx(artifact))
     with pytest.raises(UnsupportedError, match="does not answer as the network does"):
         Prover(model, INPUT).prove_onnx(file)

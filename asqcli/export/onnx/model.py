@@ -20,8 +20,8 @@ from asqcli import __version__
 from asqcli.artifact import Artifact
 from asqcli.artifact.document import Document, quantized_nodes
 from asqcli.errors import MachineError, UnsupportedError
-from asqcli.export.onnx_graph import Graph
-from asqcli.export.onnx_nodes import write_node
+from asqcli.export.onnx.graph import Graph
+from asqcli.export.onnx.nodes import write_node
 
 # Both are of 2020, so that old runtimes read the file, too; onnxruntime 1.15, 1.18 and 1.31 gave the same logits.
 OPSET = 13

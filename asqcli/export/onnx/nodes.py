@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from asqcli.artifact import Artifact, nodes
-from asqcli.export.onnx_graph import Graph
+from asqcli.export.onnx.graph import Graph
 from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA, SIXTH, adaptive_windows
 
 FLOAT, DOUBLE, UINT8 = 1, 11, 2  # ONNX's numbers of the types
