@@ -1,14 +1,13 @@
 """FORMAT.md is enough: a reader of nothing but its text, in plain Python, gives the engine's logits to the bit."""
 
 import json
-import math
 import re
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from asqcli.api import quantize_module
@@ -18,138 +17,81 @@ from asqcli.artifact.shapes import LARGEST_COST, LARGEST_LIVE, LARGEST_VALUE
 from asqcli.engine import Session
 from asqcli.errors import InputError
 from asqcli.export.network import export_network
+from tests.artifact.mixed import MixedNet
+from tests.artifact.reader import Reader
+from tests.engine.networks import Maker
 
 FORMAT = (Path(document.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
-f32 = np.float32
 
 
-class Reader:
-    """Section by section; the pixels of a value are a dict from (channel, row, column)."""
-
-    def __init__(self, content: bytes) -> None:
-        length = struct.unpack("<Q", content[:8])[0]
-        self.header, self.data = json.loads(content[8 : 8 + length]), content[8 + length :]
-        self.document = json.loads(self.header["__metadata__"]["asq"])
-
-    def tensor(self, name):
-        entry = self.header[name]
-        first, end = entry["data_offsets"]
-        letter = {"F32": "f", "I8": "b", "U8": "B"}[entry["dtype"]]
-        size = struct.calcsize(letter)
-        return [v[0] for v in struct.iter_unpack("<" + letter, self.data[first:end])] if size else []
-
-    def weights(self, weights):
-        number, bits = int.from_bytes(bytes(self.tensor(weights["codes"])), "little"), weights["code_bits"]
-        levels = self.tensor(weights["levels"])
-        count = math.prod(weights["shape"])
-        return [levels[number >> (bits * k) & (2**bits - 1)] for k in range(count)]
-
-    def beta(self, adapter, means):
-        h = means
-        for place, layer in enumerate(adapter["layers"]):
-            if place:
-                h = [max(v, 0.0) for v in h]
-            weight, bias, scale = (self.tensor(layer[key]) for key in ("weight", "bias", "row_scale"))
-            rows = []
-            for o in range(layer["outputs"]):
-                lane = [0.0] * 8
-                for i, v in enumerate(h):
-                    lane[i % 8] = lane[i % 8] + v * weight[o * len(h) + i]
-                lane = [lane[j] + lane[j + 4] for j in range(4)]
-                lane = [lane[j] + lane[j + 2] for j in range(2)]
-                rows.append((lane[0] + lane[1]) * scale[o] + bias[o])
-            h = rows
-        return f32(1 + h[0] if h[0] >= 0 else 1 / (1 - h[0]))
-
-    def product(self, node, x, shape):
-        activations, weights = node["activations"], node["weights"]
-        linear = node["op"] == "linear"
-        _, height, width = (*shape, 1, 1) if linear else shape
-        step = f32(self.tensor(activations["step_size"])[0])
-        if activations["adapter"] is not None:
-            means = [float(v) for v in (x.values() if linear else self.average(x, shape).values())]
-            step = step * self.beta(activations["adapter"], means)
-        reciprocal = f32(1) / step
-        code = {
-            k: int(min(max(np.rint(v * reciprocal), activations["qmin"]), activations["qmax"])) for k, v in x.items()
-        }
-        w, scale = self.weights(weights), [f32(s) for s in self.tensor(weights["scale"])]
-        bias = None if weights["bias"] is None else self.tensor(weights["bias"])
-        outputs, per_group, kernel_h, kernel_w = (*weights["shape"], 1, 1)[:4]
-        geometry = {"stride": (1, 1), "padding": (0,) * 4, "dilation": (1, 1), "groups": 1} | (
-            {} if linear else {k: node[k] for k in ("stride", "padding", "dilation", "groups")}
-        )
-        (sy, sx), (top, left, bottom, right) = geometry["stride"], geometry["padding"]
-        (dy, dx), groups = geometry["dilation"], geometry["groups"]
-        rows, columns = (
-            (height + top + bottom - dy * (kernel_h - 1) - 1) // sy + 1,
-            (width + left + right - dx * (kernel_w - 1) - 1) // sx + 1,
-        )
-        out = {}
-        for o in range(outputs):
-            first = o // (outputs // groups) * per_group
-            for y in range(rows):
-                for c in range(columns):
-                    acc = 0
-                    for k in range(per_group):
-                        for i in range(kernel_h):
-                            for j in range(kernel_w):
-                                at = (first + k, y * sy + i * dy - top, c * sx + j * dx - left)
-                                acc += code.get(at, 0) * w[((o * per_group + k) * kernel_h + i) * kernel_w + j]
-                    v = f32(acc) * (step * scale[o if weights["scale_per"] == "channel" else 0])
-                    out[o, y, c] = v if bias is None else v + f32(bias[o])
-        return out, (outputs,) if linear else (outputs, rows, columns)
-
-    def average(self, x, shape):
-        out = {}
-        for c in range(shape[0]):
-            total = 0.0
-            for i in range(shape[1]):
-                row = 0.0
-                for j in range(shape[2]):
-                    row = row + float(x[c, i, j])
-                total = total + row
-            out[c, 0, 0] = f32(total / (shape[1] * shape[2]))
-        return out
-
-    def run(self, image):
-        values = [({k: f32(v) for k, v in np.ndenumerate(image)}, image.shape)]
-        for node in self.document["nodes"]:
-            (x, shape), others = values[node["inputs"][0]], [values[i][0] for i in node["inputs"][1:]]
-            if node["op"] in ("conv", "linear"):
-                values.append(self.product(node, x, shape))
-            elif node["op"] == "batch_norm":
-                g, b = self.tensor(node["g"]), self.tensor(node["b"])
-                values.append(({k: v * f32(g[k[0]]) + f32(b[k[0]]) for k, v in x.items()}, shape))
-            elif node["op"] == "clamp":
-                values.append(({k: max(v, f32(node["low"])) for k, v in x.items()}, shape))
-            elif node["op"] == "add":
-                values.append(({k: v + others[0][k] for k, v in x.items()}, shape))
-            elif node["op"] == "adaptive_avg_pool":
-                values.append((self.average(x, shape), (shape[0], 1, 1)))
-            elif node["op"] == "reshape":
-                values.append((x, tuple(node["shape"])))
-            else:
-                raise NotImplementedError(node["op"])
-        return np.array(list(values[-1][0].values()), np.float32)
+def exported(network: nn.Module, size: int, classes: str, **settings) -> Artifact:
+    torch.manual_seed(0)
+    quantize_module(network, [torch.randn(4, 3, size, size)], **settings)
+    for name, parameter in network.named_parameters():
+        if "adapter" in name:
+            nn.init.normal_(parameter, std=0.5)
+    preprocessing = document.Input(image_size=size, resize=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    provenance = document.Provenance(asqcli="test", model="tiny")
+    return export_network(network, classes=tuple(classes), preprocessing=preprocessing, provenance=provenance)
 
 
 @pytest.fixture
 def artifact(tiny_net) -> Artifact:
+    return exported(tiny_net, 7, "abcdefghij", scheme="post", bits=4)
+
+
+def assert_the_reader_agrees(artifact: Artifact) -> None:
+    """Compare bits, but those of a zero's sign."""
+    size = artifact.document.input.image_size
+    image = np.random.default_rng(0).standard_normal((3, size, size)).astype(np.float32)
+    read, ours = Reader(write_artifact(artifact)).run(image), Session(artifact).run(image[None])[0]
+    assert np.isfinite(ours).all() and np.array_equal(read, ours)
+
+
+AS_PRINTED = {"output": "relu", "bits": "float"}
+
+
+@pytest.mark.parametrize("activations", [{}, {"dequantize_by": "step_size", "adapter": AS_PRINTED}])
+def test_a_reader_of_the_text_alone_gives_the_same_logits(tiny_net, activations):
+    assert_the_reader_agrees(exported(tiny_net, 7, "abcdefghij", scheme="asq", bits=4, activations=activations))
+
+
+def test_a_reader_of_the_text_alone_knows_every_kind_of_node():
     torch.manual_seed(0)
-    quantize_module(tiny_net, [torch.randn(4, 3, 7, 7)], scheme="post", bits=4)
-    for name, parameter in tiny_net.named_parameters():
-        if "adapter" in name:
-            nn.init.normal_(parameter, std=0.5)
-    preprocessing = document.Input(image_size=7, resize=8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-    provenance = document.Provenance(asqcli="test", model="tiny")
-    return export_network(tiny_net, classes=tuple("abcdefghij"), preprocessing=preprocessing, provenance=provenance)
+    artifact = exported(MixedNet(), 16, "abcde", scheme="post", bits=3)
+    assert {type(node) for node in artifact.document.nodes} == set(nodes.KINDS)
+    assert_the_reader_agrees(artifact)
 
 
-def test_a_reader_of_the_text_alone_gives_the_same_logits(artifact):
-    image = np.random.default_rng(0).standard_normal((3, 7, 7)).astype(np.float32)
-    logits = Reader(write_artifact(artifact)).run(image)
-    assert np.array_equal(logits.view(np.int32), Session(artifact).run(image[None])[0].view(np.int32))
+def corners(make: Maker) -> int:
+    """Add what torch's networks hardly have; return how many numbers come out."""
+    shuffled = make.add(nodes.Reshape, 0, shape=(3, 1, 2, 3, 6))
+    shuffled = make.add(nodes.Transpose, shuffled, axes=(1, 2))
+    shuffled = make.add(nodes.Transpose, shuffled, axes=(0, 3))
+    shuffled = make.add(nodes.Reshape, shuffled, shape=(3, 6, 6))
+    window = {"kernel_size": (2, 2), "stride": (2, 3)}
+    average = {**window, "padding": (3, 2)}  # some windows hold nothing but border
+    parts = [
+        shuffled,
+        make.add(nodes.AvgPool, shuffled, count_include_pad=False, **average),
+        make.add(nodes.AvgPool, shuffled, count_include_pad=True, **average),
+        make.add(nodes.MaxPool, shuffled, padding=(0, 1, 1, 0), dilation=(2, 1), **window),
+        make.add(nodes.AdaptiveAvgPool, shuffled, output_size=(4, 9)),
+        make.add(nodes.Clamp, shuffled, low=None, high=0.3),
+        make.add(nodes.Clamp, shuffled, low=-0.1, high=0.7),
+        make.add(nodes.Clamp, shuffled, low=None, high=None),
+        make.add(nodes.Pad, shuffled, before=(1, 0, 2), after=(0, 3, 0)),
+        make.add(nodes.Slice, shuffled, axis=2, start=1, stop=6, step=2),
+    ]
+    sizes = [108, 3 * 6 * 3, 3 * 6 * 3, 3 * 3 * 2, 3 * 4 * 9, 108, 108, 108, 4 * 9 * 8, 3 * 6 * 3]
+    flat = [make.add(nodes.Reshape, part, shape=(size,)) for part, size in zip(parts, sizes, strict=True)]
+    make.add(nodes.Concat, *flat, axis=0)
+    return sum(sizes)
+
+
+def test_a_reader_of_the_text_alone_knows_the_corners():
+    make = Maker(np.random.default_rng(0), 6)
+    assert_the_reader_agrees(make.artifact(corners(make)))
 
 
 def test_the_text_names_every_operation_key_and_limit():
@@ -180,3 +122,69 @@ def test_another_version_is_named(artifact, tmp_path):
     (tmp_path / "new.asq").write_bytes(content)
     with pytest.raises(InputError, match="has the format 7, and this asq knows 1"):
         read_artifact(tmp_path / "new.asq")
+
+
+def with_node(kind, **settings):
+    """Return an edit that puts a node behind all others."""
+
+    def edit(content: dict) -> None:
+        node = kind(name="", inputs=(len(content["nodes"]),), **settings)
+        content["nodes"].append(json.loads(node.model_dump_json()))
+
+    return edit
+
+
+def set_to(value, *keys):
+    """Return an edit that gives a key, at the end of a way, another value."""
+
+    def edit(content: dict) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = value
+
+    return edit
+
+
+REFUSED = {
+    "an unknown key": set_to(0, "nodes", 0, "extra"),
+    "a key that is missing": lambda content: content["nodes"][0].pop("groups"),
+    "a node without `op`": lambda content: content["nodes"][0].pop("op"),
+    "null where it is not allowed": set_to(None, "nodes", 0, "groups"),
+    "a whole number with a point": set_to(1.0, "nodes", 0, "groups"),
+    "`qmin` = `qmax`": lambda content: content["nodes"][0]["activations"].update(qmin=0, qmax=0),
+    "`qmax` - `qmin` > 255": lambda content: content["nodes"][0]["activations"].update(qmin=-1, qmax=255),
+    "`groups` that do not divide": set_to(2, "nodes", 0, "groups"),
+    "a value that is not made before": set_to([1], "nodes", 0, "inputs"),
+    "batch norm of features": with_node(nodes.BatchNorm, g="bn.g", b="bn.b"),
+    "a reshape to more numbers": with_node(nodes.Reshape, shape=(11,)),
+    "a slice beyond the side": with_node(nodes.Slice, axis=0, start=0, stop=11, step=1),
+    "an empty slice": with_node(nodes.Slice, axis=0, start=2, stop=2, step=1),
+    "borders of another rank": with_node(nodes.Pad, before=(0, 0), after=(0, 0)),
+    "an axis that is not there": with_node(nodes.Transpose, axes=(0, 1)),
+    "logits of another number": with_node(nodes.Slice, axis=0, start=0, stop=9, step=1),
+    "a side above 4096": set_to(4097, "input", "resize"),
+    "a clamp above 3 * 10^38": set_to(3.1e38, "nodes", 2, "low"),
+}
+
+
+@pytest.mark.parametrize("chosen", REFUSED)
+def test_what_the_text_refuses_is_refused(artifact, chosen):
+    content = json.loads(artifact.document.model_dump_json())
+    assert content["nodes"][2]["op"] == "clamp"
+    REFUSED[chosen](content)
+    with pytest.raises((ValidationError, InputError)):
+        Artifact.checked(document.Document.model_validate_json(json.dumps(content)), artifact.tensors)
+
+
+@pytest.mark.parametrize("step_size", [0.0, -0.1, float("nan"), float("inf")])
+def test_step_sizes_are_above_zero_and_finite(artifact, step_size):
+    artifact.tensors["stem.step_size"][:] = step_size
+    with pytest.raises(InputError, match=r"above 0|NaN or infinity"):
+        Artifact.checked(artifact.document, artifact.tensors)
+
+
+def test_keys_of_the_provenance_may_be_missing(artifact):
+    content = json.loads(artifact.document.model_dump_json())
+    for key in ("scheme", "data", "seed", "epochs"):
+        del content["provenance"][key]
+    assert document.Document.model_validate_json(json.dumps(content)) == artifact.document

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 from torch import nn
-from torch.nn import functional as F
 
 from asqcli.api import quantize_module
 from asqcli.artifact import Artifact, document, read_artifact, write_artifact
@@ -21,33 +20,11 @@ from asqcli.engine.native_plan import NotNative, Plan
 from asqcli.errors import InputError
 from asqcli.export.network import export_network
 from asqcli.models.cifar_resnet import CifarResNet
+from tests.artifact.mixed import MixedNet
 from tests.permissions import unreadable
 
 RUNNER = Path(__file__).parent / "hostile.py"
 MUTANTS = 200
-
-
-class MixedNet(nn.Module):
-    """Every kind of node."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8)
-        self.grouped = nn.Conv2d(16, 8, (1, 3), stride=2, groups=2)
-        self.squeeze = nn.Conv2d(8, 8, 1)
-        self.head = nn.Linear(32, 5)
-
-    def forward(self, x):
-        x = self.norm(self.stem(x)).relu()
-        x = F.hardswish(x + self.depthwise(x))
-        x = torch.cat([F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 2)], dim=1)
-        x = F.silu(self.grouped(F.pad(x, (1, 1, 0, 1))))
-        x = x * torch.sigmoid(self.squeeze(F.adaptive_avg_pool2d(x, 1)))
-        first, second = x.transpose(2, 3).chunk(2, dim=1)
-        x = torch.cat([F.hardsigmoid(first), second[:, ::1, ::2]], dim=2)[:, :, :4]
-        return self.head(F.adaptive_avg_pool2d(torch.cat([x, x], dim=1), 2).flatten(1))
 
 
 def export(network: nn.Module, classes: int, path: Path, **settings) -> Path:
