@@ -38,12 +38,12 @@ class Artifact:
     Attributes:
         document: nodes and settings.
         tensors: by name.
-        plan: shapes and cost.
+        graph: shapes of its values, and what it costs.
     """
 
     document: Document
     tensors: dict[str, np.ndarray]
-    plan: GraphShapes
+    graph: GraphShapes
 
     @classmethod
     def checked(cls, document: Document, tensors: dict[str, np.ndarray]) -> Artifact:
@@ -73,7 +73,7 @@ class Artifact:
 
     def tensors_of(self, node: Node) -> list[TensorSpec]:
         """Return the tensors that a node names, with what they must be."""
-        return list(node.tensors([self.plan.shapes[value] for value in node.inputs]))
+        return list(node.tensors([self.graph.shapes[value] for value in node.inputs]))
 
     def levels(self, weights: Weights) -> np.ndarray:
         """Return the integer weights of a layer, int8, of the shape that its document names."""

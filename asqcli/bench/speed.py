@@ -38,7 +38,7 @@ def measure_speed(
         tell: called with what is being done.
     """
     load = machine.load_average()
-    document, plan = session.artifact.document, session.artifact.plan
+    document = session.artifact.document
     inputs = np.random.default_rng(0).standard_normal((batch, *session.input_shape), dtype=np.float32)
     with tempfile.TemporaryDirectory(prefix="asq-bench-") as folder:
         peers, missing = _peers(session, inputs, factory, Path(folder), tell)
@@ -47,7 +47,7 @@ def measure_speed(
     return {
         "model": document.provenance.model,
         "input_size": document.input.image_size,
-        "multiply_adds": plan.multiply_adds,
+        "multiply_adds": session.artifact.graph.multiply_adds,
         "kernel": session.kernel,
         "threads": session.threads,
         "batch": batch,
@@ -71,7 +71,7 @@ def _peers(
             factory,
             classes=len(document.classes),
             image_size=document.input.image_size,
-            multiply_adds=session.artifact.plan.multiply_adds,
+            multiply_adds=session.artifact.graph.multiply_adds,
         )
     except NoPeer as reason:
         return {}, dict.fromkeys(PEERS, str(reason))

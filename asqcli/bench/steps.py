@@ -53,7 +53,7 @@ def measure_steps(network: NativeNetwork) -> dict:
 
 
 def _random_image(network: NativeNetwork) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((1, *network.artifact.plan.shapes[0]), dtype=np.float32)
+    return np.random.default_rng(0).standard_normal((1, *network.artifact.graph.shapes[0]), dtype=np.float32)
 
 
 def _peak(place: int) -> float | None:

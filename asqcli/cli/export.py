@@ -87,7 +87,7 @@ def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, 
         "float_bytes": float_bytes(network),
         "share_of_float": round(len(content) / float_bytes(network), 4),
         "layers": len([n for n in artifact.document.nodes if n.op in ("conv", "linear")]),
-        "multiply_adds": artifact.plan.multiply_adds,
+        "multiply_adds": artifact.graph.multiply_adds,
     }
     if format_ is Format.asq:
         document["parts"] = part_bytes(artifact)

@@ -71,7 +71,7 @@ class NativeNetwork:
         self.winograd = bool(library().asq_kernel_winograd(self.place))
         self.again = bool(library().asq_kernel_again(self.place))
         self.plans = [self._plan()]
-        together = threads > 1 and artifact.plan.multiply_adds >= WORTH_A_TEAM
+        together = threads > 1 and artifact.graph.multiply_adds >= WORTH_A_TEAM
         self.pool: ThreadPoolExecutor | None = None
         self.team = ThreadTeam(threads) if together else None
 

@@ -66,7 +66,7 @@ class Plan:
         threads: int = 1,
     ) -> None:
         self.artifact, self.winograd, self.may_make_again, self.threads = artifact, winograd, again, threads
-        self.nodes, self.shapes = artifact.document.nodes, artifact.plan.shapes
+        self.nodes, self.shapes = artifact.document.nodes, artifact.graph.shapes
         self.consumers: list[list[int]] = [[] for _ in self.shapes]
         for index, node in enumerate(self.nodes):
             for value in node.inputs:

@@ -39,7 +39,7 @@ class NumpyNetwork:
     @property
     def _workers(self) -> int:
         """Return the threads to use: fewer where one image takes more memory than a batch should."""
-        return max(1, min(self.threads, self.threads * BATCH_NUMBERS // self.artifact.plan.live))
+        return max(1, min(self.threads, self.threads * BATCH_NUMBERS // self.artifact.graph.live))
 
     def run(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
         """Return the logits, (N, classes); see `Session.run`."""
@@ -53,7 +53,7 @@ class NumpyNetwork:
                 return np.concatenate(list(pool.map(self._run_part, parts)))
 
     def _run_part(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
-        last_use = self.artifact.plan.last_use
+        last_use = self.artifact.graph.last_use
         values: dict[int, np.ndarray] = {0: np.asarray(images, np.float32)}
         for index, node in enumerate(self.artifact.document.nodes):
             inputs = [values[value] for value in node.inputs]
@@ -106,7 +106,7 @@ class NumpyNetwork:
 
 def batch_size(artifact: Artifact) -> int:
     """Return how many images are computed together: as many as leave their values in the cache."""
-    return max(1, min(LARGEST_BATCH, BATCH_NUMBERS // artifact.plan.live))
+    return max(1, min(LARGEST_BATCH, BATCH_NUMBERS // artifact.graph.live))
 
 
 class _QuantizedLayer:

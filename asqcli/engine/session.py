@@ -45,7 +45,7 @@ class Session:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Return (3, height, width) of one input."""
-        return self.artifact.plan.shapes[0]
+        return self.artifact.graph.shapes[0]
 
     @property
     def batch(self) -> int:

@@ -99,7 +99,7 @@ def _infer_both(file: Path, image: Path) -> tuple[str, str, float]:
     code, _, err = _infer(file, image)
     if code != 0:
         return "FAILED", f"as a table, exit code {code}: {err[:500]}", seconds
-    fast = read_artifact(file).plan.multiply_adds <= SLOW_KERNEL_MULTIPLY_ADDS
+    fast = read_artifact(file).graph.multiply_adds <= SLOW_KERNEL_MULTIPLY_ADDS
     for kernel in ("matmul", "shift-lut") if fast else ("matmul",):
         code, other, err = _infer(file, image, "--json", "--kernel", kernel)
         if code != 0 or json.loads(other)["predictions"] != json.loads(out)["predictions"]:

@@ -76,7 +76,7 @@ def is_own_onnx(path: Path) -> bool:
 def _model(artifact: Artifact):
     from onnx import TensorProto, helper
 
-    document, shapes = artifact.document, artifact.plan.shapes
+    document, shapes = artifact.document, artifact.graph.shapes
     graph = Graph(reserved=(INPUT, OUTPUT))
     values = [INPUT]
     for index, node in enumerate(document.nodes):

@@ -26,7 +26,7 @@ class Scope:
     def __init__(self, graph: Graph, artifact: Artifact, node: Node, inputs: list[str]) -> None:
         self.graph, self.artifact, self.inputs = graph, artifact, inputs
         self.name = node.name or node.op
-        self.shapes: list[Shape] = [artifact.plan.shapes[value] for value in node.inputs]
+        self.shapes: list[Shape] = [artifact.graph.shapes[value] for value in node.inputs]
 
     def add(self, op: str, *inputs: str, name: str, **attributes) -> str:
         """Add an operator; return the name of its value."""
