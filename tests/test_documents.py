@@ -1,8 +1,8 @@
 """The documents: what they tell a reader to type works as written, and their links lead somewhere.
 
 Every shell and Python block of README.md and USAGE.md is run, in the order of the document and in one folder, or says
-in words that it is not: `not run by the tests: REASON`, in the block or in the line above it. A block that begins with
-a comment naming a file (`# shop.yaml`) is that file.
+in words that it is not: `not run by the tests: REASON`, in the block or in the paragraph above it. A block that begins
+with a comment naming a file (`# shop.yaml`) is that file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from asqcli.engine import load
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "asqcli").rglob("*.md")])
-README, USAGE = ROOT / "README.md", ROOT / "asqcli" / "cli" / "USAGE.md"
+README, USAGE, CONTRIBUTING = ROOT / "README.md", ROOT / "asqcli" / "cli" / "USAGE.md", ROOT / "CONTRIBUTING.md"
+PATH = re.compile(r"`((?:asqcli|tests|recipes)/[\w./]+|setup\.py)`")
 NOT_RUN = re.compile(r"not run by the tests: \w")
 FILE_NAME = re.compile(r"# ([\w.]+\.(?:yaml|py))\n")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language as stated (`` for output), its text, the line of text above it."""
+    """A fenced block: its language as stated (`` for output), its text, the paragraph above it."""
 
     language: str
     text: str
@@ -49,8 +50,12 @@ def blocks(document: Path) -> list[Block]:
     """Return the fenced blocks of a document, in order."""
     text = document.read_text(encoding="utf-8")
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    above = lambda start: re.sub(r"<!--.*?-->", "", text[:start]).rstrip().rpartition("\n\n")[2]  # noqa: E731
-    return [Block(match[1], match[2], above(match.start())) for match in found]
+    return [Block(match[1], match[2], _paragraph_before(text, match.start())) for match in found]
+
+
+def _paragraph_before(text: str, position: int) -> str:
+    """Return the paragraph that a reader sees last before a position: comments of HTML are not seen."""
+    return re.sub(r"<!--.*?-->", "", text[:position]).rstrip().rpartition("\n\n")[2]
 
 
 def run_blocks(document: Path, folder: Path, names: dict) -> str:
@@ -97,11 +102,14 @@ def commands(document: Path) -> list[list[str]]:
     return [words[words.index("asq") + 1 :] for words in lines if "asq" in words]
 
 
+def prose(document: Path) -> str:
+    """Return a document without its fenced blocks."""
+    return re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
 def anchors(document: Path) -> set[str]:
     """Return the names under which GitHub makes a document's headings known."""
-    headings = re.findall(
-        r"^#+ (.*)$", re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL), re.MULTILINE
-    )
+    headings = re.findall(r"^#+ (.*)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -154,6 +162,23 @@ def test_links_lead_somewhere(document):
         target = (document.parent / name).resolve() if name else document
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_are_named_exist(document):
+    named = [name for name in PATH.findall(prose(document)) if "NAME" not in name]
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_contributors_are_sent_to_names_that_are_there():
+    """In a table of places, what is in backticks beside a file stands in it."""
+    tables = CONTRIBUTING.read_text(encoding="utf-8").partition("## Words")[0]
+    files: list[str] = []
+    for row in re.findall(r"^\|.*\|$", tables, re.MULTILINE):
+        files = [name for name in PATH.findall(row) if (ROOT / name).is_file()] or files
+        contents = "".join((ROOT / name).read_text(encoding="utf-8") for name in files)
+        names = re.findall(r"`(?:\w+\.)?(\w+)(?:\(\))?`", row.split("|")[-2])
+        assert not [name for name in names if name not in contents], row
 
 
 def test_a_block_that_is_not_run_says_why():
