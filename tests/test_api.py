@@ -1,33 +1,9 @@
-import re
-from pathlib import Path
-
 import pytest
 import torch
 
 from asqcli.api import export_module, quantize_module
 from asqcli.errors import RecipeError, UnsupportedError, UsageError
 from asqcli.nn.prepare import quant_layers
-
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_readmes_loop_learns(tiny_net):
-    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "quantize_module" in b)
-    torch.manual_seed(0)
-    images, labels = torch.randn(32, 3, 8, 8), torch.arange(32) % 2
-    names = {"model": tiny_net, "batches": [images], "loader": [(images, labels)] * 25}
-    first = torch.nn.functional.cross_entropy(tiny_net(images), labels).item()
-    tiny_net.train()
-    exec(block, names)
-    assert names["loss"].item() < 0.7 * first
-
-
-def test_the_readmes_export_runs_to_the_bit(tiny_net, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    images = torch.randn(4, 3, 8, 8)
-    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "export_module" in b)
-    exec(block, {"model": quantize_module(tiny_net, [images]).train(), "images": images})
-    assert (tmp_path / "net.asq").is_file()
 
 
 def test_settings_of_single_layers(tiny_net):

@@ -1,4 +1,4 @@
-"""`asq recipe`: list, show and validate recipes."""
+"""`asq recipe`: list, show and validate recipes, and table the keys that they are made of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import typer
 
 from asqcli.cli.options import DebugOption
 
-app = typer.Typer(help="List, show and validate recipes.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List, show and validate recipes; table their keys.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command("list")
@@ -55,3 +57,27 @@ def validate(file: Annotated[str, typer.Argument(metavar="FILE")], debug: DebugO
     model = resolve(Request(None, file, None, None, {}, [])).recipe.model
     require_known(model)
     typer.echo(f"{file}: a valid recipe for {model}")
+
+
+@app.command("keys")
+def table_keys(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Table every key of a recipe: its values, default and meaning."""
+    from rich.table import Table
+
+    from asqcli.cli.console import print_table, stdout
+    from asqcli.recipe.keys import REQUIRED, markdown, recipe_keys
+
+    keys = recipe_keys()
+    if as_markdown:
+        typer.echo(markdown(keys), nl=False)
+        return
+    table = Table(show_lines=True)
+    table.add_column("key", no_wrap=True)
+    table.add_column("values, default, meaning", overflow="fold")
+    for key in keys:
+        default = key.default if key.default == REQUIRED else f"default: {key.default}"
+        table.add_row(key.path, f"{key.values}; {default}\n{key.meaning}".replace("`", ""))
+    print_table(stdout(), "Keys of a recipe; default -: depends on the data and the network", table)

@@ -3,7 +3,8 @@
 No integer engine equals an irrational grid, so the square root of two is a fraction from the start: with 7/5, within
 1%, the seven magnitudes of 4-bit POST are {40, 28, 20, 14, 10, 7, 5} / 40, with 17/12, within 0.2%, {96, 68, 48, 34,
 24, 17, 12} / 96. Everything downstream, the fake quantizer of training included, uses the integers. The default is the
-grid of small integers: networks on it were no less accurate (README), and the engine needs fewer products for them.
+grid of small integers: networks on it were no less accurate (bench/RESULTS.md), and the engine needs fewer products
+for them.
 
 A code of a power set is a sign bit over b - 1 bits of magnitude index: 0 is zero, k = 1.. is the k-th largest
 magnitude.

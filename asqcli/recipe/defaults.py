@@ -1,7 +1,7 @@
 """Defaults that depend on the data and the model, below the recipe, the flags and `--set`.
 
 They make `asq quantize resnet18` on the digits a matter of minutes, and give a folder of one's own a sensible first
-run. The README tables them.
+run. cli/USAGE.md tables them.
 """
 
 from __future__ import annotations

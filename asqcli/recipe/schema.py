@@ -1,6 +1,7 @@
-"""The recipe: every key, with its type, default and bounds. Unknown keys are errors.
+"""The recipe: every key, with its type, default, bounds and meaning. Unknown keys are errors.
 
 `weights` and `activations` are chosen by their `quantizer`, so that a key can only stand where it means something.
+`asq recipe keys` and KEYS.md table what stands here: a description is read without the code around it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,18 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+Scale = Annotated[Literal["channel", "tensor"], Field(description="one scale per output `channel` or per `tensor`")]
+Levels = Annotated[
+    Literal["codes", "printed"],
+    Field(
+        description="`codes`: what b bits can name; `printed`: the 2^b + 1 levels of Eqs. 3 and 17, in b + 1 bits "
+        "(4-bit `post`: not on the grid 17/12; 4-bit `pot`: not for integers, its levels go up to 128)"
+    ),
+]
+EightBits = Annotated[int, Field(ge=2, le=8, description="bits per value, sign included")]
+FourBits = Annotated[int, Field(ge=2, le=4, description="bits per value, sign included")]
+
+
 class FloatOperand(Section):
     """Not quantized."""
 
@@ -39,8 +52,8 @@ class UniformWeights(Section):
     """Whole numbers of a learned step size (LSQ)."""
 
     quantizer: Literal["lsq"] = "lsq"
-    bits: Annotated[int, Field(ge=2, le=8)]
-    per: Literal["channel", "tensor"] = "channel"
+    bits: EightBits
+    per: Scale = "channel"
 
 
 class _LevelWeights(Section):
@@ -49,16 +62,20 @@ class _LevelWeights(Section):
         "use `quantizer: lsq` for the weights (`--scheme asq`)"
     )
 
-    bits: Annotated[int, Field(ge=2, le=4)]
-    per: Literal["channel", "tensor"] = "channel"
+    bits: FourBits
+    per: Scale = "channel"
 
 
 class PostWeights(_LevelWeights):
     """Powers of the square root of two: the paper's Eq. 17, on a grid of integers."""
 
     quantizer: Literal["post"] = "post"
-    grid: Literal["7/5", "17/12", "exact"] = DEFAULT_GRID
-    levels: Literal["codes", "printed"] = "codes"
+    grid: Literal["7/5", "17/12", "exact"] = Field(
+        DEFAULT_GRID,
+        description="the fraction that stands for √2: `7/5` (1% off, small integers, faster), `17/12` (0.2% off), "
+        "`exact` (not for integers)",
+    )
+    levels: Levels = "codes"
 
     @model_validator(mode="after")
     def _fits_int8(self):
@@ -71,22 +88,31 @@ class PotWeights(_LevelWeights):
     """Powers of two: Eq. 3."""
 
     quantizer: Literal["pot"] = "pot"
-    levels: Literal["codes", "printed"] = "codes"
+    levels: Levels = "codes"
 
 
 class ApotWeights(_LevelWeights):
     """Additive powers of two (Li et al. 2020)."""
 
     quantizer: Literal["apot"] = "apot"
-    normalize: bool = False
+    normalize: bool = Field(False, description="its weight normalisation")
 
 
 class Adapter(Section):
     """The module that adapts the step size to each input: Eq. 4."""
 
-    hidden: int | str = "quarter"
-    bits: Literal[8, "float"] = 8
-    output: Literal["reciprocal", "relu"] = "reciprocal"
+    hidden: int | str = Field(
+        "quarter",
+        description="hidden units: a quarter of the channels, or a number",
+        json_schema_extra={
+            "anyOf": [{"const": "quarter"}, {"type": "integer", "minimum": 1, "maximum": MOST_HIDDEN}],
+        },
+    )
+    bits: Literal[8, "float"] = Field(8, description="bits of the adapter's weights")
+    output: Literal["reciprocal", "relu"] = Field(
+        "reciprocal",
+        description="`reciprocal`: beta = 1 + t, for t below zero 1 / (1 - t); `relu`: the paper's form, which can die",
+    )
 
     @field_validator("hidden")
     @classmethod
@@ -100,30 +126,33 @@ class LsqActivations(Section):
     """One learned step size for all inputs."""
 
     quantizer: Literal["lsq"] = "lsq"
-    bits: Annotated[int, Field(ge=2, le=8)]
+    bits: EightBits
 
 
 class AsqActivations(Section):
     """A learned step size times a factor that an adapter computes from each input."""
 
     quantizer: Literal["asq"] = "asq"
-    bits: Annotated[int, Field(ge=2, le=8)]
+    bits: EightBits
     adapter: Adapter = Adapter()
-    dequantize_by: Literal["adapted_step_size", "step_size"] = "adapted_step_size"
+    dequantize_by: Literal["adapted_step_size", "step_size"] = Field(
+        "adapted_step_size",
+        description="the step size that turns codes into values; `step_size`: Eq. 6 as printed",
+    )
 
 
 class PactActivations(Section):
     """One learned clipping threshold (Choi et al. 2018)."""
 
     quantizer: Literal["pact"] = "pact"
-    bits: Annotated[int, Field(ge=2, le=8)]
+    bits: EightBits
 
 
 class OffsetActivations(Section):
     """A learned step size and a learned offset, a whole number of steps (Bhalgat et al. 2020)."""
 
     quantizer: Literal["lsq+"] = "lsq+"
-    bits: Annotated[int, Field(ge=2, le=8)]
+    bits: EightBits
 
 
 QuantizedWeights = UniformWeights | PostWeights | PotWeights | ApotWeights
@@ -142,14 +171,26 @@ class LayerRule(Section):
 class Data(Section):
     """Where images come from and how they reach the network."""
 
-    name: Annotated[str, StringConstraints(min_length=1)]
-    image_size: Annotated[int, Field(ge=4, le=2048)]
-    resize: Annotated[int, Field(ge=4, le=4096)]
-    mean: Means = IMAGENET_MEAN
-    std: Deviations = IMAGENET_STD
-    augment: Literal["none", "shift", "shift_flip", "resized_crop"]
-    padding: Annotated[int, Field(ge=1, le=256)] = 4
-    workers: Annotated[int, Field(ge=0)] = 2
+    name: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description="as `--data`: `digits`, `cifar10`, `cifar100`, or a folder of images"
+    )
+    image_size: Annotated[int, Field(ge=4, le=2048)] = Field(description="input size, pixels of a side")
+    resize: Annotated[int, Field(ge=4, le=4096)] = Field(
+        description="length of the shorter side before the centre crop, pixels"
+    )
+    mean: Means = Field(
+        IMAGENET_MEAN, description="mean of each channel of pixels scaled to 0 .. 1; by default ImageNet's"
+    )
+    std: Deviations = Field(
+        IMAGENET_STD, description="deviation of each channel of pixels scaled to 0 .. 1; by default ImageNet's"
+    )
+    augment: Literal["none", "shift", "shift_flip", "resized_crop"] = Field(
+        description="what is changed at random in training images: shifts, flips too, or random parts of the image"
+    )
+    padding: Annotated[int, Field(ge=1, le=256)] = Field(4, description="pixels of border for shifts")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        2, description="processes that decode images which do not fit in memory"
+    )
 
     @model_validator(mode="after")
     def _crop_fits(self):
@@ -163,15 +204,22 @@ class Data(Section):
         return tuple(value) if isinstance(value, list) else value
 
 
-LearningRate = Annotated[float, Field(gt=0, le=LARGEST_RATE)]
-Optimizer = Literal["sgd", "adamw"]
-RampSteps = Annotated[int, Field(ge=0)]
+LearningRate = Annotated[float, Field(gt=0, le=LARGEST_RATE, description="learning rate, at the start of the cosine")]
+Optimizer = Annotated[
+    Literal["sgd", "adamw"],
+    Field(description="beside a stated `lr`, `sgd` unless it is stated too; stated alone, it brings a rate of its own"),
+]
+RampSteps = Annotated[
+    int, Field(ge=0, description="first steps, in which the rate rises to its cosine; 0 beside a stated `lr`")
+]
 
 
 class Warmup(Section):
     """Float training before quantization, where no weights can be had or the head is new."""
 
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=0)] = Field(
+        description="epochs of float training, where no weights can be had or the last layer is new"
+    )
     lr: LearningRate
     optimizer: Optimizer = "sgd"
     lr_ramp_steps: RampSteps = 0
@@ -180,35 +228,65 @@ class Warmup(Section):
 class Distillation(Section):
     """A float teacher: the network as it was before quantization."""
 
-    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5, description="share of the loss that is the distance from the teacher"
+    )
+    temperature: Annotated[float, Field(gt=0)] = Field(
+        4.0, description="divisor of both networks' logits before the softmax"
+    )
 
 
 class Train(Section):
     """The paper's section 4.1, and below `warmup` what is off in the paper."""
 
-    epochs: Annotated[int, Field(ge=0)]
-    batch_size: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=0)] = Field(description="epochs of quantized training")
+    batch_size: Annotated[int, Field(ge=1)] = Field(description="images per step")
     lr: LearningRate
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0, le=LARGEST_RATE)] = 1e-4
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    max_steps: Annotated[int, Field(ge=1)] | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.9, description="of SGD; of AdamW the first moment's decay (the second's is 0.99)"
+    )
+    weight_decay: Annotated[float, Field(ge=0, le=LARGEST_RATE)] = Field(
+        1e-4, description="acts on the weights of convolutions and linear layers only"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        0,
+        description="of everything random: PyTorch's, NumPy's and Python's generators, before each build of the "
+        "network and each step",
+    )
+    max_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="stop after so many steps; no warm-up then")
     warmup: Warmup
     optimizer: Optimizer = "sgd"
     lr_ramp_steps: RampSteps = 0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    distillation: Distillation | None = None
-    average_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    freeze_oscillations: Annotated[float, Field(gt=0, lt=1)] | None = None
-    batch_norm_batches: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the target that is spread over all classes"
+    )
+    distillation: Distillation | None = Field(
+        None, description="the float network as a teacher, such as `{weight: 0.5, temperature: 4.0}`"
+    )
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="exponential moving average of all parameters, such as 0.999; the average, with fresh batch-norm "
+        "statistics, is the result",
+    )
+    freeze_oscillations: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="hold weights that jump to and fro more often than this, in jumps per step, such as 0.02"
+    )
+    batch_norm_batches: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="training batches to estimate batch-norm statistics from, before every evaluation and kept "
+        "checkpoint; `auto`: about 1,000 images' worth, where running averages lag behind the weights; 0: never",
+    )
 
 
 class Calibration(Section):
     """Starting values of steps and thresholds, from training batches."""
 
-    batches: Annotated[int, Field(ge=1)] = 4
-    start: Literal["mse", "lsq"] = "mse"
+    batches: Annotated[int, Field(ge=1)] = Field(4, description="training batches for the starting values")
+    start: Literal["mse", "lsq"] = Field(
+        "mse",
+        description="`mse`: least squared error (for activations, where that would round three quarters of them to 0, "
+        "LSQ's); `lsq`: 2 mean|x| / sqrt(qmax), activations and uniform weights (`lsq+` activations: the whole range)",
+    )
 
 
 class Quantization(Section):
@@ -216,8 +294,14 @@ class Quantization(Section):
 
     weights: Weights
     activations: Activations
-    first_last: Literal[8, "same", "float"] = 8
-    layers: dict[str, LayerRule] = {}
+    first_last: Literal[8, "same", "float"] = Field(
+        8, description="bits of the first and last layer; `same`: those of the others, without adapters"
+    )
+    layers: dict[str, LayerRule] = Field(
+        {},
+        description="rules for single layers, `PATTERN: {weights: .., activations: ..}`, with the keys above; later "
+        "rules lie over earlier ones",
+    )
 
     @property
     def quantized(self) -> bool:
@@ -232,8 +316,12 @@ class Quantization(Section):
 class _Subject(Section):
     """What is trained, on what. A base of its own so that it comes first in a written recipe."""
 
-    model: Annotated[str, StringConstraints(min_length=1)]
-    pretrained: Annotated[str, StringConstraints(min_length=1)] = "auto"
+    model: Annotated[str, StringConstraints(min_length=1)] = Field(
+        description="as on the command line: a name, or your own `package.module:factory`"
+    )
+    pretrained: Annotated[str, StringConstraints(min_length=1)] = Field(
+        "auto", description="as `--weights`: `auto`, `official`, `none`, a file or a run folder"
+    )
     data: Data
 
 
