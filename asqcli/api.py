@@ -19,13 +19,13 @@ from asqcli.errors import UsageError
 from asqcli.export.network import export_network
 from asqcli.export.proof import Prover
 from asqcli.files import write_atomically
+from asqcli.nn.calibration import calibrate
+from asqcli.nn.plan import plan_layers
 from asqcli.nn.prepare import project_steps
 from asqcli.nn.survey import survey
 from asqcli.recipe.load import Draft, check, lay_scheme
 from asqcli.recipe.schema import IMAGENET_MEAN, IMAGENET_STD, Quantization
-from asqcli.train.calibration import calibrate
 from asqcli.train.optimizer import parameter_groups
-from asqcli.train.plans import plan_layers
 
 __all__ = ["export_module", "parameter_groups", "project_steps", "quantize_module"]
 

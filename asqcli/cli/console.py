@@ -142,7 +142,7 @@ class ConsoleReporter(Reporter):
         print_layers(self.console, plans)
 
     def outlook(self, model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> None:
-        from asqcli.cli.outlook import outlook
+        from asqcli.run.trial_export import outlook
 
         if (warning := outlook(model, plans, image_size=image_size, classes=classes)) is not None:
             self.note(warning)
@@ -176,7 +176,7 @@ class ConsoleReporter(Reporter):
         )
 
     def epoch(self, record: dict) -> None:
-        from asqcli.train.betas import span
+        from asqcli.train.adapter_range import span
 
         text = f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, top-1 "
         text += f"{record['train_top1']:.2f}% in training, {percent(record.get('top1'))} in evaluation, "

@@ -24,7 +24,7 @@ from asqcli.cli.options import (
 from asqcli.errors import ExitCode, InputError, UsageError, printable
 
 if TYPE_CHECKING:
-    from asqcli.cli.resolve import Request
+    from asqcli.recipe.resolve import Request
 
 
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
         raise InputError(f"no run folder, checkpoint or exported file `{target}`")
     from asqcli.cli.console import percent, print_facts, print_json, stderr
     from asqcli.cli.preprocessing import in_words, require_evaluation_keys
-    from asqcli.cli.resolve import Request
+    from asqcli.recipe.resolve import Request
 
     if Path(target).is_file() and _is_exported(target):
         if recipe is not None or overrides:
@@ -141,9 +141,9 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
     from asqcli.cli.console import tell_of_data
     from asqcli.cli.preprocessing import described
     from asqcli.nn.held_weights import weights_held
+    from asqcli.run.context import select_device
     from asqcli.train.evaluate import EVAL_BATCH
     from asqcli.train.evaluate import evaluate as measure
-    from asqcli.train.surroundings import select_device
 
     if threads:
         torch.set_num_threads(threads)
@@ -163,7 +163,7 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
 
 def _open(target: str, request: Request):
     """Return (network, data, where its weights are from, recipe, who said its preprocessing)."""
-    from asqcli.train.restore import find_checkpoint
+    from asqcli.run.restore import find_checkpoint
 
     weights, _ = request.flags["pretrained"]
     if (path := find_checkpoint(target)) is not None:
@@ -180,11 +180,11 @@ def _open(target: str, request: Request):
 
 def _open_checkpoint(path: Path, source: str, request: Request):
     from asqcli.cli.console import remark, warn
-    from asqcli.cli.resolve import resolve_measured
     from asqcli.data.source import open_data
-    from asqcli.train.checkpoint import load_checkpoint
-    from asqcli.train.pipeline import preprocessing_of
-    from asqcli.train.restore import restore_model, unfinished, unproven
+    from asqcli.recipe.resolve import resolve_measured
+    from asqcli.run.checkpoint import load_checkpoint
+    from asqcli.run.entry import preprocessing_of
+    from asqcli.run.restore import restore_model, unfinished, unproven
 
     checkpoint = load_checkpoint(path)
     warn(unfinished(path, checkpoint))
@@ -207,12 +207,12 @@ def _open_checkpoint(path: Path, source: str, request: Request):
 def _open_float(request: Request):
     from asqcli.cli.console import note
     from asqcli.cli.preprocessing import guess
-    from asqcli.cli.resolve import resolve
     from asqcli.data.source import open_data
     from asqcli.models.registry import require_known
     from asqcli.models.weights import require_official
-    from asqcli.train.pipeline import preprocessing_of
-    from asqcli.train.start import load_float_model
+    from asqcli.recipe.resolve import resolve
+    from asqcli.run.entry import preprocessing_of
+    from asqcli.run.start import load_float_model
 
     resolved = resolve(replace(request, scheme="float"), measuring=True)
     recipe = resolved.recipe

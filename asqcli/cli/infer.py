@@ -236,8 +236,8 @@ def _verify(session: Session, batches, run: str | None, model: str | None) -> Ve
 def _trained(session: Session, run: str, model: str | None):
     from asqcli.cli.console import remark
     from asqcli.export.trained import TrainedRunner
-    from asqcli.train.checkpoint import load_checkpoint
-    from asqcli.train.restore import find_checkpoint, restore_model, unproven
+    from asqcli.run.checkpoint import load_checkpoint
+    from asqcli.run.restore import find_checkpoint, restore_model, unproven
 
     path = find_checkpoint(run)
     if path is None:

@@ -106,10 +106,10 @@ def _row(network, bits: int) -> dict:
 
 def _plans(network, bits: int):
     """Return what `asq quantize MODEL --bits B` makes of the layers: its scheme, POST where that exists, and plans."""
+    from asqcli.nn.plan import plans_for
     from asqcli.quant.levels import MAX_POWER_BITS
     from asqcli.recipe.load import Draft, check, lay_scheme
     from asqcli.recipe.schema import Quantization
-    from asqcli.train.plans import plans_for
 
     scheme = "post" if bits <= MAX_POWER_BITS else "asq"
     draft = Draft()

@@ -4,5 +4,6 @@ schema     one model per section: every key, type, default and bound
 defaults   what a data set calls for, below anything that the user says
 load       read, override, report all mistakes together
 layers     name patterns to the settings of each layer
+resolve    defaults, recipe, flags and `--set` to one checked recipe
 shipped    the recipes that come with the package
 """

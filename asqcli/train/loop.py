@@ -14,14 +14,14 @@ from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
 from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import project_steps
+from asqcli.run.checkpoint import Checkpoint, Progress
 from asqcli.seeds import seed_everything
-from asqcli.train.checkpoint import Checkpoint, Progress
-from asqcli.train.companions import Companion
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.objective import Objective
 from asqcli.train.optimizer import learning_rate, make_optimizer, optimizer_state, restore_optimizer
 from asqcli.train.reporter import Reporter
+from asqcli.train.step_hooks import Companion
 
 # Part of the seed, so that the phases of a run see different orders.
 PHASES = {"warmup": 0, "float": 1, "qat": 2}

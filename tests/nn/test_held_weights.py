@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from asqcli.nn.calibration import calibrate
 from asqcli.nn.held_weights import weights_held
 from asqcli.nn.modes import evaluating
-from asqcli.train.calibration import calibrate
 from tests.conftest import TinyNet
 from tests.nn.test_prepare import plans_for
 

@@ -4,9 +4,9 @@ from torch import nn
 
 from asqcli.errors import UnsupportedError
 from asqcli.export.trained import TrainedRunner
+from asqcli.nn.calibration import calibrate
 from asqcli.nn.modes import evaluating, modes_in_training, to_training
 from asqcli.nn.survey import survey
-from asqcli.train.calibration import calibrate
 from tests.conftest import TinyNet
 from tests.nn.test_prepare import plans_for
 

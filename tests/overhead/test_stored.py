@@ -6,13 +6,13 @@ import torch
 from asqcli.artifact import document
 from asqcli.artifact.file import part_bytes
 from asqcli.export.network import export_network
+from asqcli.nn.calibration import calibrate
+from asqcli.nn.plan import plan_layers
 from asqcli.nn.survey import survey
 from asqcli.overhead.count import count_network
 from asqcli.overhead.stored import StoredLayer, adapter_bytes, stored_bytes, stored_cost, stored_layer
 from asqcli.recipe.load import Draft, check, lay_scheme
 from asqcli.recipe.schema import Quantization
-from asqcli.train.calibration import calibrate
-from asqcli.train.plans import plan_layers
 
 
 def plans_of(model, scheme, bits, size=8, **values):

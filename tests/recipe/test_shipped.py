@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from asqcli.cli.resolve import Request, resolve
+from asqcli.recipe.resolve import Request, resolve
 from asqcli.recipe.shipped import shipped_recipes
-from asqcli.train.pipeline import quantize_fresh
+from asqcli.run.context import Surroundings
+from asqcli.run.entry import quantize_fresh
 from asqcli.train.reporter import Reporter
-from asqcli.train.surroundings import Surroundings
 
 SMALL = ["data.image_size=32", "data.resize=32", "data.workers=0", "train.batch_size=4", "train.max_steps=1",
          "calibration.batches=1"]  # fmt: skip

@@ -10,11 +10,11 @@ from torch import nn
 from asqcli.api import export_module, quantize_module
 from asqcli.artifact import read_artifact
 from asqcli.artifact.file import part_bytes
-from asqcli.cli.outlook import outlook
+from asqcli.nn.plan import plan_layers
 from asqcli.nn.survey import survey
 from asqcli.recipe.load import Draft, check, lay_scheme
 from asqcli.recipe.schema import Quantization
-from asqcli.train.plans import plan_layers
+from asqcli.run.trial_export import outlook
 
 CLASSES = tuple("0123456789")
 

@@ -24,7 +24,7 @@ from asqcli.models.state import StateParts
 from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
-from asqcli.train.fingerprint import TOLERANCES, Fingerprint
+from asqcli.run.fingerprint import TOLERANCES, Fingerprint
 from asqcli.train.optimizer import KEPT, UPDATES
 
 FORMAT = 1

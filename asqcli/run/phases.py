@@ -21,20 +21,12 @@ from asqcli.data.splits import Split
 from asqcli.errors import DivergedError, Interruption, NotLearningError
 from asqcli.models.names import is_factory
 from asqcli.models.state import load_state, snapshot
+from asqcli.nn.calibration import calibrate
 from asqcli.nn.modes import to_evaluation, to_training
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import Recipe, scheme_of
-from asqcli.seeds import seed_everything
-from asqcli.train.batch_norm import (
-    USUAL_MOMENTUM,
-    batches_to_estimate,
-    lagging_norms,
-    reestimate_batch_norm,
-)
-from asqcli.train.betas import record_betas, span
-from asqcli.train.build import build_network
-from asqcli.train.calibration import calibrate
-from asqcli.train.checkpoint import (
+from asqcli.run.build import build_network
+from asqcli.run.checkpoint import (
     Checkpoint,
     Progress,
     load_teacher,
@@ -42,9 +34,19 @@ from asqcli.train.checkpoint import (
     save_checkpoint,
     save_teacher,
 )
-from asqcli.train.companions import Companion, OscillationFreezer, WeightAverage
+from asqcli.run.context import StopRequested, Surroundings
+from asqcli.run.fingerprint import require_same_network, take_fingerprint
+from asqcli.run.folder import BEST, LAST, TEACHER, RunFolder
+from asqcli.run.start import Start
+from asqcli.seeds import seed_everything
+from asqcli.train.adapter_range import record_betas, span
+from asqcli.train.batch_norm import (
+    USUAL_MOMENTUM,
+    batches_to_estimate,
+    lagging_norms,
+    reestimate_batch_norm,
+)
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
-from asqcli.train.fingerprint import require_same_network, take_fingerprint
 from asqcli.train.learning import (
     FEWEST_STEPS,
     GAP,
@@ -56,9 +58,7 @@ from asqcli.train.learning import (
 )
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
-from asqcli.train.run_folder import BEST, LAST, TEACHER, RunFolder
-from asqcli.train.start import Start
-from asqcli.train.surroundings import StopRequested, Surroundings
+from asqcli.train.step_hooks import Companion, OscillationFreezer, WeightAverage
 
 SCHEMA = 1
 CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`

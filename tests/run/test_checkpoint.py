@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import InputError, MachineError, UsageError
 from asqcli.files import write_atomically
 from asqcli.nn.prepare import LayerPlan
-from asqcli.train.checkpoint import (
+from asqcli.recipe.resolve import Request, resolve
+from asqcli.run.checkpoint import (
     DOCUMENT,
     Checkpoint,
     Progress,
@@ -23,8 +23,8 @@ from asqcli.train.checkpoint import (
     save_checkpoint,
     save_weights,
 )
-from asqcli.train.restore import restore_model
-from asqcli.train.run_folder import RunFolder
+from asqcli.run.folder import RunFolder
+from asqcli.run.restore import restore_model
 from tests.permissions import unreadable, unwritable
 
 

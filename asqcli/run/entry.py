@@ -17,19 +17,19 @@ from asqcli.data.source import open_data
 from asqcli.data.splits import Preprocessing, Split
 from asqcli.errors import InputError, Interruption, UsageError
 from asqcli.models.names import is_factory
+from asqcli.nn.plan import plan_layers
 from asqcli.nn.prepare import LayerPlan, prepared
 from asqcli.nn.proof import float_products
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe, scheme_of
-from asqcli.train.checkpoint import Checkpoint, load_checkpoint
-from asqcli.train.plans import plan_layers
-from asqcli.train.preflight import require_trainable
+from asqcli.run.checkpoint import Checkpoint, load_checkpoint
+from asqcli.run.context import StopRequested, Surroundings, environment
+from asqcli.run.folder import LAST, RunFolder
+from asqcli.run.phases import CALIBRATION_STREAM, Run, how_to_go_on
+from asqcli.run.preflight import require_trainable
+from asqcli.run.restore import require_factory_named, restore_model, unproven
+from asqcli.run.start import Start, start_model
 from asqcli.train.profile import StepProfile, profile_step
-from asqcli.train.restore import require_factory_named, restore_model, unproven
-from asqcli.train.run import CALIBRATION_STREAM, Run, how_to_go_on
-from asqcli.train.run_folder import LAST, RunFolder
-from asqcli.train.start import Start, start_model
-from asqcli.train.surroundings import StopRequested, Surroundings, environment
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
