@@ -28,7 +28,6 @@ from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.run.build import build_network
 from asqcli.run.checkpoint import (
     Checkpoint,
-    Progress,
     load_teacher,
     require_fit,
     save_checkpoint,
@@ -58,7 +57,8 @@ from asqcli.train.learning import (
 )
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
-from asqcli.train.step_hooks import Companion, OscillationFreezer, WeightAverage
+from asqcli.train.progress import Progress, TrainingState
+from asqcli.train.step_hooks import OscillationFreezer, StepHook, WeightAverage
 
 SCHEMA = 1
 CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`
@@ -142,11 +142,11 @@ class Run:
             objective = Objective(
                 label_smoothing=train.label_smoothing, teacher=self._teacher(), **train.distillation.model_dump()
             )
-        companions: dict[str, Companion] = self._average()
+        hooks: dict[str, StepHook] = self._average()
         if train.freeze_oscillations is not None:
             # Before the average, which is to see the weights as they are held.
-            companions = {"oscillations": OscillationFreezer(self.model, train.freeze_oscillations), **companions}
-        phase = self._phase(self._settings(), progress, objective, companions, checkpoint)
+            hooks = {"oscillations": OscillationFreezer(self.model, train.freeze_oscillations), **hooks}
+        phase = self._phase(self._settings(), progress, objective, hooks, checkpoint)
         self._train(phase)
         return self._finish(phase)
 
@@ -158,7 +158,7 @@ class Run:
         to_evaluation(teacher)
         return teacher.to(self.around.device)
 
-    def _average(self) -> dict[str, Companion]:
+    def _average(self) -> dict[str, StepHook]:
         decay = self.recipe.train.average_decay
         return {} if decay is None else {AVERAGE: WeightAverage(self.model, decay)}
 
@@ -167,12 +167,14 @@ class Run:
         settings: PhaseSettings,
         progress: Progress,
         objective: Objective,
-        companions: dict[str, Companion],
+        hooks: dict[str, StepHook],
         checkpoint: Checkpoint | None,
     ) -> Phase:
+        state = None
         if checkpoint is not None:
-            states = {name: companion.state() for name, companion in companions.items()}
+            states = {name: hook.state() for name, hook in hooks.items()}
             require_fit(checkpoint, self.model, states, source=self.folder.checkpoint(LAST))
+            state = TrainingState(checkpoint.optimizer, checkpoint.hooks)
         self.phase = Phase(
             self.model,
             self.data.train,
@@ -181,8 +183,8 @@ class Run:
             device=self.around.device,
             classes=len(self.data.classes),
             objective=objective,
-            companions=companions,
-            checkpoint=checkpoint,
+            hooks=hooks,
+            state=state,
         )
         return self.phase
 
@@ -314,7 +316,7 @@ class Run:
     @contextmanager
     def _averaged(self, phase: Phase) -> Iterator[None]:
         """Hold the model at the average of its weights, where there is one, with statistics of its own."""
-        average = phase.companions.get(AVERAGE)
+        average = phase.hooks.get(AVERAGE)
         if average is None:
             yield
             return
@@ -338,14 +340,15 @@ class Run:
         return accuracy
 
     def _save(self, name: str, phase: Phase) -> None:
+        training = phase.state()
         state = Checkpoint(
             self.recipe,
             phase.progress,
             self.plans,
             self.data.classes,
             self.model.state_dict(),
-            phase.optimizer_state(),
-            {name: companion.state() for name, companion in phase.companions.items()},
+            training.optimizer,
+            training.hooks,
             take_fingerprint(self.model, self.recipe.data),
         )
         save_checkpoint(self.folder.checkpoint(name), state)
@@ -398,7 +401,7 @@ class Run:
 
     def _settle(self, phase: Phase) -> None:
         """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
-        average = phase.companions.get(AVERAGE)
+        average = phase.hooks.get(AVERAGE)
         if average is not None:
             load_state(self.model, average.state())
         if average is not None or self.recipe.train.batch_norm_batches != "auto":  # else the last epoch's watch did it

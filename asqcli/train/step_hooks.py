@@ -1,6 +1,6 @@
-"""What can go beside the optimizer: averaged weights, and weights that stop oscillating.
+"""Hooks after each step of training: a moving average of the weights; freezing of oscillating ones.
 
-Each sees the model after every step and has a state that checkpoints keep, so that a resumed run goes on with it.
+Each has a state that checkpoints keep, so that a resumed run goes on with it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from asqcli.nn.prepare import quant_layers
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 
-class Companion(Protocol):
-    """What the training loop asks of a companion."""
+class StepHook(Protocol):
+    """What the training loop asks of a hook."""
 
     def after_step(self, model: nn.Module) -> None: ...
 

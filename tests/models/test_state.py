@@ -15,8 +15,9 @@ from asqcli.nn.plan import plan_layers
 from asqcli.nn.prepare import quant_layers
 from asqcli.nn.survey import survey
 from asqcli.recipe.resolve import Request, resolve
-from asqcli.run.checkpoint import Checkpoint, Progress, load_checkpoint, load_teacher, save_checkpoint, save_teacher
+from asqcli.run.checkpoint import Checkpoint, load_checkpoint, load_teacher, save_checkpoint, save_teacher
 from asqcli.run.restore import restore_model
+from asqcli.train.progress import Progress
 from asqcli.train.step_hooks import WeightAverage
 
 # The smallest of every family of torchvision's that asq takes; AlexNet and VGG are left out, whose hundred million

@@ -165,12 +165,12 @@ def test_all_options_together_resume_to_the_same_bits(tmp_path, image_folder):
     assert all(torch.equal(a[n], b[n]) for n in a)
 
 
-def test_a_checkpoint_with_another_companion_is_refused(tmp_path, image_folder):
+def test_a_checkpoint_with_another_step_hook_is_refused(tmp_path, image_folder):
     out = tmp_path / "run"
     run(recipe_for(image_folder), out)
     last = load_checkpoint(out / "checkpoints" / "last")
-    save_checkpoint(out / "checkpoints" / "last", replace(last, companions={"x": {}}))
-    with pytest.raises(InputError, match="checkpoints/last` has the companions x, and its recipe none"):
+    save_checkpoint(out / "checkpoints" / "last", replace(last, hooks={"x": {}}))
+    with pytest.raises(InputError, match="checkpoints/last` has the step hooks x, and its recipe none"):
         resume(out)
 
 
