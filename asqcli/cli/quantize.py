@@ -107,16 +107,16 @@ def _start(request, device, threads, out, force, dry_run, profile, json_) -> Non
     from asqcli.run import entry
 
     with StopSignals() as signals:
-        around = _surroundings(device, threads, signals)
+        context = _run_context(device, threads, signals)
         if dry_run:
-            plans = entry.rehearse(resolved.recipe, around, source=resolved.source)
-            _show_rehearsal(resolved.recipe, plans, json_)
+            plans = entry.dry_run(resolved.recipe, context, source=resolved.source)
+            _show_dry_run(resolved.recipe, plans, json_)
             return
         if profile:
-            _show_profile(entry.profile(resolved.recipe, around, source=resolved.source), json_)
+            _show_profile(entry.profile(resolved.recipe, context, source=resolved.source), json_)
             return
-        result = entry.quantize_fresh(
-            resolved.recipe, around, source=resolved.source, out=out, force=force, given=resolved.given
+        result = entry.start_run(
+            resolved.recipe, context, source=resolved.source, out=out, force=force, given=resolved.given
         )
     _show_result(result, json_)
 
@@ -137,8 +137,8 @@ def _resume(run: str, request, device, threads, json_) -> None:
         return
     threads = threads or folder.threads()
     with StopSignals() as signals:
-        around = _surroundings(device, threads, signals)
-        result = entry.quantize_resumed(folder, checkpoint, around, factory=request.model)
+        context = _run_context(device, threads, signals)
+        result = entry.resume_run(folder, checkpoint, context, factory=request.model)
     _show_result(result, json_)
 
 
@@ -162,15 +162,15 @@ def _flat(section: dict, inside: str = "") -> dict:
     return flat
 
 
-def _surroundings(device, threads, signals):
+def _run_context(device, threads, signals):
     import torch
 
     from asqcli.cli.console import ConsoleReporter
-    from asqcli.run.context import Surroundings, select_device
+    from asqcli.run.context import RunContext, select_device
 
     if threads:
         torch.set_num_threads(threads)
-    return Surroundings(
+    return RunContext(
         device=select_device(device),
         reporter=ConsoleReporter(),
         poll=signals.poll,
@@ -178,7 +178,7 @@ def _surroundings(device, threads, signals):
     )
 
 
-def _show_rehearsal(recipe, plans, json_) -> None:
+def _show_dry_run(recipe, plans, json_) -> None:
     from dataclasses import asdict
 
     import yaml

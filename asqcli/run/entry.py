@@ -23,7 +23,7 @@ from asqcli.nn.proof import float_products
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
-from asqcli.run.context import StopRequested, Surroundings, environment
+from asqcli.run.context import StopRequested, RunContext, environment
 from asqcli.run.folder import LAST, RunFolder
 from asqcli.run.phases import CALIBRATION_STREAM, Run, how_to_go_on
 from asqcli.run.preflight import require_trainable
@@ -38,8 +38,8 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
     return Preprocessing(d.image_size, d.resize, d.mean, d.std, d.augment, d.padding)
 
 
-def quantize_fresh(
-    recipe: Recipe, around: Surroundings, *, source: str, out: str | None, force: bool, given: str | None
+def start_run(
+    recipe: Recipe, context: RunContext, *, source: str, out: str | None, force: bool, given: str | None
 ) -> dict:
     """Do a run from the start; everything that can be wrong is looked at before the run's folder is made.
 
@@ -48,17 +48,17 @@ def quantize_fresh(
         out, force: as for `RunFolder.create`.
         given: the text of the recipe's file.
     """
-    data, start, plans = _load(recipe, around, source)
-    _tell_outlook(recipe, start.model, plans, data, around)
+    data, start, plans = _load(recipe, context, source)
+    _tell_outlook(recipe, start.model, plans, data, context)
     folder = RunFolder.create(out, _run_name(recipe), force=force)
     folder.write_recipe(recipe.model_dump(mode="json"), given)
-    folder.write_environment(environment(around))
-    around.reporter.note(f"run folder: {folder.path}")
-    return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).fresh(start, plans))
+    folder.write_environment(environment(context))
+    context.reporter.note(f"run folder: {folder.path}")
+    return _interruptible(folder, context, lambda: Run(recipe, folder, data, context).fresh(start, plans))
 
 
-def quantize_resumed(
-    folder: RunFolder, checkpoint: Checkpoint | None, around: Surroundings, *, factory: str | None
+def resume_run(
+    folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None
 ) -> dict:
     """Go on with a run that was interrupted.
 
@@ -69,64 +69,64 @@ def quantize_resumed(
     if checkpoint is None:
         recipe = folder.recipe()
         require_factory_named(recipe.model, factory, str(folder.path))
-        data, start, plans = _load(recipe, around, str(folder.path))
+        data, start, plans = _load(recipe, context, str(folder.path))
         folder.cut_metrics(0)
-        return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).fresh(start, plans))
+        return _interruptible(folder, context, lambda: Run(recipe, folder, data, context).fresh(start, plans))
     recipe = checkpoint.recipe
     model = restore_model(checkpoint, source=str(folder.path), factory=factory)
     if (caveat := unproven(checkpoint, str(folder.path))) is not None:
-        around.reporter.note(f"note: {caveat}")
-    data = _open_training_data(recipe, around)
+        context.reporter.note(f"note: {caveat}")
+    data = _open_training_data(recipe, context)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
-    plans = checkpoint.plans or _plan(recipe, model, len(data.classes), around, str(folder.path))
-    around.reporter.note(
+    plans = checkpoint.plans or _plan(recipe, model, len(data.classes), context, str(folder.path))
+    context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
-    return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).resume(checkpoint, plans, model))
+    return _interruptible(folder, context, lambda: Run(recipe, folder, data, context).resume(checkpoint, plans, model))
 
 
-def rehearse(recipe: Recipe, around: Surroundings, *, source: str) -> list[LayerPlan]:
+def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerPlan]:
     """Do what comes before a run's folder is made, and return the layers' plans: `--dry-run`."""
-    data, start, plans = _load(recipe, around, source)
-    _tell_outlook(recipe, start.model, plans, data, around)
+    data, start, plans = _load(recipe, context, source)
+    _tell_outlook(recipe, start.model, plans, data, context)
     if start.warm_up and recipe.quantized and recipe.train.max_steps is None:
-        around.reporter.note(f"a float baseline would be trained first, epochs: {recipe.train.warmup.epochs}")
+        context.reporter.note(f"a float baseline would be trained first, epochs: {recipe.train.warmup.epochs}")
     return plans
 
 
-def profile(recipe: Recipe, around: Surroundings, *, source: str) -> StepProfile:
+def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
     """Measure where a step of the run would go: `--profile`. Nothing is kept."""
-    data, start, plans = _load(recipe, around, source)
+    data, start, plans = _load(recipe, context, source)
     if not plans:
         raise UsageError("`--profile` compares the quantized step with the float one: nothing is quantized here")
-    t, device = recipe.train, around.device
+    t, device = recipe.train, context.device
     batches = data.train.train_batches(t.batch_size, seed=(t.seed, CALIBRATION_STREAM))
     some = [(x.to(device), y.to(device)) for _, (x, y) in zip(range(recipe.calibration.batches), batches, strict=False)]
     model, classes = start.model.to(device), len(data.classes)
     return profile_step(model, plans, some, t, start=recipe.calibration.start, classes=classes)
 
 
-def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[DataSet[Split], Start, list[LayerPlan]]:
-    data = _open_training_data(recipe, around)
-    around.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
+def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Split], Start, list[LayerPlan]]:
+    data = _open_training_data(recipe, context)
+    context.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
     for part, split in (("training", data.train), ("test", data.result)):
         if lacking := len(data.classes) - len(split.labels.unique()):
             have = "has" if lacking == 1 else "have"
-            around.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
-    start = start_model(recipe, len(data.classes), around.reporter)
-    plans = _plan(recipe, start.model, len(data.classes), around, source)
+            context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
+    start = start_model(recipe, len(data.classes), context.reporter)
+    plans = _plan(recipe, start.model, len(data.classes), context, source)
     require_trainable(
         start.model,
         batch_size=recipe.train.batch_size,
         image_size=recipe.data.image_size,
         classes=len(data.classes),
-        tell=around.reporter.note,
+        tell=context.reporter.note,
     )
     return data, start, plans
 
 
-def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, source: str) -> list[LayerPlan]:
+def _plan(recipe: Recipe, model: nn.Module, classes: int, context: RunContext, source: str) -> list[LayerPlan]:
     """Run the network once: does it give a logit per class? Then plan its layers, if any are to be quantized."""
     size = recipe.data.image_size
     example = torch.zeros(1, 3, size, size)
@@ -135,35 +135,35 @@ def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, 
     if not recipe.quantized:
         return []
     if seen.unused:
-        around.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
+        context.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
     plans = plan_layers(recipe, model, seen, source=source)
     # Before any training, the float one included. Signedness is not seen yet, and changes no call.
     with prepared(model, [replace(plan, signed=True) for plan in plans], example) as run:
         if products := float_products(run):
-            around.reporter.note(f"warning: {products}")
+            context.reporter.note(f"warning: {products}")
     return plans
 
 
 def _tell_outlook(
-    recipe: Recipe, model: nn.Module, plans: list[LayerPlan], data: DataSet[Split], around: Surroundings
+    recipe: Recipe, model: nn.Module, plans: list[LayerPlan], data: DataSet[Split], context: RunContext
 ) -> None:
     if plans:
-        around.reporter.outlook(model, plans, image_size=recipe.data.image_size, classes=data.classes)
+        context.reporter.outlook(model, plans, image_size=recipe.data.image_size, classes=data.classes)
 
 
-def _open_training_data(recipe: Recipe, around: Surroundings) -> DataSet[Split]:
+def _open_training_data(recipe: Recipe, context: RunContext) -> DataSet[Split]:
     data = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers)
     for note in data.notes:
-        around.reporter.note(f"data: {note}")
+        context.reporter.note(f"data: {note}")
     if data.train is None:
         raise InputError(f"`{recipe.data.name}` has no training images", "put them into `train/` beside `test/`")
     return data
 
 
-def _interruptible(folder: RunFolder, around: Surroundings, work: Callable[[], dict]) -> dict:
+def _interruptible(folder: RunFolder, context: RunContext, work: Callable[[], dict]) -> dict:
     """Do the work; a stop between the phases needs no checkpoint of its own."""
     try:
-        around.poll()  # from here on a signal is asked for, not taken at once
+        context.poll()  # from here on a signal is asked for, not taken at once
         return work()
     except StopRequested as stop:
         raise Interruption(

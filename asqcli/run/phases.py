@@ -33,7 +33,7 @@ from asqcli.run.checkpoint import (
     save_checkpoint,
     save_teacher,
 )
-from asqcli.run.context import StopRequested, Surroundings
+from asqcli.run.context import StopRequested, RunContext
 from asqcli.run.fingerprint import require_same_network, take_fingerprint
 from asqcli.run.folder import BEST, LAST, TEACHER, RunFolder
 from asqcli.run.start import Start
@@ -69,8 +69,8 @@ DEAD_SAMPLE = 64  # images
 class Run:
     """One run of `asq quantize`, from the start or from a checkpoint."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, data: DataSet[Split], around: Surroundings) -> None:
-        self.recipe, self.folder, self.data, self.around = recipe, folder, data, around
+    def __init__(self, recipe: Recipe, folder: RunFolder, data: DataSet[Split], context: RunContext) -> None:
+        self.recipe, self.folder, self.data, self.context = recipe, folder, data, context
         self.plans: list[LayerPlan] = []  # of the network as it stands: empty while it is float
         self.started = time.perf_counter()
         self.told_of_norms: set[str] = set()  # phases
@@ -79,7 +79,7 @@ class Run:
 
     def fresh(self, start: Start, plans: list[LayerPlan]) -> dict:
         """Run everything; return the result."""
-        self.model = start.model.to(self.around.device)
+        self.model = start.model.to(self.context.device)
         facts = {"weights": start.weights}
         warmup = self.recipe.train.warmup
         if not self.recipe.quantized:
@@ -96,7 +96,7 @@ class Run:
 
     def resume(self, checkpoint: Checkpoint, plans: list[LayerPlan], model: nn.Module) -> dict:
         """Go on from a checkpoint; return the result."""
-        self.model, self.plans, progress = model.to(self.around.device), checkpoint.plans, checkpoint.progress
+        self.model, self.plans, progress = model.to(self.context.device), checkpoint.plans, checkpoint.progress
         self.folder.cut_metrics(progress.metrics_lines)
         if progress.phase == "float":
             return self._train_float(progress, checkpoint)
@@ -108,7 +108,7 @@ class Run:
     def _warm_up(self, progress: Progress, checkpoint: Checkpoint | None = None) -> None:
         warmup = self.recipe.train.warmup
         progress.facts["warmup_epochs"] = warmup.epochs
-        self.around.reporter.note(f"training a float baseline first, epochs: {warmup.epochs}")
+        self.context.reporter.note(f"training a float baseline first, epochs: {warmup.epochs}")
         settings = self._settings(**warmup.model_dump())
         self._train(self._phase(settings, progress, Objective(), {}, checkpoint))
 
@@ -122,7 +122,7 @@ class Run:
         """From a float network to the result."""
         facts = progress.facts
         facts["float_top1"] = self._evaluate().top1
-        self.around.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
+        self.context.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
         seed_everything(self.recipe.train.seed, CALIBRATION_STREAM)  # adapters start at random
         settings = self.recipe.calibration
         images = list(self._training_images(settings.batches, CALIBRATION_STREAM))
@@ -131,8 +131,8 @@ class Run:
             save_teacher(self.folder.checkpoint(TEACHER), self.model, answers)
         self.plans = calibrate(self.model, plans, images, start=settings.start)
         facts["calibrated_top1"] = self._evaluate().top1
-        self.around.reporter.plan(self.plans)
-        self.around.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
+        self.context.reporter.plan(self.plans)
+        self.context.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
         return self._train_qat(Progress("qat", metrics_lines=progress.metrics_lines, facts=facts))
 
     def _train_qat(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
@@ -156,7 +156,7 @@ class Run:
         answers = load_teacher(file, teacher)
         require_same_network(teacher, answers, self.recipe.data, name=self.recipe.model, source=str(file))
         to_evaluation(teacher)
-        return teacher.to(self.around.device)
+        return teacher.to(self.context.device)
 
     def _average(self) -> dict[str, StepHook]:
         decay = self.recipe.train.average_decay
@@ -180,7 +180,7 @@ class Run:
             self.data.train,
             settings,
             progress,
-            device=self.around.device,
+            device=self.context.device,
             classes=len(self.data.classes),
             objective=objective,
             hooks=hooks,
@@ -194,7 +194,7 @@ class Run:
         return PhaseSettings(**{**values, **changes})
 
     def _train(self, phase: Phase) -> None:
-        around, progress = self.around, phase.progress
+        context, progress = self.context, phase.progress
         self.last_epoch = None
 
         def after_epoch(record: dict) -> None:
@@ -216,8 +216,8 @@ class Run:
         try:
             save()
             phase.run(
-                reporter=around.reporter,
-                poll=around.poll,
+                reporter=context.reporter,
+                poll=context.poll,
                 watch=lambda: self._watch(phase),
                 after_epoch=after_epoch,
                 save=save,
@@ -244,7 +244,7 @@ class Run:
             **reached, images=min(images, len(self.data.train))
         ):
             return
-        dead = answers_alike(self.model, self._sample().to(self.around.device))
+        dead = answers_alike(self.model, self._sample().to(self.context.device))
         if not dead and 2 * phase.steps_done < phase.steps:
             return
         what = "the network gives every image the same answer" if dead else "the network still only guesses"
@@ -302,7 +302,7 @@ class Run:
 
     def _warn(self, phase: Phase, text: str) -> None:
         """Tell now, and in the result."""
-        self.around.reporter.note(f"warning: {text}")
+        self.context.reporter.note(f"warning: {text}")
         phase.progress.facts.setdefault("warnings", []).append(text)
 
     def _watch(self, phase: Phase) -> dict:
@@ -331,7 +331,7 @@ class Run:
     def _evaluate(self, split: Split | None = None) -> Accuracy:
         """Measure the network, on the images of the result where no others are given."""
         split = self.data.result if split is None else split
-        accuracy = evaluate(self.model, split, batch_size=EVAL_BATCH, device=self.around.device, poll=self.around.poll)
+        accuracy = evaluate(self.model, split, batch_size=EVAL_BATCH, device=self.context.device, poll=self.context.poll)
         if not math.isfinite(accuracy.loss):
             raise DivergedError(
                 "the network answers images with NaN or infinity",
@@ -358,8 +358,8 @@ class Run:
         t = self.recipe.train
         batches = self.data.train.train_batches(t.batch_size, seed=(t.seed, stream))
         for _, (images, _) in zip(range(count), batches, strict=False):
-            self.around.poll()
-            yield images.to(self.around.device)
+            self.context.poll()
+            yield images.to(self.context.device)
 
     def _reestimate_batch_norm(self, batches: int) -> None:
         reestimate_batch_norm(self.model, self._training_images(batches, BATCH_NORM_STREAM))
@@ -389,7 +389,7 @@ class Run:
         if slow and phase.progress.phase not in self.told_of_norms:
             self.told_of_norms.add(phase.progress.phase)
             momenta = sorted({"cumulative" if m is None else f"{m:g}" for m in slow})
-            self.around.reporter.note(
+            self.context.reporter.note(
                 f"{len(slow)} batch norms average too slowly to follow the weights (momentum {', '.join(momenta)}): "
                 f"their statistics are estimated anew before each evaluation, from {batches} training batches"
             )

@@ -13,7 +13,7 @@ from asqcli.nn.prepare import quant_layers
 from asqcli.recipe.resolve import Request, resolve
 from asqcli.run import entry
 from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
-from asqcli.run.context import StopRequested, Surroundings
+from asqcli.run.context import StopRequested, RunContext
 from asqcli.run.restore import restore_model
 from asqcli.train import loop
 from asqcli.train.evaluate import evaluate
@@ -29,13 +29,13 @@ def recipe_for(folder, *overrides, scheme="post", bits=3, weights=None):
 
 
 def run(recipe, out, poll=lambda: None):
-    around = Surroundings(CPU, Reporter(), poll)
-    return entry.quantize_fresh(recipe, around, source="test", out=str(out), force=False, given=None)
+    context = RunContext(CPU, Reporter(), poll)
+    return entry.start_run(recipe, context, source="test", out=str(out), force=False, given=None)
 
 
 def resume(out, poll=lambda: None):
     folder, checkpoint = entry.open_run(str(out))
-    return entry.quantize_resumed(folder, checkpoint, Surroundings(CPU, Reporter(), poll), factory=None)
+    return entry.resume_run(folder, checkpoint, RunContext(CPU, Reporter(), poll), factory=None)
 
 
 def final_weights(out):
@@ -263,7 +263,7 @@ def test_classes_without_images_are_told(tmp_path, write_image_folder):
             told.append(text)
 
     recipe = recipe_for(folder, "train.max_steps=1")
-    entry.rehearse(recipe, Surroundings(CPU, Listener()), source="")
+    entry.dry_run(recipe, RunContext(CPU, Listener()), source="")
     assert "warning: 1 of 3 classes has no training images" in told
     assert "warning: 2 of 3 classes have no test images" in told
 
@@ -292,9 +292,9 @@ def test_a_reporter_hears_plan_phases_steps_and_epochs(tmp_path, image_folder):
         def epoch(self, record):
             heard.append(("epoch", record["phase"], record["epoch"]))
 
-    around = replace(Surroundings(CPU, Listener()), command=("asq",))
-    entry.quantize_fresh(
-        recipe_for(image_folder), around, source="test", out=str(tmp_path / "run"), force=False, given="model: x\n"
+    context = replace(RunContext(CPU, Listener()), command=("asq",))
+    entry.start_run(
+        recipe_for(image_folder), context, source="test", out=str(tmp_path / "run"), force=False, given="model: x\n"
     )
     assert ("plan", 20) in heard and ("phase", "qat", 2, 10, 0) in heard and ("epoch", "qat", 2) in heard
     assert sum(h[0] == "step" for h in heard) == 15

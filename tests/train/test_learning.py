@@ -12,7 +12,7 @@ from asqcli.accuracy import Accuracy
 from asqcli.errors import NotLearningError
 from asqcli.recipe.resolve import Request, resolve
 from asqcli.run import entry
-from asqcli.run.context import Surroundings
+from asqcli.run.context import RunContext
 from asqcli.train.learning import Guessing, answers_alike, cost_in_words, falls_behind
 from asqcli.train.reporter import Reporter
 
@@ -65,8 +65,8 @@ def quantize(tmp_path, monkeypatch):
         flags = {"pretrained": ("none", "--weights")}
         model = f"learning_networks:{name}" if f"class {name}(" in NETWORKS else name
         recipe = resolve(Request(model, None, scheme, bits, flags, list(overrides))).recipe
-        around = Surroundings(torch.device("cpu"), notes := Notes())
-        result = entry.quantize_fresh(recipe, around, source="test", out=name, force=False, given=None)
+        context = RunContext(torch.device("cpu"), notes := Notes())
+        result = entry.start_run(recipe, context, source="test", out=name, force=False, given=None)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         return result, notes.texts, [json.loads(line) for line in lines]
 
