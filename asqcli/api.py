@@ -23,7 +23,7 @@ from asqcli.nn.calibration import calibrate
 from asqcli.nn.plan import plan_layers
 from asqcli.nn.prepare import project_steps
 from asqcli.nn.survey import survey
-from asqcli.recipe.load import Draft, check, lay_scheme
+from asqcli.recipe.load import Draft, check, overlay_scheme
 from asqcli.recipe.schema import IMAGENET_MEAN, IMAGENET_STD, Quantization
 from asqcli.train.optimizer import parameter_groups
 
@@ -60,8 +60,8 @@ def quantize_module(
     if start not in ("mse", "lsq"):
         raise UsageError(f"`start` is `{start}`, choose mse or lsq")
     draft = Draft({"first_last": first_last, "layers": layers or {}})
-    lay_scheme(draft, scheme, bits)
-    draft.lay({"weights": weights or {}, "activations": activations or {}}, "")
+    overlay_scheme(draft, scheme, bits)
+    draft.overlay({"weights": weights or {}, "activations": activations or {}}, "")
     quantization = check(draft, "the arguments", Quantization)
     plans = plan_layers(quantization, model, survey(model, batches[0][:1]), source="the arguments")
     calibrate(model, plans, batches, start=start)

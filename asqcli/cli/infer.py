@@ -235,7 +235,7 @@ def _verify(session: Session, batches, run: str | None, model: str | None) -> Ve
 
 def _trained(session: Session, run: str, model: str | None):
     from asqcli.cli.console import remark
-    from asqcli.export.trained import TrainedRunner
+    from asqcli.export.torch_runner import TorchRunner
     from asqcli.run.checkpoint import load_checkpoint
     from asqcli.run.restore import find_checkpoint, restore_model, unproven
 
@@ -246,7 +246,7 @@ def _trained(session: Session, run: str, model: str | None):
     if checkpoint.classes != session.artifact.document.classes:
         raise InputError(f"`{run}` has other classes than the exported network")
     remark(unproven(checkpoint, run))
-    return TrainedRunner(restore_model(checkpoint, source=run, factory=model))
+    return TorchRunner(restore_model(checkpoint, source=run, factory=model))
 
 
 def _measure_speed(session: Session, batch: int, model: str | None) -> dict:

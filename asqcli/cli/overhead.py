@@ -108,12 +108,12 @@ def _plans(network, bits: int):
     """Return what `asq quantize MODEL --bits B` makes of the layers: its scheme, POST where that exists, and plans."""
     from asqcli.nn.plan import plans_for
     from asqcli.quant.levels import MAX_POWER_BITS
-    from asqcli.recipe.load import Draft, check, lay_scheme
+    from asqcli.recipe.load import Draft, check, overlay_scheme
     from asqcli.recipe.schema import Quantization
 
     scheme = "post" if bits <= MAX_POWER_BITS else "asq"
     draft = Draft()
-    lay_scheme(draft, scheme, bits)
+    overlay_scheme(draft, scheme, bits)
     quantization = check(draft, "the command line", Quantization)
     return scheme, plans_for(quantization, network.layers, source="the command line")
 

@@ -40,7 +40,7 @@ class LayerPlan:
 def prepare(model: nn.Module, plans: list[LayerPlan], example: Tensor) -> nn.Module:
     """Replace the planned layers of `model` by quantized ones, in place, and return it.
 
-    Steps and thresholds are 1 until `start_from` or a state dict sets them. Every batch norm is replaced by one that
+    Steps and thresholds are 1 until `calibrate` or `load_state_dict` sets them. Every batch norm is replaced by one that
     evaluates in the engine's arithmetic, which pools and gates do too; parameters, statistics and hooks are shared with
     the layers that they replace.
 

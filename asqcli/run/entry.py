@@ -23,7 +23,7 @@ from asqcli.nn.proof import float_products
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
-from asqcli.run.context import StopRequested, RunContext, environment
+from asqcli.run.context import RunContext, StopRequested, environment
 from asqcli.run.folder import LAST, RunFolder
 from asqcli.run.phases import CALIBRATION_STREAM, Run, how_to_go_on
 from asqcli.run.preflight import require_trainable
@@ -57,9 +57,7 @@ def start_run(
     return _interruptible(folder, context, lambda: Run(recipe, folder, data, context).fresh(start, plans))
 
 
-def resume_run(
-    folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None
-) -> dict:
+def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None) -> dict:
     """Go on with a run that was interrupted.
 
     Args:

@@ -33,7 +33,7 @@ from asqcli.run.checkpoint import (
     save_checkpoint,
     save_teacher,
 )
-from asqcli.run.context import StopRequested, RunContext
+from asqcli.run.context import RunContext, StopRequested
 from asqcli.run.fingerprint import require_same_network, take_fingerprint
 from asqcli.run.folder import BEST, LAST, TEACHER, RunFolder
 from asqcli.run.start import Start
@@ -331,7 +331,9 @@ class Run:
     def _evaluate(self, split: Split | None = None) -> Accuracy:
         """Measure the network, on the images of the result where no others are given."""
         split = self.data.result if split is None else split
-        accuracy = evaluate(self.model, split, batch_size=EVAL_BATCH, device=self.context.device, poll=self.context.poll)
+        accuracy = evaluate(
+            self.model, split, batch_size=EVAL_BATCH, device=self.context.device, poll=self.context.poll
+        )
         if not math.isfinite(accuracy.loss):
             raise DivergedError(
                 "the network answers images with NaN or infinity",
@@ -399,7 +401,7 @@ class Run:
         steps = min(phase.steps_done, phase.steps)
         return batches_to_estimate(batch_size=self.recipe.train.batch_size, steps=steps)
 
-    def _settle(self, phase: Phase) -> None:
+    def _finalize_weights(self, phase: Phase) -> None:
         """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
         average = phase.hooks.get(AVERAGE)
         if average is not None:
@@ -410,7 +412,7 @@ class Run:
 
     def _finish(self, phase: Phase) -> dict:
         """Measure the last weights, never the best epoch, and write the result."""
-        self._settle(phase)
+        self._finalize_weights(phase)
         with record_betas(self.model) as betas:
             accuracy = self._evaluate()
         self._tell_of_cost(phase, accuracy)

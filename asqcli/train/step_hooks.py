@@ -92,7 +92,7 @@ class OscillationFreezer:
             levels, mean, direction, frequency, frozen = (
                 self.tensors[f"{name}/{part}"] for part in ("levels", "mean", "direction", "frequency", "frozen")
             )
-            now, scale = layer.weight_quantizer.quantize(layer.weight)
+            now, scale = layer.weight_quantizer.to_levels(layer.weight)
             now = torch.where(frozen, levels, now)  # the optimizer moves what is held, too
             jump = (now - levels).sign()
             oscillated = (jump != 0) & (jump == -direction)
@@ -120,4 +120,4 @@ class OscillationFreezer:
     @staticmethod
     @torch.no_grad()
     def _levels(layer: nn.Module) -> Tensor:
-        return layer.weight_quantizer.quantize(layer.weight)[0].clone()
+        return layer.weight_quantizer.to_levels(layer.weight)[0].clone()

@@ -13,7 +13,7 @@ from asqcli.nn.prepare import quant_layers
 from asqcli.recipe.resolve import Request, resolve
 from asqcli.run import entry
 from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
-from asqcli.run.context import StopRequested, RunContext
+from asqcli.run.context import RunContext, StopRequested
 from asqcli.run.restore import restore_model
 from asqcli.train import loop
 from asqcli.train.evaluate import evaluate

@@ -12,7 +12,7 @@ from asqcli.artifact import read_artifact
 from asqcli.artifact.file import part_bytes
 from asqcli.nn.plan import plan_layers
 from asqcli.nn.survey import survey
-from asqcli.recipe.load import Draft, check, lay_scheme
+from asqcli.recipe.load import Draft, check, overlay_scheme
 from asqcli.recipe.schema import Quantization
 from asqcli.run.trial_export import outlook
 
@@ -21,8 +21,8 @@ CLASSES = tuple("0123456789")
 
 def told(model, hidden="quarter"):
     draft = Draft()
-    lay_scheme(draft, "post", 4)
-    draft.lay({"activations": {"adapter": {"hidden": hidden}}}, "")
+    overlay_scheme(draft, "post", 4)
+    draft.overlay({"activations": {"adapter": {"hidden": hidden}}}, "")
     plans = plan_layers(check(draft, "", Quantization), model, survey(model, torch.zeros(1, 3, 8, 8)), source="")
     text = outlook(model, plans, image_size=8, classes=CLASSES)
     return [] if text is None else [text]
