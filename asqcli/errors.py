@@ -56,6 +56,10 @@ class AsqError(Exception):
         self.hint = hint
 
 
+class AsqWarning(UserWarning):
+    """What a user of the Python API should know; the command line prints the same on stderr."""
+
+
 class CheckFailed(AsqError):
     exit_code = ExitCode.CHECK_FAILED
 

@@ -15,8 +15,6 @@ from asqcli.errors import printable
 from asqcli.train.reporter import Reporter
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from asqcli.nn.prepare import LayerPlan
 
 PIPED_WIDTH = 120
@@ -140,12 +138,6 @@ class ConsoleReporter(Reporter):
 
     def plan(self, plans: list[LayerPlan]) -> None:
         print_layers(self.console, plans)
-
-    def outlook(self, model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> None:
-        from asqcli.run.trial_export import outlook
-
-        if (warning := outlook(model, plans, image_size=image_size, classes=classes)) is not None:
-            self.note(warning)
 
     def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:
         self.close()

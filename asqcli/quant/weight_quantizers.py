@@ -106,9 +106,8 @@ class UniformWeightQuantizer(WeightQuantizer):
         )
 
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return quantize(
-            weight, self._over_channels(self.step_size, weight), qmin=self.qmin, qmax=self.qmax
-        ), self.step_size
+        step_size = self._over_channels(self.step_size, weight)
+        return quantize(weight, step_size, qmin=self.qmin, qmax=self.qmax), self.step_size
 
     def nearest_level(self, levels: Tensor) -> Tensor:
         return levels.round().clamp(self.qmin, self.qmax)

@@ -6,7 +6,6 @@ Everything that can be wrong with data, weights and network is found here, befor
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,8 +17,7 @@ from asqcli.data.splits import Preprocessing, Split
 from asqcli.errors import InputError, Interruption, UsageError
 from asqcli.models.names import is_factory
 from asqcli.nn.plan import plan_layers
-from asqcli.nn.prepare import LayerPlan, prepared
-from asqcli.nn.proof import float_products
+from asqcli.nn.prepare import LayerPlan
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
@@ -29,6 +27,7 @@ from asqcli.run.phases import CALIBRATION_STREAM, Run, how_to_go_on
 from asqcli.run.preflight import require_trainable
 from asqcli.run.restore import require_factory_named, restore_model, unproven
 from asqcli.run.start import Start, start_model
+from asqcli.run.trial_export import findings
 from asqcli.train.profile import StepProfile, profile_step
 
 
@@ -49,7 +48,6 @@ def start_run(
         given: the text of the recipe's file.
     """
     data, start, plans = _load(recipe, context, source)
-    _tell_outlook(recipe, start.model, plans, data, context)
     folder = RunFolder.create(out, _run_name(recipe), force=force)
     folder.write_recipe(recipe.model_dump(mode="json"), given)
     folder.write_environment(environment(context))
@@ -77,7 +75,7 @@ def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunCon
     data = _open_training_data(recipe, context)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
-    plans = checkpoint.plans or _plan(recipe, model, len(data.classes), context, str(folder.path))
+    plans = checkpoint.plans or _plan(recipe, model, data.classes, context, str(folder.path))
     context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
@@ -86,8 +84,7 @@ def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunCon
 
 def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerPlan]:
     """Do what comes before a run's folder is made, and return the layers' plans: `--dry-run`."""
-    data, start, plans = _load(recipe, context, source)
-    _tell_outlook(recipe, start.model, plans, data, context)
+    _, start, plans = _load(recipe, context, source)
     if start.warm_up and recipe.quantized and recipe.train.max_steps is None:
         context.reporter.note(f"a float baseline would be trained first, epochs: {recipe.train.warmup.epochs}")
     return plans
@@ -113,7 +110,7 @@ def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Spl
             have = "has" if lacking == 1 else "have"
             context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
     start = start_model(recipe, len(data.classes), context.reporter)
-    plans = _plan(recipe, start.model, len(data.classes), context, source)
+    plans = _plan(recipe, start.model, data.classes, context, source)
     require_trainable(
         start.model,
         batch_size=recipe.train.batch_size,
@@ -124,29 +121,22 @@ def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Spl
     return data, start, plans
 
 
-def _plan(recipe: Recipe, model: nn.Module, classes: int, context: RunContext, source: str) -> list[LayerPlan]:
+def _plan(
+    recipe: Recipe, model: nn.Module, classes: tuple[str, ...], context: RunContext, source: str
+) -> list[LayerPlan]:
     """Run the network once: does it give a logit per class? Then plan its layers, if any are to be quantized."""
     size = recipe.data.image_size
     example = torch.zeros(1, 3, size, size)
     seen = survey(model, example)
-    require_logits(seen.output, classes, name=recipe.model)
+    require_logits(seen.output, len(classes), name=recipe.model)
     if not recipe.quantized:
         return []
     if seen.unused:
         context.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
     plans = plan_layers(recipe, model, seen, source=source)
-    # Before any training, the float one included. Signedness is not seen yet, and changes no call.
-    with prepared(model, [replace(plan, signed=True) for plan in plans], example) as run:
-        if products := float_products(run):
-            context.reporter.note(f"warning: {products}")
+    for text in findings(model, plans, example, classes):  # before any training, the float one included
+        context.reporter.note(f"warning: {text}")
     return plans
-
-
-def _tell_outlook(
-    recipe: Recipe, model: nn.Module, plans: list[LayerPlan], data: DataSet[Split], context: RunContext
-) -> None:
-    if plans:
-        context.reporter.outlook(model, plans, image_size=recipe.data.image_size, classes=data.classes)
 
 
 def _open_training_data(recipe: Recipe, context: RunContext) -> DataSet[Split]:

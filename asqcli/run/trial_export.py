@@ -1,56 +1,67 @@
-"""What a run will come to, told before it is trained: can it be exported, and what will the adapters take?"""
+"""A trial before training: what will stay in float, cannot be exported, or takes much of the exported file."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
+from asqcli.artifact import document as doc
+from asqcli.artifact.file import part_bytes
 from asqcli.errors import UnsupportedError, first_line
+from asqcli.export.network import export_network
 from asqcli.nn.prepare import LayerPlan, prepared
+from asqcli.nn.proof import float_products
 
 LARGE_ADAPTER_SHARE = 0.1  # of the exported file
 SMALL_HIDDEN = 8  # the recipe of MobileNet-V2 has it
 
 
-def outlook(model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> str | None:
-    """Return a warning in words, where there is one, from an export with steps of 1.
+def findings(model: nn.Module, plans: list[LayerPlan], example: Tensor, classes: tuple[str, ...]) -> Iterator[str]:
+    """Yield in words what should be known of a network before it is trained as planned.
 
     Args:
         model: float, and so again afterwards.
+        example: one input, (1, 3, H, W), on the model's device.
+    Raises:
+        UnsupportedError: a layer cannot be replaced, or the network does not call what would replace it.
     """
+    with prepared(model, plans, example) as run:
+        products = float_products(run)
+    if products:
+        yield products
     try:
-        size, adapters = _trial(model, plans, image_size, classes)
+        size, adapters = _trial(model, plans, example, classes)
     except UnsupportedError as error:
-        return f"warning: what is trained here cannot be exported: {error.message}"
+        yield f"what is trained here cannot be exported: {error.message}"
+        return
     except Exception as error:  # what goes wrong in a trial may well go right in a run
-        return f"note: whether this can be exported was not found out: {type(error).__name__}: {first_line(error)}"
-    if adapters <= LARGE_ADAPTER_SHARE * size:
-        return None
-    text = f"warning: the adapters will take {adapters / size:.0%} of the exported {size:,} bytes"
-    smaller = [_with_hidden(plan, SMALL_HIDDEN) for plan in plans]
-    small_size, small_adapters = _trial(model, smaller, image_size, classes)
-    if small_size < size:
-        text += f"; {small_adapters / small_size:.0%} of {small_size:,} with "
-        text += f"`--set activations.adapter.hidden={SMALL_HIDDEN}`"
-    return text
+        yield f"whether this can be exported was not found out: {type(error).__name__}: {first_line(error)}"
+        return
+    if adapters > LARGE_ADAPTER_SHARE * size:
+        text = f"the adapters will take {adapters / size:.0%} of the exported {size:,} bytes"
+        yield text + _with_smaller(model, plans, example, classes, than=size)
 
 
-def _trial(model: nn.Module, plans: list[LayerPlan], image_size: int, classes: tuple[str, ...]) -> tuple[int, int]:
+def _with_smaller(
+    model: nn.Module, plans: list[LayerPlan], example: Tensor, classes: tuple[str, ...], *, than: int
+) -> str:
+    """Return what adapters of few hidden units would take, or nothing where the file would not get smaller."""
+    size, adapters = _trial(model, [_with_hidden(plan, SMALL_HIDDEN) for plan in plans], example, classes)
+    if size >= than:
+        return ""
+    return f"; {adapters / size:.0%} of {size:,} with `--set activations.adapter.hidden={SMALL_HIDDEN}`"
+
+
+def _trial(model: nn.Module, plans: list[LayerPlan], example: Tensor, classes: tuple[str, ...]) -> tuple[int, int]:
     """Return (bytes of the file, bytes of the adapters in it)."""
-    from asqcli.artifact import document as doc
-    from asqcli.artifact.file import part_bytes
-    from asqcli.export.network import export_network
-
-    device = next((p.device for p in model.parameters()), None)
-    example = torch.zeros(1, 3, image_size, image_size, device=device)
-    # Signedness is not seen yet, and changes no byte.
-    with prepared(model, [replace(plan, signed=True) for plan in plans], example):
+    size = example.shape[-1]
+    with prepared(model, plans, example):
         artifact = export_network(
             model,
             classes=classes,
-            preprocessing=doc.Input(image_size=image_size, resize=image_size, mean=(0.0,) * 3, std=(1.0,) * 3),
+            preprocessing=doc.Input(image_size=size, resize=size, mean=(0.0,) * 3, std=(1.0,) * 3),
             provenance=doc.Provenance(asqcli="", model=""),
         )
     parts = part_bytes(artifact)
