@@ -7,6 +7,8 @@ build         the float network of a recipe, the same one whenever it is built
 preflight     what must hold of a float network before it is worth training
 trial_export  can the trained network be exported, and what will its adapters take?
 phases        float warm-up, calibration, quantized training, result
+norms         when batch-norm statistics are estimated anew
+checks        does a phase learn, and does evaluation see what training saw?
 folder        the files of a run, written atomically
 checkpoint    what a phase needs to go on, in one safetensors file
 fingerprint   the network's own answers, by which whoever opens it again knows it

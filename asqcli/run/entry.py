@@ -23,11 +23,12 @@ from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.context import RunContext, StopRequested, environment
 from asqcli.run.folder import LAST, RunFolder
-from asqcli.run.phases import CALIBRATION_STREAM, Run, how_to_go_on
+from asqcli.run.phases import Run, how_to_go_on
 from asqcli.run.preflight import require_trainable
 from asqcli.run.restore import require_factory_named, restore_model, unproven
 from asqcli.run.start import Start, start_model
 from asqcli.run.trial_export import findings
+from asqcli.seeds import Stream
 from asqcli.train.profile import StepProfile, profile_step
 
 
@@ -52,7 +53,7 @@ def start_run(
     folder.write_recipe(recipe.model_dump(mode="json"), given)
     folder.write_environment(environment(context))
     context.reporter.note(f"run folder: {folder.path}")
-    return _interruptible(folder, context, lambda: Run(recipe, folder, data, context).fresh(start, plans))
+    return _interruptible(folder, context, lambda: Run(recipe, folder, data, context, start.model).fresh(start, plans))
 
 
 def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None) -> dict:
@@ -67,7 +68,9 @@ def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunCon
         require_factory_named(recipe.model, factory, str(folder.path))
         data, start, plans = _load(recipe, context, str(folder.path))
         folder.cut_metrics(0)
-        return _interruptible(folder, context, lambda: Run(recipe, folder, data, context).fresh(start, plans))
+        return _interruptible(
+            folder, context, lambda: Run(recipe, folder, data, context, start.model).fresh(start, plans)
+        )
     recipe = checkpoint.recipe
     model = restore_model(checkpoint, source=str(folder.path), factory=factory)
     if (caveat := unproven(checkpoint, str(folder.path))) is not None:
@@ -79,7 +82,7 @@ def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunCon
     context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
-    return _interruptible(folder, context, lambda: Run(recipe, folder, data, context).resume(checkpoint, plans, model))
+    return _interruptible(folder, context, lambda: Run(recipe, folder, data, context, model).resume(checkpoint, plans))
 
 
 def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerPlan]:
@@ -96,7 +99,7 @@ def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
     if not plans:
         raise UsageError("`--profile` compares the quantized step with the float one: nothing is quantized here")
     t, device = recipe.train, context.device
-    batches = data.train.train_batches(t.batch_size, seed=(t.seed, CALIBRATION_STREAM))
+    batches = data.train.train_batches(t.batch_size, seed=(t.seed, Stream.CALIBRATION))
     some = [(x.to(device), y.to(device)) for _, (x, y) in zip(range(recipe.calibration.batches), batches, strict=False)]
     model, classes = start.model.to(device), len(data.classes)
     return profile_step(model, plans, some, t, start=recipe.calibration.start, classes=classes)

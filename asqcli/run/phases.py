@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 
@@ -18,11 +18,11 @@ from torch import nn
 from asqcli.accuracy import Accuracy
 from asqcli.data.samples import DataSet
 from asqcli.data.splits import Split
-from asqcli.errors import DivergedError, Interruption, NotLearningError
+from asqcli.errors import DivergedError, Interruption
 from asqcli.models.names import is_factory
 from asqcli.models.state import load_state, snapshot
 from asqcli.nn.calibration import calibrate
-from asqcli.nn.modes import to_evaluation, to_training
+from asqcli.nn.modes import to_evaluation
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.run.build import build_network
@@ -33,53 +33,49 @@ from asqcli.run.checkpoint import (
     save_checkpoint,
     save_teacher,
 )
+from asqcli.run.checks import gap_in_words, require_learning
 from asqcli.run.context import RunContext, StopRequested
 from asqcli.run.fingerprint import require_same_network, take_fingerprint
 from asqcli.run.folder import BEST, LAST, TEACHER, RunFolder
+from asqcli.run.norms import NormStatistics
 from asqcli.run.start import Start
-from asqcli.seeds import seed_everything
+from asqcli.seeds import Stream, seed_everything
 from asqcli.train.adapter_range import record_betas, span
-from asqcli.train.batch_norm import (
-    USUAL_MOMENTUM,
-    batches_to_estimate,
-    lagging_norms,
-    reestimate_batch_norm,
-)
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
-from asqcli.train.learning import (
-    FEWEST_STEPS,
-    GAP,
-    SAMPLED_IMAGES,
-    Guessing,
-    answers_alike,
-    cost_in_words,
-    falls_behind,
-)
+from asqcli.train.learning import cost_in_words
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
 from asqcli.train.progress import Progress, TrainingState
 from asqcli.train.step_hooks import OscillationFreezer, StepHook, WeightAverage
 
 SCHEMA = 1
-CALIBRATION_STREAM, BATCH_NORM_STREAM = 101, 102  # parts of seeds, beside the phases of `loop`
 AVERAGE = "average"
-DEAD_SAMPLE = 64  # images
 
 
 class Run:
-    """One run of `asq quantize`, from the start or from a checkpoint."""
+    """One run of `asq quantize`, from the start or from a checkpoint.
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, data: DataSet[Split], context: RunContext) -> None:
+    Args:
+        model: float at the start, else as the checkpoint has it.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, data: DataSet[Split], context: RunContext, model: nn.Module
+    ) -> None:
         self.recipe, self.folder, self.data, self.context = recipe, folder, data, context
+        self.model = model.to(context.device)
+
+        def batches(count: int) -> Iterator[torch.Tensor]:
+            return self._training_images(count, Stream.BATCH_NORM)
+
+        self.norms = NormStatistics(self.model, recipe.train, batches, context.reporter)
         self.plans: list[LayerPlan] = []  # of the network as it stands: empty while it is float
         self.started = time.perf_counter()
-        self.told_of_norms: set[str] = set()  # phases
         self.phase: Phase | None = None  # the latest
         self.last_epoch: dict | None = None  # of it, where one was trained here
 
     def fresh(self, start: Start, plans: list[LayerPlan]) -> dict:
         """Run everything; return the result."""
-        self.model = start.model.to(self.context.device)
         facts = {"weights": start.weights}
         warmup = self.recipe.train.warmup
         if not self.recipe.quantized:
@@ -91,12 +87,12 @@ class Run:
             facts["float_trained"] = False
             # The batch-norm statistics of a network that was never trained say nothing of what flows through it, and
             # starting values read off with them would make training diverge.
-            self._reestimate_batch_norm(self.recipe.calibration.batches)
+            self.norms.reestimate(self.recipe.calibration.batches)
         return self._quantize(progress, plans)
 
-    def resume(self, checkpoint: Checkpoint, plans: list[LayerPlan], model: nn.Module) -> dict:
+    def resume(self, checkpoint: Checkpoint, plans: list[LayerPlan]) -> dict:
         """Go on from a checkpoint; return the result."""
-        self.model, self.plans, progress = model.to(self.context.device), checkpoint.plans, checkpoint.progress
+        self.plans, progress = checkpoint.plans, checkpoint.progress
         self.folder.cut_metrics(progress.metrics_lines)
         if progress.phase == "float":
             return self._train_float(progress, checkpoint)
@@ -123,9 +119,9 @@ class Run:
         facts = progress.facts
         facts["float_top1"] = self._evaluate().top1
         self.context.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
-        seed_everything(self.recipe.train.seed, CALIBRATION_STREAM)  # adapters start at random
+        seed_everything(self.recipe.train.seed, Stream.CALIBRATION)  # adapters start at random
         settings = self.recipe.calibration
-        images = list(self._training_images(settings.batches, CALIBRATION_STREAM))
+        images = list(self._training_images(settings.batches, Stream.CALIBRATION))
         if self.recipe.train.distillation is not None:
             answers = take_fingerprint(self.model, self.recipe.data)
             save_teacher(self.folder.checkpoint(TEACHER), self.model, answers)
@@ -208,7 +204,7 @@ class Run:
             if better:
                 with self._averaged(phase):  # whose accuracy it is
                     self._save(BEST, phase)
-            self._require_learning(phase, record)
+            require_learning(phase, record)
 
         def save() -> None:
             self._save(LAST, phase)
@@ -230,65 +226,10 @@ class Run:
                 how_to_go_on(self.recipe, self.folder),
             ) from None
         if self.last_epoch is not None:
-            self._compare_with_training(phase, self.last_epoch)
-
-    def _require_learning(self, phase: Phase, record: dict) -> None:
-        """End a phase that trains nothing: at once where all images get one answer, else when half of it is over.
-
-        Raises:
-            NotLearningError: says what to change.
-        """
-        images = min(record["steps"], phase.steps_per_epoch) * self.recipe.train.batch_size
-        reached = {"loss": None if phase.objective.teacher else record["train_loss"], "top1": record["train_top1"]}
-        if record["steps"] < FEWEST_STEPS or not Guessing.among(self.data.train.labels).is_not_beaten(
-            **reached, images=min(images, len(self.data.train))
-        ):
-            return
-        dead = answers_alike(self.model, self._sample().to(self.context.device))
-        if not dead and 2 * phase.steps_done < phase.steps:
-            return
-        what = "the network gives every image the same answer" if dead else "the network still only guesses"
-        if phase.settings.optimizer == "sgd":
-            hint = (
-                f"try `--set {phase.section}.optimizer=adamw`, without a rate of your own: SGD's first steps kill the "
-                "ReLUs of a network without batch norm"
-            )
-        else:
-            hint = f"try a tenth of the rate, {phase.tenth_of_rate}"
-        raise NotLearningError(
-            f"{what} after {record['steps']} steps of the {phase.progress.phase} phase: its loss is "
-            f"{record['train_loss']:.3f}, and {record['train_top1']:.2f}% of the training images are classified right",
-            hint,
-        )
-
-    def _sample(self) -> torch.Tensor:
-        """Return a few training images as evaluation sees them, (N, 3, H, W)."""
-        return next(self.data.train.spread(DEAD_SAMPLE).eval_batches(DEAD_SAMPLE))[0]
-
-    def _compare_with_training(self, phase: Phase, record: dict) -> None:
-        """Measure some training images in evaluation, too, and tell where training saw something else in them.
-
-        Needless where evaluation did about as well on images that were not trained on.
-        """
-        if record["train_top1"] - record["top1"] <= GAP:
-            return
-        images = min(record["steps"], phase.steps_per_epoch) * self.recipe.train.batch_size
-        sample = self.data.train.spread(min(SAMPLED_IMAGES, images))
-        with self._averaged(phase):
-            accuracy = self._evaluate(sample)
-        if not falls_behind(accuracy, train_top1=record["train_top1"], images=min(images, len(self.data.train))):
-            return
-        text = (
-            f"training had {record['train_top1']:.2f}% of its images right in the last epoch of the "
-            f"{phase.progress.phase} phase, and evaluation has {accuracy.top1:.2f}% of {accuracy.images} of them: "
-        )
-        unrefreshed = self.recipe.train.batch_norm_batches == 0
-        to_training(self.model)
-        if unrefreshed and lagging_norms(self.model, steps=phase.steps_done, from_scratch=True):
-            text += "batch-norm statistics lag behind the weights; leave `train.batch_norm_batches` at auto"
-        else:
-            text += "the network computes something else in evaluation; so does batch norm over very small batches"
-        self._warn(phase, text)
+            keeps = self.recipe.train.batch_norm_batches == 0
+            text = gap_in_words(phase, self.last_epoch, self._measure_averaged(phase), keeps_statistics=keeps)
+            if text is not None:
+                self._warn(phase, text)
 
     def _tell_of_cost(self, phase: Phase, accuracy: Accuracy) -> None:
         """Tell where quantization took much, but not of a run that was cut short on purpose."""
@@ -307,7 +248,7 @@ class Run:
 
     def _watch(self, phase: Phase) -> dict:
         """Return what to put beside an epoch: accuracy on the validation split, else on the result's images; betas."""
-        self._refresh_batch_norm(phase)
+        self.norms.refresh(phase)
         with record_betas(self.model) as betas, self._averaged(phase):
             accuracy = self._evaluate(self.data.watch if self.data.watch is not None else self.data.result)
         watched = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
@@ -323,10 +264,17 @@ class Run:
         own = snapshot(self.model)
         load_state(self.model, average.state())
         try:
-            self._refresh_batch_norm(phase, averaged=True)
+            self.norms.refresh(phase, averaged=True)
             yield
         finally:
             load_state(self.model, own)
+
+    def _measure_averaged(self, phase: Phase) -> Callable[[Split], Accuracy]:
+        def measure(split: Split) -> Accuracy:
+            with self._averaged(phase):
+                return self._evaluate(split)
+
+        return measure
 
     def _evaluate(self, split: Split | None = None) -> Accuracy:
         """Measure the network, on the images of the result where no others are given."""
@@ -363,51 +311,13 @@ class Run:
             self.context.poll()
             yield images.to(self.context.device)
 
-    def _reestimate_batch_norm(self, batches: int) -> None:
-        reestimate_batch_norm(self.model, self._training_images(batches, BATCH_NORM_STREAM))
-
-    def _refresh_batch_norm(self, phase: Phase, *, averaged: bool = False) -> None:
-        """Estimate the statistics anew where they cannot have followed the weights, or where the recipe wants it.
-
-        Training goes on from there: it normalises by the batch at hand, so that only evaluation sees the difference.
-        Doing it twice changes nothing.
-
-        Args:
-            averaged: are these averages of weights, to which the running statistics do not belong?
-        """
-        wanted = self.recipe.train.batch_norm_batches
-        if wanted != "auto":
-            # The running statistics belong to the weights before averaging: at 2 bits they cost half of the accuracy.
-            if wanted or averaged:
-                self._reestimate_batch_norm(wanted or self._batches_to_estimate(phase))
-            return
-        to_training(self.model)
-        from_scratch = phase.progress.phase != "qat" or not phase.progress.facts.get("float_trained", True)
-        lagging = lagging_norms(self.model, steps=phase.steps_done, from_scratch=from_scratch)
-        if not lagging and not averaged:
-            return
-        batches = self._batches_to_estimate(phase)
-        slow = [norm.momentum for norm in lagging if norm.momentum is None or norm.momentum < USUAL_MOMENTUM]
-        if slow and phase.progress.phase not in self.told_of_norms:
-            self.told_of_norms.add(phase.progress.phase)
-            momenta = sorted({"cumulative" if m is None else f"{m:g}" for m in slow})
-            self.context.reporter.note(
-                f"{len(slow)} batch norms average too slowly to follow the weights (momentum {', '.join(momenta)}): "
-                f"their statistics are estimated anew before each evaluation, from {batches} training batches"
-            )
-        self._reestimate_batch_norm(batches)
-
-    def _batches_to_estimate(self, phase: Phase) -> int:
-        steps = min(phase.steps_done, phase.steps)
-        return batches_to_estimate(batch_size=self.recipe.train.batch_size, steps=steps)
-
     def _finalize_weights(self, phase: Phase) -> None:
         """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
         average = phase.hooks.get(AVERAGE)
         if average is not None:
             load_state(self.model, average.state())
         if average is not None or self.recipe.train.batch_norm_batches != "auto":  # else the last epoch's watch did it
-            self._refresh_batch_norm(phase, averaged=average is not None)
+            self.norms.refresh(phase, averaged=average is not None)
             self._save(LAST, phase)
 
     def _finish(self, phase: Phase) -> dict:

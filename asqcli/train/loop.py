@@ -14,7 +14,7 @@ from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
 from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import project_steps
-from asqcli.seeds import seed_everything
+from asqcli.seeds import Stream, seed_everything
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.objective import Objective
@@ -23,8 +23,6 @@ from asqcli.train.progress import Progress, TrainingState
 from asqcli.train.reporter import Reporter
 from asqcli.train.step_hooks import StepHook
 
-# Part of the seed, so that the phases of a run see different orders.
-PHASES = {"warmup": 0, "float": 1, "qat": 2}
 SAVE_EVERY_S = 600  # an hour-long epoch must not be lost to a crash
 
 
@@ -158,7 +156,9 @@ class Phase:
 
     def _finish_epoch(self, reporter: Reporter, poll: Callable[[], None], save: Callable[[], None]) -> None:
         """Take the steps that are left of the current epoch."""
-        p, seed = self.progress, (self.settings.seed, PHASES[self.progress.phase], self.progress.epoch)
+        p = self.progress
+        # The phases of a run see different orders.
+        seed = (self.settings.seed, Stream[p.phase.upper()], p.epoch)
         left = min(self.steps_per_epoch - p.step, self.steps - self.steps_done)
         if left == 0:
             return
