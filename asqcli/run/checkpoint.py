@@ -21,16 +21,15 @@ from torch import Tensor, nn
 from asqcli.errors import InputError, first_line, printable
 from asqcli.files import check_readable, what_is_wrong, write_atomically
 from asqcli.models.state import StateParts
-from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
-from asqcli.run.fingerprint import TOLERANCES, Fingerprint
+from asqcli.run.fingerprint import Fingerprint, fingerprint_among, fingerprint_tensors, with_prefix
 from asqcli.train.optimizer import KEPT, UPDATES
 from asqcli.train.progress import Progress
 
 FORMAT = 1
-DOCUMENT, STATE = "asq_checkpoint", "asq_state"
-MODEL, FINGERPRINT = "model/", "fingerprint/"
+DOCUMENT = "asq_checkpoint"
+MODEL = "model/"
 HOOK = "companion/"  # as step hooks were called when the format was made
 # Kinds of the optimizer's state: SGD's, then AdamW's.
 OPTIMIZER = {
@@ -102,14 +101,14 @@ class _Plan(Section):
     signed: bool
 
 
-class _State(Section):
+class StateParameters(Section):
     """What a state dict holds besides tensors; older files have neither."""
 
     versions: dict[str, int] = Field(default_factory=dict)
     extra: dict[str, Any] = Field(default_factory=dict)
 
 
-class _Document(_State):
+class _Document(StateParameters):
     """What must hold of a checkpoint's JSON before anything is built from it: it may come from a stranger."""
 
     format: Literal[1]
@@ -172,36 +171,6 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     write_atomically(path, save(tensors, metadata))
 
 
-def save_teacher(path: Path, model: nn.Module, fingerprint: Fingerprint | None) -> None:
-    """Write the state of a float network, which is to teach its quantized twin, and its answers.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
-    parts = StateParts.of(model.state_dict())
-    tensors = {**parts.tensors, **fingerprint_tensors(fingerprint)}
-    save_weights(path, tensors, {STATE: json.dumps({"versions": parts.versions, "extra": parts.extra})})
-
-
-def load_teacher(path: Path, model: nn.Module) -> Fingerprint | None:
-    """Bring the float `model` to the state that `save_teacher` wrote; return what it answered then, if that is known.
-
-    Raises:
-        InputError: missing, corrupt, or of another network.
-    """
-    tensors = read_weights(path)
-    try:
-        with safe_open(path, "pt") as file:
-            # Runs of earlier versions kept tensors alone.
-            stored = _State.model_validate_json((file.metadata() or {}).get(STATE, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"the teacher in `{path}` is corrupt: {printable(first_line(error))}") from error
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(FINGERPRINT)}
-    state = StateParts(own, stored.extra, stored.versions).joined()
-    load_weights(model, state, source=str(path), replace_head=False)
-    return fingerprint_among(tensors, path)
-
-
 def is_checkpoint(path: Path) -> bool:
     """Is the file a checkpoint of ours? Other safetensors files are plain weights.
 
@@ -245,31 +214,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
         progress=Progress(**checked.progress.model_dump(exclude_unset=True)),
         plans=[LayerPlan(**plan.model_dump(exclude_unset=True)) for plan in checked.plans],
         classes=tuple(checked.classes),
-        model=StateParts(_with_prefix(tensors, MODEL), checked.extra, checked.versions).joined(),
-        optimizer={kind: state for kind, p in OPTIMIZER.items() if (state := _with_prefix(tensors, p))},
-        hooks={n: _with_prefix(tensors, f"{HOOK}{n}/") for n in checked.companions},
+        model=StateParts(with_prefix(tensors, MODEL), checked.extra, checked.versions).joined(),
+        optimizer={kind: state for kind, p in OPTIMIZER.items() if (state := with_prefix(tensors, p))},
+        hooks={n: with_prefix(tensors, f"{HOOK}{n}/") for n in checked.companions},
         fingerprint=fingerprint_among(tensors, path),
     )
-
-
-def fingerprint_tensors(fingerprint: Fingerprint | None) -> dict[str, Tensor]:
-    """Return a fingerprint as tensors to store beside others."""
-    return {} if fingerprint is None else {FINGERPRINT + fingerprint.kind: fingerprint.logits}
-
-
-def fingerprint_among(tensors: dict[str, Tensor], path: Path) -> Fingerprint | None:
-    """Return what `fingerprint_tensors` put among the tensors of a file, or None.
-
-    Raises:
-        InputError: it is broken.
-    """
-    kinds = _with_prefix(tensors, FINGERPRINT)
-    if not kinds:
-        return None
-    (kind, logits), *others = kinds.items()
-    if others or kind not in TOLERANCES or logits.dtype != torch.float32 or logits.dim() != 2:
-        raise InputError(f"`{path}` is corrupt: its fingerprint is none")
-    return Fingerprint(logits, kind)
 
 
 def require_fit(checkpoint: Checkpoint, model: nn.Module, hooks: dict[str, dict[str, Tensor]], *, source: Path) -> None:
@@ -315,7 +264,3 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

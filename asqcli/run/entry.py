@@ -53,7 +53,8 @@ def start_run(
     folder.write_recipe(recipe.model_dump(mode="json"), given)
     folder.write_environment(environment(context))
     context.reporter.note(f"run folder: {folder.path}")
-    return _interruptible(folder, context, lambda: Run(recipe, folder, data, context, start.model).fresh(start, plans))
+    run = Run(recipe, folder, data, context, start.model)
+    return _interruptible(folder, context, lambda: run.fresh(start, plans))
 
 
 def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None) -> dict:
@@ -68,9 +69,8 @@ def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunCon
         require_factory_named(recipe.model, factory, str(folder.path))
         data, start, plans = _load(recipe, context, str(folder.path))
         folder.cut_metrics(0)
-        return _interruptible(
-            folder, context, lambda: Run(recipe, folder, data, context, start.model).fresh(start, plans)
-        )
+        run = Run(recipe, folder, data, context, start.model)
+        return _interruptible(folder, context, lambda: run.fresh(start, plans))
     recipe = checkpoint.recipe
     model = restore_model(checkpoint, source=str(folder.path), factory=factory)
     if (caveat := unproven(checkpoint, str(folder.path))) is not None:
@@ -82,7 +82,8 @@ def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunCon
     context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
-    return _interruptible(folder, context, lambda: Run(recipe, folder, data, context, model).resume(checkpoint, plans))
+    run = Run(recipe, folder, data, context, model)
+    return _interruptible(folder, context, lambda: run.resume(checkpoint, plans))
 
 
 def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerPlan]:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import fields
 
 import torch
 from torch import nn
@@ -22,25 +22,23 @@ from asqcli.errors import DivergedError, Interruption
 from asqcli.models.names import is_factory
 from asqcli.models.state import load_state, snapshot
 from asqcli.nn.calibration import calibrate
-from asqcli.nn.modes import to_evaluation
 from asqcli.nn.prepare import LayerPlan
-from asqcli.recipe.schema import Recipe, scheme_of
-from asqcli.run.build import build_network
+from asqcli.recipe.schema import Recipe
 from asqcli.run.checkpoint import (
     Checkpoint,
-    load_teacher,
     require_fit,
     save_checkpoint,
-    save_teacher,
 )
 from asqcli.run.checks import gap_in_words, require_learning
 from asqcli.run.context import RunContext, StopRequested
-from asqcli.run.fingerprint import require_same_network, take_fingerprint
+from asqcli.run.fingerprint import take_fingerprint
 from asqcli.run.folder import BEST, LAST, TEACHER, RunFolder
 from asqcli.run.norms import NormStatistics
+from asqcli.run.result import result_document
 from asqcli.run.start import Start
+from asqcli.run.teacher import open_teacher, save_teacher
 from asqcli.seeds import Stream, seed_everything
-from asqcli.train.adapter_range import record_betas, span
+from asqcli.train.adapter_range import record_betas
 from asqcli.train.evaluate import EVAL_BATCH, evaluate
 from asqcli.train.learning import cost_in_words
 from asqcli.train.loop import Phase, PhaseSettings
@@ -48,7 +46,6 @@ from asqcli.train.objective import Objective
 from asqcli.train.progress import Progress, TrainingState
 from asqcli.train.step_hooks import OscillationFreezer, StepHook, WeightAverage
 
-SCHEMA = 1
 AVERAGE = "average"
 
 
@@ -135,8 +132,10 @@ class Run:
         train = self.recipe.train
         objective = Objective(label_smoothing=train.label_smoothing)
         if train.distillation is not None:
+            teacher = open_teacher(self.folder.checkpoint(TEACHER), self.recipe, len(self.data.classes))
+            teacher.to(self.context.device)
             objective = Objective(
-                label_smoothing=train.label_smoothing, teacher=self._teacher(), **train.distillation.model_dump()
+                label_smoothing=train.label_smoothing, teacher=teacher, **train.distillation.model_dump()
             )
         hooks: dict[str, StepHook] = self._average()
         if train.freeze_oscillations is not None:
@@ -145,14 +144,6 @@ class Run:
         phase = self._phase(self._settings(), progress, objective, hooks, checkpoint)
         self._train(phase)
         return self._finish(phase)
-
-    def _teacher(self) -> nn.Module:
-        """Return the float network as it was before quantization, from the file that `_quantize` wrote."""
-        teacher, file = build_network(self.recipe, len(self.data.classes)), self.folder.checkpoint(TEACHER)
-        answers = load_teacher(file, teacher)
-        require_same_network(teacher, answers, self.recipe.data, name=self.recipe.model, source=str(file))
-        to_evaluation(teacher)
-        return teacher.to(self.context.device)
 
     def _average(self) -> dict[str, StepHook]:
         decay = self.recipe.train.average_decay
@@ -326,29 +317,15 @@ class Run:
         with record_betas(self.model) as betas:
             accuracy = self._evaluate()
         self._tell_of_cost(phase, accuracy)
-        recipe, progress, facts = self.recipe, phase.progress, phase.progress.facts
-        result = {
-            "schema": SCHEMA,
-            "run": str(self.folder.path),
-            "model": recipe.model,
-            "scheme": scheme_of(recipe.weights.quantizer, recipe.activations.quantizer),
-            "weight_bits": getattr(recipe.weights, "bits", "float"),
-            "activation_bits": getattr(recipe.activations, "bits", "float"),
-            "layer_rules": len(recipe.layers),
-            "weights": facts["weights"],
-            "warmup_epochs": facts.get("warmup_epochs", 0),
-            "data": recipe.data.name,
-            "measured_on": self.data.result_name,
-            "float_top1": facts.get("float_top1", accuracy.top1),
-            "float_trained": facts.get("float_trained", True),
-            "calibrated_top1": facts.get("calibrated_top1"),
-            **asdict(accuracy),
-            **({"beta": list(span(betas))} if betas else {}),
-            "warnings": facts.get("warnings", []),
-            "epochs": progress.epoch,
-            "seed": recipe.train.seed,
-            "seconds": round(time.perf_counter() - self.started, 1),
-        }
+        result = result_document(
+            self.recipe,
+            phase.progress,
+            accuracy,
+            run=str(self.folder.path),
+            measured_on=self.data.result_name,
+            betas=betas,
+            seconds=time.perf_counter() - self.started,
+        )
         self.folder.write_result(result)
         return result
 

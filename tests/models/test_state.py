@@ -15,8 +15,9 @@ from asqcli.nn.plan import plan_layers
 from asqcli.nn.prepare import quant_layers
 from asqcli.nn.survey import survey
 from asqcli.recipe.resolve import Request, resolve
-from asqcli.run.checkpoint import Checkpoint, load_checkpoint, load_teacher, save_checkpoint, save_teacher
+from asqcli.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from asqcli.run.restore import restore_model
+from asqcli.run.teacher import load_teacher, save_teacher
 from asqcli.train.progress import Progress
 from asqcli.train.step_hooks import WeightAverage
 
