@@ -21,7 +21,7 @@ from asqcli.cli.options import (
     ThreadsOption,
     WeightsOption,
 )
-from asqcli.errors import ExitCode, InputError, UsageError, printable
+from asqcli.errors import CheckFailed, InputError, UsageError, printable
 
 if TYPE_CHECKING:
     from asqcli.recipe.resolve import Request
@@ -51,7 +51,7 @@ def evaluate(
     """
     if not Path(target).exists() and ("/" in target or target.endswith(".asq")) and ":" not in target:
         raise InputError(f"no run folder, checkpoint or exported file `{target}`")
-    from asqcli.cli.console import percent, print_facts, print_json, stderr
+    from asqcli.cli.console import percent, print_facts, print_json
     from asqcli.cli.preprocessing import in_words, require_evaluation_keys
     from asqcli.recipe.resolve import Request
 
@@ -95,8 +95,7 @@ def evaluate(
         facts |= {"top-1": percent(accuracy.top1), "top-5": percent(accuracy.top5), "loss": f"{accuracy.loss:.4f}"}
         print_facts("Accuracy", facts)
     if not passed:
-        stderr().print(f"error: top-1 is {accuracy.top1:.2f}%, less than the {min_top1:.2f}% asked for", markup=False)
-        raise typer.Exit(ExitCode.CHECK_FAILED)
+        raise CheckFailed(f"top-1 is {accuracy.top1:.2f}%, less than the {min_top1:.2f}% asked for")
 
 
 def _is_exported(target: str) -> bool:
