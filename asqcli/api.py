@@ -7,6 +7,7 @@ load                                                 in `asqcli.engine`, which n
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,17 +16,18 @@ from torch import Tensor, nn
 from asqcli import __version__
 from asqcli.artifact import document as doc
 from asqcli.artifact import write_artifact
-from asqcli.errors import UsageError
+from asqcli.errors import AsqWarning, UsageError
 from asqcli.export.network import export_network
 from asqcli.export.proof import Prover
 from asqcli.files import write_atomically
+from asqcli.nn.calibration import calibrate
+from asqcli.nn.plan import plan_layers
 from asqcli.nn.prepare import project_steps
 from asqcli.nn.survey import survey
-from asqcli.recipe.load import Draft, check, lay_scheme
+from asqcli.recipe.load import Draft, check, overlay_scheme
 from asqcli.recipe.schema import IMAGENET_MEAN, IMAGENET_STD, Quantization
-from asqcli.train.calibration import calibrate
+from asqcli.run.trial_export import findings
 from asqcli.train.optimizer import parameter_groups
-from asqcli.train.plans import plan_layers
 
 __all__ = ["export_module", "parameter_groups", "project_steps", "quantize_module"]
 
@@ -54,16 +56,23 @@ def quantize_module(
         RecipeError: settings that do not exist, all told together.
         UsageError: no batches, another start, or a pattern of `layers` that matches no layer.
         UnsupportedError: the network has a layer that cannot be quantized.
+    Warns:
+        AsqWarning: what stays in float, cannot be exported, or takes much of the exported file.
     """
     if not batches:
         raise UsageError("`batches` is empty", "the starting values are read off a few training inputs")
     if start not in ("mse", "lsq"):
         raise UsageError(f"`start` is `{start}`, choose mse or lsq")
     draft = Draft({"first_last": first_last, "layers": layers or {}})
-    lay_scheme(draft, scheme, bits)
-    draft.lay({"weights": weights or {}, "activations": activations or {}}, "")
+    overlay_scheme(draft, scheme, bits)
+    draft.overlay({"weights": weights or {}, "activations": activations or {}}, "")
     quantization = check(draft, "the arguments", Quantization)
-    plans = plan_layers(quantization, model, survey(model, batches[0][:1]), source="the arguments")
+    example = batches[0][:1]
+    seen = survey(model, example)
+    plans = plan_layers(quantization, model, seen, source="the arguments")
+    classes = tuple(map(str, range(seen.output.shape[-1]))) if isinstance(seen.output, Tensor) else ()
+    for text in findings(model, plans, example, classes):
+        warnings.warn(text, AsqWarning, stacklevel=2)
     calibrate(model, plans, batches, start=start)
     return model
 

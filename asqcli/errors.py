@@ -6,6 +6,7 @@
     │   ├── RecipeError         one or more mistakes in a recipe, told together
     │   └── BoundsError         a bit-width or range that does not exist
     ├── InputError           3  data, weights or run missing, unreadable or corrupt
+    │   └── PartlyUnreadable    or some of many inputs
     ├── UnsupportedError     4  a network or layer that the tool cannot handle
     ├── DivergedError        5  the loss became NaN or infinite
     │   └── NotLearningError    or stayed at that of guessing
@@ -46,9 +47,13 @@ class AsqError(Exception):
     Args:
         message: what was given, where, and what is allowed; no full stop after a single sentence.
         hint: the next step, where there is one.
+
+    Attributes:
+        has_results: has the command printed its results, the JSON document included, before this ended it?
     """
 
     exit_code = ExitCode.INTERNAL
+    has_results = False
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -56,8 +61,13 @@ class AsqError(Exception):
         self.hint = hint
 
 
+class AsqWarning(UserWarning):
+    """What a user of the Python API should know; the command line prints the same on stderr."""
+
+
 class CheckFailed(AsqError):
     exit_code = ExitCode.CHECK_FAILED
+    has_results = True
 
 
 class UsageError(AsqError):
@@ -88,6 +98,12 @@ class BoundsError(UsageError):
 
 class InputError(AsqError):
     exit_code = ExitCode.INPUT
+
+
+class PartlyUnreadable(InputError):
+    """Some of many inputs cannot be read; the others have their results."""
+
+    has_results = True
 
 
 class UnsupportedError(AsqError):

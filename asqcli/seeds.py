@@ -9,9 +9,22 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum, unique
 
 import numpy as np
 import torch
+
+
+@unique
+class Stream(IntEnum):
+    """What follows a run's seed in the name of a stream. Old runs are resumed: numbers stay as they are."""
+
+    WARMUP = 0
+    FLOAT = 1
+    QAT = 2
+    INIT = 100
+    CALIBRATION = 101
+    BATCH_NORM = 102
 
 
 def stream_seed(*numbers: int) -> int:

@@ -45,8 +45,8 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 DEBUG_HINT = "run again with --debug to see where"
 
-# The parser's own mistakes; typer exports only one of the subclasses.
-ParserError = typer.BadParameter.__mro__[2]
+# The parser's own mistakes. Typer from 0.29 on brings a click of its own, and exports only some subclasses.
+ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def _version(wanted: bool) -> None:
@@ -81,7 +81,7 @@ def run() -> int:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # what cannot be written is told here, not by the interpreter at its end
     except AsqError as error:
-        return _fail(error.exit_code, error.message, error.hint)
+        return _fail(error.exit_code, error.message, error.hint, has_results=error.has_results)
     except ParserError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(error.ctx.get_help() + "\n")
@@ -120,11 +120,11 @@ def _fail_unexpectedly(error: BaseException) -> int:
     return _fail(ExitCode.INTERNAL, f"a fault of asq itself: {reason}", hint)
 
 
-def _fail(code: int, message: str, hint: str | None) -> int:
+def _fail(code: int, message: str, hint: str | None, *, has_results: bool = False) -> int:
     """Tell of a failure on stderr, and on stdout too where JSON was asked for; return its exit code."""
     if "--debug" in sys.argv:
         traceback.print_exc()
-    if "--json" in sys.argv:
+    if "--json" in sys.argv and not has_results:
         name = ExitCode(code).name.lower()
         try:
             print(json.dumps({"schema": 1, "error": {"code": name, "message": message, "hint": hint}}, indent=2))

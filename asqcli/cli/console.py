@@ -15,8 +15,6 @@ from asqcli.errors import printable
 from asqcli.train.reporter import Reporter
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from asqcli.nn.prepare import LayerPlan
 
 PIPED_WIDTH = 120
@@ -141,12 +139,6 @@ class ConsoleReporter(Reporter):
     def plan(self, plans: list[LayerPlan]) -> None:
         print_layers(self.console, plans)
 
-    def outlook(self, model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> None:
-        from asqcli.cli.outlook import outlook
-
-        if (warning := outlook(model, plans, image_size=image_size, classes=classes)) is not None:
-            self.note(warning)
-
     def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:
         self.close()
         self.name, self.epochs = name, epochs
@@ -176,7 +168,7 @@ class ConsoleReporter(Reporter):
         )
 
     def epoch(self, record: dict) -> None:
-        from asqcli.train.betas import span
+        from asqcli.train.adapter_range import span
 
         text = f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, top-1 "
         text += f"{record['train_top1']:.2f}% in training, {percent(record.get('top1'))} in evaluation, "

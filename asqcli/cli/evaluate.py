@@ -21,10 +21,10 @@ from asqcli.cli.options import (
     ThreadsOption,
     WeightsOption,
 )
-from asqcli.errors import ExitCode, InputError, UsageError, printable
+from asqcli.errors import CheckFailed, InputError, UsageError, printable
 
 if TYPE_CHECKING:
-    from asqcli.cli.resolve import Request
+    from asqcli.recipe.resolve import Request
 
 
 def evaluate(
@@ -51,9 +51,9 @@ def evaluate(
     """
     if not Path(target).exists() and ("/" in target or target.endswith(".asq")) and ":" not in target:
         raise InputError(f"no run folder, checkpoint or exported file `{target}`")
-    from asqcli.cli.console import percent, print_facts, print_json, stderr
+    from asqcli.cli.console import percent, print_facts, print_json
     from asqcli.cli.preprocessing import in_words, require_evaluation_keys
-    from asqcli.cli.resolve import Request
+    from asqcli.recipe.resolve import Request
 
     if Path(target).is_file() and _is_exported(target):
         if recipe is not None or overrides:
@@ -95,8 +95,7 @@ def evaluate(
         facts |= {"top-1": percent(accuracy.top1), "top-5": percent(accuracy.top5), "loss": f"{accuracy.loss:.4f}"}
         print_facts("Accuracy", facts)
     if not passed:
-        stderr().print(f"error: top-1 is {accuracy.top1:.2f}%, less than the {min_top1:.2f}% asked for", markup=False)
-        raise typer.Exit(ExitCode.CHECK_FAILED)
+        raise CheckFailed(f"top-1 is {accuracy.top1:.2f}%, less than the {min_top1:.2f}% asked for")
 
 
 def _is_exported(target: str) -> bool:
@@ -141,9 +140,9 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
     from asqcli.cli.console import tell_of_data
     from asqcli.cli.preprocessing import described
     from asqcli.nn.held_weights import weights_held
+    from asqcli.run.context import select_device
     from asqcli.train.evaluate import EVAL_BATCH
     from asqcli.train.evaluate import evaluate as measure
-    from asqcli.train.surroundings import select_device
 
     if threads:
         torch.set_num_threads(threads)
@@ -163,7 +162,7 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
 
 def _open(target: str, request: Request):
     """Return (network, data, where its weights are from, recipe, who said its preprocessing)."""
-    from asqcli.train.restore import find_checkpoint
+    from asqcli.run.restore import find_checkpoint
 
     weights, _ = request.flags["pretrained"]
     if (path := find_checkpoint(target)) is not None:
@@ -180,11 +179,11 @@ def _open(target: str, request: Request):
 
 def _open_checkpoint(path: Path, source: str, request: Request):
     from asqcli.cli.console import remark, warn
-    from asqcli.cli.resolve import resolve_measured
     from asqcli.data.source import open_data
-    from asqcli.train.checkpoint import load_checkpoint
-    from asqcli.train.pipeline import preprocessing_of
-    from asqcli.train.restore import restore_model, unfinished, unproven
+    from asqcli.recipe.resolve import resolve_measured
+    from asqcli.run.checkpoint import load_checkpoint
+    from asqcli.run.entry import preprocessing_of
+    from asqcli.run.restore import restore_model, unfinished, unproven
 
     checkpoint = load_checkpoint(path)
     warn(unfinished(path, checkpoint))
@@ -207,12 +206,12 @@ def _open_checkpoint(path: Path, source: str, request: Request):
 def _open_float(request: Request):
     from asqcli.cli.console import note
     from asqcli.cli.preprocessing import guess
-    from asqcli.cli.resolve import resolve
     from asqcli.data.source import open_data
     from asqcli.models.registry import require_known
     from asqcli.models.weights import require_official
-    from asqcli.train.pipeline import preprocessing_of
-    from asqcli.train.start import load_float_model
+    from asqcli.recipe.resolve import resolve
+    from asqcli.run.entry import preprocessing_of
+    from asqcli.run.start import load_float_model
 
     resolved = resolve(replace(request, scheme="float"), measuring=True)
     recipe = resolved.recipe

@@ -60,8 +60,8 @@ def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, 
     from asqcli.export.onnx import write_onnx
     from asqcli.export.proof import Prover
     from asqcli.files import write_atomically
-    from asqcli.train.checkpoint import load_checkpoint
-    from asqcli.train.restore import restore_model, unfinished, unproven
+    from asqcli.run.checkpoint import load_checkpoint
+    from asqcli.run.restore import restore_model, unfinished, unproven
 
     checkpoint = load_checkpoint(path)
     warn(unfinished(path, checkpoint))
@@ -99,7 +99,7 @@ def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, 
 
 
 def _find(run: str) -> Path:
-    from asqcli.train.restore import find_checkpoint
+    from asqcli.run.restore import find_checkpoint
 
     path = find_checkpoint(run)
     if path is None:
@@ -157,7 +157,7 @@ def _open_data(checkpoint, data: str):
     from asqcli.cli.console import tell_of_data
     from asqcli.data.samples import find_samples
     from asqcli.data.source import open_data
-    from asqcli.train.pipeline import preprocessing_of
+    from asqcli.run.entry import preprocessing_of
 
     samples = find_samples(data)
     tell_of_data(samples.notes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption, ThreadsOption
-from asqcli.errors import ExitCode, InputError, UsageError, printable, quoted, some_of
+from asqcli.errors import CheckFailed, InputError, PartlyUnreadable, UsageError, printable, quoted, some_of
 
 if TYPE_CHECKING:
     from asqcli.engine import Session
@@ -66,8 +67,6 @@ def infer(
 ) -> None:
     """Run an exported network in the integer engine: classes of images, accuracy over a data set, or its speed."""
     _check_arguments(inputs, data, verify, run, bench, batch)
-    from asqcli.cli.console import stderr
-
     session = _open(file, kernel, threads)
     document: dict = {"schema": 1, "file": str(file), "kernel": session.kernel, "threads": session.threads}
     if bench:
@@ -80,15 +79,12 @@ def infer(
         document |= _accuracy(session, samples)
         batches = _data_batches(session, samples, everything=run is not None)
     else:
-        from asqcli.engine.predict import predict
-
-        paths = list(_image_files(inputs))
-        predictions = list(predict(session, paths, top_k=top_k))
+        batches = _file_batches(session, list(_image_files(inputs)), top_k, predictions)
+    verification = _verify(session, batches, run, model) if verify else None
+    if data is None:
+        deque(batches, maxlen=0)  # files that verification has not read, so none or all
         document["predictions"] = [_prediction(p) for p in predictions]
-        batches = _file_batches(session, [p.path for p in predictions if p.error is None])
-    verification = None
-    if verify:
-        verification = _verify(session, batches, run, model)
+    if verification is not None:
         document["verify"] = _verification(verification, session, run)
     unreadable = [p.error for p in predictions if p.error is not None]
     if unreadable:
@@ -96,11 +92,9 @@ def infer(
         document["error"] = {"code": "input", "message": message, "hint": None}
     _show(document, predictions, verification, json_)
     if unreadable:  # what could be read is shown all the same, in the one document that a script expects
-        stderr().print(f"error: {message}", markup=False, soft_wrap=True)
-        raise typer.Exit(ExitCode.INPUT)
+        raise PartlyUnreadable(message)
     if verification is not None and not verification.exact:
-        _tell_difference(verification)
-        raise typer.Exit(ExitCode.CHECK_FAILED)
+        raise CheckFailed(_difference(verification))
 
 
 def _check_arguments(inputs, data, verify: bool, run, bench: bool, batch: int | None) -> None:
@@ -122,9 +116,9 @@ def _open(file: Path, kernel: str, threads: int | None) -> Session:
 
     session = load(file, kernel=kernel, threads=threads or os.cpu_count() or 1)
     if session.notice:
-        from asqcli.cli.console import stderr
+        from asqcli.cli.console import remark
 
-        stderr().print(f"note: {session.notice}", markup=False, soft_wrap=True)
+        remark(session.notice)
     return session
 
 
@@ -205,15 +199,14 @@ def _data_batches(session: Session, samples, *, everything: bool):
     return (inputs for inputs, _ in input_batches(session, chosen, session.batch))
 
 
-def _file_batches(session: Session, paths: list[str]):
-    import numpy as np
+def _file_batches(session: Session, paths: list[str], top_k: int, predictions: list[Prediction]):
+    """Yield the network's input, file after file, and add what it predicts of each to `predictions` meanwhile."""
+    from asqcli.engine.predict import predict
 
-    from asqcli.engine.predict import normalize, read_pixels
-
-    document = session.artifact.document
-    for first in range(0, len(paths), session.batch):
-        part = paths[first : first + session.batch]
-        yield normalize(np.stack([read_pixels(path, document) for path in part]), document)
+    for predicted, batch in predict(session, paths, top_k=top_k):
+        predictions += predicted
+        for first in range(0, len(batch), session.batch):
+            yield batch[first : first + session.batch]
 
 
 def _verify(session: Session, batches, run: str | None, model: str | None) -> Verification:
@@ -235,9 +228,9 @@ def _verify(session: Session, batches, run: str | None, model: str | None) -> Ve
 
 def _trained(session: Session, run: str, model: str | None):
     from asqcli.cli.console import remark
-    from asqcli.export.trained import TrainedRunner
-    from asqcli.train.checkpoint import load_checkpoint
-    from asqcli.train.restore import find_checkpoint, restore_model, unproven
+    from asqcli.export.torch_runner import TorchRunner
+    from asqcli.run.checkpoint import load_checkpoint
+    from asqcli.run.restore import find_checkpoint, restore_model, unproven
 
     path = find_checkpoint(run)
     if path is None:
@@ -246,17 +239,14 @@ def _trained(session: Session, run: str, model: str | None):
     if checkpoint.classes != session.artifact.document.classes:
         raise InputError(f"`{run}` has other classes than the exported network")
     remark(unproven(checkpoint, run))
-    return TrainedRunner(restore_model(checkpoint, source=run, factory=model))
+    return TorchRunner(restore_model(checkpoint, source=run, factory=model))
 
 
 def _measure_speed(session: Session, batch: int, model: str | None) -> dict:
     from asqcli.bench.speed import measure_speed
-    from asqcli.cli.console import stderr
+    from asqcli.cli.console import note
 
-    def tell(text: str) -> None:
-        stderr().print(text, markup=False, soft_wrap=True)
-
-    return measure_speed(session, batch=batch, factory=model, tell=tell)
+    return measure_speed(session, batch=batch, factory=model, tell=note)
 
 
 def _prediction(prediction: Prediction) -> dict:
@@ -349,9 +339,7 @@ def _show_verification(verify: dict) -> None:
     )
 
 
-def _tell_difference(verification: Verification) -> None:
-    from asqcli.cli.console import stderr
-
+def _difference(verification: Verification) -> str:
     names = [name for name, layer in verification.layers.items() if layer.codes or layer.accumulators]
     where = f", first in the layer `{names[0]}`" if names else " in the logits alone"
-    stderr().print(f"error: the answers differ{where}; the format promises equal ones", markup=False, soft_wrap=True)
+    return f"the answers differ{where}; the format promises equal ones"

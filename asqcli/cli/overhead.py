@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from asqcli.cli.options import DebugOption, JsonOption
-from asqcli.errors import ExitCode, UsageError
+from asqcli.errors import CheckFailed, UsageError
 
 DEFAULT_BITS = "8,4,3,2"
 
@@ -51,11 +51,11 @@ def overhead(
     rows = [_row(network, b) for b in widths]
     over = [r for r in rows if max_param_percent is not None and r["param_percent"] > max_param_percent]
     if plot is not None:
-        from asqcli.cli.console import stderr
+        from asqcli.cli.console import note
         from asqcli.overhead.plot import write_plot
 
         write_plot(plot, model, rows)
-        stderr().print(f"picture: {plot}", markup=False, soft_wrap=True)
+        note(f"picture: {plot}")
     document = _document(model, network, rows, per_layer)
     if max_param_percent is not None:
         document |= {"max_param_percent": max_param_percent, "passed": not over}
@@ -69,8 +69,7 @@ def overhead(
 
         print_tables(document)
     if over:
-        _tell_excess(over[0], max_param_percent)
-        raise typer.Exit(ExitCode.CHECK_FAILED)
+        raise CheckFailed(_excess(over[0], max_param_percent))
 
 
 def _parse_bits(text: str) -> list[int]:
@@ -106,14 +105,14 @@ def _row(network, bits: int) -> dict:
 
 def _plans(network, bits: int):
     """Return what `asq quantize MODEL --bits B` makes of the layers: its scheme, POST where that exists, and plans."""
+    from asqcli.nn.plan import plans_for
     from asqcli.quant.levels import MAX_POWER_BITS
-    from asqcli.recipe.load import Draft, check, lay_scheme
+    from asqcli.recipe.load import Draft, check, overlay_scheme
     from asqcli.recipe.schema import Quantization
-    from asqcli.train.plans import plans_for
 
     scheme = "post" if bits <= MAX_POWER_BITS else "asq"
     draft = Draft()
-    lay_scheme(draft, scheme, bits)
+    overlay_scheme(draft, scheme, bits)
     quantization = check(draft, "the command line", Quantization)
     return scheme, plans_for(quantization, network.layers, source="the command line")
 
@@ -166,26 +165,19 @@ def _layer(layer, has_adapter: bool, rows: list[dict]) -> dict:
 
 def _print_notes(network) -> None:
     """Tell on stderr what keeps the accounts from being the whole truth for this network."""
-    from asqcli.cli.console import stderr
-
-    def note(text: str) -> None:
-        stderr().print(text, markup=False, soft_wrap=True)
+    from asqcli.cli.console import remark
 
     if network.refusal:
-        note(f"note: `asq quantize` does not take this network: {network.refusal}")
+        remark(f"`asq quantize` does not take this network: {network.refusal}")
     if network.unused:
-        note(f"note: never called as modules, so left in float: {', '.join(network.unused)}")
+        remark(f"never called as modules, so left in float: {', '.join(network.unused)}")
     if outside := sum(layer.multiply_adds for layer in network.others):
         share = 100 * outside / network.multiply_adds
-        note(f"note: {outside:,} multiply-adds ({share:.1f}%) are in no layer that asq quantizes, and stay in float")
+        remark(f"{outside:,} multiply-adds ({share:.1f}%) are in no layer that asq quantizes, and stay in float")
 
 
-def _tell_excess(row: dict, limit: float) -> None:
-    from asqcli.cli.console import stderr
-
-    stderr().print(
-        f"error: at {row['bits']} bits the adapters add {row['param_percent']:.2f}% to the parameters, more than "
-        f"the {limit:.2f}% asked for",
-        markup=False,
-        soft_wrap=True,
+def _excess(row: dict, limit: float) -> str:
+    return (
+        f"at {row['bits']} bits the adapters add {row['param_percent']:.2f}% to the parameters, more than "
+        f"the {limit:.2f}% asked for"
     )

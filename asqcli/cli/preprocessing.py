@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from asqcli.cli.resolve import PREPROCESSING
 from asqcli.errors import UsageError, did_you_mean
-from asqcli.recipe.load import Draft, lay_overrides
+from asqcli.recipe.load import Draft, overlay_overrides
+from asqcli.recipe.resolve import PREPROCESSING
 
 # What `--set` may change of an evaluation; the other keys of a recipe are about training.
 EVALUATION_KEYS = tuple(f"data.{key}" for key in (*PREPROCESSING, "name", "workers"))
@@ -73,7 +73,7 @@ def require_evaluation_keys(overrides: list[str]) -> None:
         UsageError: names the key.
     """
     draft = Draft()
-    lay_overrides(draft, overrides)
+    overlay_overrides(draft, overrides)
     for section, values in draft.values.items():
         for key in [f"{section}.{k}" for k in values] if isinstance(values, dict) and values else [section]:
             if key not in EVALUATION_KEYS:

@@ -69,7 +69,7 @@ def quantize(
 
     Precedence: defaults for the data, then the recipe, then flags, then --set. Without --data: handwritten digits.
     """
-    from asqcli.cli.resolve import Request
+    from asqcli.recipe.resolve import Request
 
     flags = {
         "data.name": (data, "--data"),
@@ -96,7 +96,7 @@ def _refuse(given: dict, beside: str) -> None:
 
 def _start(request, device, threads, out, force, dry_run, profile, json_) -> None:
     from asqcli.cli.console import note
-    from asqcli.cli.resolve import resolve
+    from asqcli.recipe.resolve import resolve
 
     resolved = resolve(request)
     note(resolved.note)
@@ -104,30 +104,30 @@ def _start(request, device, threads, out, force, dry_run, profile, json_) -> Non
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
     from asqcli.cli.signals import StopSignals
-    from asqcli.train import pipeline
+    from asqcli.run import entry
 
     with StopSignals() as signals:
-        around = _surroundings(device, threads, signals)
+        context = _run_context(device, threads, signals)
         if dry_run:
-            plans = pipeline.rehearse(resolved.recipe, around, source=resolved.source)
-            _show_rehearsal(resolved.recipe, plans, json_)
+            plans = entry.dry_run(resolved.recipe, context, source=resolved.source)
+            _show_dry_run(resolved.recipe, plans, json_)
             return
         if profile:
-            _show_profile(pipeline.profile(resolved.recipe, around, source=resolved.source), json_)
+            _show_profile(entry.profile(resolved.recipe, context, source=resolved.source), json_)
             return
-        result = pipeline.quantize_fresh(
-            resolved.recipe, around, source=resolved.source, out=out, force=force, given=resolved.given
+        result = entry.start_run(
+            resolved.recipe, context, source=resolved.source, out=out, force=force, given=resolved.given
         )
     _show_result(result, json_)
 
 
 def _resume(run: str, request, device, threads, json_) -> None:
     from asqcli.cli.console import stderr
-    from asqcli.cli.resolve import resolve, resolve_again
     from asqcli.cli.signals import StopSignals
-    from asqcli.train import pipeline
+    from asqcli.recipe.resolve import resolve, resolve_again
+    from asqcli.run import entry
 
-    folder, checkpoint = pipeline.open_run(run)
+    folder, checkpoint = entry.open_run(run)
     stored = folder.recipe() if checkpoint is None else checkpoint.recipe
     asked = resolve(request).recipe if request.recipe else resolve_again(stored, request)
     _refuse_another_recipe(stored, asked, run)
@@ -137,8 +137,8 @@ def _resume(run: str, request, device, threads, json_) -> None:
         return
     threads = threads or folder.threads()
     with StopSignals() as signals:
-        around = _surroundings(device, threads, signals)
-        result = pipeline.quantize_resumed(folder, checkpoint, around, factory=request.model)
+        context = _run_context(device, threads, signals)
+        result = entry.resume_run(folder, checkpoint, context, factory=request.model)
     _show_result(result, json_)
 
 
@@ -162,15 +162,15 @@ def _flat(section: dict, inside: str = "") -> dict:
     return flat
 
 
-def _surroundings(device, threads, signals):
+def _run_context(device, threads, signals):
     import torch
 
     from asqcli.cli.console import ConsoleReporter
-    from asqcli.train.surroundings import Surroundings, select_device
+    from asqcli.run.context import RunContext, select_device
 
     if threads:
         torch.set_num_threads(threads)
-    return Surroundings(
+    return RunContext(
         device=select_device(device),
         reporter=ConsoleReporter(),
         poll=signals.poll,
@@ -178,7 +178,7 @@ def _surroundings(device, threads, signals):
     )
 
 
-def _show_rehearsal(recipe, plans, json_) -> None:
+def _show_dry_run(recipe, plans, json_) -> None:
     from dataclasses import asdict
 
     import yaml

@@ -51,8 +51,8 @@ def validate(file: Annotated[str, typer.Argument(metavar="FILE")], debug: DebugO
 
     Factories, layer patterns and data are looked at by `asq quantize --dry-run`.
     """
-    from asqcli.cli.resolve import Request, resolve
     from asqcli.models.registry import require_known
+    from asqcli.recipe.resolve import Request, resolve
 
     model = resolve(Request(None, file, None, None, {}, [])).recipe.model
     require_known(model)

@@ -24,7 +24,7 @@ class StopSignals:
 
     def poll(self) -> None:
         """Raise StopRequested when a signal has come."""
-        from asqcli.train.surroundings import StopRequested
+        from asqcli.run.context import StopRequested
 
         self.polled = True
         if self.received is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,19 +48,35 @@ def normalize(pixels: np.ndarray, document: Document) -> np.ndarray:
     return images.normalize(pixels, document.input.mean, document.input.std)
 
 
-def predict(session: Session, paths: list[str], *, top_k: int) -> Iterator[Prediction]:
-    """Yield a prediction for each image file, in order; one that cannot be read does not stop the others."""
+def predict(
+    session: Session, paths: list[str], *, top_k: int
+) -> Iterator[tuple[list[Prediction], np.ndarray | Sequence]]:
+    """Yield (predictions of some image files, the network's input from those that can be read), in order.
+
+    An image that cannot be read does not stop the others.
+
+    Args:
+        top_k: classes of each prediction.
+    """
     document = session.artifact.document
     size = _chunk_size(session)
     for chunk in (paths[first : first + size] for first in range(0, len(paths), size)):
         decoded = [_try_to_read(path, document) for path in chunk]
         good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
-        logits = iter(session.run(normalize(np.stack(good), document)) if good else ())
-        for path, pixels in zip(chunk, decoded, strict=True):
-            if isinstance(pixels, InputError):
-                yield Prediction(path, (), pixels.message)
-            else:
-                yield Prediction(path, _top_classes(next(logits), document.classes, top_k))
+        inputs = normalize(np.stack(good), document) if good else ()
+        logits = iter(session.run(inputs) if good else ())
+        yield (
+            [_prediction(path, pixels, logits, document, top_k) for path, pixels in zip(chunk, decoded, strict=True)],
+            inputs,
+        )
+
+
+def _prediction(
+    path: str, pixels: np.ndarray | InputError, logits: Iterator[np.ndarray], document: Document, top_k: int
+) -> Prediction:
+    if isinstance(pixels, InputError):
+        return Prediction(path, (), pixels.message)
+    return Prediction(path, _top_classes(next(logits), document.classes, top_k))
 
 
 def _try_to_read(path: str, document: Document) -> np.ndarray | InputError:

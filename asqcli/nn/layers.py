@@ -73,14 +73,14 @@ class _QuantLayer:
         accumulator = self._accumulate(codes, levels, self.activation_quantizer.largest_code * largest_row)
         if self.observe is not None:
             self.observe(codes, accumulator)
-        v = accumulator.to(codes.dtype) * (activation_scale * self._over_channels(weight_scale, x.dim()))
-        return v if self.bias is None else v + self._over_channels(self.bias, x.dim())
+        v = accumulator.to(codes.dtype) * (activation_scale * self._over_channels(weight_scale))
+        return v if self.bias is None else v + self._over_channels(self.bias)
 
     def integer_weight(self) -> tuple[Tensor, Tensor, float]:
         """Return (levels, weight_scale, the largest sum of the levels' magnitudes over an output channel)."""
 
         def quantized() -> tuple[Tensor, Tensor, float]:
-            levels, scale = self.weight_quantizer.quantize(self.weight)
+            levels, scale = self.weight_quantizer.to_levels(self.weight)
             return levels, scale, levels.double().abs().flatten(1).sum(dim=1).max().item()
 
         return held(self, [self.weight, *self.weight_quantizer.parameters()], quantized)
@@ -112,7 +112,7 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         return self._conv_forward(x, weight, bias)
 
     @staticmethod
-    def _over_channels(per_channel: Tensor, dims: int) -> Tensor:
+    def _over_channels(per_channel: Tensor) -> Tensor:
         return per_channel.reshape(-1, *[1] * 2)
 
 
@@ -133,7 +133,7 @@ class QuantLinear(_QuantLayer, nn.Linear):
         return nn.functional.linear(x, weight, bias)
 
     @staticmethod
-    def _over_channels(per_channel: Tensor, dims: int) -> Tensor:
+    def _over_channels(per_channel: Tensor) -> Tensor:
         return per_channel
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,9 @@ class LayerPlan:
 def prepare(model: nn.Module, plans: list[LayerPlan], example: Tensor) -> nn.Module:
     """Replace the planned layers of `model` by quantized ones, in place, and return it.
 
-    Steps and thresholds are 1 until `start_from` or a state dict sets them. Every batch norm is replaced by one that
-    evaluates in the engine's arithmetic, which pools and gates do too; parameters, statistics and hooks are shared with
-    the layers that they replace.
+    Steps and thresholds are 1 until `calibrate` or `load_state_dict` sets them. Every batch norm is replaced by one
+    that evaluates in the engine's arithmetic, which pools and gates do too; parameters, statistics and hooks are shared
+    with the layers that they replace.
 
     Args:
         model: a float network; the quantized one when it returns.
@@ -61,8 +61,10 @@ def prepare(model: nn.Module, plans: list[LayerPlan], example: Tensor) -> nn.Mod
 def prepared(model: nn.Module, plans: list[LayerPlan], example: Tensor) -> Iterator[Record]:
     """Hold `model` as `prepare` would leave it, and give its run; afterwards it is as it was, the generator included.
 
-    Not a copy: what a copy is made of is not what a closure in it calls.
+    Not a copy: what a copy is made of is not what a closure in it calls. A layer whose signedness was not seen yet is
+    taken as signed, which changes neither calls nor sizes.
     """
+    plans = [plan if plan.signed is not None else replace(plan, signed=True) for plan in plans]
     with torch.random.fork_rng(devices=[]), ExitStack() as undo:
         yield _put_in(model, plans, example, undo)
 

@@ -41,7 +41,7 @@ class WeightQuantizer(nn.Module, ABC):
         """Return the fake-quantized weight, shape of `weight`, real units."""
 
     @abstractmethod
-    def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return levels (table entries, shape of `weight`) and weight_scale ((C_out,) or (1,), real units)."""
 
     @abstractmethod
@@ -76,7 +76,7 @@ class WeightQuantizer(nn.Module, ABC):
         return weight.reshape(self.scale_parameter_shape[0], -1)
 
     @staticmethod
-    def _spread(parameter: Tensor, weight: Tensor) -> Tensor:
+    def _over_channels(parameter: Tensor, weight: Tensor) -> Tensor:
         """Shape a (C_out,) or (1,) parameter so that it broadcasts over `weight`."""
         return parameter.reshape(-1, *[1] * (weight.dim() - 1))
 
@@ -99,14 +99,15 @@ class UniformWeightQuantizer(WeightQuantizer):
     def forward(self, weight: Tensor) -> Tensor:
         return fake_quantize(
             weight,
-            self._spread(self.step_size, weight),
+            self._over_channels(self.step_size, weight),
             qmin=self.qmin,
             qmax=self.qmax,
             step_gradient_scale=gradient_scale(self._rows(weight).shape[1], self.qmax),
         )
 
-    def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return quantize(weight, self._spread(self.step_size, weight), qmin=self.qmin, qmax=self.qmax), self.step_size
+    def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        step_size = self._over_channels(self.step_size, weight)
+        return quantize(weight, step_size, qmin=self.qmin, qmax=self.qmax), self.step_size
 
     def nearest_level(self, levels: Tensor) -> Tensor:
         return levels.round().clamp(self.qmin, self.qmax)
@@ -147,14 +148,14 @@ class LevelWeightQuantizer(WeightQuantizer):
         weight = self._normalized(weight)
         return fake_quantize_to_levels(
             weight,
-            self._spread(self.clipping_threshold, weight),
+            self._over_channels(self.clipping_threshold, weight),
             self.level_set,
             threshold_gradient_scale=gradient_scale(self._rows(weight).shape[1], len(self.level_set.magnitudes)),
         )
 
-    def quantize(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         weight = self._normalized(weight)
-        threshold = self._spread(self.clipping_threshold, weight)
+        threshold = self._over_channels(self.clipping_threshold, weight)
         levels, scale = quantize_to_levels(weight, threshold, self.level_set)
         return levels, scale.flatten()
 

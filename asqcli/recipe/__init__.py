@@ -5,5 +5,6 @@ keys       the same as a table: `asq recipe keys`, KEYS.md
 defaults   what a data set calls for, below anything that the user says
 load       read, override, report all mistakes together
 layers     name patterns to the settings of each layer
+resolve    defaults, recipe, flags and `--set` to one checked recipe
 shipped    the recipes that come with the package
 """

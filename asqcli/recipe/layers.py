@@ -61,7 +61,7 @@ def resolve_layers(recipe: Quantization, names: list[str], source: str) -> dict[
             section = _base(recipe, operand, at_end=name in ends)
             for pattern, rule in recipe.layers.items():
                 if fnmatch.fnmatchcase(name, pattern):
-                    section, wrong = _lay_rule(section, getattr(rule, operand), operand, pattern, _Plain())
+                    section, wrong = _overlay_rule(section, getattr(rule, operand), operand, pattern, _Plain())
                     mistakes += [m for m in wrong if m not in mistakes]
             operands[operand] = None if section["quantizer"] == "float" else section
         settings[name] = LayerSettings(**operands)
@@ -80,14 +80,16 @@ def rule_mistakes(source: Source) -> list[Mistake]:
         for operand in OPERANDS:
             change = rule.get(operand) if isinstance(rule, dict) else None
             bases = source.values[operand], _END_LAYERS[operand].model_dump()
-            base_is_sound = not _lay_rule(bases[0], {}, operand, pattern, source)[1]
+            base_is_sound = not _overlay_rule(bases[0], {}, operand, pattern, source)[1]
             if isinstance(change, dict) and base_is_sound:
-                wrong = [_lay_rule(base, change, operand, pattern, source)[1] for base in bases]
+                wrong = [_overlay_rule(base, change, operand, pattern, source)[1] for base in bases]
                 mistakes += wrong[0] if all(wrong) else []
     return mistakes
 
 
-def _lay_rule(section: dict, change: dict, operand: str, pattern: str, source: Source) -> tuple[dict, list[Mistake]]:
+def _overlay_rule(
+    section: dict, change: dict, operand: str, pattern: str, source: Source
+) -> tuple[dict, list[Mistake]]:
     """Return the section with a rule's change laid over it, and the mistakes in it."""
     section = dict(section)
     drop_inapplicable(section, change.get("quantizer"), operand)

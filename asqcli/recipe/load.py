@@ -33,7 +33,7 @@ class Draft:
     values: dict = field(default_factory=dict)
     origins: dict[Keys, str] = field(default_factory=dict)
 
-    def lay(self, values: dict, origin: str, at: Keys = ()) -> None:
+    def overlay(self, values: dict, origin: str, at: Keys = ()) -> None:
         """Lay a nested mapping over this one; a change of quantizer drops the keys that the new one does not know."""
         target = self.section(at)
         if len(at) == 1 and at[0] in OPERANDS:
@@ -43,7 +43,7 @@ class Draft:
             if isinstance(value, dict) and isinstance(target.get(str(key), {}), dict):
                 self.origins.setdefault(path, origin)
                 target.setdefault(str(key), {})
-                self.lay(value, origin, path)
+                self.overlay(value, origin, path)
             else:
                 target[str(key)] = value
                 self.origins[path] = origin
@@ -59,7 +59,7 @@ class Draft:
         values: Any = {key: value}
         for parent in reversed(parents):
             values = {parent: values}
-        self.lay(values, origin)
+        self.overlay(values, origin)
 
     def origin(self, path: Keys) -> str:
         """Return where the value at `path`, or the nearest section around it, came from."""
@@ -173,10 +173,10 @@ def scheme_values(scheme: str) -> dict:
     return {"weights": {"quantizer": weights}, "activations": {"quantizer": activations}}
 
 
-def lay_scheme(draft: Draft, scheme: str | None, bits: int | None) -> None:
+def overlay_scheme(draft: Draft, scheme: str | None, bits: int | None) -> None:
     """Lay `--scheme` and `--bits`, or the defaults where the recipe says nothing, over the draft."""
     if scheme is not None:
-        draft.lay(scheme_values(scheme), "--scheme")
+        draft.overlay(scheme_values(scheme), "--scheme")
     for operand, quantizer in scheme_values(DEFAULT_SCHEME).items():
         section = draft.section((operand,))
         section.setdefault("quantizer", quantizer["quantizer"])
@@ -185,11 +185,11 @@ def lay_scheme(draft: Draft, scheme: str | None, bits: int | None) -> None:
                 raise UsageError("`--bits` makes no sense beside `--scheme float`")
             continue
         if bits is not None:
-            draft.lay({"bits": bits}, "--bits", (operand,))
+            draft.overlay({"bits": bits}, "--bits", (operand,))
         section.setdefault("bits", DEFAULT_BITS)
 
 
-def lay_overrides(draft: Draft, overrides: Iterable[str]) -> None:
+def overlay_overrides(draft: Draft, overrides: Iterable[str]) -> None:
     """Lay `KEY=VALUE` strings over the draft; values are YAML.
 
     Raises:

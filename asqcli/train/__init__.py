@@ -1,19 +1,15 @@
 """Training with quantization in the loop.
 
-pipeline      ways into a run: from a recipe, from a checkpoint
-run           one run: warm-up, calibration, training, result
-start         the float network that a run starts from
-plans         which layers are quantized, and how
-calibration   signedness and starting values of the quantizers
-loop          one phase of training, resumable at any step
-optimizer     parameter groups and the learning rate
-evaluate      accuracy
-betas         what the adapters answer meanwhile
-checkpoint    what a phase needs to go on, in one safetensors file
-restore       a run folder or checkpoint to the network that it holds
-run_folder    the files of a run, written atomically
-surroundings  what a run needs besides its recipe
-reporter      what training tells while it runs
-objective, companions, batch_norm    what a recipe can add: a teacher, averages, held weights, fresh statistics
-profile, diagnose                    where a step's time goes; where a NaN came from
+loop           one phase of training, resumable at any step
+optimizer      parameter groups, their state, and the learning rate
+forward        logits in training, with auxiliary outputs left out; the backward pass
+objective      the loss: cross-entropy, or distillation from a teacher
+step_hooks     what sees the model after every step: averaged weights, oscillating ones that are frozen
+batch_norm     running statistics, estimated anew where they lag behind the weights
+evaluate       accuracy
+adapter_range  smallest and largest beta of each adapter
+learning       does the network learn, and does evaluation see what training saw?
+diagnose       where a NaN came from
+profile        where a step's time goes
+reporter       what training tells while it runs
 """

@@ -14,17 +14,15 @@ from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
 from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import project_steps
-from asqcli.seeds import seed_everything
-from asqcli.train.checkpoint import Checkpoint, Progress
-from asqcli.train.companions import Companion
+from asqcli.seeds import Stream, seed_everything
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.objective import Objective
 from asqcli.train.optimizer import learning_rate, make_optimizer, optimizer_state, restore_optimizer
+from asqcli.train.progress import Progress, TrainingState
 from asqcli.train.reporter import Reporter
+from asqcli.train.step_hooks import StepHook
 
-# Part of the seed, so that the phases of a run see different orders.
-PHASES = {"warmup": 0, "float": 1, "qat": 2}
 SAVE_EVERY_S = 600  # an hour-long epoch must not be lost to a crash
 
 
@@ -53,8 +51,8 @@ class Phase:
         classes: that the network tells apart.
         progress: where to start; advanced in place.
         objective: the loss.
-        companions: what sees the model after every step, by name.
-        checkpoint: whose optimizer's and companions' states to go on with.
+        hooks: what sees the model after every step, by name.
+        state: to go on with.
     """
 
     def __init__(
@@ -67,11 +65,11 @@ class Phase:
         device: torch.device,
         classes: int,
         objective: Objective,
-        companions: dict[str, Companion],
-        checkpoint: Checkpoint | None = None,
+        hooks: dict[str, StepHook],
+        state: TrainingState | None = None,
     ) -> None:
         self.model, self.split, self.settings, self.progress, self.device = model, split, settings, progress, device
-        self.classes, self.objective, self.companions = classes, objective, companions
+        self.classes, self.objective, self.hooks = classes, objective, hooks
         self.steps_per_epoch = batches_per_pass(split, settings.batch_size)
         steps = settings.epochs * self.steps_per_epoch
         self.steps = min(steps, settings.max_steps) if settings.max_steps else steps
@@ -82,10 +80,10 @@ class Phase:
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
-        if checkpoint is not None:
-            restore_optimizer(model, self.optimizer, checkpoint.optimizer)
-            for name, state in checkpoint.companions.items():
-                companions[name].load_state(state)
+        if state is not None:
+            restore_optimizer(model, self.optimizer, state.optimizer)
+            for name, kept in state.hooks.items():
+                hooks[name].load_state(kept)
 
     @property
     def steps_done(self) -> int:
@@ -123,9 +121,10 @@ class Phase:
         """The recipe's section with the phase's rate."""
         return "train.warmup" if self.progress.phase == "warmup" else "train"
 
-    def optimizer_state(self) -> dict[str, dict[str, torch.Tensor]]:
-        """Return what the optimizer keeps, see `optimizer.optimizer_state`."""
-        return optimizer_state(self.model, self.optimizer)
+    def state(self) -> TrainingState:
+        """Return what to go on with later."""
+        hooks = {name: hook.state() for name, hook in self.hooks.items()}
+        return TrainingState(optimizer_state(self.model, self.optimizer), hooks)
 
     def run(
         self,
@@ -157,7 +156,9 @@ class Phase:
 
     def _finish_epoch(self, reporter: Reporter, poll: Callable[[], None], save: Callable[[], None]) -> None:
         """Take the steps that are left of the current epoch."""
-        p, seed = self.progress, (self.settings.seed, PHASES[self.progress.phase], self.progress.epoch)
+        p = self.progress
+        # The phases of a run see different orders.
+        seed = (self.settings.seed, Stream[p.phase.upper()], p.epoch)
         left = min(self.steps_per_epoch - p.step, self.steps - self.steps_done)
         if left == 0:
             return
@@ -190,8 +191,8 @@ class Phase:
         backward_in_training(loss)
         self.optimizer.step()
         project_steps(self.model)
-        for companion in self.companions.values():
-            companion.after_step(self.model)
+        for hook in self.hooks.values():
+            hook.after_step(self.model)
         return value, (logits.argmax(dim=1) == labels).sum().item()
 
     def _diverged(self, loss: float, images: torch.Tensor) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asqcli.nn.calibration import calibrate
 from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import LayerPlan, project_steps
 from asqcli.recipe.schema import Train
-from asqcli.train.calibration import calibrate
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.optimizer import make_optimizer
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a reporter can be had without torch
-    from torch import nn
-
     from asqcli.nn.prepare import LayerPlan
 
 
@@ -18,9 +16,6 @@ class Reporter:
 
     def plan(self, plans: list[LayerPlan]) -> None:
         """How each layer is about to be quantized."""
-
-    def outlook(self, model: nn.Module, plans: list[LayerPlan], *, image_size: int, classes: tuple[str, ...]) -> None:
-        """What is about to be trained: the float `model`, and how its layers will be quantized."""
 
     def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:
         """A phase of `steps` steps in `epochs` epochs starts, or goes on from step `first`."""

@@ -11,8 +11,8 @@ from asq_process import asq, fails
 from PIL import Image
 
 from asqcli.cli.preprocessing import guess
-from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import UsageError
+from asqcli.recipe.resolve import Request, resolve
 
 FACTORY = """
 from torch import nn

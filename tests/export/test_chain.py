@@ -17,7 +17,7 @@ from asqcli.engine import Session
 from asqcli.engine.verify import verify
 from asqcli.errors import UnsupportedError
 from asqcli.export.network import export_network
-from asqcli.export.trained import TrainedRunner
+from asqcli.export.torch_runner import TorchRunner
 from tests.engine.networks import USABLE
 from tests.export.cases import SETTINGS, sum_of_halves
 
@@ -126,7 +126,7 @@ def assert_all_equal(network: nn.Module, artifact, images: torch.Tensor) -> None
     inputs = images.numpy()
     matmul, specification = (Session(artifact, kernel=kernel) for kernel in ("matmul", "shift-lut"))
     assert (matmul.kernel, specification.kernel) == ("matmul", "shift-lut")
-    for other in (TrainedRunner(network), lambda x, observe: specification.run(x, observe=observe)):
+    for other in (TorchRunner(network), lambda x, observe: specification.run(x, observe=observe)):
         result = verify(lambda x, observe: matmul.run(x, observe=observe), other, [inputs])
         assert result.exact, result
         assert result.images == len(inputs) and len(result.layers) >= 2

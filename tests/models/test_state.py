@@ -6,18 +6,20 @@ import torch
 from torch import nn
 from torchvision import models
 
-from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import InputError, UnsupportedError
 from asqcli.models.registry import build_model
 from asqcli.models.state import load_state, refuse_unsaveable, snapshot, versions_in
 from asqcli.models.weights import load_weights, read_weights
+from asqcli.nn.calibration import calibrate
+from asqcli.nn.plan import plan_layers
 from asqcli.nn.prepare import quant_layers
 from asqcli.nn.survey import survey
-from asqcli.train.calibration import calibrate
-from asqcli.train.checkpoint import Checkpoint, Progress, load_checkpoint, load_teacher, save_checkpoint, save_teacher
-from asqcli.train.companions import WeightAverage
-from asqcli.train.plans import plan_layers
-from asqcli.train.restore import restore_model
+from asqcli.recipe.resolve import Request, resolve
+from asqcli.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from asqcli.run.restore import restore_model
+from asqcli.run.teacher import load_teacher, save_teacher
+from asqcli.train.progress import Progress
+from asqcli.train.step_hooks import WeightAverage
 
 # The smallest of every family of torchvision's that asq takes; AlexNet and VGG are left out, whose hundred million
 # weights in plain layers take half a minute.
@@ -56,7 +58,7 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_every_family_goes_through_a_checkpoint(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("asqcli.train.build.build_model", lambda *_, **__: small(name))
+    monkeypatch.setattr("asqcli.run.build.build_model", lambda *_, **__: small(name))
     saved = small(name)
     checkpoint = through_a_checkpoint(tmp_path / "last", saved, recipe_for(name, *FLOAT))
     assert_same(checkpoint.model, saved.state_dict())
@@ -148,7 +150,7 @@ def test_extra_state_survives_checkpoint_average_and_teacher(tmp_path, monkeypat
     average.after_step(model)
     load_state(model, average.state())
     assert model.seen["steps"] == 3 and model.scale.factor == 2
-    monkeypatch.setattr("asqcli.train.build.build_model", lambda *_, **__: Counting())
+    monkeypatch.setattr("asqcli.run.build.build_model", lambda *_, **__: Counting())
     recipe = recipe_for("resnet20", *FLOAT)
     restored = restore_model(through_a_checkpoint(tmp_path / "last", model, recipe), source="r")
     save_teacher(tmp_path / "teacher", model, None)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from asqcli.nn.calibration import calibrate
 from asqcli.nn.held_weights import weights_held
 from asqcli.nn.modes import evaluating
-from asqcli.train.calibration import calibrate
 from tests.conftest import TinyNet
 from tests.nn.test_prepare import plans_for
 
@@ -20,13 +20,13 @@ def network(monkeypatch):
     counts = Counter()
     for name, module in model.named_modules():
         if getattr(module, "weight_quantizer", None) is not None:
-            quantize = module.weight_quantizer.quantize
+            to_levels = module.weight_quantizer.to_levels
 
-            def counted(weight, name=name, quantize=quantize):
+            def counted(weight, name=name, to_levels=to_levels):
                 counts[name] += 1
-                return quantize(weight)
+                return to_levels(weight)
 
-            monkeypatch.setattr(module.weight_quantizer, "quantize", counted)
+            monkeypatch.setattr(module.weight_quantizer, "to_levels", counted)
     return model, images, counts
 
 

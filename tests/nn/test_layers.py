@@ -64,7 +64,7 @@ def test_convolution_equals_integers_to_the_bit(weights, signed):
         x = torch.randn(3, 12, 7, 6) if signed else torch.rand(3, 12, 7, 6)
         layer = started(conv, weights, x)
         codes, step = layer.activation_quantizer.quantize(x)
-        levels, scale = layer.weight_quantizer.quantize(layer.weight)
+        levels, scale = layer.weight_quantizer.to_levels(layer.weight)
         accumulator = integer_convolution(codes.detach().numpy(), levels.detach().numpy(), layer)
         epilogue = (step.detach().numpy() * scale.detach().numpy().reshape(-1, 1, 1)).astype(np.float32)
         expected = accumulator.astype(np.float32) * epilogue + layer.bias.detach().numpy().reshape(-1, 1, 1)
@@ -76,7 +76,7 @@ def test_linear_equals_integers_to_the_bit():
     x = torch.randn(5, 40)
     layer = started(nn.Linear(40, 7), {"quantizer": "post", "bits": 4}, x, linear=True)
     codes, step = layer.activation_quantizer.quantize(x)
-    levels, scale = layer.weight_quantizer.quantize(layer.weight)
+    levels, scale = layer.weight_quantizer.to_levels(layer.weight)
     accumulator = codes.detach().numpy().astype(np.int64) @ levels.detach().numpy().astype(np.int64).T
     expected = accumulator.astype(np.float32) * (step.detach().numpy() * scale.detach().numpy())
     assert np.array_equal(layer(x).detach().numpy(), expected + layer.bias.detach().numpy())
@@ -91,7 +91,7 @@ def test_accumulators_too_large_for_float32_are_still_exact():
         linear.weight.uniform_(0.5, 1)
     layer = started(linear, {"quantizer": "lsq", "bits": 8}, x, bits=8, asq=False, linear=True)
     codes, step = layer.activation_quantizer.quantize(x)
-    levels, scale = layer.weight_quantizer.quantize(layer.weight)
+    levels, scale = layer.weight_quantizer.to_levels(layer.weight)
     accumulator = codes.detach().numpy().astype(np.int64) @ levels.detach().numpy().astype(np.int64).T
     assert accumulator.max() > 2**24
     expected = accumulator.astype(np.float32) * (step.detach().numpy() * scale.detach().numpy())

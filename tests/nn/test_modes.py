@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from asqcli.errors import UnsupportedError
-from asqcli.export.trained import TrainedRunner
+from asqcli.export.torch_runner import TorchRunner
+from asqcli.nn.calibration import calibrate
 from asqcli.nn.modes import evaluating, modes_in_training, to_training
 from asqcli.nn.survey import survey
-from asqcli.train.calibration import calibrate
 from tests.conftest import TinyNet
 from tests.nn.test_prepare import plans_for
 
@@ -45,7 +45,7 @@ def test_a_network_whose_eval_returns_nothing_is_quantized_and_runs():
     calibrate(model, plans_for(model), [images], start="mse")
     to_training(model)
     assert not model.bn.training and model.bn2.training
-    assert TrainedRunner(model)(images.numpy(), lambda *_: None).shape == (4, 10)
+    assert TorchRunner(model)(images.numpy(), lambda *_: None).shape == (4, 10)
 
 
 def test_norms_that_are_frozen_by_their_exact_type_would_train_once_replaced():

@@ -3,10 +3,10 @@ import torch
 from torch import nn
 
 from asqcli.errors import UnsupportedError
+from asqcli.nn.calibration import calibrate
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.nn.prepare import LayerPlan, prepare, project_steps, quant_layers, quantizers
 from asqcli.nn.survey import refuse_unsupported, survey
-from asqcli.train.calibration import calibrate
 
 ASQ = {
     "quantizer": "asq",

@@ -6,19 +6,19 @@ import torch
 from asqcli.artifact import document
 from asqcli.artifact.file import part_bytes
 from asqcli.export.network import export_network
+from asqcli.nn.calibration import calibrate
+from asqcli.nn.plan import plan_layers
 from asqcli.nn.survey import survey
 from asqcli.overhead.count import count_network
 from asqcli.overhead.stored import StoredLayer, adapter_bytes, stored_bytes, stored_cost, stored_layer
-from asqcli.recipe.load import Draft, check, lay_scheme
+from asqcli.recipe.load import Draft, check, overlay_scheme
 from asqcli.recipe.schema import Quantization
-from asqcli.train.calibration import calibrate
-from asqcli.train.plans import plan_layers
 
 
 def plans_of(model, scheme, bits, size=8, **values):
     draft = Draft()
-    draft.lay(values, "test")
-    lay_scheme(draft, scheme, bits)
+    draft.overlay(values, "test")
+    overlay_scheme(draft, scheme, bits)
     return plan_layers(check(draft, "test", Quantization), model, survey(model, torch.zeros(1, 3, size, size)),
                        source="test")  # fmt: skip
 

@@ -1,8 +1,8 @@
 import pytest
 
-from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import RecipeError, UsageError
 from asqcli.recipe.layers import resolve_layers
+from asqcli.recipe.resolve import Request, resolve
 
 NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "linear"]
 

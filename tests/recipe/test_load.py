@@ -1,9 +1,9 @@
 import pytest
 import yaml
 
-from asqcli.cli.resolve import Request, resolve, resolve_again
 from asqcli.errors import InputError, RecipeError, UsageError
 from asqcli.recipe.load import read_recipe
+from asqcli.recipe.resolve import Request, resolve, resolve_again
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.recipe.shipped import find_recipe, header, shipped_recipes
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from asqcli.cli.resolve import Request, resolve
+from asqcli.recipe.resolve import Request, resolve
 from asqcli.recipe.shipped import shipped_recipes
-from asqcli.train.pipeline import quantize_fresh
+from asqcli.run.context import RunContext
+from asqcli.run.entry import start_run
 from asqcli.train.reporter import Reporter
-from asqcli.train.surroundings import Surroundings
 
 SMALL = ["data.image_size=32", "data.resize=32", "data.workers=0", "train.batch_size=4", "train.max_steps=1",
          "calibration.batches=1"]  # fmt: skip
@@ -27,8 +27,8 @@ def train_a_step(tmp_path, write_image_folder, recipe, scheme=None, bits=None):
         write_image_folder(tmp_path / split, {"a": 4, "b": 4}, size=(40, 36))
     flags = {"data.name": (str(tmp_path), "--data"), "pretrained": ("none", "--weights")}
     resolved = resolve(Request(None, recipe, scheme, bits, flags, SMALL))
-    around = Surroundings(torch.device("cpu"), Reporter())
-    return quantize_fresh(
+    around = RunContext(torch.device("cpu"), Reporter())
+    return start_run(
         resolved.recipe, around, source="test", out=str(tmp_path / "run"), force=False, given=resolved.given
     )
 

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from asqcli.accuracy import Accuracy
-from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import NotLearningError
-from asqcli.train import pipeline
+from asqcli.recipe.resolve import Request, resolve
+from asqcli.run import entry
+from asqcli.run.context import RunContext
 from asqcli.train.learning import Guessing, answers_alike, cost_in_words, falls_behind
 from asqcli.train.reporter import Reporter
-from asqcli.train.surroundings import Surroundings
 
 NETWORKS = """
 import torch
@@ -65,8 +65,8 @@ def quantize(tmp_path, monkeypatch):
         flags = {"pretrained": ("none", "--weights")}
         model = f"learning_networks:{name}" if f"class {name}(" in NETWORKS else name
         recipe = resolve(Request(model, None, scheme, bits, flags, list(overrides))).recipe
-        around = Surroundings(torch.device("cpu"), notes := Notes())
-        result = pipeline.quantize_fresh(recipe, around, source="test", out=name, force=False, given=None)
+        context = RunContext(torch.device("cpu"), notes := Notes())
+        result = entry.start_run(recipe, context, source="test", out=name, force=False, given=None)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         return result, notes.texts, [json.loads(line) for line in lines]
 

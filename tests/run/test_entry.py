@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from asqcli.cli.resolve import Request, resolve
 from asqcli.data.source import open_data
 from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError
 from asqcli.nn.prepare import quant_layers
-from asqcli.train import loop, pipeline
-from asqcli.train.checkpoint import load_checkpoint, save_checkpoint
+from asqcli.recipe.resolve import Request, resolve
+from asqcli.run import entry
+from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
+from asqcli.run.context import RunContext, StopRequested
+from asqcli.run.restore import restore_model
+from asqcli.train import loop
 from asqcli.train.evaluate import evaluate
 from asqcli.train.reporter import Reporter
-from asqcli.train.restore import restore_model
-from asqcli.train.surroundings import StopRequested, Surroundings
 
 CPU = torch.device("cpu")
 
@@ -28,13 +29,13 @@ def recipe_for(folder, *overrides, scheme="post", bits=3, weights=None):
 
 
 def run(recipe, out, poll=lambda: None):
-    around = Surroundings(CPU, Reporter(), poll)
-    return pipeline.quantize_fresh(recipe, around, source="test", out=str(out), force=False, given=None)
+    context = RunContext(CPU, Reporter(), poll)
+    return entry.start_run(recipe, context, source="test", out=str(out), force=False, given=None)
 
 
 def resume(out, poll=lambda: None):
-    folder, checkpoint = pipeline.open_run(str(out))
-    return pipeline.quantize_resumed(folder, checkpoint, Surroundings(CPU, Reporter(), poll), factory=None)
+    folder, checkpoint = entry.open_run(str(out))
+    return entry.resume_run(folder, checkpoint, RunContext(CPU, Reporter(), poll), factory=None)
 
 
 def final_weights(out):
@@ -60,7 +61,7 @@ def test_a_run_leaves_everything_and_evaluates_to_its_result(tmp_path, image_fol
     checkpoint = load_checkpoint(out / "checkpoints" / "last")
     model = restore_model(checkpoint, source="run")
     assert len(list(quant_layers(model))) == 20
-    data = open_data(str(image_folder), pipeline.preprocessing_of(checkpoint.recipe), workers=0)
+    data = open_data(str(image_folder), entry.preprocessing_of(checkpoint.recipe), workers=0)
     again = evaluate(model, data.result, batch_size=1, device=CPU)
     assert (again.top1, again.images) == (result["top1"], result["images"])
 
@@ -164,12 +165,12 @@ def test_all_options_together_resume_to_the_same_bits(tmp_path, image_folder):
     assert all(torch.equal(a[n], b[n]) for n in a)
 
 
-def test_a_checkpoint_with_another_companion_is_refused(tmp_path, image_folder):
+def test_a_checkpoint_with_another_step_hook_is_refused(tmp_path, image_folder):
     out = tmp_path / "run"
     run(recipe_for(image_folder), out)
     last = load_checkpoint(out / "checkpoints" / "last")
-    save_checkpoint(out / "checkpoints" / "last", replace(last, companions={"x": {}}))
-    with pytest.raises(InputError, match="checkpoints/last` has the companions x, and its recipe none"):
+    save_checkpoint(out / "checkpoints" / "last", replace(last, hooks={"x": {}}))
+    with pytest.raises(InputError, match="checkpoints/last` has the step hooks x, and its recipe none"):
         resume(out)
 
 
@@ -262,7 +263,7 @@ def test_classes_without_images_are_told(tmp_path, write_image_folder):
             told.append(text)
 
     recipe = recipe_for(folder, "train.max_steps=1")
-    pipeline.rehearse(recipe, Surroundings(CPU, Listener()), source="")
+    entry.dry_run(recipe, RunContext(CPU, Listener()), source="")
     assert "warning: 1 of 3 classes has no training images" in told
     assert "warning: 2 of 3 classes have no test images" in told
 
@@ -291,9 +292,9 @@ def test_a_reporter_hears_plan_phases_steps_and_epochs(tmp_path, image_folder):
         def epoch(self, record):
             heard.append(("epoch", record["phase"], record["epoch"]))
 
-    around = replace(Surroundings(CPU, Listener()), command=("asq",))
-    pipeline.quantize_fresh(
-        recipe_for(image_folder), around, source="test", out=str(tmp_path / "run"), force=False, given="model: x\n"
+    context = replace(RunContext(CPU, Listener()), command=("asq",))
+    entry.start_run(
+        recipe_for(image_folder), context, source="test", out=str(tmp_path / "run"), force=False, given="model: x\n"
     )
     assert ("plan", 20) in heard and ("phase", "qat", 2, 10, 0) in heard and ("epoch", "qat", 2) in heard
     assert sum(h[0] == "step" for h in heard) == 15

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from asqcli.errors import UnsupportedError
 from asqcli.models.state import snapshot
+from asqcli.run.preflight import require_trainable
 from asqcli.seeds import generator_states
-from asqcli.train.preflight import require_trainable
 from tests.conftest import TinyNet
 
 

@@ -14,9 +14,7 @@ from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.nn.survey import survey
 from asqcli.recipe.schema import Recipe
-from asqcli.seeds import held_generators, seed_everything
-
-INIT_STREAM = 100  # part of the seed, beside the phases of `loop`
+from asqcli.seeds import Stream, held_generators, seed_everything
 
 
 def build_network(recipe: Recipe, classes: int, tell: Callable[[str], None] = lambda text: None) -> nn.Module:
@@ -30,7 +28,7 @@ def build_network(recipe: Recipe, classes: int, tell: Callable[[str], None] = la
     Raises:
         UsageError, UnsupportedError: as `build_model`; or the network cannot be run, or has no values.
     """
-    seed = recipe.train.seed, INIT_STREAM
+    seed = recipe.train.seed, Stream.INIT
     model = build_model(recipe.model, classes, seed=seed, tell=tell)
     if not is_factory(recipe.model):
         return model

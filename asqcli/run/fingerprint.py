@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from asqcli.recipe.schema import Data
 # How far answers may be apart, as a share of their range. Evaluation of quantized layers is exact on every processor;
 # float products depend on the order of their sums, and behind them a code may flip.
 TOLERANCES = {"exact": 0.0, "float": 1e-4, "mixed": 2e-2}
+
+PREFIX = "fingerprint/"  # of its name among the tensors of a file
 
 # Functions that are exact, by the last part of their names. Those that evaluation replaces by exact ones are not seen.
 _EXACT = frozenset(
@@ -105,6 +108,31 @@ def require_same_network(model: nn.Module, expected: Fingerprint | None, data: D
         f"the network `{name}` is not the one that was trained into `{source}`: {found}",
         "another version of PyTorch or torchvision may build it otherwise; environment.json tells which the run had",
     )
+
+
+def fingerprint_tensors(fingerprint: Fingerprint | None) -> dict[str, Tensor]:
+    """Return a fingerprint as tensors to store beside others."""
+    return {} if fingerprint is None else {PREFIX + fingerprint.kind: fingerprint.logits}
+
+
+def fingerprint_among(tensors: dict[str, Tensor], path: Path) -> Fingerprint | None:
+    """Return what `fingerprint_tensors` put among the tensors of a file, or None.
+
+    Raises:
+        InputError: it is broken.
+    """
+    kinds = with_prefix(tensors, PREFIX)
+    if not kinds:
+        return None
+    (kind, logits), *others = kinds.items()
+    if others or kind not in TOLERANCES or logits.dtype != torch.float32 or logits.dim() != 2:
+        raise InputError(f"`{path}` is corrupt: its fingerprint is none")
+    return Fingerprint(logits, kind)
+
+
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _kind(model: nn.Module, inexact: bool) -> str:

@@ -3,6 +3,7 @@
 import copy
 import re
 
+import pytest
 import torch
 from asq_process import asq, fails
 from torch import nn
@@ -10,22 +11,22 @@ from torch import nn
 from asqcli.api import export_module, quantize_module
 from asqcli.artifact import read_artifact
 from asqcli.artifact.file import part_bytes
-from asqcli.cli.outlook import outlook
+from asqcli.errors import AsqWarning
+from asqcli.nn.plan import plan_layers
 from asqcli.nn.survey import survey
-from asqcli.recipe.load import Draft, check, lay_scheme
+from asqcli.recipe.load import Draft, check, overlay_scheme
 from asqcli.recipe.schema import Quantization
-from asqcli.train.plans import plan_layers
+from asqcli.run.trial_export import findings
 
 CLASSES = tuple("0123456789")
 
 
 def told(model, hidden="quarter"):
     draft = Draft()
-    lay_scheme(draft, "post", 4)
-    draft.lay({"activations": {"adapter": {"hidden": hidden}}}, "")
+    overlay_scheme(draft, "post", 4)
+    draft.overlay({"activations": {"adapter": {"hidden": hidden}}}, "")
     plans = plan_layers(check(draft, "", Quantization), model, survey(model, torch.zeros(1, 3, 8, 8)), source="")
-    text = outlook(model, plans, image_size=8, classes=CLASSES)
-    return [] if text is None else [text]
+    return list(findings(model, plans, torch.zeros(1, 3, 8, 8), CLASSES))
 
 
 def wide(middle: nn.Module) -> nn.Sequential:
@@ -54,14 +55,21 @@ def test_large_adapters_are_told_with_what_would_make_them_small(tmp_path):
 
 def test_what_cannot_be_exported_is_told_before_training():
     [text] = told(wide(nn.GELU()))
-    assert text.startswith("warning: what is trained here cannot be exported: layer `1` (GELU)")
+    assert text.startswith("what is trained here cannot be exported: layer `1` (GELU)")
+
+
+def test_users_of_the_python_api_are_told_the_same():
+    with pytest.warns(AsqWarning, match=r"what is trained here cannot be exported: layer `1` \(GELU\)"):
+        quantize_module(wide(nn.GELU()), [torch.randn(4, 3, 8, 8)])
+    with pytest.warns(AsqWarning, match="the adapters will take"):
+        quantize_module(wide(nn.ReLU()), [torch.randn(4, 3, 8, 8)])
 
 
 def test_a_network_that_cannot_be_copied_is_tried_too_and_float_again_afterwards():
     model = wide(nn.ReLU())
     model.cache = torch.ones(2, requires_grad=True) * 2
     [text] = told(model)
-    assert text.startswith("warning: the adapters will take")
+    assert text.startswith("the adapters will take")
     assert [type(module) for module in model.modules()] == [type(module) for module in wide(nn.ReLU()).modules()]
 
 

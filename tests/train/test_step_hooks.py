@@ -2,9 +2,9 @@ import torch
 from torch import nn
 
 from asqcli.api import quantize_module
-from asqcli.train.companions import OscillationFreezer, WeightAverage
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.objective import Objective
+from asqcli.train.step_hooks import OscillationFreezer, WeightAverage
 
 
 def test_the_average_follows_its_formula():

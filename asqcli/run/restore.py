@@ -12,10 +12,10 @@ from asqcli.errors import AsqError, InputError, UsageError, printable, ran_out_o
 from asqcli.models.names import is_factory
 from asqcli.models.state import adopt_versions, load_state
 from asqcli.nn.prepare import LayerPlan, prepare
-from asqcli.train.build import build_network
-from asqcli.train.checkpoint import Checkpoint, is_checkpoint
-from asqcli.train.fingerprint import require_same_network
-from asqcli.train.run_folder import LAST, RunFolder
+from asqcli.run.build import build_network
+from asqcli.run.checkpoint import Checkpoint, is_checkpoint
+from asqcli.run.fingerprint import require_same_network
+from asqcli.run.folder import LAST, RunFolder
 
 LONGEST_REASON = 300  # characters: PyTorch lists every parameter that is missing
 

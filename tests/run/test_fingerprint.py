@@ -14,9 +14,9 @@ from asqcli.errors import InputError
 from asqcli.models.registry import build_model
 from asqcli.probes import probe_inputs, probe_pixels
 from asqcli.recipe.schema import Data
-from asqcli.train.checkpoint import load_checkpoint, save_checkpoint
-from asqcli.train.fingerprint import TOLERANCES, Fingerprint, require_same_network, take_fingerprint
-from asqcli.train.restore import restore_model
+from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
+from asqcli.run.fingerprint import TOLERANCES, Fingerprint, require_same_network, take_fingerprint
+from asqcli.run.restore import restore_model
 
 DATA = Data(name="digits", image_size=16, resize=16, augment="none")
 NETWORK = """

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asqcli.errors import MachineError, UsageError
-from asqcli.train.surroundings import select_device
+from asqcli.run.context import select_device
 
 
 def test_devices_that_are_not_there(monkeypatch):

@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 
-from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import UnsupportedError
+from asqcli.recipe.resolve import Request, resolve
+from asqcli.run.build import build_network
 from asqcli.seeds import generator_states
-from asqcli.train.build import build_network
 
 SOURCE = """
 import random

@@ -78,7 +78,7 @@ def resolve(request: Request, *, measuring: bool = False) -> Resolved:
     if measuring:
         content = {key: value for key, value in content.items() if key not in _TRAINING}
     draft = load.Draft()
-    draft.lay(content, source.strip("`"))
+    draft.overlay(content, source.strip("`"))
     model = draft.values.get("model")
     if request.model and model not in (None, request.model):
         raise UsageError(
@@ -88,8 +88,8 @@ def resolve(request: Request, *, measuring: bool = False) -> Resolved:
         draft.set("model", request.model, "MODEL")
     elif model is None and not request.recipe:  # where there is one, all its mistakes are told
         raise UsageError("no model was named", "for example `asq quantize resnet18`, or give a --recipe")
-    _lay_request(draft, request)
-    official = _lay_defaults(draft, measuring)
+    _overlay_request(draft, request)
+    official = _underlay_defaults(draft, measuring)
     recipe = load.check(draft, source)
     return Resolved(recipe, source, given, _origins(draft, official), official.note if official else None)
 
@@ -102,16 +102,16 @@ def resolve_measured(recipe: Recipe, request: Request) -> tuple[Recipe, dict[str
         content = load.read_recipe(path)
         if content.get("model", recipe.model) != recipe.model:
             raise UsageError(f"the recipe `{path}` is for the model `{content['model']}`, the run for `{recipe.model}`")
-        other.lay({"data": content.get("data", {})}, str(path))
+        other.overlay({"data": content.get("data", {})}, str(path))
         other.section(("data",)).pop("name", None)  # the run's own images, or those of --data
-    load.lay_overrides(other, request.overrides)
+    load.overlay_overrides(other, request.overrides)
     data = other.section(("data",))
     if isinstance(size := data.get("image_size"), int) and "resize" not in data:
         ratio = recipe.data.resize / recipe.data.image_size
         other.set("data.resize", round(size * ratio), other.origin(("data", "image_size")))
     draft = load.Draft()
-    draft.lay(recipe.model_dump(mode="json"), "the run")
-    draft.lay(other.values, "")
+    draft.overlay(recipe.model_dump(mode="json"), "the run")
+    draft.overlay(other.values, "")
     draft.origins |= other.origins
     return load.check(draft, "the command line"), _origins(draft, None)
 
@@ -119,20 +119,20 @@ def resolve_measured(recipe: Recipe, request: Request) -> tuple[Recipe, dict[str
 def resolve_again(recipe: Recipe, request: Request) -> Recipe:
     """Return what a run's stored recipe becomes when flags and overrides are laid over it."""
     draft = load.Draft()
-    draft.lay(recipe.model_dump(mode="json"), "the run")
+    draft.overlay(recipe.model_dump(mode="json"), "the run")
     if request.model:
         draft.set("model", request.model, "MODEL")
-    _lay_request(draft, request)
+    _overlay_request(draft, request)
     return load.check(draft, "the command line")
 
 
-def _lay_request(draft: load.Draft, request: Request) -> None:
+def _overlay_request(draft: load.Draft, request: Request) -> None:
     """Lay flags, then `--set`, over the draft."""
-    load.lay_scheme(draft, request.scheme, request.bits)
+    load.overlay_scheme(draft, request.scheme, request.bits)
     for key, (value, flag) in request.flags.items():
         if value is not None:
             draft.set(key, value, flag)
-    load.lay_overrides(draft, request.overrides)
+    load.overlay_overrides(draft, request.overrides)
 
 
 def _origins(draft: load.Draft, official: OfficialInput | None) -> dict[str, str]:
@@ -164,7 +164,7 @@ def _official(draft: load.Draft, kind: str, measuring: bool) -> OfficialInput | 
     return replace(found, values={key: found.values[key] for key in ("mean", "std")})
 
 
-def _lay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
+def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
     """Lay what the data and the model call for under everything else; return what official weights had to say."""
     data, train = draft.section(("data",)), draft.section(("train",))
     name = data.setdefault("name", DEFAULT_DATA)

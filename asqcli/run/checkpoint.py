@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from asqcli.errors import InputError, first_line, printable
 from asqcli.files import check_readable, what_is_wrong, write_atomically
 from asqcli.models.state import StateParts
-from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.prepare import LayerPlan
 from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
-from asqcli.train.fingerprint import TOLERANCES, Fingerprint
+from asqcli.run.fingerprint import Fingerprint, fingerprint_among, fingerprint_tensors, with_prefix
 from asqcli.train.optimizer import KEPT, UPDATES
+from asqcli.train.progress import Progress
 
 FORMAT = 1
-DOCUMENT, STATE = "asq_checkpoint", "asq_state"
-MODEL, COMPANION, FINGERPRINT = "model/", "companion/", "fingerprint/"
+DOCUMENT = "asq_checkpoint"
+MODEL = "model/"
+HOOK = "companion/"  # as step hooks were called when the format was made
 # Kinds of the optimizer's state: SGD's, then AdamW's.
 OPTIMIZER = {
     "momentum_buffer": "momentum/",
@@ -37,28 +38,6 @@ OPTIMIZER = {
     "exp_avg_sq": "optimizer/exp_avg_sq/",
     UPDATES: f"optimizer/{UPDATES}/",
 }
-
-
-@dataclass
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        phase: warmup, float or qat.
-        epoch, step: the next step to take; step counts within the epoch.
-        loss_sum, correct, images: of this epoch's steps so far.
-        metrics_lines: lines of metrics.jsonl that belong to this state.
-        facts: results of what came before, such as float_top1.
-    """
-
-    phase: str
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    images: int = 0
-    metrics_lines: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,7 +50,7 @@ class Checkpoint:
         classes: names, in label order.
         model: the state dict, with the versions of its modules.
         optimizer: `optimizer_state` of the optimizer.
-        companions: the states of what goes beside the optimizer, by its name.
+        hooks: the states of the step hooks, by their names.
         fingerprint: the network's answers to fixed images; None in files from before there were any.
     """
 
@@ -81,7 +60,7 @@ class Checkpoint:
     classes: tuple[str, ...]
     model: dict[str, Tensor]
     optimizer: dict[str, dict[str, Tensor]]
-    companions: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    hooks: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     fingerprint: Fingerprint | None = None
 
 
@@ -122,14 +101,14 @@ class _Plan(Section):
     signed: bool
 
 
-class _State(Section):
+class StateParameters(Section):
     """What a state dict holds besides tensors; older files have neither."""
 
     versions: dict[str, int] = Field(default_factory=dict)
     extra: dict[str, Any] = Field(default_factory=dict)
 
 
-class _Document(_State):
+class _Document(StateParameters):
     """What must hold of a checkpoint's JSON before anything is built from it: it may come from a stranger."""
 
     format: Literal[1]
@@ -137,7 +116,7 @@ class _Document(_State):
     progress: _Progress
     plans: list[_Plan]
     classes: Annotated[list[str], Field(min_length=1)]
-    companions: list[str]
+    companions: list[str]  # names of step hooks
     digest: str
 
     @model_validator(mode="after")
@@ -167,15 +146,15 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "progress": asdict(checkpoint.progress),
         "plans": [asdict(plan) for plan in checkpoint.plans],
         "classes": list(checkpoint.classes),
-        "companions": list(checkpoint.companions),
+        "companions": list(checkpoint.hooks),
         "versions": parts.versions,
         "extra": parts.extra,
     }
     tensors = {MODEL + n: t for n, t in parts.tensors.items()}
     for kind, state in checkpoint.optimizer.items():
         tensors |= {OPTIMIZER[kind] + n: t for n, t in state.items()}
-    for companion, state in checkpoint.companions.items():
-        tensors |= {f"{COMPANION}{companion}/{n}": t for n, t in state.items()}
+    for hook, state in checkpoint.hooks.items():
+        tensors |= {f"{HOOK}{hook}/{n}": t for n, t in state.items()}
     tensors |= fingerprint_tensors(checkpoint.fingerprint)
     document["digest"] = _digest(tensors)
     save_weights(path, tensors, {DOCUMENT: json.dumps(document)})
@@ -190,36 +169,6 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     # Modules used under two names share tensors, which safetensors refuses: clone.
     tensors = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in tensors.items()}
     write_atomically(path, save(tensors, metadata))
-
-
-def save_teacher(path: Path, model: nn.Module, fingerprint: Fingerprint | None) -> None:
-    """Write the state of a float network, which is to teach its quantized twin, and its answers.
-
-    Raises:
-        MachineError: it cannot be written.
-    """
-    parts = StateParts.of(model.state_dict())
-    tensors = {**parts.tensors, **fingerprint_tensors(fingerprint)}
-    save_weights(path, tensors, {STATE: json.dumps({"versions": parts.versions, "extra": parts.extra})})
-
-
-def load_teacher(path: Path, model: nn.Module) -> Fingerprint | None:
-    """Bring the float `model` to the state that `save_teacher` wrote; return what it answered then, if that is known.
-
-    Raises:
-        InputError: missing, corrupt, or of another network.
-    """
-    tensors = read_weights(path)
-    try:
-        with safe_open(path, "pt") as file:
-            # Runs of earlier versions kept tensors alone.
-            stored = _State.model_validate_json((file.metadata() or {}).get(STATE, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"the teacher in `{path}` is corrupt: {printable(first_line(error))}") from error
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(FINGERPRINT)}
-    state = StateParts(own, stored.extra, stored.versions).joined()
-    load_weights(model, state, source=str(path), replace_head=False)
-    return fingerprint_among(tensors, path)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -265,43 +214,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
         progress=Progress(**checked.progress.model_dump(exclude_unset=True)),
         plans=[LayerPlan(**plan.model_dump(exclude_unset=True)) for plan in checked.plans],
         classes=tuple(checked.classes),
-        model=StateParts(_with_prefix(tensors, MODEL), checked.extra, checked.versions).joined(),
-        optimizer={kind: state for kind, p in OPTIMIZER.items() if (state := _with_prefix(tensors, p))},
-        companions={n: _with_prefix(tensors, f"{COMPANION}{n}/") for n in checked.companions},
+        model=StateParts(with_prefix(tensors, MODEL), checked.extra, checked.versions).joined(),
+        optimizer={kind: state for kind, p in OPTIMIZER.items() if (state := with_prefix(tensors, p))},
+        hooks={n: with_prefix(tensors, f"{HOOK}{n}/") for n in checked.companions},
         fingerprint=fingerprint_among(tensors, path),
     )
 
 
-def fingerprint_tensors(fingerprint: Fingerprint | None) -> dict[str, Tensor]:
-    """Return a fingerprint as tensors to store beside others."""
-    return {} if fingerprint is None else {FINGERPRINT + fingerprint.kind: fingerprint.logits}
-
-
-def fingerprint_among(tensors: dict[str, Tensor], path: Path) -> Fingerprint | None:
-    """Return what `fingerprint_tensors` put among the tensors of a file, or None.
-
-    Raises:
-        InputError: it is broken.
-    """
-    kinds = _with_prefix(tensors, FINGERPRINT)
-    if not kinds:
-        return None
-    (kind, logits), *others = kinds.items()
-    if others or kind not in TOLERANCES or logits.dtype != torch.float32 or logits.dim() != 2:
-        raise InputError(f"`{path}` is corrupt: its fingerprint is none")
-    return Fingerprint(logits, kind)
-
-
-def require_fit(
-    checkpoint: Checkpoint, model: nn.Module, companions: dict[str, dict[str, Tensor]], *, source: Path
-) -> None:
+def require_fit(checkpoint: Checkpoint, model: nn.Module, hooks: dict[str, dict[str, Tensor]], *, source: Path) -> None:
     """Find out whether training can go on from a checkpoint.
 
     Args:
-        companions: the states of what is to go beside the optimizer, as they are at the start of a phase.
+        hooks: the states of the step hooks, as they are at the start of a phase.
         source: named in the error.
     Raises:
-        InputError: its optimizer's state or its companions are not those of the network and its recipe.
+        InputError: its optimizer's state or its step hooks are not those of the network and its recipe.
     """
     parameters = dict(model.named_parameters())
     updates = torch.tensor(0.0)
@@ -316,14 +243,14 @@ def require_fit(
             n in parameters and _is_like(t, updates if kind == UPDATES else parameters[n]) for n, t in state.items()
         ):
             raise InputError(f"the {kind} of the optimizer in `{source}` is not that of the network")
-    if sorted(companions) != sorted(checkpoint.companions):
-        names = ", ".join(map(printable, checkpoint.companions)) or "none"
-        expected = ", ".join(companions) or "none"
-        raise InputError(f"`{source}` has the companions {names}, and its recipe {expected}")
-    for companion, state in companions.items():
-        stored = checkpoint.companions[companion]
+    if sorted(hooks) != sorted(checkpoint.hooks):
+        names = ", ".join(map(printable, checkpoint.hooks)) or "none"
+        expected = ", ".join(hooks) or "none"
+        raise InputError(f"`{source}` has the step hooks {names}, and its recipe {expected}")
+    for hook, state in hooks.items():
+        stored = checkpoint.hooks[hook]
         if stored.keys() != state.keys() or not all(_is_like(stored[n], state[n]) for n in state):
-            raise InputError(f"the state of the companion {companion} in `{source}` is not that of the network")
+            raise InputError(f"the state of the step hook {hook} in `{source}` is not that of the network")
 
 
 def _is_like(tensor: Tensor, other: Tensor) -> bool:
@@ -337,7 +264,3 @@ def _digest(tensors: dict[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

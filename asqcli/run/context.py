@@ -23,7 +23,7 @@ class StopRequested(Exception):
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What a run needs besides its recipe.
 
     Attributes:
@@ -61,15 +61,15 @@ def select_device(name: str | None) -> torch.device:
     return device
 
 
-def environment(around: Surroundings) -> dict:
+def environment(context: RunContext) -> dict:
     """Return what a run ran on, for the record."""
     packages = ("asqcli", "torch", "torchvision", "numpy", "pillow")
     return {
-        "command": list(around.command),
+        "command": list(context.command),
         "python": platform.python_version(),
         "platform": f"{sys.platform} {platform.machine()}",
         **{name: version(name) for name in packages},
-        "device": str(around.device),
+        "device": str(context.device),
         "threads": torch.get_num_threads(),
         "offline": os.environ.get("ASQ_OFFLINE") == "1",
     }

@@ -6,7 +6,6 @@ Everything that can be wrong with data, weights and network is found here, befor
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,19 +16,20 @@ from asqcli.data.source import open_data
 from asqcli.data.splits import Preprocessing, Split
 from asqcli.errors import InputError, Interruption, UsageError
 from asqcli.models.names import is_factory
-from asqcli.nn.prepare import LayerPlan, prepared
-from asqcli.nn.proof import float_products
+from asqcli.nn.plan import plan_layers
+from asqcli.nn.prepare import LayerPlan
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe, scheme_of
-from asqcli.train.checkpoint import Checkpoint, load_checkpoint
-from asqcli.train.plans import plan_layers
-from asqcli.train.preflight import require_trainable
+from asqcli.run.checkpoint import Checkpoint, load_checkpoint
+from asqcli.run.context import RunContext, StopRequested, environment
+from asqcli.run.folder import LAST, RunFolder
+from asqcli.run.phases import Run, how_to_go_on
+from asqcli.run.preflight import require_trainable
+from asqcli.run.restore import require_factory_named, restore_model, unproven
+from asqcli.run.start import Start, start_model
+from asqcli.run.trial_export import findings
+from asqcli.seeds import Stream
 from asqcli.train.profile import StepProfile, profile_step
-from asqcli.train.restore import require_factory_named, restore_model, unproven
-from asqcli.train.run import CALIBRATION_STREAM, Run, how_to_go_on
-from asqcli.train.run_folder import LAST, RunFolder
-from asqcli.train.start import Start, start_model
-from asqcli.train.surroundings import StopRequested, Surroundings, environment
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -38,8 +38,8 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
     return Preprocessing(d.image_size, d.resize, d.mean, d.std, d.augment, d.padding)
 
 
-def quantize_fresh(
-    recipe: Recipe, around: Surroundings, *, source: str, out: str | None, force: bool, given: str | None
+def start_run(
+    recipe: Recipe, context: RunContext, *, source: str, out: str | None, force: bool, given: str | None
 ) -> dict:
     """Do a run from the start; everything that can be wrong is looked at before the run's folder is made.
 
@@ -48,18 +48,16 @@ def quantize_fresh(
         out, force: as for `RunFolder.create`.
         given: the text of the recipe's file.
     """
-    data, start, plans = _load(recipe, around, source)
-    _tell_outlook(recipe, start.model, plans, data, around)
+    data, start, plans = _load(recipe, context, source)
     folder = RunFolder.create(out, _run_name(recipe), force=force)
     folder.write_recipe(recipe.model_dump(mode="json"), given)
-    folder.write_environment(environment(around))
-    around.reporter.note(f"run folder: {folder.path}")
-    return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).fresh(start, plans))
+    folder.write_environment(environment(context))
+    context.reporter.note(f"run folder: {folder.path}")
+    run = Run(recipe, folder, data, context, start.model)
+    return _interruptible(folder, context, lambda: run.fresh(start, plans))
 
 
-def quantize_resumed(
-    folder: RunFolder, checkpoint: Checkpoint | None, around: Surroundings, *, factory: str | None
-) -> dict:
+def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None) -> dict:
     """Go on with a run that was interrupted.
 
     Args:
@@ -69,101 +67,95 @@ def quantize_resumed(
     if checkpoint is None:
         recipe = folder.recipe()
         require_factory_named(recipe.model, factory, str(folder.path))
-        data, start, plans = _load(recipe, around, str(folder.path))
+        data, start, plans = _load(recipe, context, str(folder.path))
         folder.cut_metrics(0)
-        return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).fresh(start, plans))
+        run = Run(recipe, folder, data, context, start.model)
+        return _interruptible(folder, context, lambda: run.fresh(start, plans))
     recipe = checkpoint.recipe
     model = restore_model(checkpoint, source=str(folder.path), factory=factory)
     if (caveat := unproven(checkpoint, str(folder.path))) is not None:
-        around.reporter.note(f"note: {caveat}")
-    data = _open_training_data(recipe, around)
+        context.reporter.note(f"note: {caveat}")
+    data = _open_training_data(recipe, context)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
-    plans = checkpoint.plans or _plan(recipe, model, len(data.classes), around, str(folder.path))
-    around.reporter.note(
+    plans = checkpoint.plans or _plan(recipe, model, data.classes, context, str(folder.path))
+    context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
-    return _interruptible(folder, around, lambda: Run(recipe, folder, data, around).resume(checkpoint, plans, model))
+    run = Run(recipe, folder, data, context, model)
+    return _interruptible(folder, context, lambda: run.resume(checkpoint, plans))
 
 
-def rehearse(recipe: Recipe, around: Surroundings, *, source: str) -> list[LayerPlan]:
+def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerPlan]:
     """Do what comes before a run's folder is made, and return the layers' plans: `--dry-run`."""
-    data, start, plans = _load(recipe, around, source)
-    _tell_outlook(recipe, start.model, plans, data, around)
+    _, start, plans = _load(recipe, context, source)
     if start.warm_up and recipe.quantized and recipe.train.max_steps is None:
-        around.reporter.note(f"a float baseline would be trained first, epochs: {recipe.train.warmup.epochs}")
+        context.reporter.note(f"a float baseline would be trained first, epochs: {recipe.train.warmup.epochs}")
     return plans
 
 
-def profile(recipe: Recipe, around: Surroundings, *, source: str) -> StepProfile:
+def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
     """Measure where a step of the run would go: `--profile`. Nothing is kept."""
-    data, start, plans = _load(recipe, around, source)
+    data, start, plans = _load(recipe, context, source)
     if not plans:
         raise UsageError("`--profile` compares the quantized step with the float one: nothing is quantized here")
-    t, device = recipe.train, around.device
-    batches = data.train.train_batches(t.batch_size, seed=(t.seed, CALIBRATION_STREAM))
+    t, device = recipe.train, context.device
+    batches = data.train.train_batches(t.batch_size, seed=(t.seed, Stream.CALIBRATION))
     some = [(x.to(device), y.to(device)) for _, (x, y) in zip(range(recipe.calibration.batches), batches, strict=False)]
     model, classes = start.model.to(device), len(data.classes)
     return profile_step(model, plans, some, t, start=recipe.calibration.start, classes=classes)
 
 
-def _load(recipe: Recipe, around: Surroundings, source: str) -> tuple[DataSet[Split], Start, list[LayerPlan]]:
-    data = _open_training_data(recipe, around)
-    around.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
+def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Split], Start, list[LayerPlan]]:
+    data = _open_training_data(recipe, context)
+    context.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
     for part, split in (("training", data.train), ("test", data.result)):
         if lacking := len(data.classes) - len(split.labels.unique()):
             have = "has" if lacking == 1 else "have"
-            around.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
-    start = start_model(recipe, len(data.classes), around.reporter)
-    plans = _plan(recipe, start.model, len(data.classes), around, source)
+            context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
+    start = start_model(recipe, len(data.classes), context.reporter)
+    plans = _plan(recipe, start.model, data.classes, context, source)
     require_trainable(
         start.model,
         batch_size=recipe.train.batch_size,
         image_size=recipe.data.image_size,
         classes=len(data.classes),
-        tell=around.reporter.note,
+        tell=context.reporter.note,
     )
     return data, start, plans
 
 
-def _plan(recipe: Recipe, model: nn.Module, classes: int, around: Surroundings, source: str) -> list[LayerPlan]:
+def _plan(
+    recipe: Recipe, model: nn.Module, classes: tuple[str, ...], context: RunContext, source: str
+) -> list[LayerPlan]:
     """Run the network once: does it give a logit per class? Then plan its layers, if any are to be quantized."""
     size = recipe.data.image_size
     example = torch.zeros(1, 3, size, size)
     seen = survey(model, example)
-    require_logits(seen.output, classes, name=recipe.model)
+    require_logits(seen.output, len(classes), name=recipe.model)
     if not recipe.quantized:
         return []
     if seen.unused:
-        around.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
+        context.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
     plans = plan_layers(recipe, model, seen, source=source)
-    # Before any training, the float one included. Signedness is not seen yet, and changes no call.
-    with prepared(model, [replace(plan, signed=True) for plan in plans], example) as run:
-        if products := float_products(run):
-            around.reporter.note(f"warning: {products}")
+    for text in findings(model, plans, example, classes):  # before any training, the float one included
+        context.reporter.note(f"warning: {text}")
     return plans
 
 
-def _tell_outlook(
-    recipe: Recipe, model: nn.Module, plans: list[LayerPlan], data: DataSet[Split], around: Surroundings
-) -> None:
-    if plans:
-        around.reporter.outlook(model, plans, image_size=recipe.data.image_size, classes=data.classes)
-
-
-def _open_training_data(recipe: Recipe, around: Surroundings) -> DataSet[Split]:
+def _open_training_data(recipe: Recipe, context: RunContext) -> DataSet[Split]:
     data = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers)
     for note in data.notes:
-        around.reporter.note(f"data: {note}")
+        context.reporter.note(f"data: {note}")
     if data.train is None:
         raise InputError(f"`{recipe.data.name}` has no training images", "put them into `train/` beside `test/`")
     return data
 
 
-def _interruptible(folder: RunFolder, around: Surroundings, work: Callable[[], dict]) -> dict:
+def _interruptible(folder: RunFolder, context: RunContext, work: Callable[[], dict]) -> dict:
     """Do the work; a stop between the phases needs no checkpoint of its own."""
     try:
-        around.poll()  # from here on a signal is asked for, not taken at once
+        context.poll()  # from here on a signal is asked for, not taken at once
         return work()
     except StopRequested as stop:
         raise Interruption(

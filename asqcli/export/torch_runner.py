@@ -11,7 +11,7 @@ from asqcli.nn.modes import to_evaluation
 from asqcli.nn.prepare import quant_layers
 
 
-class TrainedRunner:
+class TorchRunner:
     """A prepared network that runs like a session: codes and accumulators of each layer can be seen.
 
     Args:

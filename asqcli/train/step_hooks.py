@@ -1,6 +1,6 @@
-"""What can go beside the optimizer: averaged weights, and weights that stop oscillating.
+"""Hooks after each step of training: a moving average of the weights; freezing of oscillating ones.
 
-Each sees the model after every step and has a state that checkpoints keep, so that a resumed run goes on with it.
+Each has a state that checkpoints keep, so that a resumed run goes on with it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from asqcli.nn.prepare import quant_layers
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 
-class Companion(Protocol):
-    """What the training loop asks of a companion."""
+class StepHook(Protocol):
+    """What the training loop asks of a hook."""
 
     def after_step(self, model: nn.Module) -> None: ...
 
@@ -92,7 +92,7 @@ class OscillationFreezer:
             levels, mean, direction, frequency, frozen = (
                 self.tensors[f"{name}/{part}"] for part in ("levels", "mean", "direction", "frequency", "frozen")
             )
-            now, scale = layer.weight_quantizer.quantize(layer.weight)
+            now, scale = layer.weight_quantizer.to_levels(layer.weight)
             now = torch.where(frozen, levels, now)  # the optimizer moves what is held, too
             jump = (now - levels).sign()
             oscillated = (jump != 0) & (jump == -direction)
@@ -120,4 +120,4 @@ class OscillationFreezer:
     @staticmethod
     @torch.no_grad()
     def _levels(layer: nn.Module) -> Tensor:
-        return layer.weight_quantizer.quantize(layer.weight)[0].clone()
+        return layer.weight_quantizer.to_levels(layer.weight)[0].clone()

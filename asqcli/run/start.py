@@ -14,10 +14,10 @@ from asqcli.models.state import versions_in, with_versions
 from asqcli.models.weights import fetch_official, load_weights, read_weights, require_official
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe
-from asqcli.train.build import build_network
-from asqcli.train.checkpoint import Checkpoint, load_checkpoint
+from asqcli.run.build import build_network
+from asqcli.run.checkpoint import Checkpoint, load_checkpoint
+from asqcli.run.restore import find_checkpoint, restore_model, unproven
 from asqcli.train.reporter import Reporter
-from asqcli.train.restore import find_checkpoint, restore_model, unproven
 
 
 @dataclass

@@ -9,22 +9,22 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from asqcli.cli.resolve import Request, resolve
 from asqcli.errors import InputError, MachineError, UsageError
 from asqcli.files import write_atomically
 from asqcli.nn.prepare import LayerPlan
-from asqcli.train.checkpoint import (
+from asqcli.recipe.resolve import Request, resolve
+from asqcli.run.checkpoint import (
     DOCUMENT,
     Checkpoint,
-    Progress,
     is_checkpoint,
     load_checkpoint,
     require_fit,
     save_checkpoint,
     save_weights,
 )
-from asqcli.train.restore import restore_model
-from asqcli.train.run_folder import RunFolder
+from asqcli.run.folder import RunFolder
+from asqcli.run.restore import restore_model
+from asqcli.train.progress import Progress
 from tests.permissions import unreadable, unwritable
 
 
@@ -167,19 +167,19 @@ def adamw_kept(**changes):
         (adamw_kept(step={}), "the optimizer's state in `last` is not that of adamw"),
         (adamw_kept() | {"recipe": with_optimizer("sgd")}, "the optimizer's state in `last` is not that of sgd"),
         (sgd_kept({}) | {"recipe": with_optimizer("adamw")}, "the optimizer's state in `last` is not that of adamw"),
-        ({"companions": {}}, "`last` has the companions none, and its recipe average"),
-        ({"companions": {"x": {}}}, "`last` has the companions x, and its recipe average"),
-        ({"companions": {"average": {}}}, "the state of the companion average in `last`"),
-        ({"companions": {"average": {"weight": torch.ones(2, 3), "b": torch.ones(1)}}}, "of the companion average"),
-        ({"companions": {"average": {"weight": torch.ones(6)}}}, "of the companion average"),
+        ({"hooks": {}}, "`last` has the step hooks none, and its recipe average"),
+        ({"hooks": {"x": {}}}, "`last` has the step hooks x, and its recipe average"),
+        ({"hooks": {"average": {}}}, "the state of the step hook average in `last`"),
+        ({"hooks": {"average": {"weight": torch.ones(2, 3), "b": torch.ones(1)}}}, "of the step hook average"),
+        ({"hooks": {"average": {"weight": torch.ones(6)}}}, "of the step hook average"),
     ],
 )
-def test_optimizer_and_companions_of_another_network(changes, message):
+def test_optimizer_and_hooks_of_another_network(changes, message):
     model = torch.nn.Linear(3, 2, bias=False)
-    own = {**adamw_kept(), "companions": {"average": {"weight": torch.ones(2, 3)}}}
-    require_fit(replace(example(), **own), model, own["companions"], source=Path("last"))
+    own = {**adamw_kept(), "hooks": {"average": {"weight": torch.ones(2, 3)}}}
+    require_fit(replace(example(), **own), model, own["hooks"], source=Path("last"))
     with pytest.raises(InputError, match=message):
-        require_fit(replace(example(), **own | changes), model, own["companions"], source=Path("last"))
+        require_fit(replace(example(), **own | changes), model, own["hooks"], source=Path("last"))
 
 
 def test_a_checkpoint_without_permission(tmp_path, monkeypatch):

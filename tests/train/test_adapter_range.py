@@ -4,7 +4,7 @@ import torch
 
 from asqcli.api import quantize_module
 from asqcli.nn.prepare import quant_layers
-from asqcli.train.betas import record_betas, span
+from asqcli.train.adapter_range import record_betas, span
 
 
 def test_ranges_are_those_of_the_adapters_while_it_is_open(tiny_net):

@@ -1,0 +1,18 @@
+"""The life of one run of `asq quantize`: prepared, trained phase by phase, kept, opened again.
+
+entry         ways in: from a recipe, from a checkpoint, and for a look at what a run would be
+context       device, reporter and stop signal
+start         the float network that a run starts from
+build         the float network of a recipe, the same one whenever it is built
+preflight     what must hold of a float network before it is worth training
+trial_export  can the trained network be exported, and what will its adapters take?
+phases        float warm-up, calibration, quantized training, result
+norms         when batch-norm statistics are estimated anew
+checks        does a phase learn, and does evaluation see what training saw?
+folder        the files of a run, written atomically
+checkpoint    what a phase needs to go on, in one safetensors file
+fingerprint   the network's own answers, by which whoever opens it again knows it
+teacher       the float network, kept to teach its quantized twin
+result        what a finished run came to
+restore       a run folder or checkpoint to the network that it holds
+"""

@@ -1,0 +1,335 @@
+"""One run: float warm-up, calibration, training, result.
+
+What a run has decided stands in its `Progress.facts` and so in every checkpoint; going on with a run is to enter the
+same path at the phase that the checkpoint names.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+
+import torch
+from torch import nn
+
+from asqcli.accuracy import Accuracy
+from asqcli.data.samples import DataSet
+from asqcli.data.splits import Split
+from asqcli.errors import DivergedError, Interruption
+from asqcli.models.names import is_factory
+from asqcli.models.state import load_state, snapshot
+from asqcli.nn.calibration import calibrate
+from asqcli.nn.prepare import LayerPlan
+from asqcli.recipe.schema import Recipe
+from asqcli.run.checkpoint import (
+    Checkpoint,
+    require_fit,
+    save_checkpoint,
+)
+from asqcli.run.checks import gap_in_words, require_learning
+from asqcli.run.context import RunContext, StopRequested
+from asqcli.run.fingerprint import take_fingerprint
+from asqcli.run.folder import BEST, LAST, TEACHER, RunFolder
+from asqcli.run.norms import NormStatistics
+from asqcli.run.result import result_document
+from asqcli.run.start import Start
+from asqcli.run.teacher import open_teacher, save_teacher
+from asqcli.seeds import Stream, seed_everything
+from asqcli.train.adapter_range import record_betas
+from asqcli.train.evaluate import EVAL_BATCH, evaluate
+from asqcli.train.learning import cost_in_words
+from asqcli.train.loop import Phase, PhaseSettings
+from asqcli.train.objective import Objective
+from asqcli.train.progress import Progress, TrainingState
+from asqcli.train.step_hooks import OscillationFreezer, StepHook, WeightAverage
+
+AVERAGE = "average"
+
+
+class Run:
+    """One run of `asq quantize`, from the start or from a checkpoint.
+
+    Args:
+        model: float at the start, else as the checkpoint has it.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, data: DataSet[Split], context: RunContext, model: nn.Module
+    ) -> None:
+        self.recipe, self.folder, self.data, self.context = recipe, folder, data, context
+        self.model = model.to(context.device)
+
+        def batches(count: int) -> Iterator[torch.Tensor]:
+            return self._training_images(count, Stream.BATCH_NORM)
+
+        self.norms = NormStatistics(self.model, recipe.train, batches, context.reporter)
+        self.plans: list[LayerPlan] = []  # of the network as it stands: empty while it is float
+        self.started = time.perf_counter()
+        self.phase: Phase | None = None  # the latest
+        self.last_epoch: dict | None = None  # of it, where one was trained here
+
+    def fresh(self, start: Start, plans: list[LayerPlan]) -> dict:
+        """Run everything; return the result."""
+        facts = {"weights": start.weights}
+        warmup = self.recipe.train.warmup
+        if not self.recipe.quantized:
+            return self._train_float(Progress("float", facts=facts))
+        progress = Progress("warmup", facts=facts)
+        if start.warm_up and warmup.epochs and self.recipe.train.max_steps is None:
+            self._warm_up(progress)
+        elif start.warm_up:
+            facts["float_trained"] = False
+            # The batch-norm statistics of a network that was never trained say nothing of what flows through it, and
+            # starting values read off with them would make training diverge.
+            self.norms.reestimate(self.recipe.calibration.batches)
+        return self._quantize(progress, plans)
+
+    def resume(self, checkpoint: Checkpoint, plans: list[LayerPlan]) -> dict:
+        """Go on from a checkpoint; return the result."""
+        self.plans, progress = checkpoint.plans, checkpoint.progress
+        self.folder.cut_metrics(progress.metrics_lines)
+        if progress.phase == "float":
+            return self._train_float(progress, checkpoint)
+        if progress.phase == "qat":
+            return self._train_qat(progress, checkpoint)
+        self._warm_up(progress, checkpoint)
+        return self._quantize(progress, plans)
+
+    def _warm_up(self, progress: Progress, checkpoint: Checkpoint | None = None) -> None:
+        warmup = self.recipe.train.warmup
+        progress.facts["warmup_epochs"] = warmup.epochs
+        self.context.reporter.note(f"training a float baseline first, epochs: {warmup.epochs}")
+        settings = self._settings(**warmup.model_dump())
+        self._train(self._phase(settings, progress, Objective(), {}, checkpoint))
+
+    def _train_float(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
+        objective = Objective(label_smoothing=self.recipe.train.label_smoothing)
+        phase = self._phase(self._settings(), progress, objective, self._average(), checkpoint)
+        self._train(phase)
+        return self._finish(phase)
+
+    def _quantize(self, progress: Progress, plans: list[LayerPlan]) -> dict:
+        """From a float network to the result."""
+        facts = progress.facts
+        facts["float_top1"] = self._evaluate().top1
+        self.context.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
+        seed_everything(self.recipe.train.seed, Stream.CALIBRATION)  # adapters start at random
+        settings = self.recipe.calibration
+        images = list(self._training_images(settings.batches, Stream.CALIBRATION))
+        if self.recipe.train.distillation is not None:
+            answers = take_fingerprint(self.model, self.recipe.data)
+            save_teacher(self.folder.checkpoint(TEACHER), self.model, answers)
+        self.plans = calibrate(self.model, plans, images, start=settings.start)
+        facts["calibrated_top1"] = self._evaluate().top1
+        self.context.reporter.plan(self.plans)
+        self.context.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
+        return self._train_qat(Progress("qat", metrics_lines=progress.metrics_lines, facts=facts))
+
+    def _train_qat(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
+        train = self.recipe.train
+        objective = Objective(label_smoothing=train.label_smoothing)
+        if train.distillation is not None:
+            teacher = open_teacher(self.folder.checkpoint(TEACHER), self.recipe, len(self.data.classes))
+            teacher.to(self.context.device)
+            objective = Objective(
+                label_smoothing=train.label_smoothing, teacher=teacher, **train.distillation.model_dump()
+            )
+        hooks: dict[str, StepHook] = self._average()
+        if train.freeze_oscillations is not None:
+            # Before the average, which is to see the weights as they are held.
+            hooks = {"oscillations": OscillationFreezer(self.model, train.freeze_oscillations), **hooks}
+        phase = self._phase(self._settings(), progress, objective, hooks, checkpoint)
+        self._train(phase)
+        return self._finish(phase)
+
+    def _average(self) -> dict[str, StepHook]:
+        decay = self.recipe.train.average_decay
+        return {} if decay is None else {AVERAGE: WeightAverage(self.model, decay)}
+
+    def _phase(
+        self,
+        settings: PhaseSettings,
+        progress: Progress,
+        objective: Objective,
+        hooks: dict[str, StepHook],
+        checkpoint: Checkpoint | None,
+    ) -> Phase:
+        state = None
+        if checkpoint is not None:
+            states = {name: hook.state() for name, hook in hooks.items()}
+            require_fit(checkpoint, self.model, states, source=self.folder.checkpoint(LAST))
+            state = TrainingState(checkpoint.optimizer, checkpoint.hooks)
+        self.phase = Phase(
+            self.model,
+            self.data.train,
+            settings,
+            progress,
+            device=self.context.device,
+            classes=len(self.data.classes),
+            objective=objective,
+            hooks=hooks,
+            state=state,
+        )
+        return self.phase
+
+    def _settings(self, **changes) -> PhaseSettings:
+        t = self.recipe.train
+        values = {field.name: getattr(t, field.name) for field in fields(PhaseSettings)}
+        return PhaseSettings(**{**values, **changes})
+
+    def _train(self, phase: Phase) -> None:
+        context, progress = self.context, phase.progress
+        self.last_epoch = None
+
+        def after_epoch(record: dict) -> None:
+            self.last_epoch = record
+            best = f"best_{progress.phase}"
+            better = self.data.watch is not None and record["top1"] > progress.facts.get(best, -1.0)
+            if better:
+                progress.facts[best] = record["top1"]
+            self.folder.append_metrics(record)
+            self._save(LAST, phase)
+            if better:
+                with self._averaged(phase):  # whose accuracy it is
+                    self._save(BEST, phase)
+            require_learning(phase, record)
+
+        def save() -> None:
+            self._save(LAST, phase)
+
+        try:
+            save()
+            phase.run(
+                reporter=context.reporter,
+                poll=context.poll,
+                watch=lambda: self._watch(phase),
+                after_epoch=after_epoch,
+                save=save,
+            )
+        except StopRequested as stop:
+            save()
+            raise Interruption(
+                stop.signal_number,
+                f"stopped in epoch {progress.epoch + 1} of the {progress.phase} phase; the work so far is saved",
+                how_to_go_on(self.recipe, self.folder),
+            ) from None
+        if self.last_epoch is not None:
+            keeps = self.recipe.train.batch_norm_batches == 0
+            text = gap_in_words(phase, self.last_epoch, self._measure_averaged(phase), keeps_statistics=keeps)
+            if text is not None:
+                self._warn(phase, text)
+
+    def _tell_of_cost(self, phase: Phase, accuracy: Accuracy) -> None:
+        """Tell where quantization took much, but not of a run that was cut short on purpose."""
+        facts, record = phase.progress.facts, self.last_epoch
+        if record is None or "float_top1" not in facts or self.recipe.train.max_steps is not None:
+            return
+        epochs = self.recipe.train.epochs
+        text = cost_in_words(accuracy, float_top1=facts["float_top1"], train_top1=record["train_top1"], epochs=epochs)
+        if text is not None:
+            self._warn(phase, text)
+
+    def _warn(self, phase: Phase, text: str) -> None:
+        """Tell now, and in the result."""
+        self.context.reporter.note(f"warning: {text}")
+        phase.progress.facts.setdefault("warnings", []).append(text)
+
+    def _watch(self, phase: Phase) -> dict:
+        """Return what to put beside an epoch: accuracy on the validation split, else on the result's images; betas."""
+        self.norms.refresh(phase)
+        with record_betas(self.model) as betas, self._averaged(phase):
+            accuracy = self._evaluate(self.data.watch if self.data.watch is not None else self.data.result)
+        watched = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
+        return {**watched, "beta": betas} if betas else watched
+
+    @contextmanager
+    def _averaged(self, phase: Phase) -> Iterator[None]:
+        """Hold the model at the average of its weights, where there is one, with statistics of its own."""
+        average = phase.hooks.get(AVERAGE)
+        if average is None:
+            yield
+            return
+        own = snapshot(self.model)
+        load_state(self.model, average.state())
+        try:
+            self.norms.refresh(phase, averaged=True)
+            yield
+        finally:
+            load_state(self.model, own)
+
+    def _measure_averaged(self, phase: Phase) -> Callable[[Split], Accuracy]:
+        def measure(split: Split) -> Accuracy:
+            with self._averaged(phase):
+                return self._evaluate(split)
+
+        return measure
+
+    def _evaluate(self, split: Split | None = None) -> Accuracy:
+        """Measure the network, on the images of the result where no others are given."""
+        split = self.data.result if split is None else split
+        accuracy = evaluate(
+            self.model, split, batch_size=EVAL_BATCH, device=self.context.device, poll=self.context.poll
+        )
+        if not math.isfinite(accuracy.loss):
+            raise DivergedError(
+                "the network answers images with NaN or infinity",
+                self.phase.lower_rate if self.phase else "nothing was trained yet: its weights are to blame",
+            )
+        return accuracy
+
+    def _save(self, name: str, phase: Phase) -> None:
+        training = phase.state()
+        state = Checkpoint(
+            self.recipe,
+            phase.progress,
+            self.plans,
+            self.data.classes,
+            self.model.state_dict(),
+            training.optimizer,
+            training.hooks,
+            take_fingerprint(self.model, self.recipe.data),
+        )
+        save_checkpoint(self.folder.checkpoint(name), state)
+
+    def _training_images(self, count: int, stream: int) -> Iterator[torch.Tensor]:
+        """Yield `count` batches of shuffled training images on the device; `stream` names the order."""
+        t = self.recipe.train
+        batches = self.data.train.train_batches(t.batch_size, seed=(t.seed, stream))
+        for _, (images, _) in zip(range(count), batches, strict=False):
+            self.context.poll()
+            yield images.to(self.context.device)
+
+    def _finalize_weights(self, phase: Phase) -> None:
+        """Bring the model to the weights that are the run's result. Doing it twice changes nothing."""
+        average = phase.hooks.get(AVERAGE)
+        if average is not None:
+            load_state(self.model, average.state())
+        if average is not None or self.recipe.train.batch_norm_batches != "auto":  # else the last epoch's watch did it
+            self.norms.refresh(phase, averaged=average is not None)
+            self._save(LAST, phase)
+
+    def _finish(self, phase: Phase) -> dict:
+        """Measure the last weights, never the best epoch, and write the result."""
+        self._finalize_weights(phase)
+        with record_betas(self.model) as betas:
+            accuracy = self._evaluate()
+        self._tell_of_cost(phase, accuracy)
+        result = result_document(
+            self.recipe,
+            phase.progress,
+            accuracy,
+            run=str(self.folder.path),
+            measured_on=self.data.result_name,
+            betas=betas,
+            seconds=time.perf_counter() - self.started,
+        )
+        self.folder.write_result(result)
+        return result
+
+
+def how_to_go_on(recipe: Recipe, folder: RunFolder) -> str:
+    factory = f"{recipe.model} " if is_factory(recipe.model) else ""
+    return f"go on with `asq quantize {factory}--resume {folder.path}`"
