@@ -1,7 +1,7 @@
 """The integer engine: runs an exported network with NumPy alone, and gives the answers of training to the last bit.
 
 session        a file to logits
-kernels        the interface of the NumPy kernels, and the choice among all
+dispatch       the names of the kernels, and the choice among them; interface: what its parts agree on
 native         a network on a C kernel in csrc/: images side by side, or threads together on one
 native_plan    a network as steps for them; native_fusion: which nodes are one step; native_memory: what steps point to;
                native_layout: codes and weights in it; native_winograd: fewer products, exact; native_pools: windows;

@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from asqcli.engine.kernels import Layer
+from asqcli.engine.interface import Layer
 from asqcli.fixed_arithmetic import EXACT_FLOAT32
 
 LARGEST_PATCHES = 2**21  # numbers copied for one matrix product

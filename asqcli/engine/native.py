@@ -11,11 +11,11 @@ from threading import Thread
 import numpy as np
 
 from asqcli.artifact import Artifact
+from asqcli.engine.interface import Observer
 from asqcli.engine.native_library import compiled_kernels, library
 from asqcli.engine.native_memory import LARGEST_PLAN
 from asqcli.engine.native_plan import Plan
 from asqcli.engine.native_run import run, run_observed
-from asqcli.engine.numpy_network import Observer
 
 USUAL_SLEEPS = 2  # of a team, in an image: the first meeting waits for threads that have slept
 MOST_ALONE = 256  # images

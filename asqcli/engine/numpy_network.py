@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,12 +11,10 @@ from threadpoolctl import threadpool_limits
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
 from asqcli.engine import operations
-from asqcli.engine.kernels import Kernel, Layer
+from asqcli.engine.interface import Kernel, Layer, Observer
 
 BATCH_NUMBERS = 2**23  # of all values held at one time: 32 MiB, about the size of a cache
 LARGEST_BATCH = 64
-
-Observer = Callable[[str, np.ndarray, np.ndarray], None]
 
 
 class NumpyNetwork:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asqcli.engine.kernels import Layer
+from asqcli.engine.interface import Layer
 
 LARGEST_PLANES = 2**24  # products held at one time
 

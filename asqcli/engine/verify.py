@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from asqcli.engine.session import Observer
+from asqcli.engine.interface import Observer
 
 Runner = Callable[[np.ndarray, Observer], np.ndarray]  # (input, observer) to logits, as `Session.run`
 

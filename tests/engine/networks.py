@@ -11,7 +11,7 @@ from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
 from asqcli.engine import Session, native
-from asqcli.engine.kernels import NATIVE_KERNELS, usable_kernels
+from asqcli.engine.dispatch import NATIVE_KERNELS, usable_kernels
 from asqcli.engine.verify import verify
 
 USABLE = [name for name in NATIVE_KERNELS if name in usable_kernels()]

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asqcli.engine import matmul
-from asqcli.engine.kernels import NUMPY_KERNELS, Layer, make_numpy_kernel
+from asqcli.engine.dispatch import NUMPY_KERNELS, make_numpy_kernel
+from asqcli.engine.interface import Layer
 from asqcli.engine.shift_lut import ShiftLutKernel
 from asqcli.fixed_arithmetic import EXACT_FLOAT32
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.engine import Session, native, native_library, native_memory, native_plan
+from asqcli.engine import Session, dispatch, native, native_library, native_memory, native_plan
 from asqcli.engine.native_library import FOURS, PIXELS
 from asqcli.errors import MachineError, UnsupportedError, UsageError
 from tests.engine.networks import USABLE, Maker, assert_equal, keep_before_a_guard
@@ -304,12 +304,12 @@ def test_names_of_kernels(monkeypatch):
     with pytest.raises(UsageError, match="no kernel `matmil`") as raised:
         Session(artifact, kernel="matmil")
     assert raised.value.hint == "did you mean `matmul`?"
-    monkeypatch.setattr(native_library, "compiled_kernels", lambda: {"avx2": (0, False), "scalar": (1, True)})
+    monkeypatch.setattr(dispatch, "compiled_kernels", lambda: {"avx2": (0, False), "scalar": (1, True)})
     with pytest.raises(MachineError, match="this processor does not run the kernel `avx2`"):
         Session(artifact, kernel="avx2")
     with pytest.raises(MachineError, match="the kernel `avx512-vnni` was not compiled"):
         Session(artifact, kernel="avx512-vnni")
     assert "no native kernel for this processor" in Session(artifact).notice
-    monkeypatch.setattr(native_library, "compiled_kernels", dict)
+    monkeypatch.setattr(dispatch, "compiled_kernels", dict)
     session = Session(artifact)
     assert session.kernel == "matmul" and "were not compiled" in session.notice

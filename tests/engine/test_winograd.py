@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
 from asqcli.engine import Session, native_memory, native_winograd
-from asqcli.engine.kernels import usable_kernels
+from asqcli.engine.dispatch import usable_kernels
 from asqcli.engine.native_library import CONV, compiled_kernels, library
 from tests.engine.networks import Maker, assert_equal, keep_before_a_guard
 
