@@ -9,23 +9,23 @@ import time
 
 import numpy as np
 
-from asqcli.engine import native_library
-from asqcli.engine.native import NativeNetwork
-from asqcli.engine.native_library import Op, library
-from asqcli.engine.native_run import run
+from asqcli.engine.native import library as abi
+from asqcli.engine.native.execute import run
+from asqcli.engine.native.library import Op, library
+from asqcli.engine.native.network import NativeNetwork
 
 ROUNDS = 40
 PEAK_ROUNDS, PEAK_REPEATS = 2_000_000, 7
 KINDS = {
-    native_library.CONV: "conv",
-    native_library.ELEMENTWISE: "elementwise",
-    native_library.MULTIPLY: "product",
-    native_library.GATE: "gate",
-    native_library.MAX_POOL: "max pool",
-    native_library.AVG_POOL: "average pool",
-    native_library.ROW_SUMS: "row sums",
-    native_library.MEAN: "mean",
-    native_library.COPY: "copy",
+    abi.CONV: "conv",
+    abi.ELEMENTWISE: "elementwise",
+    abi.MULTIPLY: "product",
+    abi.GATE: "gate",
+    abi.MAX_POOL: "max pool",
+    abi.AVG_POOL: "average pool",
+    abi.ROW_SUMS: "row sums",
+    abi.MEAN: "mean",
+    abi.COPY: "copy",
 }
 FORMS = {0: "", 1: ", F(2, 3)", 2: ", F(2x2, 3x3)"}
 
@@ -88,11 +88,11 @@ def _by_name(ops, seconds: list[list[float]], peak: float | None) -> list[dict]:
 def _name(op: Op) -> str:
     """Return a step's name: `conv 3x3 64x56x56 to 64`, and what is special about it."""
     name = f"{KINDS[op.kind]} {op.channels}x{op.height}x{op.width}"
-    if op.kind != native_library.CONV:
+    if op.kind != abi.CONV:
         return name
     if (op.height, op.width) == (1, 1):
         return f"linear {op.channels} to {op.outputs}"
-    kind = "depthwise" if op.layout == native_library.FOURS else "conv"
+    kind = "depthwise" if op.layout == abi.FOURS else "conv"
     stride = "" if (op.stride_h, op.stride_w) == (1, 1) else f", stride {op.stride_h}"
     groups = f", {op.groups} groups" if op.groups > 1 and kind == "conv" else ""
     pool = ", max pool" if op.pool.out_h else ""
@@ -101,7 +101,7 @@ def _name(op: Op) -> str:
 
 
 def _multiply_adds(op: Op) -> int:
-    if op.kind != native_library.CONV:
+    if op.kind != abi.CONV:
         return 0
     window = op.kernel_h * op.kernel_w * (op.channels // op.groups)
     return math.prod((op.out_h, op.out_w, op.outputs, window))

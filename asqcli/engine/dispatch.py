@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from asqcli.artifact import Artifact
 from asqcli.engine.interface import Kernel
-from asqcli.engine.matmul import MatmulKernel
-from asqcli.engine.native import NativeNetwork
-from asqcli.engine.native_library import compiled_kernels
-from asqcli.engine.native_memory import NotNative
-from asqcli.engine.numpy_network import NumpyNetwork
-from asqcli.engine.shift_lut import ShiftLutKernel
+from asqcli.engine.native.library import compiled_kernels
+from asqcli.engine.native.memory import NotNative
+from asqcli.engine.native.network import NativeNetwork
+from asqcli.engine.numpy.matmul import MatmulKernel
+from asqcli.engine.numpy.network import NumpyNetwork
+from asqcli.engine.numpy.shift_lut import ShiftLutKernel
 from asqcli.errors import MachineError, UnsupportedError, UsageError, did_you_mean
 
 AUTO = "auto"

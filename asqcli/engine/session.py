@@ -9,7 +9,7 @@ import numpy as np
 from asqcli.artifact import Artifact, read_artifact
 from asqcli.engine.dispatch import AUTO, choose_network
 from asqcli.engine.interface import Observer
-from asqcli.engine.numpy_network import batch_size
+from asqcli.engine.numpy.network import batch_size
 from asqcli.errors import InputError
 
 

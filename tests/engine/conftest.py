@@ -2,12 +2,12 @@
 
 import pytest
 
-from asqcli.engine import native
+from asqcli.engine.native import network
 
 
 @pytest.fixture(scope="module")
 def small_networks_are_worth_a_team():
     """Let several threads share the work on networks of the size that tests have, too."""
-    before, native.WORTH_A_TEAM = native.WORTH_A_TEAM, 0
+    before, network.WORTH_A_TEAM = network.WORTH_A_TEAM, 0
     yield
-    native.WORTH_A_TEAM = before
+    network.WORTH_A_TEAM = before

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asqcli.engine import matmul
 from asqcli.engine.dispatch import NUMPY_KERNELS, make_numpy_kernel
 from asqcli.engine.interface import Layer
-from asqcli.engine.shift_lut import ShiftLutKernel
+from asqcli.engine.numpy import matmul
+from asqcli.engine.numpy.shift_lut import ShiftLutKernel
 from asqcli.fixed_arithmetic import EXACT_FLOAT32
 
 LEVELS = {

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.engine import Session, dispatch, native, native_library, native_memory, native_plan
-from asqcli.engine.native_library import FOURS, PIXELS
+from asqcli.engine import Session, dispatch
+from asqcli.engine.native import library, memory, network, planner
+from asqcli.engine.native.library import FOURS, PIXELS
 from asqcli.errors import MachineError, UnsupportedError, UsageError
 from tests.engine.networks import USABLE, Maker, assert_equal, keep_before_a_guard
 
@@ -81,7 +82,7 @@ def test_sums_of_16_bits_at_their_limit(qmax, level, narrow):
         if isinstance(node, doc.Conv):
             make.tensors[node.weights.levels][:] = level
     artifact = make.artifact(3)
-    assert [op.narrow for op in native_plan.Plan(artifact, {}).ops if op.kernel_h == 3] == [narrow] * 3
+    assert [op.narrow for op in planner.Plan(artifact, {}).ops if op.kernel_h == 3] == [narrow] * 3
     assert_equal(artifact, np.abs(rng.standard_normal((2, 3, 9, 9))).astype(np.float32) + 1)
 
 
@@ -133,7 +134,7 @@ def test_depthwise_rows_far_apart_are_no_fours():
         flat = make.add(doc.Reshape, "reshape", value, shape=(3,))
         make.layer(flat, (3, 3), qmin=-8, qmax=7)
         artifact = make.artifact(3)
-        assert native_plan.Plan(artifact, {}).ops[0].layout == layout
+        assert planner.Plan(artifact, {}).ops[0].layout == layout
         assert_equal(artifact, rng.standard_normal((2, 3, 17, 17)).astype(np.float32), teams=(2,))
 
 
@@ -148,8 +149,8 @@ def test_weights_that_would_be_mostly_gaps_run_on_numpy():
     value = make.add(doc.Slice, "slice", value, axis=0, start=0, stop=3, step=1)
     flat = make.add(doc.Reshape, "reshape", value, shape=(3,))
     make.layer(flat, (3, 3), qmin=-8, qmax=7)
-    with pytest.raises(native_memory.NotNative, match="of more than 268,435,456 bytes together"):
-        native_plan.Plan(make.artifact(3), {})
+    with pytest.raises(memory.NotNative, match="of more than 268,435,456 bytes together"):
+        planner.Plan(make.artifact(3), {})
 
 
 def inverted_residual(rng, size, channels, *, expanded=32, stride=1, columns=3, **epilogue) -> Artifact:
@@ -194,30 +195,30 @@ def test_inverted_residuals(data, seed):
 
 def make_all_again(patch: pytest.MonkeyPatch) -> None:
     """Let all kernels make values again, of any size."""
-    plan = native.Plan
-    patch.setattr(native_plan, "LARGE", 0)
-    patch.setattr(native, "Plan", lambda *args, **settings: plan(*args, **{**settings, "again": True}))
+    plan = network.Plan
+    patch.setattr(planner, "LARGE", 0)
+    patch.setattr(network, "Plan", lambda *args, **settings: plan(*args, **{**settings, "again": True}))
 
 
 def test_values_are_made_again_where_they_would_not_stay_in_a_cache(monkeypatch):
     rng = np.random.default_rng(0)
     for size, channels, columns, again in ((150, 16, 3, False), (200, 16, 3, True), (200, 48, 3, False)):
         artifact = inverted_residual(rng, size, channels, expanded=16, columns=columns)
-        ops = native_plan.Plan(artifact, {}, again=True).ops
-        assert [op.again is not None for op in ops if op.kind == native_library.CONV] == [
+        ops = planner.Plan(artifact, {}, again=True).ops
+        assert [op.again is not None for op in ops if op.kind == library.CONV] == [
             False,
             False,
             again,
             False,
             False,
         ]
-        assert not [op for op in native_plan.Plan(artifact, {}).ops if op.again]
+        assert not [op for op in planner.Plan(artifact, {}).ops if op.again]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory protection as on Linux")
 @pytest.mark.parametrize("kernel", USABLE)
 def test_nothing_beyond_the_buffers_is_touched(kernel, monkeypatch):
-    monkeypatch.setattr(native_memory.Memory, "keep", keep_before_a_guard)
+    monkeypatch.setattr(memory.Memory, "keep", keep_before_a_guard)
     rng = np.random.default_rng(0)
     for width, channels, groups in ((7, 16, 1), (14, 33, 1), (9, 6, 3), (15, 21, 21), (3, 70, 1)):
         make = Maker(rng, width)
@@ -254,10 +255,10 @@ def assert_one_equal(artifact: Artifact, kernel: str, size: int) -> None:
 )
 def test_the_widest_tiles_keep_their_accumulators_in_registers(kernel, products, register, accumulators, at_least):
     """A compiler that stores them in every step makes a kernel up to three times slower."""
-    if kernel not in native_library.compiled_kernels() or shutil.which("objdump") is None:
+    if kernel not in library.compiled_kernels() or shutil.which("objdump") is None:
         pytest.skip(f"needs the compiled kernel {kernel} and objdump")
     done = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", native_library.LIBRARY], capture_output=True, text=True, check=True
+        ["objdump", "-d", "--no-show-raw-insn", library.LIBRARY], capture_output=True, text=True, check=True
     )
     # Inner functions have no names here: the tiles are found by their row of products without a branch between them.
     product = re.compile(rf"\t(?:{{vex}} )?{products}\s.*%{register}")

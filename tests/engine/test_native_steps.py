@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from asqcli.artifact import document as doc
-from asqcli.engine import Session, native_library, native_memory, native_plan, native_run, operations
+from asqcli.engine import Session
+from asqcli.engine.native import execute, library, memory, planner
+from asqcli.engine.numpy import operations
 from tests.engine.networks import USABLE, Maker, assert_equal
 
 pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
@@ -26,7 +28,7 @@ def test_slices_pads_and_concatenations():
     make.layer(flat, (4, 12 * 81), qmin=-8, qmax=7)
     artifact = make.artifact(4)
     assert_equal(artifact, rng.standard_normal((3, 3, 9, 9)).astype(np.float32), teams=(2, 3))
-    copies = [op for op in native_plan.Plan(artifact, {}).ops if op.kind == native_library.COPY]
+    copies = [op for op in planner.Plan(artifact, {}).ops if op.kind == library.COPY]
     assert len(copies) == 4, "the slices and the pad are one; then two are joined, and flattened"
 
 
@@ -46,7 +48,7 @@ def test_a_pool_in_a_convolution_is_observed_and_shared(size):
         flat = make.add(doc.Reshape, "reshape", value, shape=(49 * side**2,))
         make.layer(flat, (3, 49 * side**2), qmin=-8, qmax=7, adapter=True)
         artifact = make.artifact(3)
-        pools = [op.pool.out_h for op in native_plan.Plan(artifact, {}).ops if op.kind == native_library.CONV]
+        pools = [op.pool.out_h for op in planner.Plan(artifact, {}).ops if op.kind == library.CONV]
         assert pools == [side, 0]
         assert_equal(artifact, rng.standard_normal((2, 3, size, size)).astype(np.float32), teams=(2, 3))
 
@@ -76,7 +78,7 @@ def test_a_sum_with_the_end_of_a_long_chain_of_copies():
     assert_equal(make.artifact(3), rng.standard_normal((1, 3, 2, 2)).astype(np.float32))
 
 
-@pytest.mark.parametrize("op", native_library.GATES)
+@pytest.mark.parametrize("op", library.GATES)
 @pytest.mark.parametrize("channels", [1, 8, 19])
 def test_gates_and_products(op, channels):
     """As in squeeze and excitation: a gate of every value, and one number for each channel that multiplies them."""
@@ -96,7 +98,7 @@ def test_gates_and_products(op, channels):
     flat = make.add(doc.Reshape, "reshape", product, shape=(81 * channels,))
     make.layer(flat, (4, 81 * channels), **codes)
     artifact = make.artifact(4)
-    native_plan.Plan(artifact, {})
+    planner.Plan(artifact, {})
     assert_equal(artifact, rng.standard_normal((2, 3, 9, 9)).astype(np.float32), teams=(2, 3))
 
 
@@ -121,7 +123,7 @@ def test_gates_of_every_size_of_number():
     ]
     numbers = np.concatenate([special, rng.standard_normal(500) * 10.0 ** rng.uniform(-10, 3, 500)])
     image = np.resize(numbers, (1, 3, 15, 15)).astype(np.float32)
-    for op in native_library.GATES:
+    for op in library.GATES:
         make = Maker(rng, 15)
         make.add(doc.Reshape, "reshape", make.add(doc.Gate, op, 0), shape=(675,))
         artifact = make.artifact(675)
@@ -130,18 +132,18 @@ def test_gates_of_every_size_of_number():
             assert Session(artifact, kernel=kernel).run(image).tobytes() == expected.tobytes(), (op, kernel)
 
 
-@pytest.mark.parametrize("op", native_library.GATES)
+@pytest.mark.parametrize("op", library.GATES)
 def test_a_nan_passes_through_a_gate(op):
     make = Maker(np.random.default_rng(0), 15)
     make.add(doc.Reshape, "reshape", make.add(doc.Gate, op, 0), shape=(675,))
-    plan = native_plan.Plan(make.artifact(675), {})
+    plan = planner.Plan(make.artifact(675), {})
     image = np.resize(np.float32([np.nan, np.inf, -np.inf, 1.0, -1.0]), (1, 3, 15, 15))
     with np.errstate(invalid="ignore"):
         expected = operations.gate(op, image).reshape(1, -1)
     assert np.isnan(expected[0, 0])
     for kernel in USABLE:
-        place, _ = native_library.compiled_kernels()[kernel]
-        assert np.array_equal(native_run.run(plan, place, image), expected, equal_nan=True), kernel
+        place, _ = library.compiled_kernels()[kernel]
+        assert np.array_equal(execute.run(plan, place, image), expected, equal_nan=True), kernel
 
 
 @pytest.mark.parametrize("channels", [3, 8, 21])
@@ -169,7 +171,7 @@ def test_average_pools(channels):
         value = make.add(doc.Reshape, "reshape", value, shape=(4,))
         make.layer(value, (3, 4), qmin=-8, qmax=7)
         artifact = make.artifact(3)
-        native_plan.Plan(artifact, {})
+        planner.Plan(artifact, {})
         assert_equal(artifact, rng.standard_normal((2, 3, 7, 7)).astype(np.float32), teams=(2, 3))
 
 
@@ -178,8 +180,8 @@ def test_pools_of_large_windows_run_on_numpy():
     value = make.add(doc.AvgPool, "avg_pool", 0, kernel_size=(64, 65), stride=(1, 1), padding=(0, 0),
                      count_include_pad=True)  # fmt: skip
     make.add(doc.Reshape, "reshape", value, shape=(6,))
-    with pytest.raises(native_memory.NotNative, match="a pool of 64x65"):
-        native_plan.Plan(make.artifact(6), {})
+    with pytest.raises(memory.NotNative, match="a pool of 64x65"):
+        planner.Plan(make.artifact(6), {})
 
 
 def shuffle(make: Maker, value: int, shape: tuple[int, int, int], groups: int) -> int:
@@ -204,5 +206,5 @@ def test_channel_shuffles():
         flat = make.add(doc.Reshape, "reshape", value, shape=(25 * channels,))
         make.layer(flat, (3, 25 * channels), qmin=-8, qmax=7)
         artifact = make.artifact(3)
-        native_plan.Plan(artifact, {})
+        planner.Plan(artifact, {})
         assert_equal(artifact, rng.standard_normal((2, 3, 5, 5)).astype(np.float32), teams=(2,))

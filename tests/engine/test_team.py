@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import threading
 
-from asqcli.engine import native
-from asqcli.engine.native_library import Op, compiled_kernels, library
+from asqcli.engine.native import threads
+from asqcli.engine.native.library import Op, compiled_kernels, library
 
 
 def test_a_team_that_waits_for_a_core_is_given_up_for_a_while(monkeypatch):
-    sleeps, log = iter([0, 9, 9, native.USUAL_SLEEPS + 1, native.USUAL_SLEEPS, 9]), []
+    sleeps, log = iter([0, 9, 9, threads.USUAL_SLEEPS + 1, threads.USUAL_SLEEPS, 9]), []
 
     class Library:
         asq_meeting_size = staticmethod(lambda: 64)
@@ -23,14 +23,14 @@ def test_a_team_that_waits_for_a_core_is_given_up_for_a_while(monkeypatch):
             log.append(next(sleeps))
             return log[-1]
 
-    monkeypatch.setattr(native, "library", Library)
-    team = native.ThreadTeam(2)
+    monkeypatch.setattr(threads, "library", Library)
+    team = threads.ThreadTeam(2)
     for _ in range(14):
         team.run(0, [])
     assert log == [0, 9, "alone", 9, *["alone"] * 2, 3, *["alone"] * 4, 2, 9, "alone"]
-    team.pause, sleeps = native.MOST_ALONE, iter([9])
+    team.pause, sleeps = threads.MOST_ALONE, iter([9])
     team.run(0, [])
-    assert team.alone == native.MOST_ALONE
+    assert team.alone == threads.MOST_ALONE
 
 
 def test_it_is_counted_how_often_a_thread_slept_in_a_meeting():

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
-from asqcli.engine import Session, native_memory, native_winograd
+from asqcli.engine import Session
 from asqcli.engine.dispatch import usable_kernels
-from asqcli.engine.native_library import CONV, compiled_kernels, library
+from asqcli.engine.native import memory, winograd
+from asqcli.engine.native.library import CONV, compiled_kernels, library
 from tests.engine.networks import Maker, assert_equal, keep_before_a_guard
 
 FORMS = [
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
 
 @pytest.fixture(autouse=True)
 def _small_networks_count(monkeypatch):
-    monkeypatch.setattr(native_winograd, "FEWEST_CHANNELS", 4)
+    monkeypatch.setattr(winograd, "FEWEST_CHANNELS", 4)
 
 
 def network(rng, size, channels, outputs, largest, bounds, *, adapter=True):
@@ -89,7 +90,7 @@ def test_the_form_is_taken_exactly_where_it_fits(kernel, largest, bounds, dimens
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory protection as on Linux")
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_nothing_beyond_the_buffers_is_touched(kernel, monkeypatch):
-    monkeypatch.setattr(native_memory.Memory, "keep", keep_before_a_guard)
+    monkeypatch.setattr(memory.Memory, "keep", keep_before_a_guard)
     rng = np.random.default_rng(0)
     for size, channels, outputs, largest in ((7, 4, 17, 14), (8, 20, 5, 42), (1, 16, 16, 14), (15, 12, 33, 42)):
         artifact = network(rng, size, channels, outputs, largest, (0, 15))
@@ -122,8 +123,8 @@ def test_transforms_of_weights_convolve(dimensions):
     codes = rng.integers(qmin, qmin + code_range + 1, (4, 4, 4))  # channels, rows, columns
     forward = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
     constant = np.array([1, 0, 1, 1]) * code_range
-    weights = native_winograd.transform_weights(levels, dimensions)[..., 0]
-    added = native_winograd.compensation(levels, dimensions, qmin, code_range)
+    weights = winograd.transform_weights(levels, dimensions)[..., 0]
+    added = winograd.compensation(levels, dimensions, qmin, code_range)
     above = codes - qmin
     if dimensions == 1:
         transformed = np.einsum("tk,cik->tci", forward, above[:, :3]) + constant[:, None, None]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asqcli.artifact.document import Conv, Linear
-from asqcli.engine.native_library import BLOCK, DEPTH, FOURS, LANES, PIXELS, PLANES
-from asqcli.engine.native_winograd import TILE, dimensions_of, transform_weights
+from asqcli.engine.native.library import BLOCK, DEPTH, FOURS, LANES, PIXELS, PLANES
+from asqcli.engine.native.winograd import TILE, dimensions_of, transform_weights
 
 OUTPUT_NUMBERS = 6  # compensation, scales, bias and batch norm
 FEW_WEIGHTS = 2**15  # bytes: they stay in the first cache
@@ -23,7 +23,7 @@ class Layout:
         channels, height, width: of the image.
         kernel, dilation: (rows, columns).
         padding: top, left, bottom, right.
-        winograd: dimensions of Winograd's form (see native_winograd), or 0.
+        winograd: dimensions of Winograd's form (see winograd.py), or 0.
     """
 
     kind: int

@@ -10,8 +10,8 @@ from threadpoolctl import threadpool_limits
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.engine import operations
 from asqcli.engine.interface import Kernel, Layer, Observer
+from asqcli.engine.numpy import operations
 
 BATCH_NUMBERS = 2**23  # of all values held at one time: 32 MiB, about the size of a cache
 LARGEST_BATCH = 64

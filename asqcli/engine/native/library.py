@@ -10,7 +10,7 @@ BLOCK, DEPTH, LANES, MOST_ROWS = 16, 4, 8, 64
 PIXELS, PLANES, FOURS = range(3)
 CONV, ELEMENTWISE, MULTIPLY, GATE, MAX_POOL, AVG_POOL, ROW_SUMS, MEAN, COPY = range(9)
 GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
-LIBRARY = Path(__file__).parent / "csrc" / "native.so"  # beside its source, where Python looks for no modules
+LIBRARY = Path(__file__).parents[1] / "csrc" / "native.so"  # beside its source, where Python looks for no modules
 
 Int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
@@ -74,7 +74,7 @@ def library() -> ctypes.CDLL | None:
     loaded.asq_dismiss.argtypes = (_pointer,)
     for function in (loaded.asq_run, loaded.asq_run_images, loaded.asq_serve, loaded.asq_dismiss):
         function.restype = None
-    assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native_library.py differ"
+    assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native/library.py differ"
     return loaded
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.engine import native_winograd
-from asqcli.engine.native_fusion import Step, fuse
-from asqcli.engine.native_layout import Layout, by_group, layout_of, pack_adapter, padded
-from asqcli.engine.native_library import (
+from asqcli.engine.native import winograd
+from asqcli.engine.native.fusion import Step, fuse
+from asqcli.engine.native.layout import Layout, by_group, layout_of, pack_adapter, padded
+from asqcli.engine.native.library import (
     AVG_POOL,
     BLOCK,
     CONV,
@@ -34,8 +34,8 @@ from asqcli.engine.native_library import (
     Int,
     Op,
 )
-from asqcli.engine.native_memory import Memory, NotNative, Storage
-from asqcli.engine.native_pools import average_windows, max_pool
+from asqcli.engine.native.memory import Memory, NotNative, Storage
+from asqcli.engine.native.pools import average_windows, max_pool
 
 COPIES = (doc.Slice, doc.Pad, doc.Concat)  # nodes whose input may lie anywhere
 INT16_MAX = 2**15 - 1
@@ -44,7 +44,7 @@ FEW_PLACES = 8  # of a window: products that take less time than to write their 
 
 
 class Plan:
-    """A network's steps with their memory, for one image at a time; native_run runs them.
+    """A network's steps with their memory, for one image at a time; execute.py runs them.
 
     Args:
         artifact: checked.
@@ -242,7 +242,7 @@ class Plan:
         def compensation() -> np.ndarray:
             if layout.winograd:
                 code_range = activations.qmax - activations.qmin
-                constants = native_winograd.compensation(levels(), layout.winograd, activations.qmin, code_range)
+                constants = winograd.compensation(levels(), layout.winograd, activations.qmin, code_range)
                 return by_group(constants, len(constants))
             return by_group(activations.qmin * levels().sum(axis=(1, 2, 3), dtype=np.int32), parts)
 

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from asqcli.artifact.document import Conv
-from asqcli.engine.native_library import CONV, Op, Pool, library
-from asqcli.engine.native_plan import Plan
+from asqcli.engine.native.library import CONV, Op, Pool, library
+from asqcli.engine.native.planner import Plan
 
 
 class Team(Protocol):
