@@ -6,7 +6,7 @@ import pytest
 
 from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
-from asqcli.engine.native import network, planner
+from asqcli.engine.native import convolutions, network
 from tests.engine.networks import Maker
 
 
@@ -35,5 +35,5 @@ def inverted_residual(rng, size, channels, *, expanded=32, stride=1, columns=3, 
 def make_all_again(patch: pytest.MonkeyPatch) -> None:
     """Let all kernels make values again, of any size."""
     plan = network.Plan
-    patch.setattr(planner, "LARGE", 0)
+    patch.setattr(convolutions, "LARGE", 0)
     patch.setattr(network, "Plan", lambda *args, **settings: plan(*args, **{**settings, "again": True}))
