@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "kernel.h"
-#include "lanes.h"
+#include "vector.h"
 
 static void elementwise(const Op *op, int first, int last) {
     const size_t at = (size_t)first * op->channels;

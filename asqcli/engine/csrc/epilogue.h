@@ -6,7 +6,7 @@
 #define ASQ_EPILOGUE_H
 
 #include "kernel.h"
-#include "lanes.h"
+#include "vector.h"
 
 /* Of one pixel. sum: BLOCK accumulators of the outputs first .., of which the first `count` exist; they began at their
    compensation. residual may be null; so may row_sums, to which the values are added, or which begin with them if `fresh`. */

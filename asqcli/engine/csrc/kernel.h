@@ -152,6 +152,8 @@ typedef struct {
     int64_t (*exercise)(int64_t rounds);
 } Kernel;
 
+static inline int padded(int n, int to) { return (n + to - 1) / to * to; }
+
 /* Pixels of the next tile of a row of which so many are left. Tiles are of nearly the same width: a narrow one takes as long as
    one of a few pixels more. */
 static inline int asq_tile_width(int left, int most) {

@@ -4,7 +4,7 @@
 #define ASQ_POOLS_H
 
 #include "kernel.h"
-#include "lanes.h"
+#include "vector.h"
 
 /* The largest number of a window, in 16 * VECTORS channels; those outside the image do not count. */
 static inline __attribute__((always_inline)) void max_of_window(const float *const *row, int rows, ptrdiff_t column_step,

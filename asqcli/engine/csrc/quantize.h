@@ -1,62 +1,12 @@
-/* Vectors of a fixed length as gcc and clang know them, and the few operations that the compiler does not find by itself,
-   for each instruction set. */
+/* Values to codes, in the layouts of kernel.h; compiled into every kernel. */
 
-#ifndef ASQ_LANES_H
-#define ASQ_LANES_H
+#ifndef ASQ_QUANTIZE_H
+#define ASQ_QUANTIZE_H
 
-#include <stdint.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
-/* Loops over vectors are unrolled to the end, or these would not stay in registers. */
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#define DO_NOT_UNROLL _Pragma("clang loop unroll(disable)")
-#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
-#else
-#define UNROLL _Pragma("GCC unroll 32")
-#define DO_NOT_UNROLL _Pragma("GCC unroll 1")
-#define INDEPENDENT _Pragma("GCC ivdep")
-#endif
-
-typedef double Doubles __attribute__((vector_size(64), aligned(8), may_alias));
-typedef float Floats __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t Ints __attribute__((vector_size(64), aligned(4), may_alias));
-
-typedef float EightFloats __attribute__((vector_size(32), aligned(4), may_alias));
-
-/* Eight floats as doubles. */
-static inline __attribute__((always_inline)) Doubles widen(const float *x) {
-#if defined(__AVX512F__)
-    return (Doubles)_mm512_cvtps_pd(_mm256_loadu_ps(x));
-#else
-    return __builtin_convertvector(*(const EightFloats *)x, Doubles);
-#endif
-}
-
-/* Eight small whole numbers as doubles. */
-static inline __attribute__((always_inline)) Doubles widen_codes(const int8_t *codes) {
-#if defined(__AVX512F__)
-    return (Doubles)_mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)codes)));
-#else
-    Doubles wide;
-    for (int k = 0; k < 8; k++) wide[k] = (double)codes[k];
-    return wide;
-#endif
-}
-
-/* The larger of each pair; a NaN stays. */
-static inline __attribute__((always_inline)) Floats larger(Floats most, const float *x) {
-#if defined(__AVX512F__)
-    const __m512 v = _mm512_loadu_ps(x); /* vmaxps gives its second operand where one is a NaN */
-    return (Floats)_mm512_mask_mov_ps(_mm512_max_ps(v, (__m512)most), _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), v);
-#else
-    for (int k = 0; k < 16; k++) most[k] = ((x[k] > most[k]) | (x[k] != x[k])) ? x[k] : most[k];
-    return most;
-#endif
-}
+#include "kernel.h"
+#include "vector.h"
 
 /* What turns a value into a code above qmin. */
 typedef struct {
@@ -126,6 +76,77 @@ static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer 
     for (int k = 0; k < 4; k++)
         for (int i = 0; i < QUAD / 4; i++) to[TOGETHER ? 4 * i + k : QUAD / 4 * k + i] = (uint8_t)code_of(q, x[k][i]);
 #endif
+}
+
+static inline void quantize_quad(const Quantizer *q, const float *x, uint8_t *codes) {
+    codes_of_quad(q, (const float *const[]){x, x + QUAD / 4, x + QUAD / 2, x + 3 * QUAD / 4}, 0, codes);
+}
+
+static inline void quantize_run(const Quantizer *q, const float *x, int length, uint8_t *codes) {
+    int i = 0;
+    for (; length - i >= QUAD; i += QUAD) quantize_quad(q, x + i, codes + i);
+    if (i == length) return;
+    if (i) { /* some once more */
+        quantize_quad(q, x + length - QUAD, codes + length - QUAD);
+        return;
+    }
+    float few[QUAD] = {0.0f};
+    uint8_t codes_of_few[QUAD];
+    memcpy(few, x, length * sizeof *few);
+    quantize_quad(q, few, codes_of_few);
+    memcpy(codes, codes_of_few, length);
+}
+
+/* The rows first .. last - 1 of the padded image: codes of x inside, of zero around it. */
+static void quantize(const Op *op, const Quantizer *q, int first, int last) {
+    const int per_group = op->channels / op->groups, group_stride = op->group_stride, pixel = group_stride * op->groups;
+    const size_t left = (size_t)op->left * pixel, right = (size_t)op->right * pixel, inside = (size_t)op->width * pixel;
+    /* Where no channels are padded a row is one run of numbers. */
+    const int runs = group_stride == per_group ? 1 : op->width * op->groups;
+    const int length = group_stride == per_group ? op->width * op->channels : per_group;
+    for (int row = first; row < last; row++) {
+        uint8_t *to = op->codes + row * (left + inside + right);
+        const int y = row - op->top;
+        if (y < 0 || y >= op->height) {
+            memset(to, -op->qmin, left + inside + right);
+            continue;
+        }
+        memset(to, -op->qmin, left);
+        memset(to + left + inside, -op->qmin, right);
+        to += left;
+        const float *x = op->x + (size_t)y * op->width * op->channels;
+        for (int k = 0; k < runs; k++, to += group_stride, x += length)
+            quantize_run(q, x, length, to);
+    }
+}
+
+/* The same, of an image of planes. */
+static void quantize_planes(const Op *op, const Quantizer *q, int first, int last) {
+    const size_t width = op->left + op->width + op->right;
+    for (int row = first; row < last; row++)
+        for (int channel = 0; channel < op->channels; channel++) {
+            uint8_t *to = op->codes + ((size_t)row * op->channels + channel) * width;
+            const int y = row - op->top;
+            memset(to, -op->qmin, width);
+            if (y < 0 || y >= op->height) continue;
+            quantize_run(q, op->x + ((size_t)channel * op->height + y) * op->width, op->width, to + op->left);
+        }
+}
+
+/* Codes of `length` numbers of each of four rows, of which those in `exist` are there. */
+static inline void quantize_rows(const Quantizer *q, const float *const x[4], int length, uint32_t exist, uint32_t around,
+                                 uint8_t *to) {
+    int i = 0;
+    for (; length - i >= BLOCK; i += BLOCK, to += QUAD) {
+        codes_of_quad(q, (const float *const[]){x[0] + i, x[1] + i, x[2] + i, x[3] + i}, 1, to);
+        if (~exist) *(Ints *)to = (*(Ints *)to & (int32_t)exist) | (int32_t)around;
+    }
+    for (; i < length; i++, to += 4) {
+        uint32_t codes = 0;
+        for (int r = 0; r < 4; r++) codes |= (uint32_t)code_of(q, x[r][i]) << 8 * r;
+        codes = (codes & exist) | around;
+        memcpy(to, &codes, sizeof codes);
+    }
 }
 
 #endif
