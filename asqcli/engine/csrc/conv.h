@@ -1,4 +1,4 @@
-/* A step as what the kernel's `conv` computes, and a convolution with the max pool of its output. Compiled into every kernel. */
+/* A step as what the kernel computes with `conv`, and a convolution with the max pool of its output. Compiled into all kernels. */
 
 #ifndef ASQ_CONV_H
 #define ASQ_CONV_H
@@ -7,7 +7,7 @@
 #include "kernel.h"
 #include "pools.h"
 
-/* Floats of a thread's part of the scratch of a convolution whose values are made again. */
+/* Floats of a thread's part of the scratch of a convolution that is recomputed. */
 static inline ptrdiff_t strip_size(const Op *op) {
     const ptrdiff_t rows = (ptrdiff_t)4 * op->out_w * BLOCK;
     return rows > op->outputs ? rows : op->outputs;

@@ -10,18 +10,18 @@
 #include "quantize.h"
 #include "vector.h"
 
-/* `quantize` for a depthwise convolution: the fours of rows first .. last - 1. Values that are made again do not leave the
+/* `quantize` for a depthwise convolution: the fours of rows first .. last - 1. Recomputed values do not leave the
    first cache: four rows of a block at a time. */
 static void quantize_fours(const Op *op, const Quantizer *q, int first, int last, const Team *team) {
     const int length = op->width * op->channels;
     const size_t pixel = (size_t)4 * op->channels, left = op->left * pixel, right = op->right * pixel;
     const size_t inside = op->width * pixel;
-    float *const strip = op->again ? op->again->strip + team->place * strip_size(op->again) : NULL;
-    Conv again = {0};
-    if (op->again) {
-        again = conv_of(op->again);
-        again.row_sums = NULL;
-        again.out_stride = BLOCK;
+    float *const strip = op->recompute ? op->recompute->strip + team->place * strip_size(op->recompute) : NULL;
+    Conv recomputed = {0};
+    if (op->recompute) {
+        recomputed = conv_of(op->recompute);
+        recomputed.row_sums = NULL;
+        recomputed.out_stride = BLOCK;
     }
     for (int four = first; four < last; four++) {
         const float *x[4];
@@ -29,21 +29,21 @@ static void quantize_fours(const Op *op, const Quantizer *q, int first, int last
         int rows = 0;
         for (int r = 0; r < 4; r++) {
             const int y = 4 * four + r - op->top, exists = y >= 0 && y < op->height;
-            x[r] = op->again ? strip + r * op->width * BLOCK : op->x + (exists ? (size_t)y * length : 0);
+            x[r] = op->recompute ? strip + r * op->width * BLOCK : op->x + (exists ? (size_t)y * length : 0);
             if (exists) exist |= 0xFFu << 8 * r, rows++;
         }
         const uint32_t around = ~exist & (0x01010101u * (uint32_t)-op->qmin);
         uint8_t *row = op->codes + four * (left + inside + right);
         memset(row, -op->qmin, left);
         memset(row + left + inside, -op->qmin, right);
-        if (!op->again) {
+        if (!op->recompute) {
             quantize_rows(q, x, length, exist, around, row + left);
             continue;
         }
         const int y = 4 * four - op->top;
         for (int block = 0; block < op->channels / BLOCK; block++) {
-            again.output = strip - (ptrdiff_t)y * op->width * BLOCK - block * BLOCK;
-            conv(&again, y < 0 ? 0 : y, (y < 0 ? 0 : y) + rows, block, block + 1);
+            recomputed.output = strip - (ptrdiff_t)y * op->width * BLOCK - block * BLOCK;
+            conv(&recomputed, y < 0 ? 0 : y, (y < 0 ? 0 : y) + rows, block, block + 1);
             uint8_t *to = row + left + block * QUAD;
             for (int i = 0; i < op->width * BLOCK; i += BLOCK, to += pixel)
                 quantize_rows(q, (const float *const[]){x[0] + i, x[1] + i, x[2] + i, x[3] + i}, BLOCK, exist, around, to);

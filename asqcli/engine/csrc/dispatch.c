@@ -37,8 +37,8 @@ PUBLIC int asq_kernel_supported(int place) { return place >= 0 && place < COUNT 
 /* Does it take convolutions in Winograd's form? */
 PUBLIC int asq_kernel_winograd(int place) { return KERNELS[place]->winograd; }
 
-/* Does it rather make sums of few products again than keep them? */
-PUBLIC int asq_kernel_again(int place) { return KERNELS[place]->again; }
+/* Is recomputing a cheap convolution faster than storing its output? */
+PUBLIC int asq_kernel_recompute(int place) { return KERNELS[place]->recompute; }
 
 /* How many multiply-adds that many rounds were, or 0 where the kernel has no instruction for them. */
 PUBLIC int64_t asq_exercise(int kernel, int64_t rounds) {

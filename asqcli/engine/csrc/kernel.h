@@ -110,10 +110,10 @@ typedef struct Op {
     int32_t winograd;             /* 1 or 2 dimensions of winograd.h, or 0 */
     int64_t plane;                /* bytes of the codes of each of its transforms */
     uint8_t *transformed;         /* scratch: those codes */
-    /* A convolution of which only the sums are needed, for its values are made again where they are read, has no `out`; it has
-       scratch, [threads][4 rows][out_w][BLOCK], which is not shorter than `outputs` for each thread. */
+    /* A convolution that is recomputed where its values are read has no `out`, only row sums and scratch,
+       [threads][4 rows][out_w][BLOCK], which is not shorter than `outputs` for each thread. */
     float *strip;
-    const struct Op *again;       /* LAYOUT_FOURS: that convolution, instead of x; or null */
+    const struct Op *recompute;   /* LAYOUT_FOURS: that convolution, instead of x; or null */
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
@@ -145,7 +145,7 @@ typedef struct {
     const char *name;
     int (*supported)(void);
     int winograd;                 /* does it take convolutions in the form of winograd.h? */
-    int again;                    /* are sums of few products faster made again than kept in memory? */
+    int recompute;                /* is recomputing a cheap convolution faster than storing its output? */
     void (*run)(const Op *ops, int count, const Team *team);
     /* Do nothing but the products of the fastest instruction and return how many there were; null where they have none of
        their own. */

@@ -298,5 +298,5 @@ static int64_t exercise(int64_t rounds) {
 }
 
 const Kernel asq_kernel_avx512vnni = {
-    .name = "avx512-vnni", .supported = supported, .winograd = 1, .again = 1, .run = run, .exercise = exercise,
+    .name = "avx512-vnni", .supported = supported, .winograd = 1, .recompute = 1, .run = run, .exercise = exercise,
 };

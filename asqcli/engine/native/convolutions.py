@@ -1,4 +1,4 @@
-"""Convolutions and linear layers as steps: their arrays, adapters and epilogues, and values that are made again."""
+"""Convolutions and linear layers as steps: their arrays, adapters and epilogues, and recomputation."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ class Convolutions:
 
     Args:
         winograd: may they take Winograd's form?
-        again: may sums of few products be made again where they are read?
+        recompute: may cheap ones be recomputed where their values are read?
         threads: that run the plan together, at most.
 
     Attributes:
         planar: does the first one take the image as it comes, channels first?
         layers: of each step that is a convolution, its node and layout.
-        again: values that are made again where they are read, and the convolution that makes them.
-        makers: such a convolution, and the one that reads its values.
+        recomputed: value -> the convolution that is recomputed where it is read.
+        recomputations: such a convolution and its reader, which `link` joins by address.
     """
 
-    def __init__(self, values: Values, *, winograd: bool, again: bool, threads: int) -> None:
+    def __init__(self, values: Values, *, winograd: bool, recompute: bool, threads: int) -> None:
         self.values, self.artifact, self.memory = values, values.artifact, values.memory
-        self.winograd, self.may_make_again, self.threads = winograd, again, threads
+        self.winograd, self.may_recompute, self.threads = winograd, recompute, threads
         self.planar = self._takes_planes()
         self.layers: list[tuple[Layer, Layout]] = []
-        self.again: dict[int, Op] = {}
-        self.makers: list[tuple[Op, Op]] = []
+        self.recomputed: dict[int, Op] = {}
+        self.recomputations: list[tuple[Op, Op]] = []
 
     def _takes_planes(self) -> bool:
         """Is the image only read by one convolution that takes it as it comes, channels first?"""
@@ -71,13 +71,13 @@ class Convolutions:
         if node.weights.bias is not None:
             bias = self.artifact.tensors[node.weights.bias]
             op.bias = self.memory.share(node.weights.bias, lambda: by_group(bias, parts))
-        if node.inputs[0] in self.again:
-            self.makers.append((self.again[node.inputs[0]], op))
+        if node.inputs[0] in self.recomputed:
+            self.recomputations.append((self.recomputed[node.inputs[0]], op))
         if node.activations.adapter is not None:
             self._add_adapter(op, node.inputs[0], node.activations.adapter)
         set_epilogue(op, step, self.values, parts)
-        if self._is_made_again(op, step):
-            self._make_again(op, step.result)
+        if self._is_recomputed(op, step):
+            self._recompute(op, step.result)
         else:
             self.values.write(step.result, op)
 
@@ -153,11 +153,11 @@ class Convolutions:
         op.sums = self.memory.point(np.zeros(2 * scratch))
         op.means = self.memory.point(np.zeros(scratch, np.float32))
 
-    def _is_made_again(self, op: Op, step: Step) -> bool:
+    def _is_recomputed(self, op: Op, step: Step) -> bool:
         """Would the values of a convolution only go to memory for a depthwise one, until the mean of them is known?"""
         readers = [self.values.nodes[index] for index in self.values.consumers[step.result]]
         return (
-            self.may_make_again
+            self.may_recompute
             and len(readers) == 1
             and isinstance(readers[0], doc.Conv)
             and self.layout(readers[0]).kind == FOURS
@@ -171,9 +171,9 @@ class Convolutions:
             and 4 * math.prod(self.values.shapes[step.result]) > LARGE
         )
 
-    def _make_again(self, op: Op, result: int) -> None:
-        """Keep the codes of a convolution instead of its values; who reads these makes them again."""
-        self.again[result] = op
+    def _recompute(self, op: Op, result: int) -> None:
+        """Keep the codes of a convolution instead of its values, which its reader recomputes."""
+        self.recomputed[result] = op
         readers = len(self.values.consumers[result])
         self.values.storages[result] = Storage(np.empty(0, np.float32), readers, reusable=False)
         strips = self.threads * max(4 * op.out_w * BLOCK, op.outputs)
@@ -182,19 +182,19 @@ class Convolutions:
         self.values.add(result, op)
 
     def link(self, ops: ctypes.Array) -> None:
-        """Say in the array of steps, by address, whose values are made again."""
+        """Point from each reader to the convolution that it recomputes, in the array of steps."""
         steps = self.values.steps
-        for op, reader in self.makers:
-            ops[steps.index(reader)].again = ctypes.addressof(ops[steps.index(op)])
+        for op, reader in self.recomputations:
+            ops[steps.index(reader)].recompute = ctypes.addressof(ops[steps.index(op)])
 
     def add_codes(self) -> list[np.ndarray]:
         """Give the convolutions memory for codes, and tell each whose weights are needed next; return that memory.
 
-        It is the same to all but those that are needed again.
+        It is the same to all but the recomputed ones, which are needed again.
         """
         convs = [op for op in self.values.steps if op.kind == CONV]
         sizes = [layout.code_bytes for _, layout in self.layers]
-        kept = [op in self.again.values() for op in convs]
+        kept = [op in self.recomputed.values() for op in convs]
         shared = self._bytes(max((size for size, keep in zip(sizes, kept, strict=True) if not keep), default=0))
         transformed = self._bytes(max((layout.transformed_bytes for _, layout in self.layers), default=0)).ctypes.data
         arrays = [self._bytes(size) if keep else shared for size, keep in zip(sizes, kept, strict=True)]

@@ -41,7 +41,7 @@ class Op(ctypes.Structure):
         ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("places", Int), ("narrow", Int),
         ("winograd", Int),
         ("plane", ctypes.c_int64), ("transformed", _pointer),
-        ("strip", _pointer), ("again", _pointer), ("raw", Int),
+        ("strip", _pointer), ("recompute", _pointer), ("raw", Int),
         ("adapter", AdapterLayer * 2), ("codes", _pointer), ("sums", _pointer), ("means", _pointer),
         ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("next", _pointer), ("offset", _pointer),
         ("weight_scale", _pointer),
@@ -63,7 +63,7 @@ def library() -> ctypes.CDLL | None:
     loaded.asq_op_size.restype = loaded.asq_meeting_size.restype = ctypes.c_size_t
     loaded.asq_kernel_name.restype = ctypes.c_char_p
     loaded.asq_exercise.argtypes, loaded.asq_exercise.restype = (ctypes.c_int, ctypes.c_int64), ctypes.c_int64
-    loaded.asq_kernel_winograd.argtypes = loaded.asq_kernel_again.argtypes = (ctypes.c_int,)
+    loaded.asq_kernel_winograd.argtypes = loaded.asq_kernel_recompute.argtypes = (ctypes.c_int,)
     loaded.asq_run.argtypes = (ctypes.c_int, ctypes.POINTER(Op), ctypes.c_int)
     size = ctypes.c_size_t
     loaded.asq_run_images.argtypes = (

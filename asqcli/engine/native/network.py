@@ -32,14 +32,14 @@ class NativeNetwork:
         self.place = compiled_kernels()[kernel][0]
         self.shared: dict[str, np.ndarray] = {}
         self.winograd = bool(library().asq_kernel_winograd(self.place))
-        self.again = bool(library().asq_kernel_again(self.place))
+        self.recompute = bool(library().asq_kernel_recompute(self.place))
         self.plans = [self._plan()]
         together = threads > 1 and artifact.plan.multiply_adds >= WORTH_A_TEAM
         self.pool: ThreadPoolExecutor | None = None
         self.team = ThreadTeam(threads) if together else None
 
     def _plan(self) -> Plan:
-        return Plan(self.artifact, self.shared, winograd=self.winograd, again=self.again, threads=self.threads)
+        return Plan(self.artifact, self.shared, winograd=self.winograd, recompute=self.recompute, threads=self.threads)
 
     def run(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
         """Return the logits, (N, classes); `observe` as in `Session.run`, one call for all images."""

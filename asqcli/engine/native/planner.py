@@ -22,7 +22,7 @@ class Plan:
         artifact: checked.
         shared: packed weights and the like by name, made by the first plan and shared by all.
         winograd: may convolutions take Winograd's form? As the kernel says.
-        again: may sums of few products be made again where they are read? As the kernel says.
+        recompute: may cheap convolutions be recomputed where their values are read? As the kernel says.
         threads: that run the plan together, at most.
 
     Attributes:
@@ -41,12 +41,12 @@ class Plan:
         shared: dict[str, np.ndarray],
         *,
         winograd: bool = False,
-        again: bool = False,
+        recompute: bool = False,
         threads: int = 1,
     ) -> None:
         self.memory = Memory(shared)
         self.values = values = Values(artifact, self.memory)
-        self.convolutions = Convolutions(values, winograd=winograd, again=again, threads=threads)
+        self.convolutions = Convolutions(values, winograd=winograd, recompute=recompute, threads=threads)
         self.copies = Copies(values)
         for step in fuse(values.nodes, values.consumers, self._pools):
             self._add(step)

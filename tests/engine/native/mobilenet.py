@@ -1,4 +1,4 @@
-"""A block of a MobileNet, whose values the widest kernel rather makes again than keeps."""
+"""A block of a MobileNet, whose values the widest kernel rather recomputes than stores."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def inverted_residual(rng, size, channels, *, expanded=32, stride=1, columns=3, 
     return make.artifact(4)
 
 
-def make_all_again(patch: pytest.MonkeyPatch) -> None:
-    """Let all kernels make values again, of any size."""
+def recompute_all(patch: pytest.MonkeyPatch) -> None:
+    """Let all kernels recompute values of any size."""
     plan = network.Plan
     patch.setattr(convolutions, "LARGE", 0)
-    patch.setattr(network, "Plan", lambda *args, **settings: plan(*args, **{**settings, "again": True}))
+    patch.setattr(network, "Plan", lambda *args, **settings: plan(*args, **{**settings, "recompute": True}))

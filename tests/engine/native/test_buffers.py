@@ -11,7 +11,7 @@ from asqcli.artifact import Artifact
 from asqcli.artifact import document as doc
 from asqcli.engine import Session
 from asqcli.engine.native import memory
-from tests.engine.native.mobilenet import inverted_residual, make_all_again
+from tests.engine.native.mobilenet import inverted_residual, recompute_all
 from tests.engine.networks import USABLE, Maker, keep_before_a_guard
 
 
@@ -35,7 +35,7 @@ def test_nothing_beyond_the_buffers_is_touched(kernel, monkeypatch):
     for size, channels, stride in ((14, 16, 1), (15, 24, 2), (29, 32, 1)):
         artifact = inverted_residual(rng, size, channels, stride=stride)
         assert_one_equal(artifact, kernel, size)
-        make_all_again(monkeypatch)
+        recompute_all(monkeypatch)
         assert_one_equal(artifact, kernel, size)
 
 

@@ -1,4 +1,4 @@
-"""Values that are made again where they are read, and rows that the widest kernel weaves."""
+"""Values that are recomputed where they are read, and rows that the widest kernel weaves."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asqcli.engine.native import library, planner
-from tests.engine.native.mobilenet import inverted_residual, make_all_again
+from tests.engine.native.mobilenet import inverted_residual, recompute_all
 from tests.engine.networks import assert_equal
 
 pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(0, 2**32))
 def test_inverted_residuals(data, seed):
-    """Rows that the widest kernel weaves, of 13 to 45 pixels, and values that are made again instead of kept."""
+    """Rows that the widest kernel weaves, of 13 to 45 pixels, and values that are recomputed instead of stored."""
     draw, rng = data.draw, np.random.default_rng(seed)
     size, channels = draw(st.integers(13, 45)), draw(st.sampled_from([3, 13, 16, 24, 32, 33]))
     artifact = inverted_residual(
@@ -28,20 +28,20 @@ def test_inverted_residuals(data, seed):
     images = rng.standard_normal((2, 3, size, size)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         if draw(st.booleans()):
-            make_all_again(patch)
+            recompute_all(patch)
         assert_equal(artifact, images, draw(st.sampled_from([(), (2,), (3,)])))
 
 
-def test_values_are_made_again_where_they_would_not_stay_in_a_cache(monkeypatch):
+def test_values_are_recomputed_where_they_would_not_stay_in_a_cache():
     rng = np.random.default_rng(0)
-    for size, channels, columns, again in ((150, 16, 3, False), (200, 16, 3, True), (200, 48, 3, False)):
+    for size, channels, columns, recomputed in ((150, 16, 3, False), (200, 16, 3, True), (200, 48, 3, False)):
         artifact = inverted_residual(rng, size, channels, expanded=16, columns=columns)
-        ops = planner.Plan(artifact, {}, again=True).ops
-        assert [op.again is not None for op in ops if op.kind == library.CONV] == [
+        ops = planner.Plan(artifact, {}, recompute=True).ops
+        assert [op.recompute is not None for op in ops if op.kind == library.CONV] == [
             False,
             False,
-            again,
+            recomputed,
             False,
             False,
         ]
-        assert not [op for op in planner.Plan(artifact, {}).ops if op.again]
+        assert not [op for op in planner.Plan(artifact, {}).ops if op.recompute]
