@@ -39,16 +39,16 @@ def measure_steps(network: NativeNetwork) -> dict:
             all in microseconds, multiply-adds a second in billions (as in the direct form) and their part of the peak.
     """
     plan = network.plans[0]
-    run(plan, network.place, _random_image(network))
+    run(plan, network.kernel_index, _random_image(network))
     addresses = [ctypes.byref(op) for op in plan.ops]
     seconds: list[list[float]] = [[] for _ in plan.ops]
     run_step, clock = library().asq_run, time.perf_counter
     for _ in range(ROUNDS):  # in their order, so that each finds the memory as it is in a run
         for times, address in zip(seconds, addresses, strict=True):
             begin = clock()
-            run_step(network.place, address, 1)
+            run_step(network.kernel_index, address, 1)
             times.append(clock() - begin)
-    peak = _peak(network.place)
+    peak = _peak(network.kernel_index)
     return {"peak_gmacs": peak and round(peak, 1), "steps": _by_name(plan.ops, seconds, peak)}
 
 
@@ -56,12 +56,12 @@ def _random_image(network: NativeNetwork) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((1, *network.artifact.plan.shapes[0]), dtype=np.float32)
 
 
-def _peak(place: int) -> float | None:
+def _peak(kernel: int) -> float | None:
     """Return the most multiply-adds a second, in billions, of a few runs; None: this kernel has no such instruction."""
     rates = []
     for _ in range(PEAK_REPEATS):
         begin = time.perf_counter()
-        products = library().asq_exercise(place, PEAK_ROUNDS)
+        products = library().asq_exercise(kernel, PEAK_ROUNDS)
         rates.append(products / (time.perf_counter() - begin) / 1e9)
     return max(rates) or None
 
@@ -70,14 +70,14 @@ def _by_name(ops, seconds: list[list[float]], peak: float | None) -> list[dict]:
     names = [_name(op) for op in ops]
     steps = []
     for name in dict.fromkeys(names):
-        places = [k for k, other in enumerate(names) if other == name]
-        all_of_them = sum(statistics.median(seconds[k]) for k in places)
-        products = _multiply_adds(ops[places[0]])
-        rate = products * len(places) / all_of_them / 1e9
+        indices = [k for k, other in enumerate(names) if other == name]
+        all_of_them = sum(statistics.median(seconds[k]) for k in indices)
+        products = _multiply_adds(ops[indices[0]])
+        rate = products * len(indices) / all_of_them / 1e9
         steps.append({
             "step": name,
-            "count": len(places),
-            "microseconds": round(1e6 * all_of_them / len(places), 2),
+            "count": len(indices),
+            "microseconds": round(1e6 * all_of_them / len(indices), 2),
             "all_microseconds": round(1e6 * all_of_them, 1),
             "gmacs": round(rate, 1) if products else None,
             "of_peak": round(rate / peak, 3) if products and peak else None,

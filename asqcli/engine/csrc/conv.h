@@ -1,4 +1,4 @@
-/* A step as what the kernel computes with `conv`, and a convolution with the max pool of its output. Compiled into all kernels. */
+/* A step as what the kernel's `conv` computes, and a convolution with the max pool of its output; compiled into all kernels. */
 
 #ifndef ASQ_CONV_H
 #define ASQ_CONV_H
@@ -23,7 +23,7 @@ static Conv conv_of(const Op *op) {
     const ptrdiff_t pixel = op->layout == LAYOUT_PLANES ? 1 : (ptrdiff_t)op->group_stride * op->groups;
     const ptrdiff_t row = op->layout == LAYOUT_PLANES ? (ptrdiff_t)op->channels * width : pixel * width;
     Conv c = {
-        .codes = op->codes, .packed = op->packed, .offset = op->offset, .places = op->places, .narrow = op->narrow,
+        .codes = op->codes, .packed = op->packed, .offset = op->offset, .taps = op->taps, .narrow = op->narrow,
         .across = op->stride_w * pixel,
         .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = epilogue_of(op),
         .out_w = op->out_w, .outputs = op->outputs / op->groups, .out_stride = op->outputs, .sums_stride = op->outputs,
@@ -46,7 +46,7 @@ static void conv_pool(const Op *op, Conv *c, int blocks, const Team *team) {
     const Pool *pool = &op->pool;
     const size_t row = (size_t)op->out_w * op->outputs, pooled = (size_t)pool->out_w * op->outputs;
     const int reach = (pool->kernel_h - 1) * pool->dilation_h + 1;
-    float *const ring = pool->rows + team->place * pool->ring * row;
+    float *const ring = pool->rows + team->index * pool->ring * row;
     int first, last, done = 0;
     c->row_sums = NULL;
     share(team, pool->out_h, 1, &first, &last);

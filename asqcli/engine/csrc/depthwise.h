@@ -16,7 +16,7 @@ static void quantize_fours(const Op *op, const Quantizer *q, int first, int last
     const int length = op->width * op->channels;
     const size_t pixel = (size_t)4 * op->channels, left = op->left * pixel, right = op->right * pixel;
     const size_t inside = op->width * pixel;
-    float *const strip = op->recompute ? op->recompute->strip + team->place * strip_size(op->recompute) : NULL;
+    float *const strip = op->recompute ? op->recompute->strip + team->index * strip_size(op->recompute) : NULL;
     Conv recomputed = {0};
     if (op->recompute) {
         recomputed = conv_of(op->recompute);
@@ -53,13 +53,13 @@ static void quantize_fours(const Op *op, const Quantizer *q, int first, int last
 
 /* A depthwise convolution of 16 channels at PIXELS neighbouring pixels, `across` bytes apart. */
 static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op, const Epilogue *e, const uint8_t *codes,
-                                                                   ptrdiff_t across, const int8_t *w, int places, int first,
+                                                                   ptrdiff_t across, const int8_t *w, int taps, int first,
                                                                    size_t at, double *row_sums, int fresh,
                                                                    const int PIXELS) {
     Sums sums[PARTS * SIDE_BY_SIDE];
     UNROLL
     for (int p = 0; p < PARTS * PIXELS; p++) sums[p] = sums_from(op->compensation + first + p / PIXELS * LANES);
-    for (int i = 0; i < places; i++, w += BLOCK * DEPTH) {
+    for (int i = 0; i < taps; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + op->offset[i];
         UNROLL
         for (int p = 0; p < PARTS * PIXELS; p++) {
@@ -73,15 +73,15 @@ static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op,
 
 /* Functions of their own, so that the accumulators have all registers. */
 static __attribute__((noinline)) void depthwise_tile(const Op *op, const Epilogue *e, const uint8_t *codes, ptrdiff_t across,
-                                                     const int8_t *w, int places, int first, size_t at, double *row_sums,
+                                                     const int8_t *w, int taps, int first, size_t at, double *row_sums,
                                                      int fresh) {
-    depthwise_pixels(op, e, codes, across, w, places, first, at, row_sums, fresh, SIDE_BY_SIDE);
+    depthwise_pixels(op, e, codes, across, w, taps, first, at, row_sums, fresh, SIDE_BY_SIDE);
 }
 
 static __attribute__((noinline)) void depthwise_pixel(const Op *op, const Epilogue *e, const uint8_t *codes, ptrdiff_t across,
-                                                      const int8_t *w, int places, int first, size_t at, double *row_sums,
+                                                      const int8_t *w, int taps, int first, size_t at, double *row_sums,
                                                       int fresh) {
-    depthwise_pixels(op, e, codes, across, w, places, first, at, row_sums, fresh, 1);
+    depthwise_pixels(op, e, codes, across, w, taps, first, at, row_sums, fresh, 1);
 }
 
 /* Sixteen channels of some rows after the other: the codes that neighbouring rows share stay in the first cache. */
@@ -96,15 +96,15 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
     for (int band = first_row; band < last_row; band += BAND)
         for (int first = 0; first < op->outputs; first += BLOCK)
             for (int y = band; y < last_row && y < band + BAND; y++) {
-                /* The rows of a window are in one four of rows, or in two or more: the last places may hold none of them. */
-                const int top = y * op->stride_h, phase = top % 4, places = ((phase + reach - 1) / 4 + 1) * op->kernel_w;
+                /* The rows of a window are in one four of rows, or in two or more: the last taps may hold none of them. */
+                const int top = y * op->stride_h, phase = top % 4, taps = ((phase + reach - 1) / 4 + 1) * op->kernel_w;
                 const uint8_t *codes = op->codes + top / 4 * four + 4 * first;
-                const int8_t *w = op->packed + ((ptrdiff_t)first * 4 + phase * BLOCK) * DEPTH * op->places;
+                const int8_t *w = op->packed + ((ptrdiff_t)first * 4 + phase * BLOCK) * DEPTH * op->taps;
                 double *row_sums = op->row_sums ? op->row_sums + (size_t)y * op->outputs + first : NULL;
                 size_t at = (size_t)y * op->out_w * op->outputs + first;
                 int x = 0;
 #ifdef ASQ_WEAVE_H
-                const Weave weave = weaver(&woven, op->kernel_w, places, op->outputs - first, op->y != NULL, row_sums != NULL);
+                const Weave weave = weaver(&woven, op->kernel_w, taps, op->outputs - first, op->y != NULL, row_sums != NULL);
                 if (weave) {
                     weave(&woven, first, codes, w, op->out + at, row_sums);
                     x = woven.rounds * WOVEN;
@@ -112,9 +112,9 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
                 }
 #endif
                 for (; op->out_w - x >= SIDE_BY_SIDE; x += SIDE_BY_SIDE, at += (size_t)SIDE_BY_SIDE * op->outputs)
-                    depthwise_tile(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0);
+                    depthwise_tile(op, e, codes + x * across, across, w, taps, first, at, row_sums, x == 0);
                 for (; x < op->out_w; x++, at += op->outputs)
-                    depthwise_pixel(op, e, codes + x * across, across, w, places, first, at, row_sums, x == 0);
+                    depthwise_pixel(op, e, codes + x * across, across, w, taps, first, at, row_sums, x == 0);
             }
 }
 

@@ -29,16 +29,16 @@ enum { COUNT = sizeof KERNELS / sizeof KERNELS[0] };
 PUBLIC size_t asq_op_size(void) { return sizeof(Op); }
 
 /* The name of a kernel, best first, or null after the last. */
-PUBLIC const char *asq_kernel_name(int place) { return place >= 0 && place < COUNT ? KERNELS[place]->name : NULL; }
+PUBLIC const char *asq_kernel_name(int index) { return index >= 0 && index < COUNT ? KERNELS[index]->name : NULL; }
 
 /* Can this processor run it? */
-PUBLIC int asq_kernel_supported(int place) { return place >= 0 && place < COUNT && KERNELS[place]->supported(); }
+PUBLIC int asq_kernel_supported(int index) { return index >= 0 && index < COUNT && KERNELS[index]->supported(); }
 
 /* Does it take convolutions in Winograd's form? */
-PUBLIC int asq_kernel_winograd(int place) { return KERNELS[place]->winograd; }
+PUBLIC int asq_kernel_winograd(int index) { return KERNELS[index]->winograd; }
 
 /* Is recomputing a cheap convolution faster than storing its output? */
-PUBLIC int asq_kernel_recompute(int place) { return KERNELS[place]->recompute; }
+PUBLIC int asq_kernel_recompute(int index) { return KERNELS[index]->recompute; }
 
 /* How many multiply-adds that many rounds were, or 0 where the kernel has no instruction for them. */
 PUBLIC int64_t asq_exercise(int kernel, int64_t rounds) {
@@ -67,12 +67,12 @@ PUBLIC void asq_run_images(int kernel, const Op *ops, int count, const float *im
     if (reader) reader->x = input; /* the images are the caller's */
 }
 
-/* Work as thread `place`, 1 or above, on every plan that comes, until asq_dismiss. */
-PUBLIC void asq_serve(int place, Meeting *meeting) {
+/* Work as thread `index`, 1 or above, on every plan that comes, until asq_dismiss. */
+PUBLIC void asq_serve(int index, Meeting *meeting) {
     for (int seen = 0;; seen++) {
         await(&meeting->started, seen);
         if (meeting->kernel < 0) return;
-        const Team team = {place, meeting->threads, meeting};
+        const Team team = {index, meeting->threads, meeting};
         KERNELS[meeting->kernel]->run(meeting->ops, meeting->count, &team);
     }
 }

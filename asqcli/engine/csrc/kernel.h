@@ -7,10 +7,10 @@
        LAYOUT_PLANES   [height][channels][width]        four columns; for the image, which comes as planes
        LAYOUT_FOURS    [height / 4][width][channels][4] four rows; for depthwise convolutions, which sum over no channels
 
-   A window is a list of places of four codes, as `offset`s in bytes from its first; the weights lie in the same order:
+   A window is a list of taps, of four codes each, as `offset`s in bytes from its first; the weights lie in the same order:
 
-       packed     [block][place][16 outputs][4]         s8, zeros where there is nothing
-       depthwise  [block][first row % 4][place][16 outputs][4 rows]
+       packed     [block][tap][16 outputs][4]           s8, zeros where there is nothing
+       depthwise  [block][first row % 4][tap][16 outputs][4 rows]
 
    Where all channels of a row of the window are neighbours, they are one run: 3 columns of 3 channels are 12 codes, not 9 x 4.
 
@@ -21,8 +21,9 @@
    begin there: after some products one is the sum of code * w of these and of qmin * w of the others, at most 255 * sum |w|,
    and the loader refuses networks in which that would not fit in 32 bits.
 
-   Glossary. block: 16 output channels. tile: some neighbouring pixels of one output row times one or more blocks, whose
-   accumulators stay in registers. epilogue: what turns an accumulator into a real value (see epilogue.h). */
+   Glossary. tap: four codes of a window that are multiplied at once. block: 16 output channels. tile: some neighbouring pixels
+   of one output row times one or more blocks, whose accumulators stay in registers. epilogue: what turns an accumulator into a
+   real value (see epilogue.h). */
 
 #ifndef ASQ_KERNEL_H
 #define ASQ_KERNEL_H
@@ -47,10 +48,10 @@ typedef struct {
 typedef struct {
     const uint8_t *codes;         /* first channel of the group */
     const int8_t *packed;         /* first block of the group */
-    const int32_t *offset;        /* [places] */
-    int places;
+    const int32_t *offset;        /* [taps] */
+    int taps;
     int narrow;                   /* see Op */
-    int shared;                   /* places of a column of a window, if it has three and its neighbours share them; or 0 */
+    int shared;                   /* taps of a column of a window, if it has three and its neighbours share them; or 0 */
     ptrdiff_t across, down;       /* bytes from the codes of an output to those of its neighbours */
     float *output;                /* first output of the group */
     double *row_sums;             /* of the output, or null */
@@ -105,8 +106,8 @@ typedef struct Op {
     int32_t adapter_layers;
     int32_t layout;               /* of the codes; with LAYOUT_PLANES x is [channels][height][width] */
     int32_t group_stride;         /* LAYOUT_PIXELS: bytes from the codes of a group to those of the next */
-    int32_t places;               /* of codes in a window */
-    int32_t narrow;               /* places whose products may be added in 16 bits, two of each; 0: not even those of one */
+    int32_t taps;                 /* of a window */
+    int32_t narrow;               /* taps whose products may be added in 16 bits, two of each; 0: not even those of one */
     int32_t winograd;             /* 1 or 2 dimensions of winograd.h, or 0 */
     int64_t plane;                /* bytes of the codes of each of its transforms */
     uint8_t *transformed;         /* scratch: those codes */
@@ -122,7 +123,7 @@ typedef struct Op {
     int32_t scratch_width;        /* the widest of channels and the adapter's layers, padded to 16 */
     float *scale;                 /* scratch: [groups][outputs of a group padded to BLOCK] */
     const int8_t *packed, *next;  /* next: those of the next convolution, or null */
-    const int32_t *offset;        /* [places] */
+    const int32_t *offset;        /* [taps] */
     const float *weight_scale;    /* the following: [groups][outputs of a group padded to BLOCK] */
     const int32_t *compensation;
     const float *bias;

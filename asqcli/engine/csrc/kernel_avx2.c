@@ -1,5 +1,5 @@
 /* AVX2. vpmaddubsw multiplies 4 codes by 4 weights and adds them by twos, but saturates at 16 bits. Codes and weights of few
-   bits stay far below, so that the products of many places are added in 16 bits before they are widened (`narrow` says of how
+   bits stay far below, so that the products of many taps are added in 16 bits before they are widened (`narrow` says of how
    many). Others are widened first, and vpmaddwd adds pairs in 32 bits, exact for all. A tile is PIXELS x 16 outputs. */
 
 #include <immintrin.h>
@@ -30,7 +30,7 @@ static inline __attribute__((always_inline)) void wide_tile(const Conv *c, const
         low[p] = halves_from(start);
         high[p] = halves_from(start + LANES / 2);
     }
-    for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH) {
+    for (int i = 0; i < c->taps; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + c->offset[i];
         __m256i weights_low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w));
         __m256i weights_high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16)));
@@ -55,8 +55,8 @@ static inline __attribute__((always_inline)) void narrow_tile(const Conv *c, con
                                                               const int32_t *start, Sums *sum, const int PIXELS) {
     UNROLL
     for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(start + p / PIXELS * LANES);
-    for (int i = 0, end; i < c->places; i = end) {
-        end = c->places - i < c->narrow ? c->places : i + c->narrow;
+    for (int i = 0, end; i < c->taps; i = end) {
+        end = c->taps - i < c->narrow ? c->taps : i + c->narrow;
         __m256i pairs[PARTS * MOST_PIXELS];
         UNROLL
         for (int p = 0; p < PARTS * PIXELS; p++) pairs[p] = _mm256_setzero_si256();
@@ -77,7 +77,7 @@ static inline __attribute__((always_inline)) void narrow_tile(const Conv *c, con
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int PIXELS) {
     const int first = block * BLOCK;
-    const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
+    const int8_t *w = c->packed + (size_t)first * DEPTH * c->taps;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     const int32_t *start = c->epilogue.compensation + first;
     Sums sum[PARTS * MOST_PIXELS];

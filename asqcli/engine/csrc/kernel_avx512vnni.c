@@ -1,6 +1,6 @@
 /* AVX-512 VNNI: vpdpbusd multiplies 4 unsigned by 4 signed bytes in each of 16 lanes and adds to 32 bits, no saturation.
 
-   A tile of pixels times blocks keeps one vector of accumulators for each in registers. For each place of the window it loads
+   A tile of pixels times blocks keeps one vector of accumulators for each in registers. For each tap of the window it loads
    the blocks' weights and broadcasts the 4 codes of each pixel: 14 x 2 needs 28 + 2 + 1 of the 32 registers.
    The arrays below stay in registers only if the compiler unrolls every loop over them; gcc 12's partial redundancy
    elimination would store them in each step, hence -fno-tree-pre. */
@@ -119,7 +119,7 @@ static inline __attribute__((always_inline)) __m512i broadcast_four(const uint8_
 }
 
 /* The sums of ROWS x COLUMNS neighbouring pixels times BLOCKS blocks of weights; they begin at `start`, or at zero where it is
-   null. `ahead`: other weights to be fetched, a cache line for each place, or none with `line` 0. */
+   null. `ahead`: other weights to be fetched, a cache line for each tap, or none with `line` 0. */
 static inline __attribute__((always_inline)) void sum_products(const Conv *c, const uint8_t *codes, const int8_t *w,
                                                                size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
                                                                const int32_t *start, Sums sum[2][MOST_PIXELS],
@@ -128,7 +128,7 @@ static inline __attribute__((always_inline)) void sum_products(const Conv *c, co
     for (int b = 0; b < BLOCKS; b++)
         UNROLL
         for (int p = 0; p < ROWS * COLUMNS; p++) sum[b][p] = start ? sums_from(start + b * BLOCK) : _mm512_setzero_si512();
-    for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH, ahead += line) {
+    for (int i = 0; i < c->taps; i++, w += BLOCK * DEPTH, ahead += line) {
         const uint8_t *a = codes + c->offset[i];
         __m512i weights[2];
         UNROLL
@@ -159,7 +159,7 @@ static inline __attribute__((always_inline)) void sum_shared_products(const Conv
     const ptrdiff_t column = (ptrdiff_t)c->shared * BLOCK * DEPTH;
     UNROLL
     for (int p = 0; p < COLUMNS; p++) sum[p] = sums_from(start);
-    for (int row = 0; row < c->places; row += 3 * c->shared, w += 2 * column)
+    for (int row = 0; row < c->taps; row += 3 * c->shared, w += 2 * column)
         for (int i = row; i < row + c->shared; i++, w += BLOCK * DEPTH) {
             const uint8_t *from = codes + c->offset[i];
             const __m512i weights[3] = {_mm512_loadu_si512(w), _mm512_loadu_si512(w + column),
@@ -180,7 +180,7 @@ static inline __attribute__((always_inline)) void sum_shared_products(const Conv
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int8_t *ahead,
                                                        ptrdiff_t line, const int ROWS, const int COLUMNS, const int BLOCKS) {
-    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
+    const size_t block_bytes = (size_t)c->taps * BLOCK * DEPTH;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     const int8_t *w = c->packed + block * block_bytes;
     const int32_t *start = c->epilogue.compensation + block * BLOCK;
@@ -231,9 +231,9 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
     int tiles = 0;
     const Rows woven = {&c->epilogue, c->offset, c->across, c->out_stride, c->out_w / WOVEN};
     const int outputs = c->outputs - (block + blocks - 1) * BLOCK;
-    const Weave weave = weaver(&woven, 0, c->places, outputs, c->residual != NULL, c->row_sums != NULL);
+    const Weave weave = weaver(&woven, 0, c->taps, outputs, c->residual != NULL, c->row_sums != NULL);
     if (weave && line) {
-        for (int i = 0; i < blocks * c->places; i++) _mm_prefetch((const char *)next + i * line, _MM_HINT_T1);
+        for (int i = 0; i < blocks * c->taps; i++) _mm_prefetch((const char *)next + i * line, _MM_HINT_T1);
         line = 0;
     }
     if (!next) next = c->packed;
@@ -242,20 +242,20 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
         if (c->out_w == 7 && last_row - y >= 2) { /* the images of the last stage: 14 pixels of two rows */
             (blocks == 2 ? tile_2x7x2 : tile_2x7x1)(c, y, 0, block, next, line);
             rows = 2;
-            next += line * c->places;
+            next += line * c->taps;
             if (++tiles == blocks) line = 0;
         } else {
             int x = 0;
             for (int b = 0; weave && b < blocks; b++, x = woven.rounds * WOVEN) {
                 const int first = (block + b) * BLOCK;
                 float *const out = c->output + (size_t)y * c->out_w * c->out_stride + first;
-                const int8_t *w = c->packed + (size_t)(block + b) * c->places * BLOCK * DEPTH;
+                const int8_t *w = c->packed + (size_t)(block + b) * c->taps * BLOCK * DEPTH;
                 weave(&woven, first, c->codes + y * c->down, w, out, row_sums_of(c, y, first));
             }
             for (int pixels; x < c->out_w; x += pixels) {
                 pixels = asq_tile_width(c->out_w - x, blocks == 2 ? 14 : MOST_PIXELS);
                 TILES[blocks - 1][pixels - 1](c, y, x, block, next, line);
-                next += line * c->places;
+                next += line * c->taps;
                 if (++tiles == blocks) line = 0;
             }
         }
@@ -263,7 +263,7 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
 }
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH * asq_transforms(c->winograd);
+    const size_t block_bytes = (size_t)c->taps * BLOCK * DEPTH * asq_transforms(c->winograd);
     /* Where the weights of all outputs stay in the first cache, row by row, so that the output is written in order. */
     const int few = last_block - first_block > 2 && (last_block - first_block) * block_bytes <= SMALL_WEIGHTS;
     const int height = few ? 2 : last_row - first_row;

@@ -24,12 +24,12 @@ static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *w
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int PIXELS) {
     const int first = block * BLOCK;
-    const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
+    const int8_t *w = c->packed + (size_t)first * DEPTH * c->taps;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     Sums sum[PARTS * MOST_PIXELS];
     UNROLL
     for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(c->epilogue.compensation + first + p / PIXELS * LANES);
-    for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH) {
+    for (int i = 0; i < c->taps; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + c->offset[i];
         const __m256i w_low = _mm256_loadu_si256((const __m256i *)w), w_high = _mm256_loadu_si256((const __m256i *)w + 1);
         UNROLL

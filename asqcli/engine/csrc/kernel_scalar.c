@@ -38,9 +38,9 @@ static void conv(const Conv *c, int first_row, int last_row, int first_block, in
         for (int y = first_row; y < last_row; y++)
             for (int x = 0; x < c->out_w; x++) {
                 const uint8_t *codes = c->codes + y * c->down + x * c->across;
-                const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
+                const int8_t *w = c->packed + (size_t)first * DEPTH * c->taps;
                 Sums sums = sums_from(c->epilogue.compensation + first);
-                for (int i = 0; i < c->places; i++)
+                for (int i = 0; i < c->taps; i++)
                     for (int o = 0; o < BLOCK; o++)
                         for (int d = 0; d < DEPTH; d++) sums.lane[o] += codes[c->offset[i] + d] * *w++;
                 const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;

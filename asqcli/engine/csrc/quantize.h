@@ -25,7 +25,7 @@ static inline __attribute__((always_inline)) int32_t code_of(const Quantizer *q,
     return bits - 0x4B400000 - (int32_t)q->qmin;
 }
 
-/* Of QUAD numbers: 16 from each of four places, in the order of the places, or the four of each of the 16 together. */
+/* Of QUAD numbers: 16 from each of four sources, in the order of these, or the four of each of the 16 together. */
 enum { QUAD = 64 };
 static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer *q, const float *const x[4],
                                                                 const int TOGETHER, uint8_t *to) {
@@ -36,7 +36,7 @@ static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer 
     UNROLL
     for (int k = 0; k < 4; k++)
         codes[k] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_loadu_ps(x[k]), reciprocal), qmax));
-    /* What is below qmin ends at 0: the steps to 16 and to 8 bits saturate. In 128 bits there are now 4 of each place. */
+    /* What is below qmin ends at 0: the steps to 16 and to 8 bits saturate. In 128 bits there are now 4 of each source. */
     const __m512i first = _mm512_subs_epi16(_mm512_packs_epi32(codes[0], codes[1]), qmin);
     const __m512i second = _mm512_subs_epi16(_mm512_packs_epi32(codes[2], codes[3]), qmin);
     const __m512i bytes = _mm512_packus_epi16(first, second);

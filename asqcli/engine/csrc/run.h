@@ -22,7 +22,7 @@ static void run_conv(const Op *op, const Team *team) {
     const float step = adapted_step_size(op, team);
     const Quantizer quantizer = {1.0f / step, (float)op->qmin, (float)op->qmax};
     int first, last;
-    if (team->place == 0) {
+    if (team->index == 0) {
         const float activation_scale = op->as_printed ? op->step_size : step;
         const int scales = depthwise_layer ? padded(op->outputs, BLOCK) : op->groups * blocks;
         for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
@@ -49,7 +49,7 @@ static void run_conv(const Op *op, const Team *team) {
     Conv c = conv_of(op);
     if (!op->out) {
         if (!op->row_sums) return; /* the codes are all that is needed */
-        c.output = op->strip + team->place * strip_size(op);
+        c.output = op->strip + team->index * strip_size(op);
         c.out_stride = 0;
     }
     if (op->pool.out_h) {
@@ -61,7 +61,7 @@ static void run_conv(const Op *op, const Team *team) {
     const int row_height = op->winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
     const int rows_each = (op->out_h + row_height * team->threads - 1) / (row_height * team->threads) * row_height;
     const int even = 10 * rows_each * team->threads <= 11 * op->out_h;
-    const size_t weights = (size_t)blocks * op->groups * DEPTH * op->places * asq_transforms(op->winograd);
+    const size_t weights = (size_t)blocks * op->groups * DEPTH * op->taps * asq_transforms(op->winograd);
     const int few = op->out_h < 8 * team->threads && !(even && weights <= FEW_WEIGHTS);
     const int by_blocks = few && outputs >= BLOCK * team->threads;
     int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
@@ -70,7 +70,7 @@ static void run_conv(const Op *op, const Team *team) {
     else
         share(team, last_row, row_height, &first_row, &last_row);
     for (int group = 0; group < op->groups; group++) {
-        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->places * asq_transforms(op->winograd);
+        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->taps * asq_transforms(op->winograd);
         c.next = group + 1 < op->groups ? after : op->next;
         conv(&c, first_row, last_row, first_block, last_block);
         c.packed = after;
@@ -137,7 +137,7 @@ static void run(const Op *ops, int count, const Team *team) {
                 mean(op, first, last, op->out);
                 break;
             case OP_COPY:
-                if (team->place == 0) copy(op);
+                if (team->index == 0) copy(op);
                 break;
         }
         meet(team);

@@ -30,7 +30,7 @@ typedef struct {
 } Meeting;
 
 typedef struct {
-    int place, threads;
+    int index, threads;
     Meeting *meeting; /* null for one thread */
 } Team;
 
@@ -85,8 +85,8 @@ static inline void meet(const Team *t) {
 /* The part of 0 .. count - 1 that is this thread's, in multiples of `grain`. */
 static inline void share(const Team *t, int count, int grain, int *first, int *last) {
     const int grains = (count + grain - 1) / grain;
-    *first = (int)((long long)grains * t->place / t->threads) * grain;
-    *last = (int)((long long)grains * (t->place + 1) / t->threads) * grain;
+    *first = (int)((long long)grains * t->index / t->threads) * grain;
+    *last = (int)((long long)grains * (t->index + 1) / t->threads) * grain;
     if (*last > count) *last = count;
 }
 

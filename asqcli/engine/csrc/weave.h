@@ -1,4 +1,4 @@
-/* Rows of convolutions with few places and of depthwise ones, whose epilogue takes longer than their products. Included by
+/* Rows of convolutions with few taps and of depthwise ones, whose epilogue takes longer than their products. Included by
    kernel_avx512vnni.c.
 
    A processor looks ahead some hundred operations; where each waits for the one before it, these are all waiting ones and the
@@ -8,7 +8,7 @@
 #ifndef ASQ_WEAVE_H
 #define ASQ_WEAVE_H
 
-enum { WOVEN = 14 /* pixels of a round */, MOST_WOVEN_PLACES = 9, EPILOGUE_STAGES = 9 };
+enum { WOVEN = 14 /* pixels of a round */, MOST_WOVEN_TAPS = 9, EPILOGUE_STAGES = 9 };
 
 /* What the rows of a convolution have in common. */
 typedef struct {
@@ -21,11 +21,11 @@ typedef struct {
 /* Do the whole rounds of a row in the block that begins with the output `first`. */
 typedef void (*Weave)(const Rows *rows, int first, const uint8_t *codes, const int8_t *packed, float *out, double *row_sums);
 
-/* What stays in registers, and the pixels under way: a pixel has the same place in every round. */
+/* What stays in registers, and the pixels under way: a pixel has the same slot in every round. */
 typedef struct {
     const int32_t *start;
-    Sums weights[MOST_WOVEN_PLACES];
-    ptrdiff_t place[MOST_WOVEN_PLACES]; /* from `codes` to a place of the pixel that has come to it */
+    Sums weights[MOST_WOVEN_TAPS];
+    ptrdiff_t tap[MOST_WOVEN_TAPS]; /* from `codes` to a tap of the pixel that has come to it */
     __m512 scale, g, b, low, high;
     const uint8_t *codes;         /* of the pixel that is begun in this step */
     ptrdiff_t across;
@@ -76,21 +76,21 @@ static inline __attribute__((always_inline)) void finish_stage(Woven *w, int p, 
     if (stage < 6) KEEP(w->v[p]);
 }
 
-/* WOVEN steps: stages of the pixels of the last round, if it is OLD, and of this, if it is NEW. A pixel comes to its places in
-   STEPS steps, to PLACES of them in each. */
-static inline __attribute__((always_inline)) void weave_round(Woven *w, const int DEPTHWISE, const int STEPS, const int PLACES,
+/* WOVEN steps: stages of the pixels of the last round, if it is OLD, and of this, if it is NEW. A pixel comes to its taps in
+   STEPS steps, to TAPS of them in each. */
+static inline __attribute__((always_inline)) void weave_round(Woven *w, const int DEPTHWISE, const int STEPS, const int TAPS,
                                                               const int SUMS, const int OLD, const int NEW) {
     const int COUNT = NEW ? WOVEN : STEPS + EPILOGUE_STAGES - 1;
     UNROLL
     for (int t = 0; t < COUNT; t++) {
         UNROLL
-        for (int k = 0; k < PLACES; k++) {
+        for (int k = 0; k < TAPS; k++) {
             UNROLL
             for (int s = STEPS - 1; s >= 0; s--) {
-                const int i = s * PLACES + k, p = (t - s + WOVEN) % WOVEN;
+                const int i = s * TAPS + k, p = (t - s + WOVEN) % WOVEN;
                 if (t >= s ? !NEW : !OLD) continue;
                 if (i == 0) w->sum[p] = sums_from(w->start);
-                const uint8_t *from = w->codes + w->place[i];
+                const uint8_t *from = w->codes + w->tap[i];
                 const Sums codes = DEPTHWISE ? _mm512_loadu_si512(from) : broadcast_four(from);
                 w->sum[p] = _mm512_dpbusd_epi32(w->sum[p], codes, w->weights[i]);
                 KEEP(w->sum[p]);
@@ -105,10 +105,10 @@ static inline __attribute__((always_inline)) void weave_round(Woven *w, const in
     }
 }
 
-/* The packed places of a depthwise window are in order of its fours of rows, and come here by columns. */
+/* The packed taps of a depthwise window are in order of its fours of rows, and come here by columns. */
 static inline __attribute__((always_inline)) void weave_row(const Rows *rows, int first, const uint8_t *codes,
                                                             const int8_t *packed, float *out, double *row_sums,
-                                                            const int DEPTHWISE, const int STEPS, const int PLACES,
+                                                            const int DEPTHWISE, const int STEPS, const int TAPS,
                                                             const int SUMS) {
     const Epilogue *e = rows->epilogue;
     Woven w = {
@@ -120,43 +120,43 @@ static inline __attribute__((always_inline)) void weave_row(const Rows *rows, in
         .low = _mm512_set1_ps(e->low), .high = _mm512_set1_ps(e->high),
     };
     UNROLL
-    for (int i = 0; i < STEPS * PLACES; i++) {
-        const int place = DEPTHWISE ? i % PLACES * STEPS + i / PLACES : i;
-        w.weights[i] = _mm512_loadu_si512(packed + place * BLOCK * DEPTH);
-        w.place[i] = rows->offset[place] - i / PLACES * rows->across;
+    for (int i = 0; i < STEPS * TAPS; i++) {
+        const int tap = DEPTHWISE ? i % TAPS * STEPS + i / TAPS : i;
+        w.weights[i] = _mm512_loadu_si512(packed + tap * BLOCK * DEPTH);
+        w.tap[i] = rows->offset[tap] - i / TAPS * rows->across;
     }
-    weave_round(&w, DEPTHWISE, STEPS, PLACES, SUMS, 0, 1);
-    for (int round = 1; round < rows->rounds; round++) weave_round(&w, DEPTHWISE, STEPS, PLACES, SUMS, 1, 1);
-    weave_round(&w, DEPTHWISE, STEPS, PLACES, SUMS, 1, 0);
+    weave_round(&w, DEPTHWISE, STEPS, TAPS, SUMS, 0, 1);
+    for (int round = 1; round < rows->rounds; round++) weave_round(&w, DEPTHWISE, STEPS, TAPS, SUMS, 1, 1);
+    weave_round(&w, DEPTHWISE, STEPS, TAPS, SUMS, 1, 0);
     if (SUMS) store_row(&w.row);
 }
 
-#define WEAVE(name, sums, depthwise, steps, places)                                                                     \
+#define WEAVE(name, sums, depthwise, steps, taps)                                                                     \
     static __attribute__((noinline)) void name(const Rows *rows, int first, const uint8_t *codes, const int8_t *packed, \
                                                float *out, double *row_sums) {                                          \
-        weave_row(rows, first, codes, packed, out, row_sums, depthwise, steps, places, sums);                           \
+        weave_row(rows, first, codes, packed, out, row_sums, depthwise, steps, taps, sums);                           \
     }
 WEAVE(weave_3_columns, 0, 1, 3, 1) WEAVE(weave_3_columns_and_sum, 1, 1, 3, 1)
 WEAVE(weave_3_columns_of_2, 0, 1, 3, 2) WEAVE(weave_3_columns_of_2_and_sum, 1, 1, 3, 2)
-WEAVE(weave_4_places, 0, 0, 2, 2) WEAVE(weave_4_places_and_sum, 1, 0, 2, 2)
-WEAVE(weave_6_places, 0, 0, 3, 2) WEAVE(weave_6_places_and_sum, 1, 0, 3, 2)
-WEAVE(weave_8_places, 0, 0, 4, 2) WEAVE(weave_8_places_and_sum, 1, 0, 4, 2)
-WEAVE(weave_9_places, 0, 0, 3, 3) WEAVE(weave_9_places_and_sum, 1, 0, 3, 3)
+WEAVE(weave_4_taps, 0, 0, 2, 2) WEAVE(weave_4_taps_and_sum, 1, 0, 2, 2)
+WEAVE(weave_6_taps, 0, 0, 3, 2) WEAVE(weave_6_taps_and_sum, 1, 0, 3, 2)
+WEAVE(weave_8_taps, 0, 0, 4, 2) WEAVE(weave_8_taps_and_sum, 1, 0, 4, 2)
+WEAVE(weave_9_taps, 0, 0, 3, 3) WEAVE(weave_9_taps_and_sum, 1, 0, 3, 3)
 
-/* What weaves rows of so many places, or null. columns: of the window of a depthwise convolution, or 0. count: outputs of the
+/* What weaves rows of so many taps, or null. columns: of the window of a depthwise convolution, or 0. count: outputs of the
    block. */
-static Weave weaver(const Rows *rows, int columns, int places, int count, int residual, int sums) {
+static Weave weaver(const Rows *rows, int columns, int taps, int count, int residual, int sums) {
     static const Weave DEPTHWISE[2][2] = {{weave_3_columns, weave_3_columns_and_sum},
                                           {weave_3_columns_of_2, weave_3_columns_of_2_and_sum}};
-    static const Weave BY_PLACES[][2] = {
-        [4] = {weave_4_places, weave_4_places_and_sum},
-        [6] = {weave_6_places, weave_6_places_and_sum},
-        [8] = {weave_8_places, weave_8_places_and_sum},
-        [MOST_WOVEN_PLACES] = {weave_9_places, weave_9_places_and_sum},
+    static const Weave BY_TAPS[][2] = {
+        [4] = {weave_4_taps, weave_4_taps_and_sum},
+        [6] = {weave_6_taps, weave_6_taps_and_sum},
+        [8] = {weave_8_taps, weave_8_taps_and_sum},
+        [MOST_WOVEN_TAPS] = {weave_9_taps, weave_9_taps_and_sum},
     };
     if (!rows->rounds || count < BLOCK || residual || (rows->epilogue->bias && rows->epilogue->g)) return NULL;
-    if (columns) return columns == 3 && places <= 6 ? DEPTHWISE[places > 3][sums] : NULL;
-    return places <= MOST_WOVEN_PLACES ? BY_PLACES[places][sums] : NULL;
+    if (columns) return columns == 3 && taps <= 6 ? DEPTHWISE[taps > 3][sums] : NULL;
+    return taps <= MOST_WOVEN_TAPS ? BY_TAPS[taps][sums] : NULL;
 }
 
 #endif

@@ -12,7 +12,7 @@
    takes the constants back, before the halving; it differs between the outputs of a tile.
 
        transformed   [transform][tile rows][tiles of a row][channels]          u8; F(2, 3): a tile row is a row of the image
-       packed        [block][transform][place][16 outputs][4]                  s8
+       packed        [block][transform][tap][16 outputs]  [4]                  s8
        compensation  [output of a tile][outputs padded to BLOCK] */
 
 #ifndef ASQ_WINOGRAD_H

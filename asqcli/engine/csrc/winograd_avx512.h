@@ -16,8 +16,8 @@ static inline __attribute__((always_inline)) void transform_tiles(const Conv *c,
         Sums sum[2][MOST_PIXELS];
         sum_products(c, codes, w, block_bytes, ahead, line, NULL, sum, 1, COLUMNS, BLOCKS);
         codes += c->plane;
-        w += (size_t)c->places * BLOCK * DEPTH;
-        ahead += line * c->places;
+        w += (size_t)c->taps * BLOCK * DEPTH;
+        ahead += line * c->taps;
         UNROLL
         for (int b = 0; b < BLOCKS; b++)
             UNROLL
@@ -109,7 +109,7 @@ static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c,
                                                                   int blocks, const int8_t *next, const int DIMENSIONS) {
     const int transforms = asq_transforms(DIMENSIONS);
     const int tiles = (last_row - first_row + DIMENSIONS - 1) / DIMENSIONS * c->tiles_x;
-    const size_t block_bytes = (size_t)transforms * c->places * BLOCK * DEPTH;
+    const size_t block_bytes = (size_t)transforms * c->taps * BLOCK * DEPTH;
     const uint8_t *codes = c->codes + (size_t)(first_row / DIMENSIONS) * c->tiles_x * c->across;
     ptrdiff_t line = next ? BLOCK * DEPTH : 0;
     Transformed sum;
@@ -119,7 +119,7 @@ static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c,
         for (; tiles - done >= TRANSFORMS[k].columns;) {
             TRANSFORMS[k].by_blocks[blocks - 1](c, codes + done * c->across, c->packed + block * block_bytes, block_bytes, next,
                                                 line, sum);
-            next += line * c->places * transforms;
+            next += line * c->taps * transforms;
             if (++groups == blocks) line = 0;
             const int y = first_row + done / c->tiles_x * DIMENSIONS, x = done % c->tiles_x * 2;
             for (int b = 0; b < blocks; b++)

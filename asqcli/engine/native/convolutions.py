@@ -19,7 +19,7 @@ from asqcli.engine.native.values import Values
 
 INT16_MAX = 2**15 - 1
 LARGE = 2**21  # bytes of values that do not stay in a core's second cache
-FEW_PLACES = 8  # of a window: products that take less time than to write their sum there and to read it
+FEW_TAPS = 8  # of a window: products that take less time than to write their sum there and to read it
 
 Layer = doc.Conv | doc.Linear
 
@@ -109,7 +109,7 @@ class Convolutions:
             stride_h=stride[0], stride_w=stride[1], dilation_h=layout.dilation[0], dilation_w=layout.dilation[1],
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
             as_printed=activations.dequantize_by == "step_size",
-            layout=layout.kind, group_stride=layout.group_stride, places=len(offsets),
+            layout=layout.kind, group_stride=layout.group_stride, taps=len(offsets),
             narrow=self._narrow(node), offset=self.memory.point(offsets), winograd=layout.winograd, plane=layout.plane,
             packed=self.memory.share(f"{weights.codes}/{layout.kind}", lambda: layout.pack(levels())),
             weight_scale=self.memory.share(weights.scale, scale),
@@ -120,7 +120,7 @@ class Convolutions:
         return op
 
     def _narrow(self, node: Layer) -> int:
-        """Return of how many places the products, two of each, may be added in 16 bits."""
+        """Return of how many taps the products, two of each, may be added in 16 bits."""
         largest = int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
         return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)
 
@@ -164,7 +164,7 @@ class Convolutions:
             and op.layout == PIXELS
             and op.groups == 1
             and not op.winograd
-            and op.places <= FEW_PLACES
+            and op.taps <= FEW_TAPS
             and op.outputs % BLOCK == 0
             and step.other is None
             and step.pool is None

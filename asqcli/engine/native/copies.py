@@ -55,7 +55,7 @@ class Copies:
             self._copy(source, result, to_stride=(width, 1, height * width))
 
     def _shuffle(self, node: doc.Reshape | doc.Transpose, source: int, result: int) -> None:
-        """Add a node of a channel shuffle: (C, H, W) to (groups, C / groups, H, W), which change places, and back.
+        """Add a node of a channel shuffle: (C, H, W) to (groups, C / groups, H, W), which are exchanged, and back.
 
         In memory a value of four dimensions stays the one of three that it was, until the channels are copied.
         """

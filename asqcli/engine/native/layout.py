@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def plane(self) -> int:
-        """Bytes of one transform of the codes; not a multiple of what a cache would map to the same place."""
+        """Bytes of one transform of the codes; not a multiple of what a cache would map to the same lines."""
         size = self.tiles[0] * self.tiles[1] * self.channels
         return size + 2 * BLOCK * DEPTH * (size % 1024 == 0)
 
@@ -119,20 +119,20 @@ class Layout:
         image = image[top : top + self.height, left : left + self.width]
         return image.reshape(self.height, self.width, self.channels)
 
-    def gap_bytes(self, places: int) -> int:
+    def gap_bytes(self, taps: int) -> int:
         """Return the bytes that the packed weights take more than the weights, with the numbers of each output.
 
         Args:
-            places: in a window.
+            taps: of a window.
         """
         parts = 1 if self.kind == FOURS else self.groups
         outputs = parts * padded(self.outputs // parts, BLOCK)
-        packed = outputs * DEPTH * places * (DEPTH if self.kind == FOURS else self.transforms)
+        packed = outputs * DEPTH * taps * (DEPTH if self.kind == FOURS else self.transforms)
         weights = self.outputs * self.per_group * self.kernel[0] * self.kernel[1]
-        return packed - weights + 4 * (places + OUTPUT_NUMBERS * outputs)
+        return packed - weights + 4 * (taps + OUTPUT_NUMBERS * outputs)
 
     def offsets(self) -> np.ndarray:
-        """Return the places of a window, int32: bytes from its first four codes to each, in the order of `pack`."""
+        """Return the taps of a window, int32: bytes from its first four codes to each, in the order of `pack`."""
         rows = np.arange(self.kernel[0])[:, None, None] * self.dilation[0]
         columns = np.arange(self.kernel[1])[:, None] * self.dilation[1]
         if self.winograd:

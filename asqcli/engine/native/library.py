@@ -38,7 +38,7 @@ class Op(ctypes.Structure):
         ("pool", Pool), ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
         ("dilation_w", Int), ("groups", Int), ("top", Int), ("left", Int), ("bottom", Int), ("right", Int),
         ("qmin", Int), ("qmax", Int), ("as_printed", Int), ("beta_output", Int), ("step_size", _float),
-        ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("places", Int), ("narrow", Int),
+        ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("taps", Int), ("narrow", Int),
         ("winograd", Int),
         ("plane", ctypes.c_int64), ("transformed", _pointer),
         ("strip", _pointer), ("recompute", _pointer), ("raw", Int),
@@ -80,7 +80,7 @@ def library() -> ctypes.CDLL | None:
 
 @cache
 def compiled_kernels() -> dict[str, tuple[int, bool]]:
-    """Return name: (place, does this processor run it?) of each native kernel, the best first."""
+    """Return name: (index, does this processor run it?) of each native kernel, the best first."""
     loaded, kernels = library(), {}
     while loaded is not None and (name := loaded.asq_kernel_name(len(kernels))) is not None:
         kernels[name.decode()] = (len(kernels), bool(loaded.asq_kernel_supported(len(kernels))))

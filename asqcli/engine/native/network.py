@@ -29,10 +29,10 @@ class NativeNetwork:
 
     def __init__(self, artifact: Artifact, kernel: str, threads: int) -> None:
         self.artifact, self.threads = artifact, threads
-        self.place = compiled_kernels()[kernel][0]
+        self.kernel_index = compiled_kernels()[kernel][0]
         self.shared: dict[str, np.ndarray] = {}
-        self.winograd = bool(library().asq_kernel_winograd(self.place))
-        self.recompute = bool(library().asq_kernel_recompute(self.place))
+        self.winograd = bool(library().asq_kernel_winograd(self.kernel_index))
+        self.recompute = bool(library().asq_kernel_recompute(self.kernel_index))
         self.plans = [self._plan()]
         together = threads > 1 and artifact.plan.multiply_adds >= WORTH_A_TEAM
         self.pool: ThreadPoolExecutor | None = None
@@ -48,23 +48,24 @@ class NativeNetwork:
         side_by_side = LARGEST_PLAN // max(1, self.plans[0].memory.bytes)  # plans together take no more than one may
         count = max(1, min(self.threads, len(images), side_by_side))
         if count == 1:
-            return run(self.plans[0], self.place, images, self.team)
+            return run(self.plans[0], self.kernel_index, images, self.team)
         while len(self.plans) < count:
             self.plans.append(self._plan())
         if self.pool is None:
             self.pool = ThreadPoolExecutor(self.threads - 1)
         first, *others = np.array_split(images, count)
         futures = [
-            self.pool.submit(run, plan, self.place, part) for plan, part in zip(self.plans[1:], others, strict=False)
+            self.pool.submit(run, plan, self.kernel_index, part)
+            for plan, part in zip(self.plans[1:], others, strict=False)
         ]
-        return np.concatenate([run(self.plans[0], self.place, first), *(future.result() for future in futures)])
+        return np.concatenate([run(self.plans[0], self.kernel_index, first), *(future.result() for future in futures)])
 
     def _run_observed(self, images: np.ndarray, observe: Observer) -> np.ndarray:
         seen: list[list[tuple]] = []  # of each image: (layer, codes, accumulators)
         logits = []
         for image in images:
             seen.append([])
-            logits.append(run_observed(self.plans[0], self.place, image, lambda *layer: seen[-1].append(layer)))
+            logits.append(run_observed(self.plans[0], self.kernel_index, image, lambda *layer: seen[-1].append(layer)))
         for layer in zip(*seen, strict=True):
             observe(layer[0][0], *(np.concatenate([image[part] for image in layer]) for part in (1, 2)))
         return np.stack(logits)

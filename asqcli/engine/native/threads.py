@@ -25,8 +25,8 @@ class ThreadTeam:
         self.threads, self.meeting = 1, meeting
         self.alone = self.pause = 0  # images that the caller is still to run alone, and how many they were at first
         with suppress(RuntimeError):  # can't start new thread
-            for place in range(1, threads):
-                Thread(target=lambda p=place: library().asq_serve(p, ctypes.addressof(meeting)), daemon=True).start()
+            for index in range(1, threads):
+                Thread(target=lambda i=index: library().asq_serve(i, ctypes.addressof(meeting)), daemon=True).start()
                 self.threads += 1
         weakref.finalize(self, lambda: library().asq_dismiss(ctypes.addressof(meeting)))
 

@@ -42,7 +42,7 @@ class PackedLayer:
     Attributes:
         carry: code - qmin to code * L, int32.
         magnitudes: those that occur.
-        index: for each weight the place of its magnitude, (C_out, C_in / groups, height, width).
+        index: for each weight that of its magnitude, (C_out, C_in / groups, height, width).
         sign: -1, 0 or 1, of the same shape.
     """
 

@@ -60,7 +60,7 @@ def test_convolutions_of_every_shape(data, seed):
     ("qmax", "level", "narrow"), [(15, 96, 11), (15, -128, 8), (3, 127, 43), (255, 64, 1), (255, 65, 0), (255, -128, 0)]
 )
 def test_sums_of_16_bits_at_their_limit(qmax, level, narrow):
-    """AVX2 adds the products of so many places in 16 bits: all codes are qmax and all weights the largest."""
+    """AVX2 adds the products of so many taps in 16 bits: all codes are qmax and all weights the largest."""
     rng = np.random.default_rng(0)
     make = Maker(rng, 9)
     geometry = {"stride": (1, 1), "padding": (1,) * 4, "dilation": (1, 1)}

@@ -32,13 +32,13 @@ def test_the_widest_tiles_keep_their_accumulators_in_registers(kernel, products,
     tiles = 0
     for part in re.split(r"\tj\w+ .*|\tret", done.stdout):
         lines = part.splitlines()
-        places = [k for k, line in enumerate(lines) if product.search(line)]
-        if len(places) < accumulators:
+        at = [k for k, line in enumerate(lines) if product.search(line)]
+        if len(at) < accumulators:
             continue
-        stores = [line for line in lines[places[0] : places[-1] + 1] if store.search(line)]
-        if len(places) == accumulators:
+        stores = [line for line in lines[at[0] : at[-1] + 1] if store.search(line)]
+        if len(at) == accumulators:
             tiles += 1
             assert not stores
         elif register == "zmm":  # woven rounds, which have no loop inside: a constant now and then
-            assert 10 * len(stores) < len(places)
+            assert 10 * len(stores) < len(at)
     assert tiles >= at_least

@@ -142,8 +142,8 @@ def test_a_nan_passes_through_a_gate(op):
         expected = operations.gate(op, image).reshape(1, -1)
     assert np.isnan(expected[0, 0])
     for kernel in USABLE:
-        place, _ = library.compiled_kernels()[kernel]
-        assert np.array_equal(execute.run(plan, place, image), expected, equal_nan=True), kernel
+        index, _ = library.compiled_kernels()[kernel]
+        assert np.array_equal(execute.run(plan, index, image), expected, equal_nan=True), kernel
 
 
 @pytest.mark.parametrize("channels", [3, 8, 21])

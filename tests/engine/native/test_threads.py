@@ -36,10 +36,10 @@ def test_a_team_that_waits_for_a_core_is_given_up_for_a_while(monkeypatch):
 def test_it_is_counted_how_often_a_thread_slept_in_a_meeting():
     """The second thread comes once the first one sleeps."""
     compiled, nothing, counts = library(), Op(kind=-1), []
-    place = next(place for place, usable in compiled_kernels().values() if usable)
+    index = next(index for index, usable in compiled_kernels().values() if usable)
     meeting = ctypes.create_string_buffer(compiled.asq_meeting_size())
     at = ctypes.addressof(meeting)
-    first = threading.Thread(target=lambda: counts.append(compiled.asq_run_together(place, nothing, 1, 2, at)))
+    first = threading.Thread(target=lambda: counts.append(compiled.asq_run_together(index, nothing, 1, 2, at)))
     first.start()
     asleep = ctypes.c_int.from_buffer(meeting, 4)  # met.dozing
     while not asleep.value:

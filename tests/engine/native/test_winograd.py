@@ -72,8 +72,8 @@ def forms(session: Session) -> set[int]:
 
 KERNELS = [
     name
-    for name, (place, _) in compiled_kernels().items()
-    if name in usable_kernels() and library().asq_kernel_winograd(place)
+    for name, (index, _) in compiled_kernels().items()
+    if name in usable_kernels() and library().asq_kernel_winograd(index)
 ]
 
 
@@ -130,7 +130,7 @@ def test_transforms_of_weights_convolve(dimensions):
         transformed = np.einsum("tk,cik->tci", forward, above[:, :3]) + constant[:, None, None]
         products = np.einsum("tci,toci->to", transformed, weights)
         tile = np.array([[1, 1, 1, 0], [0, 1, -1, -1]]) @ products
-        places = [(0, 0), (0, 1)]
+        outputs = [(0, 0), (0, 1)]
     else:
         constants = 2 * code_range * (1 - np.outer([0, 1, 0, 0], [0, 1, 0, 0]))
         transformed = np.einsum("si,tj,cij->stc", forward, forward, above) + constants[..., None]
@@ -138,8 +138,8 @@ def test_transforms_of_weights_convolve(dimensions):
         products = np.einsum("stc,stoc->sto", transformed, weights.reshape(4, 4, 3, 4))
         out = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
         tile = np.einsum("us,vt,sto->uvo", out, out, products).reshape(4, -1)
-        places = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    for k, (y, x) in enumerate(places):
+        outputs = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for k, (y, x) in enumerate(outputs):
         direct = np.einsum("cij,ocij->o", codes[:, y : y + 3, x : x + 3], levels.astype(int))
         doubled = tile[k] + added[k]
         assert not np.any(doubled % 2**dimensions) and np.array_equal(doubled >> dimensions, direct)
