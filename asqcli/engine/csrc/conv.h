@@ -23,8 +23,8 @@ static Conv conv_of(const Op *op) {
     const ptrdiff_t pixel = op->layout == LAYOUT_PLANES ? 1 : (ptrdiff_t)op->group_stride * op->groups;
     const ptrdiff_t row = op->layout == LAYOUT_PLANES ? (ptrdiff_t)op->channels * width : pixel * width;
     Conv c = {
-        .codes = op->codes, .packed = op->packed, .offset = op->offset, .taps = op->taps, .narrow = op->narrow,
-        .across = op->stride_w * pixel,
+        .codes = op->codes, .packed = op->packed, .offset = op->offset, .taps = op->taps,
+        .int16_taps = op->int16_taps, .across = op->stride_w * pixel,
         .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = epilogue_of(op),
         .out_w = op->out_w, .outputs = op->outputs / op->groups, .out_stride = op->outputs, .sums_stride = op->outputs,
     };

@@ -64,7 +64,7 @@ static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op,
         UNROLL
         for (int p = 0; p < PARTS * PIXELS; p++) {
             const ptrdiff_t part = (ptrdiff_t)p / PIXELS * LANES * DEPTH;
-            sums[p] = add_products(sums[p], a + p % PIXELS * across + part, w + part, op->narrow);
+            sums[p] = add_products(sums[p], a + p % PIXELS * across + part, w + part, op->int16_taps);
         }
     }
     finish(e, first, op->outputs - first, sums, op->y ? op->y + at : NULL, op->out + at, op->outputs, row_sums,

@@ -50,7 +50,7 @@ typedef struct {
     const int8_t *packed;         /* first block of the group */
     const int32_t *offset;        /* [taps] */
     int taps;
-    int narrow;                   /* see Op */
+    int int16_taps;               /* see Op */
     int shared;                   /* taps of a column of a window, if it has three and its neighbours share them; or 0 */
     ptrdiff_t across, down;       /* bytes from the codes of an output to those of its neighbours */
     float *output;                /* first output of the group */
@@ -107,7 +107,7 @@ typedef struct Op {
     int32_t layout;               /* of the codes; with LAYOUT_PLANES x is [channels][height][width] */
     int32_t group_stride;         /* LAYOUT_PIXELS: bytes from the codes of a group to those of the next */
     int32_t taps;                 /* of a window */
-    int32_t narrow;               /* taps whose products may be added in 16 bits, two of each; 0: not even those of one */
+    int32_t int16_taps;           /* taps whose pair sums fit in int16 before they must be widened; 0: none */
     int32_t winograd;             /* 1 or 2 dimensions of winograd.h, or 0 */
     int64_t plane;                /* bytes of the codes of each of its transforms */
     uint8_t *transformed;         /* scratch: those codes */

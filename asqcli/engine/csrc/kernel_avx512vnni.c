@@ -25,8 +25,8 @@ enum { LANES = BLOCK, PARTS = BLOCK / LANES };
 static inline Sums sums_from(const int32_t *start) { return _mm512_loadu_si512(start); }
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
-static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
-    (void)narrow; /* these products do not saturate */
+static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int int16_taps) {
+    (void)int16_taps; /* these products do not saturate */
     return _mm512_dpbusd_epi32(sums, _mm512_loadu_si512(codes), _mm512_loadu_si512(weights));
 }
 

@@ -16,8 +16,8 @@ static int supported(void) {
 }
 
 /* Add to each of 8 sums the products of 4 codes and 4 weights. */
-static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
-    (void)narrow; /* these products do not saturate */
+static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int int16_taps) {
+    (void)int16_taps; /* these products do not saturate */
     const __m256i *a = (const __m256i *)codes, *w = (const __m256i *)weights;
     return _mm256_dpbusd_avx_epi32(sums, _mm256_loadu_si256(a), _mm256_loadu_si256(w));
 }

@@ -18,8 +18,8 @@ static Sums sums_from(const int32_t *start) {
 }
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
-static Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
-    (void)narrow;
+static Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int int16_taps) {
+    (void)int16_taps;
     for (int o = 0; o < BLOCK; o++)
         for (int d = 0; d < DEPTH; d++) sums.lane[o] += codes[o * DEPTH + d] * weights[o * DEPTH + d];
     return sums;

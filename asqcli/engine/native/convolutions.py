@@ -110,7 +110,8 @@ class Convolutions:
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
             as_printed=activations.dequantize_by == "step_size",
             layout=layout.kind, group_stride=layout.group_stride, taps=len(offsets),
-            narrow=self._narrow(node), offset=self.memory.point(offsets), winograd=layout.winograd, plane=layout.plane,
+            int16_taps=self._int16_taps(node), offset=self.memory.point(offsets),
+            winograd=layout.winograd, plane=layout.plane,
             packed=self.memory.share(f"{weights.codes}/{layout.kind}", lambda: layout.pack(levels())),
             weight_scale=self.memory.share(weights.scale, scale),
             compensation=self.memory.share(f"{weights.codes}/compensation", compensation),
@@ -119,8 +120,8 @@ class Convolutions:
         op.groups = layout.groups
         return op
 
-    def _narrow(self, node: Layer) -> int:
-        """Return of how many taps the products, two of each, may be added in 16 bits."""
+    def _int16_taps(self, node: Layer) -> int:
+        """Return how many taps' pair sums, of two products each, fit in int16 together."""
         largest = int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
         return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)
 

@@ -38,7 +38,7 @@ class Op(ctypes.Structure):
         ("pool", Pool), ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
         ("dilation_w", Int), ("groups", Int), ("top", Int), ("left", Int), ("bottom", Int), ("right", Int),
         ("qmin", Int), ("qmax", Int), ("as_printed", Int), ("beta_output", Int), ("step_size", _float),
-        ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("taps", Int), ("narrow", Int),
+        ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("taps", Int), ("int16_taps", Int),
         ("winograd", Int),
         ("plane", ctypes.c_int64), ("transformed", _pointer),
         ("strip", _pointer), ("recompute", _pointer), ("raw", Int),

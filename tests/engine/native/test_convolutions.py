@@ -57,9 +57,9 @@ def test_convolutions_of_every_shape(data, seed):
 
 
 @pytest.mark.parametrize(
-    ("qmax", "level", "narrow"), [(15, 96, 11), (15, -128, 8), (3, 127, 43), (255, 64, 1), (255, 65, 0), (255, -128, 0)]
+    ("qmax", "level", "taps"), [(15, 96, 11), (15, -128, 8), (3, 127, 43), (255, 64, 1), (255, 65, 0), (255, -128, 0)]
 )
-def test_sums_of_16_bits_at_their_limit(qmax, level, narrow):
+def test_sums_of_16_bits_at_their_limit(qmax, level, taps):
     """AVX2 adds the products of so many taps in 16 bits: all codes are qmax and all weights the largest."""
     rng = np.random.default_rng(0)
     make = Maker(rng, 9)
@@ -75,7 +75,7 @@ def test_sums_of_16_bits_at_their_limit(qmax, level, narrow):
         if isinstance(node, doc.Conv):
             make.tensors[node.weights.levels][:] = level
     artifact = make.artifact(3)
-    assert [op.narrow for op in planner.Plan(artifact, {}).ops if op.kernel_h == 3] == [narrow] * 3
+    assert [op.int16_taps for op in planner.Plan(artifact, {}).ops if op.kernel_h == 3] == [taps] * 3
     assert_equal(artifact, np.abs(rng.standard_normal((2, 3, 9, 9))).astype(np.float32) + 1)
 
 
