@@ -92,7 +92,7 @@ def _name(op: Op) -> str:
         return name
     if (op.height, op.width) == (1, 1):
         return f"linear {op.channels} to {op.outputs}"
-    kind = "depthwise" if op.layout == abi.FOURS else "conv"
+    kind = "depthwise" if op.layout == abi.LAYOUT_ROW_QUADS else "conv"
     stride = "" if (op.stride_h, op.stride_w) == (1, 1) else f", stride {op.stride_h}"
     groups = f", {op.groups} groups" if op.groups > 1 and kind == "conv" else ""
     pool = ", max pool" if op.pool.out_h else ""

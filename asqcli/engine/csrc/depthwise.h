@@ -1,4 +1,4 @@
-/* Depthwise convolutions: their codes, by fours of rows, and their products. Compiled into every kernel. */
+/* Depthwise convolutions: their codes, by quads of rows, and their products. Compiled into every kernel. */
 
 #ifndef ASQ_DEPTHWISE_H
 #define ASQ_DEPTHWISE_H
@@ -10,9 +10,9 @@
 #include "quantize.h"
 #include "vector.h"
 
-/* `quantize` for a depthwise convolution: the fours of rows first .. last - 1. Recomputed values do not leave the
-   first cache: four rows of a block at a time. */
-static void quantize_fours(const Op *op, const Quantizer *q, int first, int last, const Team *team) {
+/* `quantize` for a depthwise convolution: the quads of rows first .. last - 1. Recomputed values do not leave the first cache:
+   four rows of a block at a time. */
+static void quantize_row_quads(const Op *op, const Quantizer *q, int first, int last, const Team *team) {
     const int length = op->width * op->channels;
     const size_t pixel = (size_t)4 * op->channels, left = op->left * pixel, right = op->right * pixel;
     const size_t inside = op->width * pixel;
@@ -23,28 +23,28 @@ static void quantize_fours(const Op *op, const Quantizer *q, int first, int last
         recomputed.row_sums = NULL;
         recomputed.out_stride = BLOCK;
     }
-    for (int four = first; four < last; four++) {
+    for (int quad = first; quad < last; quad++) {
         const float *x[4];
         uint32_t exist = 0;
         int rows = 0;
         for (int r = 0; r < 4; r++) {
-            const int y = 4 * four + r - op->top, exists = y >= 0 && y < op->height;
+            const int y = 4 * quad + r - op->top, exists = y >= 0 && y < op->height;
             x[r] = op->recompute ? strip + r * op->width * BLOCK : op->x + (exists ? (size_t)y * length : 0);
             if (exists) exist |= 0xFFu << 8 * r, rows++;
         }
         const uint32_t around = ~exist & (0x01010101u * (uint32_t)-op->qmin);
-        uint8_t *row = op->codes + four * (left + inside + right);
+        uint8_t *row = op->codes + quad * (left + inside + right);
         memset(row, -op->qmin, left);
         memset(row + left + inside, -op->qmin, right);
         if (!op->recompute) {
             quantize_rows(q, x, length, exist, around, row + left);
             continue;
         }
-        const int y = 4 * four - op->top;
+        const int y = 4 * quad - op->top;
         for (int block = 0; block < op->channels / BLOCK; block++) {
             recomputed.output = strip - (ptrdiff_t)y * op->width * BLOCK - block * BLOCK;
             conv(&recomputed, y < 0 ? 0 : y, (y < 0 ? 0 : y) + rows, block, block + 1);
-            uint8_t *to = row + left + block * QUAD;
+            uint8_t *to = row + left + block * CHUNK;
             for (int i = 0; i < op->width * BLOCK; i += BLOCK, to += pixel)
                 quantize_rows(q, (const float *const[]){x[0] + i, x[1] + i, x[2] + i, x[3] + i}, BLOCK, exist, around, to);
         }
@@ -88,7 +88,7 @@ static __attribute__((noinline)) void depthwise_pixel(const Op *op, const Epilog
 static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_row) {
     enum { BAND = 8 };
     const int reach = (op->kernel_h - 1) * op->dilation_h + 1;
-    const ptrdiff_t pixel = 4 * op->channels, four = pixel * (op->left + op->width + op->right);
+    const ptrdiff_t pixel = 4 * op->channels, quad = pixel * (op->left + op->width + op->right);
     const ptrdiff_t across = op->stride_w * pixel;
 #ifdef ASQ_WEAVE_H
     const Rows woven = {e, op->offset, across, op->outputs, op->out_w / WOVEN};
@@ -96,9 +96,9 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
     for (int band = first_row; band < last_row; band += BAND)
         for (int first = 0; first < op->outputs; first += BLOCK)
             for (int y = band; y < last_row && y < band + BAND; y++) {
-                /* The rows of a window are in one four of rows, or in two or more: the last taps may hold none of them. */
+                /* The rows of a window are in one quad of rows, or in two or more: the last taps may hold none of them. */
                 const int top = y * op->stride_h, phase = top % 4, taps = ((phase + reach - 1) / 4 + 1) * op->kernel_w;
-                const uint8_t *codes = op->codes + top / 4 * four + 4 * first;
+                const uint8_t *codes = op->codes + top / 4 * quad + 4 * first;
                 const int8_t *w = op->packed + ((ptrdiff_t)first * 4 + phase * BLOCK) * DEPTH * op->taps;
                 double *row_sums = op->row_sums ? op->row_sums + (size_t)y * op->outputs + first : NULL;
                 size_t at = (size_t)y * op->out_w * op->outputs + first;

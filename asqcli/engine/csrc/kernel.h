@@ -3,9 +3,9 @@
    A convolution here is u8 x s8 -> s32 over an image that is padded physically. Codes are `code - qmin`, so that 0 is the
    smallest; they come in one of three layouts, and four neighbours of them (DEPTH) are multiplied and added at once:
 
-       LAYOUT_PIXELS   [height][width][channels]        four channels; with groups, those of each are padded to a multiple of 4
-       LAYOUT_PLANES   [height][channels][width]        four columns; for the image, which comes as planes
-       LAYOUT_FOURS    [height / 4][width][channels][4] four rows; for depthwise convolutions, which sum over no channels
+       LAYOUT_PIXELS     [height][width][channels]        four channels; with groups, those of each are padded to 4
+       LAYOUT_PLANES     [height][channels][width]        four columns; for the first layer, to which the image comes as planes
+       LAYOUT_ROW_QUADS  [height / 4][width][channels][4] four rows; for depthwise convolutions, which sum over no channels
 
    A window is a list of taps, of four codes each, as `offset`s in bytes from its first; the weights lie in the same order:
 
@@ -75,7 +75,7 @@ typedef struct {
     int inputs, outputs;
 } AdapterLayer;
 
-enum { LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_FOURS };
+enum { LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS };
 enum { OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY };
 enum { GATE_SIGMOID, GATE_SILU, GATE_HARDSIGMOID, GATE_HARDSWISH };
 
@@ -114,7 +114,7 @@ typedef struct Op {
     /* A convolution that is recomputed where its values are read has no `out`, only row sums and scratch,
        [threads][4 rows][out_w][BLOCK], which is not shorter than `outputs` for each thread. */
     float *strip;
-    const struct Op *recompute;   /* LAYOUT_FOURS: that convolution, instead of x; or null */
+    const struct Op *recompute;   /* LAYOUT_ROW_QUADS: that convolution, instead of x; or null */
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */

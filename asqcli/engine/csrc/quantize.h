@@ -25,10 +25,11 @@ static inline __attribute__((always_inline)) int32_t code_of(const Quantizer *q,
     return bits - 0x4B400000 - (int32_t)q->qmin;
 }
 
-/* Of QUAD numbers: 16 from each of four sources, in the order of these, or the four of each of the 16 together. */
-enum { QUAD = 64 };
-static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer *q, const float *const x[4],
-                                                                const int TOGETHER, uint8_t *to) {
+enum { CHUNK = 64 };
+
+/* Codes of a chunk, 16 numbers from each of four sources: in the order of these, or the four of each of the 16 TOGETHER. */
+static inline __attribute__((always_inline)) void codes_of_chunk(const Quantizer *q, const float *const x[4],
+                                                                 const int TOGETHER, uint8_t *to) {
 #if defined(__AVX512BW__)
     const __m512 reciprocal = _mm512_set1_ps(q->reciprocal), qmax = _mm512_set1_ps(q->qmax);
     const __m512i qmin = _mm512_set1_epi16((int16_t)q->qmin);
@@ -70,30 +71,30 @@ static inline __attribute__((always_inline)) void codes_of_quad(const Quantizer 
         const __m256i first = _mm256_packs_epi32(codes[k][0], codes[k][1]);
         const __m256i second = _mm256_packs_epi32(codes[k + 1][0], codes[k + 1][1]);
         const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(first, second), in_order);
-        _mm256_storeu_si256((__m256i *)(to + QUAD / 4 * k), bytes);
+        _mm256_storeu_si256((__m256i *)(to + CHUNK / 4 * k), bytes);
     }
 #else
     for (int k = 0; k < 4; k++)
-        for (int i = 0; i < QUAD / 4; i++) to[TOGETHER ? 4 * i + k : QUAD / 4 * k + i] = (uint8_t)code_of(q, x[k][i]);
+        for (int i = 0; i < CHUNK / 4; i++) to[TOGETHER ? 4 * i + k : CHUNK / 4 * k + i] = (uint8_t)code_of(q, x[k][i]);
 #endif
 }
 
-static inline void quantize_quad(const Quantizer *q, const float *x, uint8_t *codes) {
-    codes_of_quad(q, (const float *const[]){x, x + QUAD / 4, x + QUAD / 2, x + 3 * QUAD / 4}, 0, codes);
+static inline void quantize_chunk(const Quantizer *q, const float *x, uint8_t *codes) {
+    codes_of_chunk(q, (const float *const[]){x, x + CHUNK / 4, x + CHUNK / 2, x + 3 * CHUNK / 4}, 0, codes);
 }
 
 static inline void quantize_run(const Quantizer *q, const float *x, int length, uint8_t *codes) {
     int i = 0;
-    for (; length - i >= QUAD; i += QUAD) quantize_quad(q, x + i, codes + i);
+    for (; length - i >= CHUNK; i += CHUNK) quantize_chunk(q, x + i, codes + i);
     if (i == length) return;
     if (i) { /* some once more */
-        quantize_quad(q, x + length - QUAD, codes + length - QUAD);
+        quantize_chunk(q, x + length - CHUNK, codes + length - CHUNK);
         return;
     }
-    float few[QUAD] = {0.0f};
-    uint8_t codes_of_few[QUAD];
+    float few[CHUNK] = {0.0f};
+    uint8_t codes_of_few[CHUNK];
     memcpy(few, x, length * sizeof *few);
-    quantize_quad(q, few, codes_of_few);
+    quantize_chunk(q, few, codes_of_few);
     memcpy(codes, codes_of_few, length);
 }
 
@@ -137,8 +138,8 @@ static void quantize_planes(const Op *op, const Quantizer *q, int first, int las
 static inline void quantize_rows(const Quantizer *q, const float *const x[4], int length, uint32_t exist, uint32_t around,
                                  uint8_t *to) {
     int i = 0;
-    for (; length - i >= BLOCK; i += BLOCK, to += QUAD) {
-        codes_of_quad(q, (const float *const[]){x[0] + i, x[1] + i, x[2] + i, x[3] + i}, 1, to);
+    for (; length - i >= BLOCK; i += BLOCK, to += CHUNK) {
+        codes_of_chunk(q, (const float *const[]){x[0] + i, x[1] + i, x[2] + i, x[3] + i}, 1, to);
         if (~exist) *(Ints *)to = (*(Ints *)to & (int32_t)exist) | (int32_t)around;
     }
     for (; i < length; i++, to += 4) {

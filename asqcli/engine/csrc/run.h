@@ -18,7 +18,7 @@ enum { FEW_WEIGHTS = 1 << 17 }; /* bytes */
 
 static void run_conv(const Op *op, const Team *team) {
     const int outputs = op->outputs / op->groups, blocks = padded(outputs, BLOCK);
-    const int rows = op->top + op->height + op->bottom, depthwise_layer = op->layout == LAYOUT_FOURS;
+    const int rows = op->top + op->height + op->bottom, depthwise_layer = op->layout == LAYOUT_ROW_QUADS;
     const float step = adapted_step_size(op, team);
     const Quantizer quantizer = {1.0f / step, (float)op->qmin, (float)op->qmax};
     int first, last;
@@ -29,7 +29,7 @@ static void run_conv(const Op *op, const Team *team) {
     }
     share(team, depthwise_layer ? padded(rows, 4) / 4 : rows, 1, &first, &last);
     if (depthwise_layer)
-        quantize_fours(op, &quantizer, first, last, team);
+        quantize_row_quads(op, &quantizer, first, last, team);
     else
         (op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, &quantizer, first, last);
     meet(team);

@@ -105,7 +105,7 @@ static inline __attribute__((always_inline)) void weave_round(Woven *w, const in
     }
 }
 
-/* The packed taps of a depthwise window are in order of its fours of rows, and come here by columns. */
+/* The packed taps of a depthwise window are in order of its quads of rows, and come here by columns. */
 static inline __attribute__((always_inline)) void weave_row(const Rows *rows, int first, const uint8_t *codes,
                                                             const int8_t *packed, float *out, double *row_sums,
                                                             const int DEPTHWISE, const int STEPS, const int TAPS,

@@ -12,7 +12,7 @@ from asqcli.artifact import document as doc
 from asqcli.engine.native import winograd
 from asqcli.engine.native.fusion import Step
 from asqcli.engine.native.layout import Layout, by_group, layout_of, pack_adapter, padded
-from asqcli.engine.native.library import BLOCK, CONV, FOURS, PIXELS, AdapterLayer, Op
+from asqcli.engine.native.library import BLOCK, CONV, LAYOUT_PIXELS, LAYOUT_ROW_QUADS, AdapterLayer, Op
 from asqcli.engine.native.memory import Storage
 from asqcli.engine.native.pools import max_pool
 from asqcli.engine.native.values import Values
@@ -64,7 +64,7 @@ class Convolutions:
         """Add the step of a node with all that is fused with it."""
         layout = self.layout(node)
         self.layers.append((node, layout))
-        parts = 0 if layout.kind == FOURS else layout.groups  # of the arrays over outputs
+        parts = 0 if layout.kind == LAYOUT_ROW_QUADS else layout.groups  # of the arrays over outputs
         op = self._op(node, step, layout, parts)
         if step.pool is not None:
             self._add_pool(op, step)
@@ -161,8 +161,8 @@ class Convolutions:
             self.may_recompute
             and len(readers) == 1
             and isinstance(readers[0], doc.Conv)
-            and self.layout(readers[0]).kind == FOURS
-            and op.layout == PIXELS
+            and self.layout(readers[0]).kind == LAYOUT_ROW_QUADS
+            and op.layout == LAYOUT_PIXELS
             and op.groups == 1
             and not op.winograd
             and op.taps <= FEW_TAPS
@@ -202,7 +202,7 @@ class Convolutions:
         following = None
         for op, codes in reversed(list(zip(convs, arrays, strict=True))):
             op.codes, op.transformed, op.next = codes.ctypes.data, transformed, following
-            if op.layout != FOURS:
+            if op.layout != LAYOUT_ROW_QUADS:
                 following = op.packed
         return arrays
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asqcli.artifact.document import Conv, Linear
-from asqcli.engine.native.library import BLOCK, DEPTH, FOURS, LANES, PIXELS, PLANES
+from asqcli.engine.native.library import BLOCK, DEPTH, LANES, LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS
 from asqcli.engine.native.winograd import TILE, dimensions_of, transform_weights
 
 OUTPUT_NUMBERS = 6  # compensation, scales, bias and batch norm
@@ -19,7 +19,7 @@ class Layout:
     """Of one convolution; a linear layer is one of 1x1 on one pixel.
 
     Args:
-        kind: PIXELS, PLANES or FOURS.
+        kind: LAYOUT_PIXELS, LAYOUT_PLANES or LAYOUT_ROW_QUADS.
         channels, height, width: of the image.
         kernel, dilation: (rows, columns).
         padding: top, left, bottom, right.
@@ -81,7 +81,7 @@ class Layout:
     @property
     def run(self) -> bool:
         """Is a row of the window one run of codes?"""
-        return self.kind == PIXELS and self.groups == self.dilation[1] == 1
+        return self.kind == LAYOUT_PIXELS and self.groups == self.dilation[1] == 1
 
     @property
     def by_rows(self) -> bool:
@@ -97,19 +97,19 @@ class Layout:
     @property
     def code_bytes(self) -> int:
         """Of the padded image, with the block after the last code that a kernel may read."""
-        if self.kind == PIXELS:
+        if self.kind == LAYOUT_PIXELS:
             codes = self.rows * self.columns * self.groups * self.group_stride
         else:
-            codes = padded(self.rows, DEPTH if self.kind == FOURS else 1) * self.columns * self.channels
+            codes = padded(self.rows, DEPTH if self.kind == LAYOUT_ROW_QUADS else 1) * self.columns * self.channels
         return codes + BLOCK * DEPTH
 
     def codes(self, memory: np.ndarray) -> np.ndarray:
         """Return the codes above qmin inside the border, (height, width, channels); `memory` begins with them."""
-        if self.kind == FOURS:
-            fours = memory[: padded(self.rows, DEPTH) * self.columns * self.channels]
-            fours = fours.reshape(-1, self.columns, self.channels, DEPTH)
-            image = fours.transpose(0, 3, 1, 2).reshape(-1, self.columns, self.channels)
-        elif self.kind == PLANES:
+        if self.kind == LAYOUT_ROW_QUADS:
+            quads = memory[: padded(self.rows, DEPTH) * self.columns * self.channels]
+            quads = quads.reshape(-1, self.columns, self.channels, DEPTH)
+            image = quads.transpose(0, 3, 1, 2).reshape(-1, self.columns, self.channels)
+        elif self.kind == LAYOUT_PLANES:
             image = memory[: self.rows * self.columns * self.channels]
             image = image.reshape(self.rows, self.channels, self.columns).transpose(0, 2, 1)
         else:
@@ -125,9 +125,9 @@ class Layout:
         Args:
             taps: of a window.
         """
-        parts = 1 if self.kind == FOURS else self.groups
+        parts = 1 if self.kind == LAYOUT_ROW_QUADS else self.groups
         outputs = parts * padded(self.outputs // parts, BLOCK)
-        packed = outputs * DEPTH * taps * (DEPTH if self.kind == FOURS else self.transforms)
+        packed = outputs * DEPTH * taps * (DEPTH if self.kind == LAYOUT_ROW_QUADS else self.transforms)
         weights = self.outputs * self.per_group * self.kernel[0] * self.kernel[1]
         return packed - weights + 4 * (taps + OUTPUT_NUMBERS * outputs)
 
@@ -138,10 +138,10 @@ class Layout:
         if self.winograd:
             rows = np.arange(self.kernel[0] if self.winograd == 1 else 1)[:, None]
             offsets = rows * self.tiles[1] * self.channels + _steps(self.channels)
-        elif self.kind == FOURS:
-            fours = np.arange(self.fours)[:, None] * self.columns
-            offsets = (fours + columns[:, 0]) * self.channels * DEPTH
-        elif self.kind == PLANES:
+        elif self.kind == LAYOUT_ROW_QUADS:
+            quads = np.arange(self.row_quads)[:, None] * self.columns
+            offsets = (quads + columns[:, 0]) * self.channels * DEPTH
+        elif self.kind == LAYOUT_PLANES:
             planes = np.arange(self.channels)[:, None]
             offsets = (rows * self.channels + planes) * self.columns + _steps(self.kernel[1])
         elif self.run:
@@ -153,13 +153,13 @@ class Layout:
 
     def pack(self, levels: np.ndarray) -> np.ndarray:
         """Return the weights in the order of their use, int8; `levels`: (outputs, channels / groups, *kernel), int8."""
-        if self.kind == FOURS:
-            return self._pack_fours(levels)
+        if self.kind == LAYOUT_ROW_QUADS:
+            return self._pack_row_quads(levels)
         if self.winograd:
             transforms = transform_weights(levels, self.winograd)
             packed = [_pack_blocks(transform, groups=1) for transform in transforms]
             return np.stack(packed, axis=2)  # [group][block][transform]..
-        if self.kind == PLANES:
+        if self.kind == LAYOUT_PLANES:
             levels = levels.transpose(0, 3, 2, 1)  # what lies side by side comes first
         elif self.run:
             levels = levels.transpose(0, 3, 1, 2).reshape(self.outputs, -1, self.kernel[0], 1)
@@ -171,15 +171,15 @@ class Layout:
         return (self.kernel[0] - 1) * self.dilation[0] + 1
 
     @property
-    def fours(self) -> int:
-        """Fours of rows that a window touches at most: it may begin at the last row of one."""
+    def row_quads(self) -> int:
+        """Quads of rows that a window touches at most: it may begin at the last row of one."""
         return padded(DEPTH - 1 + self._reach, DEPTH) // DEPTH
 
-    def _pack_fours(self, levels: np.ndarray) -> np.ndarray:
-        blocks = np.zeros((padded(self.outputs, BLOCK), DEPTH, self.fours * DEPTH, self.kernel[1]), np.int8)
+    def _pack_row_quads(self, levels: np.ndarray) -> np.ndarray:
+        blocks = np.zeros((padded(self.outputs, BLOCK), DEPTH, self.row_quads * DEPTH, self.kernel[1]), np.int8)
         for first in range(DEPTH):
             blocks[: self.outputs, first, first : first + self._reach : self.dilation[0]] = levels[:, 0]
-        blocks = blocks.reshape(-1, BLOCK, DEPTH, self.fours, DEPTH, self.kernel[1])
+        blocks = blocks.reshape(-1, BLOCK, DEPTH, self.row_quads, DEPTH, self.kernel[1])
         return blocks.transpose(0, 2, 3, 5, 1, 4)
 
 
@@ -197,11 +197,11 @@ def layout_of(
     channels, height, width = image
     outputs, _, *kernel = node.weights.shape
     if isinstance(node, Linear):
-        return Layout(PIXELS, channels, height, width, outputs, 1, (1, 1), (1, 1), (0, 0, 0, 0))
-    kind = PLANES if planar else FOURS if node.groups == channels == outputs > 1 else PIXELS
+        return Layout(LAYOUT_PIXELS, channels, height, width, outputs, 1, (1, 1), (1, 1), (0, 0, 0, 0))
+    kind = LAYOUT_PLANES if planar else LAYOUT_ROW_QUADS if node.groups == channels == outputs > 1 else LAYOUT_PIXELS
     layout = Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
-    if kind == FOURS and layout.fours > kernel[0]:  # rows far apart: most products would be with zeros
-        layout = replace(layout, kind=PIXELS)
+    if kind == LAYOUT_ROW_QUADS and layout.row_quads > kernel[0]:  # rows far apart: most products would be with zeros
+        layout = replace(layout, kind=LAYOUT_PIXELS)
     if winograd and layout.run and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
         code_range = node.activations.qmax - node.activations.qmin
         dimensions = dimensions_of(table, channels, code_range)

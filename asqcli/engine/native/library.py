@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 BLOCK, DEPTH, LANES, MOST_ROWS = 16, 4, 8, 64
-PIXELS, PLANES, FOURS = range(3)
+LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS = range(3)
 CONV, ELEMENTWISE, MULTIPLY, GATE, MAX_POOL, AVG_POOL, ROW_SUMS, MEAN, COPY = range(9)
 GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
 LIBRARY = Path(__file__).parents[1] / "csrc" / "native.so"  # beside its source, where Python looks for no modules

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from asqcli.artifact import document as doc
 from asqcli.engine import Session
 from asqcli.engine.native import memory, planner
-from asqcli.engine.native.library import FOURS, PIXELS
+from asqcli.engine.native.library import LAYOUT_PIXELS, LAYOUT_ROW_QUADS
 from tests.engine.networks import USABLE, Maker, assert_equal
 
 pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
@@ -116,10 +116,16 @@ def test_a_layer_named_twice_reads_the_image_and_another_value():
         assert_equal(make.artifact(3), rng.standard_normal((2, 3, 6, 6)).astype(np.float32))
 
 
-def test_depthwise_rows_far_apart_are_no_fours():
-    """Most of what a four of rows holds would be multiplied by zero, and packed with zeros."""
+def test_depthwise_rows_far_apart_are_no_quads():
+    """Most of what a quad of rows holds would be multiplied by zero, and packed with zeros."""
     rng = np.random.default_rng(0)
-    for rows, dilation, layout in ((3, 1, FOURS), (3, 3, FOURS), (3, 5, PIXELS), (2, 9, PIXELS), (1, 9, FOURS)):
+    for rows, dilation, layout in (
+        (3, 1, LAYOUT_ROW_QUADS),
+        (3, 3, LAYOUT_ROW_QUADS),
+        (3, 5, LAYOUT_PIXELS),
+        (2, 9, LAYOUT_PIXELS),
+        (1, 9, LAYOUT_ROW_QUADS),
+    ):
         make = Maker(rng, 17)
         value = make.layer(0, (3, 1, rows, 3), qmin=-8, qmax=7, stride=(1, 2), padding=(1, 0, 2, 1),
                            dilation=(dilation, 1), groups=3)  # fmt: skip
