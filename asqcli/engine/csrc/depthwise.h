@@ -90,8 +90,8 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
     const int reach = (op->kernel_h - 1) * op->dilation_h + 1;
     const ptrdiff_t pixel = 4 * op->channels, quad = pixel * (op->left + op->width + op->right);
     const ptrdiff_t across = op->stride_w * pixel;
-#ifdef ASQ_WEAVE_H
-    const Rows woven = {e, op->offset, across, op->outputs, op->out_w / WOVEN};
+#ifdef HAS_PIPELINED_ROWS
+    const Rows pipelined = {e, op->offset, across, op->outputs, op->out_w / ROUND};
 #endif
     for (int band = first_row; band < last_row; band += BAND)
         for (int first = 0; first < op->outputs; first += BLOCK)
@@ -103,11 +103,12 @@ static void depthwise(const Op *op, const Epilogue *e, int first_row, int last_r
                 double *row_sums = op->row_sums ? op->row_sums + (size_t)y * op->outputs + first : NULL;
                 size_t at = (size_t)y * op->out_w * op->outputs + first;
                 int x = 0;
-#ifdef ASQ_WEAVE_H
-                const Weave weave = weaver(&woven, op->kernel_w, taps, op->outputs - first, op->y != NULL, row_sums != NULL);
-                if (weave) {
-                    weave(&woven, first, codes, w, op->out + at, row_sums);
-                    x = woven.rounds * WOVEN;
+#ifdef HAS_PIPELINED_ROWS
+                const PipelinedRow pipelined_row =
+                    pipelined_row_for(&pipelined, op->kernel_w, taps, op->outputs - first, op->y != NULL, row_sums != NULL);
+                if (pipelined_row) {
+                    pipelined_row(&pipelined, first, codes, w, op->out + at, row_sums);
+                    x = pipelined.rounds * ROUND;
                     at += (size_t)x * op->outputs;
                 }
 #endif

@@ -200,7 +200,7 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         }
 }
 
-#include "weave.h"
+#include "pipelined_rows.h"
 #include "winograd_avx512.h"
 
 #define TILE(rows, columns, blocks)                                                                                     \
@@ -229,10 +229,11 @@ static const Tile TILES[2][MOST_PIXELS] = {
 static void conv_blocks(const Conv *c, int first_row, int last_row, int block, int blocks, const int8_t *next) {
     ptrdiff_t line = next ? BLOCK * DEPTH : 0;
     int tiles = 0;
-    const Rows woven = {&c->epilogue, c->offset, c->across, c->out_stride, c->out_w / WOVEN};
+    const Rows pipelined = {&c->epilogue, c->offset, c->across, c->out_stride, c->out_w / ROUND};
     const int outputs = c->outputs - (block + blocks - 1) * BLOCK;
-    const Weave weave = weaver(&woven, 0, c->taps, outputs, c->residual != NULL, c->row_sums != NULL);
-    if (weave && line) {
+    const PipelinedRow pipelined_row =
+        pipelined_row_for(&pipelined, 0, c->taps, outputs, c->residual != NULL, c->row_sums != NULL);
+    if (pipelined_row && line) {
         for (int i = 0; i < blocks * c->taps; i++) _mm_prefetch((const char *)next + i * line, _MM_HINT_T1);
         line = 0;
     }
@@ -246,11 +247,11 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
             if (++tiles == blocks) line = 0;
         } else {
             int x = 0;
-            for (int b = 0; weave && b < blocks; b++, x = woven.rounds * WOVEN) {
+            for (int b = 0; pipelined_row && b < blocks; b++, x = pipelined.rounds * ROUND) {
                 const int first = (block + b) * BLOCK;
                 float *const out = c->output + (size_t)y * c->out_w * c->out_stride + first;
                 const int8_t *w = c->packed + (size_t)(block + b) * c->taps * BLOCK * DEPTH;
-                weave(&woven, first, c->codes + y * c->down, w, out, row_sums_of(c, y, first));
+                pipelined_row(&pipelined, first, c->codes + y * c->down, w, out, row_sums_of(c, y, first));
             }
             for (int pixels; x < c->out_w; x += pixels) {
                 pixels = asq_tile_width(c->out_w - x, blocks == 2 ? 14 : MOST_PIXELS);
@@ -278,6 +279,9 @@ static void conv(const Conv *c, int first_row, int last_row, int first_block, in
 enum { SIDE_BY_SIDE = 7 }; /* pixels of a depthwise convolution */
 
 #include "winograd.h"
+
+#define HAS_PIPELINED_ROWS /* depthwise.h takes them */
+#define HAS_WINOGRAD       /* run.h transforms codes */
 #include "run.h"
 
 enum { CHAINS = 16 }; /* more than the products of one chain wait for each other */

@@ -33,7 +33,7 @@ static void run_conv(const Op *op, const Team *team) {
     else
         (op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, &quantizer, first, last);
     meet(team);
-#ifdef ASQ_WINOGRAD_H
+#ifdef HAS_WINOGRAD
     if (op->winograd) {
         share(team, op->winograd == 2 ? (op->out_h + 1) / 2 : rows, 1, &first, &last);
         transform(op, first, last);

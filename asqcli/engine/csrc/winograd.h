@@ -1,5 +1,5 @@
 /* Winograd's convolutions of 3x3 windows, exact in whole numbers: F(2, 3) along the rows, or F(2x2, 3x3). Included by the
-   kernels that have a use for them, before run.h, and compiled for their instruction set.
+   kernels that have a use for them, before run.h and with HAS_WINOGRAD, and compiled for their instruction set.
 
    Two neighbouring outputs of three weights g and four codes d take four products instead of six:
 

@@ -1,4 +1,4 @@
-"""Values that are recomputed where they are read, and rows that the widest kernel weaves."""
+"""Values that are recomputed where they are read, and rows that the widest kernel pipelines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(0, 2**32))
 def test_inverted_residuals(data, seed):
-    """Rows that the widest kernel weaves, of 13 to 45 pixels, and values that are recomputed instead of stored."""
+    """Rows that the widest kernel pipelines, of 13 to 45 pixels, and values that are recomputed instead of stored."""
     draw, rng = data.draw, np.random.default_rng(seed)
     size, channels = draw(st.integers(13, 45)), draw(st.sampled_from([3, 13, 16, 24, 32, 33]))
     artifact = inverted_residual(

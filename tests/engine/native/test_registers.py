@@ -39,6 +39,6 @@ def test_the_widest_tiles_keep_their_accumulators_in_registers(kernel, products,
         if len(at) == accumulators:
             tiles += 1
             assert not stores
-        elif register == "zmm":  # woven rounds, which have no loop inside: a constant now and then
+        elif register == "zmm":  # pipelined rows, which have no loop inside: a constant now and then
             assert 10 * len(stores) < len(at)
     assert tiles >= at_least
