@@ -71,11 +71,11 @@ static float beta(const Op *op, const float *means, double *scratch) {
 }
 
 /* The step size for the image x. Every thread finds it by itself, which takes less time than to wait for another's. */
-static float adapted_step_size(const Op *op, const Team *team) {
+static float adapted_step_size(const Op *op, const Thread *thread) {
     if (!op->adapter_layers) return op->step_size;
-    float *means = op->means + (ptrdiff_t)team->index * op->scratch_width;
+    float *means = op->means + (ptrdiff_t)thread->index * op->scratch_width;
     mean(op, 0, op->channels, means);
-    return op->step_size * beta(op, means, op->sums + (ptrdiff_t)team->index * 2 * op->scratch_width);
+    return op->step_size * beta(op, means, op->sums + (ptrdiff_t)thread->index * 2 * op->scratch_width);
 }
 
 #endif

@@ -42,14 +42,14 @@ static Conv conv_of(const Op *op) {
 }
 
 /* A convolution and the pool of its output, whose rows do not leave the cache. */
-static void conv_pool(const Op *op, Conv *c, int blocks, const Team *team) {
+static void conv_pool(const Op *op, Conv *c, int blocks, const Thread *thread) {
     const Pool *pool = &op->pool;
     const size_t row = (size_t)op->out_w * op->outputs, pooled = (size_t)pool->out_w * op->outputs;
     const int reach = (pool->kernel_h - 1) * pool->dilation_h + 1;
-    float *const ring = pool->rows + team->index * pool->ring * row;
+    float *const ring = pool->rows + thread->index * pool->ring * row;
     int first, last, done = 0;
     c->row_sums = NULL;
-    share(team, pool->out_h, 1, &first, &last);
+    share(thread, pool->out_h, 1, &first, &last);
     for (int y = first; y < last; y++) {
         const int top = y * pool->stride_h - pool->top, bottom = top + reach < op->out_h ? top + reach : op->out_h;
         if (done < top) done = top;

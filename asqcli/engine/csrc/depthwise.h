@@ -12,11 +12,11 @@
 
 /* `quantize` for a depthwise convolution: the quads of rows first .. last - 1. Recomputed values do not leave the first cache:
    four rows of a block at a time. */
-static void quantize_row_quads(const Op *op, const Quantizer *q, int first, int last, const Team *team) {
+static void quantize_row_quads(const Op *op, const Quantizer *q, int first, int last, const Thread *thread) {
     const int length = op->width * op->channels;
     const size_t pixel = (size_t)4 * op->channels, left = op->left * pixel, right = op->right * pixel;
     const size_t inside = op->width * pixel;
-    float *const strip = op->recompute ? op->recompute->strip + team->index * strip_size(op->recompute) : NULL;
+    float *const strip = op->recompute ? op->recompute->strip + thread->index * strip_size(op->recompute) : NULL;
     Conv recomputed = {0};
     if (op->recompute) {
         recomputed = conv_of(op->recompute);

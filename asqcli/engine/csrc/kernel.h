@@ -31,7 +31,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "team.h"
+#include "barrier.h"
 
 enum { BLOCK = 16, DEPTH = 4, MOST_ROWS = 64 }; /* MOST_ROWS: of the window of a pool */
 
@@ -147,7 +147,7 @@ typedef struct {
     int (*supported)(void);
     int winograd;                 /* does it take convolutions in the form of winograd.h? */
     int recompute;                /* is recomputing a cheap convolution faster than storing its output? */
-    void (*run)(const Op *ops, int count, const Team *team);
+    void (*run)(const Op *ops, int count, const Thread *thread);
     /* Do nothing but the products of the fastest instruction and return how many there were; null where they have none of
        their own. */
     int64_t (*exercise)(int64_t rounds);

@@ -16,59 +16,59 @@
 
 enum { FEW_WEIGHTS = 1 << 17 }; /* bytes */
 
-static void run_conv(const Op *op, const Team *team) {
+static void run_conv(const Op *op, const Thread *thread) {
     const int outputs = op->outputs / op->groups, blocks = padded(outputs, BLOCK);
     const int rows = op->top + op->height + op->bottom, depthwise_layer = op->layout == LAYOUT_ROW_QUADS;
-    const float step = adapted_step_size(op, team);
+    const float step = adapted_step_size(op, thread);
     const Quantizer quantizer = {1.0f / step, (float)op->qmin, (float)op->qmax};
     int first, last;
-    if (team->index == 0) {
+    if (thread->index == 0) {
         const float activation_scale = op->as_printed ? op->step_size : step;
         const int scales = depthwise_layer ? padded(op->outputs, BLOCK) : op->groups * blocks;
         for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
     }
-    share(team, depthwise_layer ? padded(rows, 4) / 4 : rows, 1, &first, &last);
+    share(thread, depthwise_layer ? padded(rows, 4) / 4 : rows, 1, &first, &last);
     if (depthwise_layer)
-        quantize_row_quads(op, &quantizer, first, last, team);
+        quantize_row_quads(op, &quantizer, first, last, thread);
     else
         (op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, &quantizer, first, last);
-    meet(team);
+    barrier_wait(thread);
 #ifdef HAS_WINOGRAD
     if (op->winograd) {
-        share(team, op->winograd == 2 ? (op->out_h + 1) / 2 : rows, 1, &first, &last);
+        share(thread, op->winograd == 2 ? (op->out_h + 1) / 2 : rows, 1, &first, &last);
         transform(op, first, last);
-        meet(team);
+        barrier_wait(thread);
     }
 #endif
     if (depthwise_layer) {
         const Epilogue e = epilogue_of(op);
-        share(team, op->out_h, 1, &first, &last);
+        share(thread, op->out_h, 1, &first, &last);
         depthwise(op, &e, first, last);
         return;
     }
     Conv c = conv_of(op);
     if (!op->out) {
         if (!op->row_sums) return; /* the codes are all that is needed */
-        c.output = op->strip + team->index * strip_size(op);
+        c.output = op->strip + thread->index * strip_size(op);
         c.out_stride = 0;
     }
     if (op->pool.out_h) {
-        conv_pool(op, &c, blocks / BLOCK, team);
+        conv_pool(op, &c, blocks / BLOCK, thread);
         return;
     }
     /* By rows, so that what a thread reads next it has mostly written itself; by blocks where a thread would get many more rows
        than another, or where the weights, which each would read, are many. */
     const int row_height = op->winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
-    const int rows_each = (op->out_h + row_height * team->threads - 1) / (row_height * team->threads) * row_height;
-    const int even = 10 * rows_each * team->threads <= 11 * op->out_h;
+    const int rows_each = (op->out_h + row_height * thread->threads - 1) / (row_height * thread->threads) * row_height;
+    const int even = 10 * rows_each * thread->threads <= 11 * op->out_h;
     const size_t weights = (size_t)blocks * op->groups * DEPTH * op->taps * asq_transforms(op->winograd);
-    const int few = op->out_h < 8 * team->threads && !(even && weights <= FEW_WEIGHTS);
-    const int by_blocks = few && outputs >= BLOCK * team->threads;
+    const int few = op->out_h < 8 * thread->threads && !(even && weights <= FEW_WEIGHTS);
+    const int by_blocks = few && outputs >= BLOCK * thread->threads;
     int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
     if (by_blocks)
-        share(team, last_block, 1, &first_block, &last_block);
+        share(thread, last_block, 1, &first_block, &last_block);
     else
-        share(team, last_row, row_height, &first_row, &last_row);
+        share(thread, last_row, row_height, &first_row, &last_row);
     for (int group = 0; group < op->groups; group++) {
         const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->taps * asq_transforms(op->winograd);
         c.next = group + 1 < op->groups ? after : op->next;
@@ -107,40 +107,40 @@ static void by_rows(const Op *op, int first, int last) {
     }
 }
 
-static void run(const Op *ops, int count, const Team *team) {
+static void run(const Op *ops, int count, const Thread *thread) {
     for (const Op *op = ops; op < ops + count; op++) {
         int first, last;
         switch (op->kind) {
             case OP_CONV:
-                run_conv(op, team);
+                run_conv(op, thread);
                 break;
             case OP_ELEMENTWISE:
             case OP_MULTIPLY:
             case OP_GATE:
-                share(team, op->height, 1, &first, &last);
+                share(thread, op->height, 1, &first, &last);
                 by_rows(op, first, last);
                 break;
             case OP_AVG_POOL:
-                share(team, op->out_h, 1, &first, &last);
+                share(thread, op->out_h, 1, &first, &last);
                 avg_pool(op, first, last);
                 break;
             case OP_MAX_POOL:
-                share(team, op->pool.out_h, 1, &first, &last);
+                share(thread, op->pool.out_h, 1, &first, &last);
                 max_pool(op, first, last);
                 break;
             case OP_ROW_SUMS:
-                share(team, op->height, 1, &first, &last);
+                share(thread, op->height, 1, &first, &last);
                 row_sums(op, first, last);
                 break;
             case OP_MEAN:
-                share(team, op->channels, BLOCK, &first, &last);
+                share(thread, op->channels, BLOCK, &first, &last);
                 mean(op, first, last, op->out);
                 break;
             case OP_COPY:
-                if (team->index == 0) copy(op);
+                if (thread->index == 0) copy(op);
                 break;
         }
-        meet(team);
+        barrier_wait(thread);
     }
 }
 

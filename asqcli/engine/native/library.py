@@ -60,7 +60,7 @@ def library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
-    loaded.asq_op_size.restype = loaded.asq_meeting_size.restype = ctypes.c_size_t
+    loaded.asq_op_size.restype = loaded.asq_team_size.restype = ctypes.c_size_t
     loaded.asq_kernel_name.restype = ctypes.c_char_p
     loaded.asq_exercise.argtypes, loaded.asq_exercise.restype = (ctypes.c_int, ctypes.c_int64), ctypes.c_int64
     loaded.asq_kernel_winograd.argtypes = loaded.asq_kernel_recompute.argtypes = (ctypes.c_int,)
@@ -70,9 +70,9 @@ def library() -> ctypes.CDLL | None:
         *loaded.asq_run.argtypes, _pointer, ctypes.c_int, size, _pointer, _pointer, _pointer, size, _pointer,
     )  # fmt: skip
     loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, _pointer)
-    loaded.asq_serve.argtypes = (ctypes.c_int, _pointer)
-    loaded.asq_dismiss.argtypes = (_pointer,)
-    for function in (loaded.asq_run, loaded.asq_run_images, loaded.asq_serve, loaded.asq_dismiss):
+    loaded.asq_worker_loop.argtypes = (ctypes.c_int, _pointer)
+    loaded.asq_shutdown.argtypes = (_pointer,)
+    for function in (loaded.asq_run, loaded.asq_run_images, loaded.asq_worker_loop, loaded.asq_shutdown):
         function.restype = None
     assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native/library.py differ"
     return loaded

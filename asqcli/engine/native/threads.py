@@ -9,26 +9,30 @@ from threading import Thread
 
 from asqcli.engine.native.library import library
 
-USUAL_SLEEPS = 2  # of a team, in an image: the first meeting waits for threads that have slept
+USUAL_SLEEPS = 2  # of a team, in an image: the first barrier waits for threads that have slept
 MOST_ALONE = 256  # images
 
 
 class ThreadTeam:
-    """Threads that share the work on one image (see csrc/team.h): the caller's and some that wait in C for the next.
+    """Threads that share the work on one image (see csrc/barrier.h): the caller's and some that wait in C for the next.
 
     Args:
         threads: the caller's included; fewer where no more can be started.
     """
 
     def __init__(self, threads: int) -> None:
-        meeting = ctypes.create_string_buffer(library().asq_meeting_size())
-        self.threads, self.meeting = 1, meeting
+        state = ctypes.create_string_buffer(library().asq_team_size())
+        self.threads, self.state = 1, state
         self.alone = self.pause = 0  # images that the caller is still to run alone, and how many they were at first
+
+        def work(index: int) -> None:  # holds `state` until the thread ends
+            library().asq_worker_loop(index, ctypes.addressof(state))
+
         with suppress(RuntimeError):  # can't start new thread
             for index in range(1, threads):
-                Thread(target=lambda i=index: library().asq_serve(i, ctypes.addressof(meeting)), daemon=True).start()
+                Thread(target=work, args=(index,), daemon=True).start()
                 self.threads += 1
-        weakref.finalize(self, lambda: library().asq_dismiss(ctypes.addressof(meeting)))
+        weakref.finalize(self, lambda: library().asq_shutdown(ctypes.addressof(state)))
 
     def run(self, kernel: int, ops) -> None:
         """Run a plan; each thread does its part of every step.
@@ -40,6 +44,6 @@ class ThreadTeam:
             self.alone -= 1
             library().asq_run(kernel, ops, len(ops))
             return
-        sleeps = library().asq_run_together(kernel, ops, len(ops), self.threads, ctypes.addressof(self.meeting))
+        sleeps = library().asq_run_together(kernel, ops, len(ops), self.threads, ctypes.addressof(self.state))
         self.pause = min(2 * self.pause, MOST_ALONE) or 1 if sleeps > USUAL_SLEEPS else 0
         self.alone = self.pause
