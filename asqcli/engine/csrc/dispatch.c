@@ -40,9 +40,10 @@ PUBLIC int asq_kernel_winograd(int index) { return KERNELS[index]->winograd; }
 /* Is recomputing a cheap convolution faster than storing its output? */
 PUBLIC int asq_kernel_recompute(int index) { return KERNELS[index]->recompute; }
 
-/* How many multiply-adds that many rounds were, or 0 where the kernel has no instruction for them. */
-PUBLIC int64_t asq_exercise(int kernel, int64_t rounds) {
-    return KERNELS[kernel]->exercise ? KERNELS[kernel]->exercise(rounds) : 0;
+/* Run so many rounds of the kernel's fastest products. Returns how many multiply-adds they were, or 0 where it has no
+   instruction for them. */
+PUBLIC int64_t asq_peak_loop(int kernel, int64_t rounds) {
+    return KERNELS[kernel]->peak_loop ? KERNELS[kernel]->peak_loop(rounds) : 0;
 }
 
 /* Run a plan on its input as it is; the kernel must be supported. */

@@ -148,9 +148,8 @@ typedef struct {
     int winograd;                 /* does it take convolutions in the form of winograd.h? */
     int recompute;                /* is recomputing a cheap convolution faster than storing its output? */
     void (*run)(const Op *ops, int count, const Thread *thread);
-    /* Do nothing but the products of the fastest instruction and return how many there were; null where they have none of
-       their own. */
-    int64_t (*exercise)(int64_t rounds);
+    /* Does nothing but products, in the kernel's fastest instruction, and returns how many; null where it has none of its own. */
+    int64_t (*peak_loop)(int64_t rounds);
 } Kernel;
 
 static inline int padded(int n, int to) { return (n + to - 1) / to * to; }

@@ -286,7 +286,7 @@ enum { SIDE_BY_SIDE = 7 }; /* pixels of a depthwise convolution */
 
 enum { CHAINS = 16 }; /* more than the products of one chain wait for each other */
 
-static int64_t exercise(int64_t rounds) {
+static int64_t peak_loop(int64_t rounds) {
     Sums sum[CHAINS];
     UNROLL
     for (int k = 0; k < CHAINS; k++) {
@@ -302,5 +302,5 @@ static int64_t exercise(int64_t rounds) {
 }
 
 const Kernel asq_kernel_avx512vnni = {
-    .name = "avx512-vnni", .supported = supported, .winograd = 1, .recompute = 1, .run = run, .exercise = exercise,
+    .name = "avx512-vnni", .supported = supported, .winograd = 1, .recompute = 1, .run = run, .peak_loop = peak_loop,
 };

@@ -55,7 +55,7 @@ enum { SIDE_BY_SIDE = 4 }; /* pixels of a depthwise convolution */
 
 enum { CHAINS = 12 }; /* more than the products of one chain wait for each other */
 
-static int64_t exercise(int64_t rounds) {
+static int64_t peak_loop(int64_t rounds) {
     __m256i sum[CHAINS];
     UNROLL
     for (int k = 0; k < CHAINS; k++) {
@@ -70,4 +70,4 @@ static int64_t exercise(int64_t rounds) {
     return rounds * CHAINS * LANES * DEPTH;
 }
 
-const Kernel asq_kernel_avxvnni = {.name = "avx-vnni", .supported = supported, .run = run, .exercise = exercise};
+const Kernel asq_kernel_avxvnni = {.name = "avx-vnni", .supported = supported, .run = run, .peak_loop = peak_loop};

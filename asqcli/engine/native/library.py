@@ -62,7 +62,7 @@ def library() -> ctypes.CDLL | None:
         return None
     loaded.asq_op_size.restype = loaded.asq_team_size.restype = ctypes.c_size_t
     loaded.asq_kernel_name.restype = ctypes.c_char_p
-    loaded.asq_exercise.argtypes, loaded.asq_exercise.restype = (ctypes.c_int, ctypes.c_int64), ctypes.c_int64
+    loaded.asq_peak_loop.argtypes, loaded.asq_peak_loop.restype = (ctypes.c_int, ctypes.c_int64), ctypes.c_int64
     loaded.asq_kernel_winograd.argtypes = loaded.asq_kernel_recompute.argtypes = (ctypes.c_int,)
     loaded.asq_run.argtypes = (ctypes.c_int, ctypes.POINTER(Op), ctypes.c_int)
     size = ctypes.c_size_t
