@@ -10,7 +10,7 @@
 
 /* The accumulators of 8 outputs: a block has two parts. */
 typedef __m256i Sums;
-enum { LANES = 8, PARTS = BLOCK / LANES };
+enum { SUMS_LANES = 8, PARTS = BLOCK / SUMS_LANES };
 
 static inline Sums sums_from(const int32_t *start) { return _mm256_loadu_si256((const __m256i *)start); }
 
@@ -57,7 +57,7 @@ static inline __attribute__((always_inline)) void finish(const Epilogue *e, int 
     if (count >= BLOCK) {
         UNROLL
         for (int part = 0; part < PARTS; part++) {
-            const int at = part * LANES;
+            const int at = part * SUMS_LANES;
             finish_part(e, first + at, sum + part * PIXELS, residual ? residual + at : NULL, out + at, stride,
                         row_sums ? row_sums + at : NULL, fresh, PIXELS);
         }

@@ -58,12 +58,12 @@ static inline __attribute__((always_inline)) void depthwise_pixels(const Op *op,
                                                                    const int PIXELS) {
     Sums sums[PARTS * SIDE_BY_SIDE];
     UNROLL
-    for (int p = 0; p < PARTS * PIXELS; p++) sums[p] = sums_from(op->compensation + first + p / PIXELS * LANES);
+    for (int p = 0; p < PARTS * PIXELS; p++) sums[p] = sums_from(op->compensation + first + p / PIXELS * SUMS_LANES);
     for (int i = 0; i < taps; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + op->offset[i];
         UNROLL
         for (int p = 0; p < PARTS * PIXELS; p++) {
-            const ptrdiff_t part = (ptrdiff_t)p / PIXELS * LANES * DEPTH;
+            const ptrdiff_t part = (ptrdiff_t)p / PIXELS * SUMS_LANES * DEPTH;
             sums[p] = add_products(sums[p], a + p % PIXELS * across + part, w + part, op->int16_taps);
         }
     }

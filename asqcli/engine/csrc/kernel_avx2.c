@@ -28,7 +28,7 @@ static inline __attribute__((always_inline)) void int32_tile(const Conv *c, cons
     UNROLL
     for (int p = 0; p < PIXELS; p++) {
         low[p] = halves_from(start);
-        high[p] = halves_from(start + LANES / 2);
+        high[p] = halves_from(start + SUMS_LANES / 2);
     }
     for (int i = 0; i < c->taps; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + c->offset[i];
@@ -54,7 +54,7 @@ static inline __m256i add_pairs(__m256i sums, __m256i pairs) {
 static inline __attribute__((always_inline)) void int16_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
                                                              const int32_t *start, Sums *sum, const int PIXELS) {
     UNROLL
-    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(start + p / PIXELS * LANES);
+    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(start + p / PIXELS * SUMS_LANES);
     for (int i = 0, end; i < c->taps; i = end) {
         end = c->taps - i < c->int16_taps ? c->taps : i + c->int16_taps;
         __m256i pairs[PARTS * MOST_PIXELS];
@@ -85,7 +85,7 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         int16_tile(c, codes, w, start, sum, PIXELS);
     } else {
         int32_tile(c, codes, w, start, sum, PIXELS);
-        int32_tile(c, codes, w + LANES * DEPTH, start + LANES, sum + PIXELS, PIXELS);
+        int32_tile(c, codes, w + SUMS_LANES * DEPTH, start + SUMS_LANES, sum + PIXELS, PIXELS);
     }
     finish_tile(c, y, x, block, sum, PIXELS);
 }

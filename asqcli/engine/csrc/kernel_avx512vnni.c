@@ -11,7 +11,7 @@
 #include "epilogue.h"
 #include "kernel.h"
 
-enum { MOST_PIXELS = 16 /* of a tile */, SMALL_WEIGHTS = 16384 /* bytes */ };
+enum { MOST_PIXELS = 16 /* of a tile */, MOST_WEIGHTS_BY_ROWS = 16384 /* bytes */ };
 
 static int supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -20,7 +20,7 @@ static int supported(void) {
 
 /* The accumulators of 16 outputs. */
 typedef __m512i Sums;
-enum { LANES = BLOCK, PARTS = BLOCK / LANES };
+enum { SUMS_LANES = BLOCK, PARTS = BLOCK / SUMS_LANES };
 
 static inline Sums sums_from(const int32_t *start) { return _mm512_loadu_si512(start); }
 
@@ -266,7 +266,7 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
     const size_t block_bytes = (size_t)c->taps * BLOCK * DEPTH * asq_transforms(c->winograd);
     /* Where the weights of all outputs stay in the first cache, row by row, so that the output is written in order. */
-    const int few = last_block - first_block > 2 && (last_block - first_block) * block_bytes <= SMALL_WEIGHTS;
+    const int few = last_block - first_block > 2 && (last_block - first_block) * block_bytes <= MOST_WEIGHTS_BY_ROWS;
     const int height = few ? 2 : last_row - first_row;
     void (*const run_blocks)(const Conv *, int, int, int, int, const int8_t *) =
         c->winograd == 2 ? winograd_squares : c->winograd == 1 ? winograd_rows : conv_blocks;

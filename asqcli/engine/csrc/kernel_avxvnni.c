@@ -28,7 +28,7 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     Sums sum[PARTS * MOST_PIXELS];
     UNROLL
-    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(c->epilogue.compensation + first + p / PIXELS * LANES);
+    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(c->epilogue.compensation + first + p / PIXELS * SUMS_LANES);
     for (int i = 0; i < c->taps; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + c->offset[i];
         const __m256i w_low = _mm256_loadu_si256((const __m256i *)w), w_high = _mm256_loadu_si256((const __m256i *)w + 1);
@@ -67,7 +67,7 @@ static int64_t peak_loop(int64_t rounds) {
         for (int k = 0; k < CHAINS; k++) sum[k] = _mm256_dpbusd_avx_epi32(sum[k], _mm256_set1_epi8(1), _mm256_set1_epi8(1));
     UNROLL
     for (int k = 0; k < CHAINS; k++) __asm__ volatile("" ::"x"(sum[k]));
-    return rounds * CHAINS * LANES * DEPTH;
+    return rounds * CHAINS * SUMS_LANES * DEPTH;
 }
 
 const Kernel asq_kernel_avxvnni = {.name = "avx-vnni", .supported = supported, .run = run, .peak_loop = peak_loop};

@@ -9,7 +9,7 @@ static int supported(void) { return 1; }
 typedef struct {
     int32_t lane[BLOCK];
 } Sums;
-enum { LANES = BLOCK, PARTS = BLOCK / LANES };
+enum { SUMS_LANES = BLOCK, PARTS = BLOCK / SUMS_LANES };
 
 static Sums sums_from(const int32_t *start) {
     Sums sums;

@@ -1,4 +1,4 @@
-/* The steps of a plan. Included by every kernel file after its `conv`, `Sums` of LANES outputs, `sums_from`, `add_products`,
+/* The steps of a plan. Included by every kernel file after its `conv`, `Sums` of SUMS_LANES outputs, `sums_from`, `add_products`,
    `finish` and SIDE_BY_SIDE, so that each is compiled for its own instruction set and nothing of that leaks elsewhere. Loops
    over channels are left to the compiler; their order is the format's. */
 
@@ -14,7 +14,7 @@
 #include "pools.h"
 #include "quantize.h"
 
-enum { FEW_WEIGHTS = 1 << 17 }; /* bytes */
+enum { MOST_WEIGHTS_PER_THREAD = 1 << 17 }; /* bytes that every thread may read, rather than a part of them */
 
 static void run_conv(const Op *op, const Thread *thread) {
     const int outputs = op->outputs / op->groups, blocks = padded(outputs, BLOCK);
@@ -62,7 +62,7 @@ static void run_conv(const Op *op, const Thread *thread) {
     const int rows_each = (op->out_h + row_height * thread->threads - 1) / (row_height * thread->threads) * row_height;
     const int even = 10 * rows_each * thread->threads <= 11 * op->out_h;
     const size_t weights = (size_t)blocks * op->groups * DEPTH * op->taps * asq_transforms(op->winograd);
-    const int few = op->out_h < 8 * thread->threads && !(even && weights <= FEW_WEIGHTS);
+    const int few = op->out_h < 8 * thread->threads && !(even && weights <= MOST_WEIGHTS_PER_THREAD);
     const int by_blocks = few && outputs >= BLOCK * thread->threads;
     int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
     if (by_blocks)

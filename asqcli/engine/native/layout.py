@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from asqcli.artifact.document import Conv, Linear
-from asqcli.engine.native.library import BLOCK, DEPTH, LANES, LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS
+from asqcli.engine.native.library import BLOCK, DEPTH, LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS
 from asqcli.engine.native.winograd import TILE, dimensions_of, transform_weights
+from asqcli.fixed_arithmetic import LANES as ADAPTER_LANES
 
 OUTPUT_NUMBERS = 6  # compensation, scales, bias and batch norm
-FEW_WEIGHTS = 2**15  # bytes: they stay in the first cache
+MOST_POOLED_WEIGHTS = 2**15  # bytes: they stay in the first cache while a pool takes row after row
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,20 @@ class Layout:
         return self.padding[1] + self.width + self.padding[3]
 
     @property
-    def run(self) -> bool:
-        """Is a row of the window one run of codes?"""
+    def row_is_contiguous(self) -> bool:
+        """Do the codes of one window row lie next to each other?"""
         return self.kind == LAYOUT_PIXELS and self.groups == self.dilation[1] == 1
 
     @property
     def by_rows(self) -> bool:
         """Are the weights so few that they may be read again for every row of the output?"""
         weights = self.outputs * self.per_group * self.kernel[0] * self.kernel[1]
-        return self.groups == 1 and not self.winograd and weights <= FEW_WEIGHTS
+        return self.groups == 1 and not self.winograd and weights <= MOST_POOLED_WEIGHTS
 
     @property
     def group_stride(self) -> int:
         """Bytes from the codes of a group to those of the next."""
-        return self.per_group if self.run else padded(self.per_group, DEPTH)
+        return self.per_group if self.row_is_contiguous else padded(self.per_group, DEPTH)
 
     @property
     def code_bytes(self) -> int:
@@ -144,7 +145,7 @@ class Layout:
         elif self.kind == LAYOUT_PLANES:
             planes = np.arange(self.channels)[:, None]
             offsets = (rows * self.channels + planes) * self.columns + _steps(self.kernel[1])
-        elif self.run:
+        elif self.row_is_contiguous:
             offsets = rows * self.columns * self.channels + _steps(self.kernel[1] * self.channels)
         else:
             pixel = self.groups * self.group_stride
@@ -161,7 +162,7 @@ class Layout:
             return np.stack(packed, axis=2)  # [group][block][transform]..
         if self.kind == LAYOUT_PLANES:
             levels = levels.transpose(0, 3, 2, 1)  # what lies side by side comes first
-        elif self.run:
+        elif self.row_is_contiguous:
             levels = levels.transpose(0, 3, 1, 2).reshape(self.outputs, -1, self.kernel[0], 1)
         return _pack_blocks(levels, self.groups)
 
@@ -202,7 +203,7 @@ def layout_of(
     layout = Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
     if kind == LAYOUT_ROW_QUADS and layout.row_quads > kernel[0]:  # rows far apart: most products would be with zeros
         layout = replace(layout, kind=LAYOUT_PIXELS)
-    if winograd and layout.run and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
+    if winograd and layout.row_is_contiguous and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
         code_range = node.activations.qmax - node.activations.qmin
         dimensions = dimensions_of(table, channels, code_range)
         if dimensions:
@@ -230,10 +231,10 @@ def _steps(count: int) -> np.ndarray:
 
 def pack_adapter(weight: np.ndarray) -> np.ndarray:
     """Return the weights of an adapter's layer, (outputs, inputs), in the order of their use."""
-    outputs, inputs = (padded(n, to) for n, to in zip(weight.shape, (DEPTH, LANES), strict=True))
+    outputs, inputs = (padded(n, to) for n, to in zip(weight.shape, (DEPTH, ADAPTER_LANES), strict=True))
     rows = np.zeros((outputs, inputs), weight.dtype)
     rows[: weight.shape[0], : weight.shape[1]] = weight
-    return rows.reshape(-1, DEPTH, inputs // LANES, LANES).transpose(0, 2, 1, 3)
+    return rows.reshape(-1, DEPTH, inputs // ADAPTER_LANES, ADAPTER_LANES).transpose(0, 2, 1, 3)
 
 
 def by_group(values: np.ndarray, groups: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-BLOCK, DEPTH, LANES, MOST_ROWS = 16, 4, 8, 64
+BLOCK, DEPTH, MOST_ROWS = 16, 4, 64
 LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS = range(3)
 CONV, ELEMENTWISE, MULTIPLY, GATE, MAX_POOL, AVG_POOL, ROW_SUMS, MEAN, COPY = range(9)
 GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish")

@@ -33,12 +33,12 @@ class NativeNetwork:
         self.shared: dict[str, np.ndarray] = {}
         self.winograd = bool(library().asq_kernel_winograd(self.kernel_index))
         self.recompute = bool(library().asq_kernel_recompute(self.kernel_index))
-        self.plans = [self._plan()]
+        self.plans = [self._new_plan()]
         together = threads > 1 and artifact.plan.multiply_adds >= WORTH_A_TEAM
         self.pool: ThreadPoolExecutor | None = None
         self.team = ThreadTeam(threads) if together else None
 
-    def _plan(self) -> Plan:
+    def _new_plan(self) -> Plan:
         return Plan(self.artifact, self.shared, winograd=self.winograd, recompute=self.recompute, threads=self.threads)
 
     def run(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
@@ -50,7 +50,7 @@ class NativeNetwork:
         if count == 1:
             return run(self.plans[0], self.kernel_index, images, self.team)
         while len(self.plans) < count:
-            self.plans.append(self._plan())
+            self.plans.append(self._new_plan())
         if self.pool is None:
             self.pool = ThreadPoolExecutor(self.threads - 1)
         first, *others = np.array_split(images, count)
