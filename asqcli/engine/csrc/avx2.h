@@ -1,4 +1,4 @@
-/* What the kernels of 8 lanes share: `asq_epilogue` in the registers of AVX2, and how rows are cut. */
+/* What the kernels of 8 lanes share: `apply_epilogue` in the registers of AVX2, and how rows are cut. */
 
 #ifndef ASQ_AVX2_H
 #define ASQ_AVX2_H
@@ -47,10 +47,10 @@ static __attribute__((noinline)) void finish_few(const Epilogue *e, int first, i
     int32_t lanes[BLOCK];
     _mm256_storeu_si256((__m256i *)lanes, low);
     _mm256_storeu_si256((__m256i *)lanes + 1, high);
-    asq_epilogue(e, first, count, lanes, residual, out, row_sums, fresh);
+    apply_epilogue(e, first, count, lanes, residual, out, row_sums, fresh);
 }
 
-/* As `asq_epilogue`, of PIXELS pixels of a row. sum: of the first part at all of them, then of the second. */
+/* As `apply_epilogue`, of PIXELS pixels of a row. sum: of the first part at all of them, then of the second. */
 static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sum,
                                                          const float *residual, float *out, ptrdiff_t stride,
                                                          double *row_sums, int fresh, const int PIXELS) {
@@ -92,7 +92,7 @@ static void conv_by_tiles(const Conv *c, int first_row, int last_row, int first_
     for (int block = first_block; block < last_block; block++)
         for (int y = first_row; y < last_row; y++)
             for (int x = 0, pixels; x < c->out_w; x += pixels) {
-                pixels = asq_tile_width(c->out_w - x, most);
+                pixels = tile_width(c->out_w - x, most);
                 tiles[pixels - 1](c, y, x, block);
             }
 }

@@ -59,7 +59,7 @@ static void conv_pool(const Op *op, Conv *c, int blocks, const Thread *thread) {
         }
         max_pool_row(pool, ring, pool->ring, op->out_h, op->out_w, op->outputs, y, op->out + y * pooled);
         if (op->row_sums)
-            asq_sum_row(op->out + y * pooled, op->outputs, pool->out_w, op->outputs, op->row_sums + (size_t)y * op->outputs);
+            sum_row(op->out + y * pooled, op->outputs, pool->out_w, op->outputs, op->row_sums + (size_t)y * op->outputs);
     }
 }
 

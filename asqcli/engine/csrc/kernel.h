@@ -23,7 +23,9 @@
 
    Glossary. tap: four codes of a window that are multiplied at once. block: 16 output channels. tile: some neighbouring pixels
    of one output row times one or more blocks, whose accumulators stay in registers. epilogue: what turns an accumulator into a
-   real value (see epilogue.h). */
+   real value (see epilogue.h).
+
+   Names that other files or Python link to begin with asq_; all others are static, for each kernel compiles its own. */
 
 #ifndef ASQ_KERNEL_H
 #define ASQ_KERNEL_H
@@ -148,7 +150,7 @@ typedef struct {
     int winograd;                 /* does it take convolutions in the form of winograd.h? */
     int recompute;                /* is recomputing a cheap convolution faster than storing its output? */
     void (*run)(const Op *ops, int count, const Thread *thread);
-    /* Does nothing but products, in the kernel's fastest instruction, and returns how many; null where it has none of its own. */
+    /* Does nothing but products, in the kernel's fastest instruction, and returns how many; null where it has none. */
     int64_t (*peak_loop)(int64_t rounds);
 } Kernel;
 
@@ -156,14 +158,15 @@ static inline int padded(int n, int to) { return (n + to - 1) / to * to; }
 
 /* Pixels of the next tile of a row of which so many are left. Tiles are of nearly the same width: a narrow one takes as long as
    one of a few pixels more. */
-static inline int asq_tile_width(int left, int most) {
+static inline int tile_width(int left, int most) {
     const int tiles = (left + most - 1) / most;
     return (left + tiles - 1) / tiles;
 }
 
 /* Transforms of winograd.h in so many dimensions; 1 in none, the direct form. */
-static inline int asq_transforms(int dimensions) { return 1 << 2 * dimensions; }
+static inline int winograd_transforms(int dimensions) { return 1 << 2 * dimensions; }
 
+/* Each in its own file, best last. */
 extern const Kernel asq_kernel_scalar, asq_kernel_avx2, asq_kernel_avxvnni, asq_kernel_avx512vnni;
 
 #endif

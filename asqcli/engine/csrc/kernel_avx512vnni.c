@@ -63,7 +63,7 @@ static inline __attribute__((always_inline)) void store_row(const RowSums *row) 
     }
 }
 
-/* `asq_epilogue` in registers, for PIXELS pixels of a row that lie `stride` floats apart: one operation of all of them after
+/* `apply_epilogue` in registers, for PIXELS pixels of a row that lie `stride` floats apart: one operation of all of them after
    the other, so that none waits for the last. */
 static inline __attribute__((always_inline)) void finish_pixels(const Epilogue *e, int first, const Sums *sum,
                                                                 const float *residual, float *out, ptrdiff_t stride,
@@ -254,7 +254,7 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
                 pipelined_row(&pipelined, first, c->codes + y * c->down, w, out, row_sums_of(c, y, first));
             }
             for (int pixels; x < c->out_w; x += pixels) {
-                pixels = asq_tile_width(c->out_w - x, blocks == 2 ? 14 : MOST_PIXELS);
+                pixels = tile_width(c->out_w - x, blocks == 2 ? 14 : MOST_PIXELS);
                 TILES[blocks - 1][pixels - 1](c, y, x, block, next, line);
                 next += line * c->taps;
                 if (++tiles == blocks) line = 0;
@@ -264,7 +264,7 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
 }
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    const size_t block_bytes = (size_t)c->taps * BLOCK * DEPTH * asq_transforms(c->winograd);
+    const size_t block_bytes = (size_t)c->taps * BLOCK * DEPTH * winograd_transforms(c->winograd);
     /* Where the weights of all outputs stay in the first cache, row by row, so that the output is written in order. */
     const int few = last_block - first_block > 2 && (last_block - first_block) * block_bytes <= MOST_WEIGHTS_BY_ROWS;
     const int height = few ? 2 : last_row - first_row;

@@ -29,8 +29,8 @@ static Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights,
 static void finish(const Epilogue *e, int first, int count, const Sums *sums, const float *residual, float *out,
                    ptrdiff_t stride, double *row_sums, int fresh, int pixels) {
     for (int p = 0; p < pixels; p++)
-        asq_epilogue(e, first, count, sums[p].lane, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
-                     fresh && p == 0);
+        apply_epilogue(e, first, count, sums[p].lane, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
+                       fresh && p == 0);
 }
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {

@@ -1,6 +1,6 @@
-/* The steps of a plan. Included by every kernel file after its `conv`, `Sums` of SUMS_LANES outputs, `sums_from`, `add_products`,
-   `finish` and SIDE_BY_SIDE, so that each is compiled for its own instruction set and nothing of that leaks elsewhere. Loops
-   over channels are left to the compiler; their order is the format's. */
+/* The steps of a plan. Included by every kernel file after its `conv`, `Sums` of SUMS_LANES outputs, `sums_from`,
+   `add_products`, `finish` and SIDE_BY_SIDE, so that each is compiled for its own instruction set and nothing of that leaks
+   elsewhere. Loops over channels are left to the compiler; their order is the format's. */
 
 #ifndef ASQ_RUN_H
 #define ASQ_RUN_H
@@ -61,7 +61,7 @@ static void run_conv(const Op *op, const Thread *thread) {
     const int row_height = op->winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
     const int rows_each = (op->out_h + row_height * thread->threads - 1) / (row_height * thread->threads) * row_height;
     const int even = 10 * rows_each * thread->threads <= 11 * op->out_h;
-    const size_t weights = (size_t)blocks * op->groups * DEPTH * op->taps * asq_transforms(op->winograd);
+    const size_t weights = (size_t)blocks * op->groups * DEPTH * op->taps * winograd_transforms(op->winograd);
     const int few = op->out_h < 8 * thread->threads && !(even && weights <= MOST_WEIGHTS_PER_THREAD);
     const int by_blocks = few && outputs >= BLOCK * thread->threads;
     int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
@@ -70,7 +70,7 @@ static void run_conv(const Op *op, const Thread *thread) {
     else
         share(thread, last_row, row_height, &first_row, &last_row);
     for (int group = 0; group < op->groups; group++) {
-        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->taps * asq_transforms(op->winograd);
+        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->taps * winograd_transforms(op->winograd);
         c.next = group + 1 < op->groups ? after : op->next;
         conv(&c, first_row, last_row, first_block, last_block);
         c.packed = after;
@@ -91,7 +91,7 @@ static void run_conv(const Op *op, const Thread *thread) {
 static void row_sums(const Op *op, int first, int last) {
     const ptrdiff_t row = (ptrdiff_t)op->width * op->channels;
     for (int y = first; y < last; y++)
-        asq_sum_row(op->x + y * row, op->channels, op->width, op->channels, op->row_sums + (ptrdiff_t)y * op->channels);
+        sum_row(op->x + y * row, op->channels, op->width, op->channels, op->row_sums + (ptrdiff_t)y * op->channels);
 }
 
 /* Steps that take every number by itself, with the sums of the rows while these are in the cache. */
@@ -103,7 +103,7 @@ static void by_rows(const Op *op, int first, int last) {
         step(op, pixel, pixel + op->width);
         if (!op->row_sums) continue;
         const float *out = op->out + (size_t)pixel * op->channels;
-        asq_sum_row(out, op->channels, op->width, op->channels, op->row_sums + (size_t)y * op->channels);
+        sum_row(out, op->channels, op->width, op->channels, op->row_sums + (size_t)y * op->channels);
     }
 }
 

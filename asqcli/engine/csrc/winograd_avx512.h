@@ -11,7 +11,7 @@ typedef Sums Transformed[MOST_TRANSFORMS][2][MOST_PIXELS]; /* of a group of tile
 static inline __attribute__((always_inline)) void transform_tiles(const Conv *c, const uint8_t *codes, const int8_t *w,
                                                                   size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
                                                                   Transformed out, const int COLUMNS, const int BLOCKS) {
-    const int transforms = asq_transforms(c->winograd);
+    const int transforms = winograd_transforms(c->winograd);
     for (int t = 0; t < transforms; t++) {
         Sums sum[2][MOST_PIXELS];
         sum_products(c, codes, w, block_bytes, ahead, line, NULL, sum, 1, COLUMNS, BLOCKS);
@@ -107,7 +107,7 @@ static inline __attribute__((always_inline)) void finish_group(const Conv *c, Su
    they are cut into groups regardless of rows. */
 static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c, int first_row, int last_row, int block,
                                                                   int blocks, const int8_t *next, const int DIMENSIONS) {
-    const int transforms = asq_transforms(DIMENSIONS);
+    const int transforms = winograd_transforms(DIMENSIONS);
     const int tiles = (last_row - first_row + DIMENSIONS - 1) / DIMENSIONS * c->tiles_x;
     const size_t block_bytes = (size_t)transforms * c->taps * BLOCK * DEPTH;
     const uint8_t *codes = c->codes + (size_t)(first_row / DIMENSIONS) * c->tiles_x * c->across;
