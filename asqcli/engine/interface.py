@@ -12,9 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-Observer = Callable[
-    [str, np.ndarray, np.ndarray], None
-]  # takes (layer's name, codes, accumulators), all of it or a part
+Observer = Callable[[str, np.ndarray, np.ndarray], None]  # hears (layer's name, codes, accumulators)
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Layer:
 
 
 class Kernel(Protocol):
-    """What a NumPy kernel offers."""
+    """A NumPy kernel."""
 
     name: str
 

@@ -18,7 +18,7 @@ def load(path: str | Path, *, kernel: str = AUTO, threads: int = 1) -> Session:
 
     Args:
         kernel: auto, or a name of NATIVE_KERNELS or NUMPY_KERNELS in `asqcli.engine.dispatch`.
-        threads: that compute images or batches at the same time, or share the work on one image.
+        threads: how many compute images or batches at the same time, or share the work on one image.
     Raises:
         InputError: the file is missing, corrupt or inconsistent.
         UsageError: there is no such kernel.

@@ -67,7 +67,7 @@ typedef int64_t Bits __attribute__((vector_size(VECTOR)));
 typedef uint64_t UnsignedBits __attribute__((vector_size(VECTOR)));
 typedef float FewFloats __attribute__((vector_size(VECTOR / 2), aligned(4), may_alias));
 
-/* As many floats as doubles. */
+/* Doubles from as many floats. */
 static inline Numbers as_numbers(const float *x) {
 #if defined(__AVX512F__)
     return (Numbers)widen(x);

@@ -8,8 +8,9 @@
 #include "kernel.h"
 #include "vector.h"
 
-/* Of one pixel. sum: BLOCK accumulators of the outputs first .., of which the first `count` exist; they began at their
-   compensation. residual may be null; so may row_sums, to which the values are added, or which begin with them if `fresh`. */
+/* The values of one pixel. sum: BLOCK accumulators of the outputs first .., of which the first `count` exist; they began at
+   their compensation. residual may be null; so may row_sums, to which the values are added, or which begin with them if
+   `fresh`. */
 static inline void apply_epilogue(const Epilogue *e, int first, int count, const int32_t *sum, const float *residual,
                                   float *out, double *row_sums, int fresh) {
     float v[BLOCK];

@@ -4,7 +4,7 @@
    smallest; they come in one of three layouts, and four neighbours of them (DEPTH) are multiplied and added at once:
 
        LAYOUT_PIXELS     [height][width][channels]        four channels; with groups, those of each are padded to 4
-       LAYOUT_PLANES     [height][channels][width]        four columns; for the first layer, to which the image comes as planes
+       LAYOUT_PLANES     [height][channels][width]        four columns; for the first layer: the image comes as planes
        LAYOUT_ROW_QUADS  [height / 4][width][channels][4] four rows; for depthwise convolutions, which sum over no channels
 
    A window is a list of taps, of four codes each, as `offset`s in bytes from its first; the weights lie in the same order:
@@ -37,7 +37,7 @@
 
 enum { BLOCK = 16, DEPTH = 4, MOST_ROWS = 64 }; /* MOST_ROWS: of the window of a pool */
 
-/* What turns accumulators into values; null pointers are steps that are left out. */
+/* The steps from accumulators to values; those with null pointers are left out. */
 typedef struct {
     const float *scale;           /* [outputs padded to BLOCK] activation scale * weight scale */
     const int32_t *compensation;  /* [outputs padded to BLOCK] */
@@ -91,7 +91,7 @@ typedef struct {
 /* One step of the plan, on one image. All memory belongs to the caller. Sizes are those of the input. */
 typedef struct Op {
     int32_t kind;
-    const float *x, *y;           /* inputs; y: what is added, or null; OP_MULTIPLY: the other factor */
+    const float *x, *y;           /* inputs; y: the other summand, or null; OP_MULTIPLY: the other factor */
     const double *x_sums;         /* OP_MEAN and adapters: row sums of x */
     float *out;
     double *row_sums;             /* of the output, or null: OP_CONV and steps by numbers; OP_ROW_SUMS: the result */

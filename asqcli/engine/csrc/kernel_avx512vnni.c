@@ -99,7 +99,7 @@ static inline __attribute__((always_inline)) void finish_pixels(const Epilogue *
 #undef FOR_ALL
 }
 
-/* The same of sums of depthwise convolutions and tiles. row_sums: of 16 channels, or null; fresh: they begin here. */
+/* `finish_pixels` with row sums that are kept in memory: 16 of them, or null; fresh: they begin here. */
 static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sum,
                                                          const float *residual, float *out, ptrdiff_t stride,
                                                          double *row_sums, int fresh, const int PIXELS) {

@@ -10,7 +10,7 @@
 
 enum { ROUND = 14 /* pixels */, MOST_PIPELINED_TAPS = 9, EPILOGUE_STAGES = 9 };
 
-/* What the rows of a convolution have in common. */
+/* The facts that all rows of a convolution share. */
 typedef struct {
     const Epilogue *epilogue;
     const int32_t *offset;
@@ -22,7 +22,7 @@ typedef struct {
 typedef void (*PipelinedRow)(const Rows *rows, int first, const uint8_t *codes, const int8_t *packed, float *out,
                              double *row_sums);
 
-/* What stays in registers, and the pixels under way: a pixel has the same slot in every round. */
+/* Registers of a row, and the pixels under way: a pixel has the same slot in every round. */
 typedef struct {
     const int32_t *start;
     Sums weights[MOST_PIPELINED_TAPS];

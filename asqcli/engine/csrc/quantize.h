@@ -8,7 +8,7 @@
 #include "kernel.h"
 #include "vector.h"
 
-/* What turns a value into a code above qmin. */
+/* Constants that turn a value into a code above qmin. */
 typedef struct {
     float reciprocal, qmin, qmax;
 } Quantizer;
@@ -37,7 +37,7 @@ static inline __attribute__((always_inline)) void codes_of_chunk(const Quantizer
     UNROLL
     for (int k = 0; k < 4; k++)
         codes[k] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(_mm512_loadu_ps(x[k]), reciprocal), qmax));
-    /* What is below qmin ends at 0: the steps to 16 and to 8 bits saturate. In 128 bits there are now 4 of each source. */
+    /* Values below qmin end at 0: the steps to 16 and to 8 bits saturate. In 128 bits there are now 4 of each source. */
     const __m512i first = _mm512_subs_epi16(_mm512_packs_epi32(codes[0], codes[1]), qmin);
     const __m512i second = _mm512_subs_epi16(_mm512_packs_epi32(codes[2], codes[3]), qmin);
     const __m512i bytes = _mm512_packus_epi16(first, second);
@@ -121,7 +121,7 @@ static void quantize(const Op *op, const Quantizer *q, int first, int last) {
     }
 }
 
-/* The same, of an image of planes. */
+/* `quantize` for an image of planes. */
 static void quantize_planes(const Op *op, const Quantizer *q, int first, int last) {
     const size_t width = op->left + op->width + op->right;
     for (int row = first; row < last; row++)

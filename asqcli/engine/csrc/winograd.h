@@ -49,7 +49,8 @@ static void transform_row(const Op *op, int row) {
     }
 }
 
-/* The same, F(2x2, 3x3). Twice the range keeps every sum of four codes positive; only that of four plus signs needs nothing. */
+/* A row of square tiles, F(2x2, 3x3). Twice the range keeps every sum of four codes positive; only that of four plus signs
+   needs nothing. */
 static void transform_square(const Op *op, int tile_row) {
     const int channels = op->channels, tiles = (op->out_w + 1) / 2;
     const size_t row = ((size_t)op->left + op->width + op->right) * channels, plane = op->plane;

@@ -81,7 +81,7 @@ static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Su
     }
 }
 
-/* The same of a group of tiles, which may begin and end within a row. */
+/* `finish_tiles` for a group of tiles, which may begin and end within a row. */
 static inline __attribute__((always_inline)) void finish_group(const Conv *c, Sums (*sum)[2][MOST_PIXELS], int block, int tiles,
                                                                int y, int x, const int DIMENSIONS) {
     const int first = block * BLOCK, outputs = (c->outputs + BLOCK - 1) / BLOCK * BLOCK;

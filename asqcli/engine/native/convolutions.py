@@ -30,13 +30,13 @@ class Convolutions:
     Args:
         winograd: may they take Winograd's form?
         recompute: may cheap ones be recomputed where their values are read?
-        threads: that run the plan together, at most.
+        threads: the most that run the plan together.
 
     Attributes:
         planar: does the first one take the image as it comes, channels first?
-        layers: of each step that is a convolution, its node and layout.
+        layers: the node and layout of each step that is a convolution.
         recomputed: value -> the convolution that is recomputed where it is read.
-        recomputations: such a convolution and its reader, which `link` joins by address.
+        recomputations: pairs of that convolution and its reader, which `link` joins by address.
     """
 
     def __init__(self, values: Values, *, winograd: bool, recompute: bool, threads: int) -> None:
@@ -215,7 +215,7 @@ def set_epilogue(op: Op, step: Step, values: Values, groups: int) -> None:
     """Let a step do the batch norm, the sum and the clamp that are fused with it.
 
     Args:
-        groups: of its outputs; 0: as one.
+        groups: into which its outputs are parted; 0: as one.
     """
     memory, tensors = values.memory, values.artifact.tensors
     if step.g is not None:

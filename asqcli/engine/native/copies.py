@@ -16,9 +16,8 @@ class Copies:
     """Adds the steps of such nodes, as few as there can be.
 
     Attributes:
-        views: values that lie among the numbers of another.
-        shuffled: channel shuffles: values of four dimensions, with the value of three in whose memory they lie, and
-            whether their first two axes are exchanged.
+        views: value -> where it lies among the numbers of another.
+        shuffled: channel shuffles: 4-D value -> (3-D value whose memory it aliases, are its first two axes swapped?)
     """
 
     def __init__(self, values: Values) -> None:
@@ -113,7 +112,7 @@ class Copies:
         """Add a copy of a box of (rows, columns, channels); strides and offsets in numbers, channels last.
 
         Args:
-            view: of the source, instead of its own.
+            view: the source's, where it is not its own.
         """
         values = self.values
         channels, height, width = values.image(source)

@@ -1,4 +1,4 @@
-"""The order of a native network's steps, and what follows a convolution that is done with it."""
+"""Operator fusion: which following nodes (batch norm, add, clamp, max pool) a step absorbs, and the order of steps."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass, field
 
 from asqcli.artifact.document import Add, BatchNorm, Clamp, Conv, Linear, MaxPool, Pad, Slice
 
-FIRST = (Conv, Linear, BatchNorm, Add, Clamp)  # what others may be done with
+FIRST = (Conv, Linear, BatchNorm, Add, Clamp)  # nodes that absorb others
 
 
 @dataclass
 class Step:
-    """A node with those that are done with it: batch norm, sum, clamp and pool, each at most once and in this order.
+    """A node with those that it absorbs: batch norm, sum, clamp and pool, each at most once and in this order.
 
     Attributes:
-        index: of the node.
-        taken: the nodes that are done with it.
+        index: the node's.
+        absorbed: the nodes that it absorbs.
         result: the value that comes out at the end.
         g, b: tensors of the batch norm.
         other: the value that is added.
-        pool: of the rows of a convolution.
+        pool: the pool of a convolution's output.
     """
 
     index: int
     result: int
-    taken: list[int] = field(default_factory=list)
+    absorbed: list[int] = field(default_factory=list)
     g: str | None = None
     b: str | None = None
     other: int | None = None
@@ -37,15 +37,15 @@ class Step:
 
     @property
     def nodes(self) -> tuple[int, ...]:
-        return (self.index, *self.taken)
+        return (self.index, *self.absorbed)
 
 
 def fuse(nodes: Sequence, consumers: Sequence[Sequence[int]], pools: Callable[[int], bool]) -> list[Step]:
     """Return the steps of a network in the order in which they are run.
 
     Args:
-        nodes: of the document; node k makes value k + 1.
-        consumers: of each value, the nodes that read it.
+        nodes: the document's; node k makes value k + 1.
+        consumers: the nodes that read each value.
         pools: may a node, by its index, do the max pool that follows it?
     """
     fusion = _Fusion(nodes, consumers, pools)
@@ -67,7 +67,7 @@ class _Fusion:
         step, node = Step(index, index + 1), self.nodes[index]
         if isinstance(node, FIRST):
             self._begin(step, node)
-            while len(self.consumers[step.result]) == 1 and self._take(step, self.consumers[step.result][0]):
+            while len(self.consumers[step.result]) == 1 and self._absorb(step, self.consumers[step.result][0]):
                 pass
         self.steps.append(step)
         self.made.add(step.result)
@@ -80,10 +80,10 @@ class _Fusion:
             case Add():
                 step.other = node.inputs[1]
             case Clamp():
-                _take_clamp(step, node)
+                _absorb_clamp(step, node)
 
-    def _take(self, step: Step, following: int) -> bool:
-        """Take the node that follows into a step, if it can be done there."""
+    def _absorb(self, step: Step, following: int) -> bool:
+        """Let a step absorb the node that follows, if it can."""
         node = self.nodes[following]
         if step.pool is not None or (step.clamped and not isinstance(node, MaxPool)):
             return False
@@ -96,13 +96,13 @@ class _Fusion:
                     return False
                 step.other = others[0]
             case Clamp():
-                _take_clamp(step, node)
+                _absorb_clamp(step, node)
             case MaxPool() if isinstance(self.nodes[step.index], Conv) and self.pools(step.index):
                 step.pool = node
             case _:
                 return False
         self.begun.add(following)
-        step.taken.append(following)
+        step.absorbed.append(following)
         step.result = following + 1
         return True
 
@@ -120,7 +120,7 @@ class _Fusion:
         return True
 
 
-def _take_clamp(step: Step, node: Clamp) -> None:
+def _absorb_clamp(step: Step, node: Clamp) -> None:
     step.low = -math.inf if node.low is None else node.low
     step.high = math.inf if node.high is None else node.high
     step.clamped = True

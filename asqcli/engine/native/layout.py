@@ -17,11 +17,11 @@ MOST_POOLED_WEIGHTS = 2**15  # bytes: they stay in the first cache while a pool 
 
 @dataclass(frozen=True)
 class Layout:
-    """Of one convolution; a linear layer is one of 1x1 on one pixel.
+    """The layout of one convolution; a linear layer is one of 1x1 on one pixel.
 
     Args:
         kind: LAYOUT_PIXELS, LAYOUT_PLANES or LAYOUT_ROW_QUADS.
-        channels, height, width: of the image.
+        channels, height, width: the image's.
         kernel, dilation: (rows, columns).
         padding: top, left, bottom, right.
         winograd: dimensions of Winograd's form (see winograd.py), or 0.
@@ -71,12 +71,12 @@ class Layout:
 
     @property
     def rows(self) -> int:
-        """Of the padded image."""
+        """Rows of the padded image."""
         return self.padding[0] + self.height + self.padding[2]
 
     @property
     def columns(self) -> int:
-        """Of the padded image."""
+        """Columns of the padded image."""
         return self.padding[1] + self.width + self.padding[3]
 
     @property
@@ -97,7 +97,7 @@ class Layout:
 
     @property
     def code_bytes(self) -> int:
-        """Of the padded image, with the block after the last code that a kernel may read."""
+        """Bytes of the padded image, with the block after the last code that a kernel may read."""
         if self.kind == LAYOUT_PIXELS:
             codes = self.rows * self.columns * self.groups * self.group_stride
         else:
@@ -124,7 +124,7 @@ class Layout:
         """Return the bytes that the packed weights take more than the weights, with the numbers of each output.
 
         Args:
-            taps: of a window.
+            taps: their number in a window.
         """
         parts = 1 if self.kind == LAYOUT_ROW_QUADS else self.groups
         outputs = parts * padded(self.outputs // parts, BLOCK)
@@ -191,7 +191,7 @@ def layout_of(
 
     Args:
         image: (channels, height, width) of its input.
-        table: of its levels.
+        table: its levels.
         planar: does the image come channels first?
         winograd: may it have Winograd's form?
     """

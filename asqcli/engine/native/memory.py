@@ -1,4 +1,4 @@
-"""The memory of a native plan: what its steps point to."""
+"""The memory of a native plan, to which its steps point."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ class Plan:
         shared: packed weights and the like by name, made by the first plan and shared by all.
         winograd: may convolutions take Winograd's form? As the kernel says.
         recompute: may cheap convolutions be recomputed where their values are read? As the kernel says.
-        threads: that run the plan together, at most.
+        threads: the most that run the plan together.
 
     Attributes:
         ops: the steps as C sees them.
         input, output: memory of the image and of the logits.
         planar: does the image come channels first?
         reader: the only step that reads the image, which takes it where it is, or None.
-        layers, codes: of each convolution, in the order of the steps, its node and layout, and its codes.
+        layers, codes: node and layout of each convolution, and its codes, in the order of the steps.
     Raises:
         NotNative: the network has a node that there is no step for, or needs too much memory.
     """

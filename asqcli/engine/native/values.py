@@ -20,9 +20,9 @@ class Values:
         artifact: checked; node k makes value k + 1.
 
     Attributes:
-        consumers: of each value, the nodes that read it.
-        storages: of the values that have memory by now.
-        steps: in the order in which they run.
+        consumers: the nodes that read each value.
+        storages: value -> its storage, once it has one.
+        steps: those so far, in the order in which they run.
     """
 
     def __init__(self, artifact: Artifact, memory: Memory) -> None:

@@ -12,7 +12,7 @@ FEWEST_CHANNELS = (
     32  # below, cutting the image into tiles and putting the outputs together costs what the products save
 )
 
-# What becomes of the products: outputs of a tile from transforms.
+# Outputs of a tile from the products of its transforms.
 OUTPUTS = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 PLUS = 1  # the transform of codes that has no minus sign
 

@@ -21,7 +21,7 @@ class NumpyNetwork:
     """Runs any artifact.
 
     Args:
-        kernel: what computes the accumulators.
+        kernel: the one that computes the accumulators.
         threads: parts of a batch that are computed at the same time.
     """
 

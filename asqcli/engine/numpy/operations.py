@@ -1,4 +1,4 @@
-"""What lies between the kernels: the formulas of FORMAT.md in NumPy, each operation rounded by itself.
+"""The formulas between the kernels: those of FORMAT.md in NumPy, each operation rounded by itself.
 
 Arrays are (N, C, H, W) or (N, features), float32, whatever their order in memory: a convolution leaves channels last.
 The same formulas stand in `asqcli.quant.ordered` for torch; tests hold the two together, bit for bit.
@@ -25,7 +25,7 @@ class Quantizer:
 
     Args:
         activations: its description.
-        tensors: of the artifact.
+        tensors: the artifact's.
     """
 
     def __init__(self, activations: Activations, tensors: dict[str, np.ndarray]) -> None:

@@ -78,7 +78,7 @@ class ShiftLutKernel:
         )
         out_channels, per_group = layer.levels.shape[:2]
         out = np.zeros((out_channels, height, width), np.int32)
-        # As many input channels and magnitudes at a time as there is room for the products of.
+        # Input channels and magnitudes at a time: as many as there is room for the products of.
         step = max(1, LARGEST_PLANES // (len(packed.magnitudes) * image[0].size))
         tables = max(1, LARGEST_PLANES // (step * image[0].size))
         for group in range(layer.groups):
