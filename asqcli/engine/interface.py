@@ -1,6 +1,6 @@
 """The interface between the engine's parts: a convolution and a kernel as NumPy sees them, and who looks at values.
 
-A NumPy kernel computes accumulators, nothing else: sums of products of activation codes and weight levels, which are
+A NumPy kernel computes accumulators, nothing else: sums of products of activation codes and integer weights, which are
 whole numbers, so that every kernel gives the same.
 """
 
@@ -20,7 +20,7 @@ class Layer:
     """A convolution as kernels see it; a linear layer is one of 1x1 on one pixel.
 
     Attributes:
-        levels: integer weights, (C_out, C_in / groups, height, width) int8.
+        weights: whole numbers, (C_out, C_in / groups, height, width) int8.
         stride, dilation: (down, across).
         padding: (top, left, bottom, right), of zeros.
         groups: C_in and C_out are divided among them.
@@ -28,7 +28,7 @@ class Layer:
         largest_sum: bound on the magnitude of every partial sum.
     """
 
-    levels: np.ndarray
+    weights: np.ndarray
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
     dilation: tuple[int, int]
@@ -40,7 +40,7 @@ class Layer:
     @property
     def kernel_size(self) -> tuple[int, int]:
         """Return (height, width) of the window."""
-        return self.levels.shape[2], self.levels.shape[3]
+        return self.weights.shape[2], self.weights.shape[3]
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Return (height, width) of the output for an input of that size."""

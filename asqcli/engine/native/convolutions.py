@@ -21,7 +21,7 @@ INT16_MAX = 2**15 - 1
 LARGE = 2**21  # bytes of values that do not stay in a core's second cache
 FEW_TAPS = 8  # of a window: products that take less time than to write their sum there and to read it
 
-Layer = doc.Conv | doc.Linear
+Node = doc.Conv | doc.Linear
 
 
 class Convolutions:
@@ -43,7 +43,7 @@ class Convolutions:
         self.values, self.artifact, self.memory = values, values.artifact, values.memory
         self.winograd, self.may_recompute, self.threads = winograd, recompute, threads
         self.planar = self._takes_planes()
-        self.layers: list[tuple[Layer, Layout]] = []
+        self.layers: list[tuple[Node, Layout]] = []
         self.recomputed: dict[int, Op] = {}
         self.recomputations: list[tuple[Op, Op]] = []
 
@@ -53,14 +53,14 @@ class Convolutions:
         node = self.values.nodes[readers[0]] if len(readers) == 1 else None
         return isinstance(node, doc.Conv) and node.groups == node.dilation[1] == 1 and node.activations.adapter is None
 
-    def layout(self, node: Layer) -> Layout:
+    def layout(self, node: Node) -> Layout:
         """Return how the codes and weights of a node lie in memory."""
         return layout_of(
             node, self.values.image(node.inputs[0]), self.artifact.tensors[node.weights.levels],
             planar=self.planar and node.inputs[0] == 0, winograd=self.winograd,
         )  # fmt: skip
 
-    def add(self, node: Layer, step: Step) -> None:
+    def add(self, node: Node, step: Step) -> None:
         """Add the step of a node with all that is fused with it."""
         layout = self.layout(node)
         self.layers.append((node, layout))
@@ -81,21 +81,21 @@ class Convolutions:
         else:
             self.values.write(step.result, op)
 
-    def _op(self, node: Layer, step: Step, layout: Layout, parts: int) -> Op:
+    def _op(self, node: Node, step: Step, layout: Layout, parts: int) -> Op:
         """Return a step that is only the sums of products, with its packed weights and scratch."""
         activations, weights, tensors = node.activations, node.weights, self.artifact.tensors
         stride = node.stride if isinstance(node, doc.Conv) else (1, 1)
 
         @cache
-        def levels() -> np.ndarray:
+        def integer_weights() -> np.ndarray:
             return self.artifact.levels(weights).reshape(layout.outputs, -1, *layout.kernel)
 
         def compensation() -> np.ndarray:
             if layout.winograd:
                 code_range = activations.qmax - activations.qmin
-                constants = winograd.compensation(levels(), layout.winograd, activations.qmin, code_range)
+                constants = winograd.compensation(integer_weights(), layout.winograd, activations.qmin, code_range)
                 return by_group(constants, len(constants))
-            return by_group(activations.qmin * levels().sum(axis=(1, 2, 3), dtype=np.int32), parts)
+            return by_group(activations.qmin * integer_weights().sum(axis=(1, 2, 3), dtype=np.int32), parts)
 
         def scale() -> np.ndarray:
             return by_group(np.broadcast_to(tensors[weights.scale], layout.outputs), parts)
@@ -112,7 +112,7 @@ class Convolutions:
             layout=layout.kind, group_stride=layout.group_stride, taps=len(offsets),
             int16_taps=self._int16_taps(node), offset=self.memory.point(offsets),
             winograd=layout.winograd, plane=layout.plane,
-            packed=self.memory.share(f"{weights.codes}/{layout.kind}", lambda: layout.pack(levels())),
+            packed=self.memory.share(f"{weights.codes}/{layout.kind}", lambda: layout.pack(integer_weights())),
             weight_scale=self.memory.share(weights.scale, scale),
             compensation=self.memory.share(f"{weights.codes}/compensation", compensation),
             scale=self.memory.point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32)),
@@ -120,7 +120,7 @@ class Convolutions:
         op.groups = layout.groups
         return op
 
-    def _int16_taps(self, node: Layer) -> int:
+    def _int16_taps(self, node: Node) -> int:
         """Return how many taps' pair sums, of two products each, fit in int16 together."""
         largest = int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
         return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)

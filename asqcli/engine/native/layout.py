@@ -152,19 +152,19 @@ class Layout:
             offsets = (rows * self.columns + columns) * pixel + _steps(self.per_group)
         return offsets.reshape(-1).astype(np.int32)
 
-    def pack(self, levels: np.ndarray) -> np.ndarray:
-        """Return the weights in the order of their use, int8; `levels`: (outputs, channels / groups, *kernel), int8."""
+    def pack(self, weights: np.ndarray) -> np.ndarray:
+        """Return the weights in the order of their use; `weights`: (outputs, channels / groups, *kernel), int8."""
         if self.kind == LAYOUT_ROW_QUADS:
-            return self._pack_row_quads(levels)
+            return self._pack_row_quads(weights)
         if self.winograd:
-            transforms = transform_weights(levels, self.winograd)
+            transforms = transform_weights(weights, self.winograd)
             packed = [_pack_blocks(transform, groups=1) for transform in transforms]
             return np.stack(packed, axis=2)  # [group][block][transform]..
         if self.kind == LAYOUT_PLANES:
-            levels = levels.transpose(0, 3, 2, 1)  # what lies side by side comes first
+            weights = weights.transpose(0, 3, 2, 1)  # what lies side by side comes first
         elif self.row_is_contiguous:
-            levels = levels.transpose(0, 3, 1, 2).reshape(self.outputs, -1, self.kernel[0], 1)
-        return _pack_blocks(levels, self.groups)
+            weights = weights.transpose(0, 3, 1, 2).reshape(self.outputs, -1, self.kernel[0], 1)
+        return _pack_blocks(weights, self.groups)
 
     @property
     def _reach(self) -> int:
@@ -176,10 +176,10 @@ class Layout:
         """Quads of rows that a window touches at most: it may begin at the last row of one."""
         return padded(DEPTH - 1 + self._reach, DEPTH) // DEPTH
 
-    def _pack_row_quads(self, levels: np.ndarray) -> np.ndarray:
+    def _pack_row_quads(self, weights: np.ndarray) -> np.ndarray:
         blocks = np.zeros((padded(self.outputs, BLOCK), DEPTH, self.row_quads * DEPTH, self.kernel[1]), np.int8)
         for first in range(DEPTH):
-            blocks[: self.outputs, first, first : first + self._reach : self.dilation[0]] = levels[:, 0]
+            blocks[: self.outputs, first, first : first + self._reach : self.dilation[0]] = weights[:, 0]
         blocks = blocks.reshape(-1, BLOCK, DEPTH, self.row_quads, DEPTH, self.kernel[1])
         return blocks.transpose(0, 2, 3, 5, 1, 4)
 
@@ -211,16 +211,16 @@ def layout_of(
     return layout
 
 
-def _pack_blocks(levels: np.ndarray, groups: int) -> np.ndarray:
+def _pack_blocks(weights: np.ndarray, groups: int) -> np.ndarray:
     """Return [group][block][row][column][depth / DEPTH][BLOCK outputs][DEPTH], zeros in the gaps.
 
     Args:
-        levels: (outputs, depth, height, width).
+        weights: (outputs, depth, height, width).
     """
-    outputs, depth, height, width = levels.shape
+    outputs, depth, height, width = weights.shape
     per_group = outputs // groups
     blocks = np.zeros((groups, padded(per_group, BLOCK), padded(depth, DEPTH), height, width), np.int8)
-    blocks[:, :per_group, :depth] = levels.reshape(groups, per_group, depth, height, width)
+    blocks[:, :per_group, :depth] = weights.reshape(groups, per_group, depth, height, width)
     blocks = blocks.reshape(groups, -1, BLOCK, blocks.shape[2] // DEPTH, DEPTH, height, width)
     return blocks.transpose(0, 1, 5, 6, 3, 2, 4)
 

@@ -36,18 +36,18 @@ def dimensions_of(table: np.ndarray, channels: int, code_range: int) -> int:
     return 0
 
 
-def transform_weights(levels: np.ndarray, dimensions: int) -> np.ndarray:
+def transform_weights(weights: np.ndarray, dimensions: int) -> np.ndarray:
     """Return (transforms, outputs, channels, rows, 1): three rows in one dimension, one in two.
 
     Args:
-        levels: (outputs, channels, 3, 3), of a type that holds the transforms.
+        weights: (outputs, channels, 3, 3), of a type that holds the transforms.
     """
-    windows = np.ascontiguousarray(levels.transpose(2, 3, 0, 1))
+    windows = np.ascontiguousarray(weights.transpose(2, 3, 0, 1))
     transformed = np.stack(_three_to_four(*windows.transpose(1, 0, 2, 3)))  # [column transform][row]
     if dimensions == 1:
         return transformed.transpose(0, 2, 3, 1)[..., None]
     squares = np.stack(_three_to_four(*transformed.transpose(1, 0, 2, 3)))  # [row transform][column transform]
-    return squares.reshape(-1, *levels.shape[:2], 1, 1)
+    return squares.reshape(-1, *weights.shape[:2], 1, 1)
 
 
 def _three_to_four(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -55,12 +55,12 @@ def _three_to_four(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndar
     return 2 * a, a + b + c, a - b + c, 2 * c
 
 
-def compensation(levels: np.ndarray, dimensions: int, qmin: int, code_range: int) -> np.ndarray:
+def compensation(weights: np.ndarray, dimensions: int, qmin: int, code_range: int) -> np.ndarray:
     """Return what to add to each output of a tile before its halving, (outputs of a tile, outputs), int32.
 
     Codes are counted from qmin, and the transforms that may be negative have a constant added.
     """
-    windows = levels.sum(axis=1, keepdims=True, dtype=np.int64)
+    windows = weights.sum(axis=1, keepdims=True, dtype=np.int64)
     sums = transform_weights(windows, dimensions).sum(axis=(2, 3, 4))
     if dimensions == 1:
         constants = np.full(OUTPUTS.shape[1], code_range)

@@ -26,14 +26,14 @@ class MatmulKernel:
         """Return (groups, height * width * C_in / groups, C_out / groups); depthwise: (height, width, C_out)."""
         dtype = np.float32 if layer.largest_sum < EXACT_FLOAT32 else np.float64
         if _is_depthwise(layer):
-            return layer.levels[:, 0].transpose(1, 2, 0).astype(dtype)
-        rows = layer.levels.transpose(0, 2, 3, 1).reshape(layer.groups, len(layer.levels) // layer.groups, -1)
+            return layer.weights[:, 0].transpose(1, 2, 0).astype(dtype)
+        rows = layer.weights.transpose(0, 2, 3, 1).reshape(layer.groups, len(layer.weights) // layer.groups, -1)
         return np.ascontiguousarray(rows.transpose(0, 2, 1), dtype)
 
     def accumulate(self, codes: np.ndarray, layer: Layer, packed: np.ndarray) -> np.ndarray:
         image = _padded(codes.transpose(0, 2, 3, 1), layer.padding, packed.dtype)  # (N, H, W, C)
         height, width = layer.output_size(*codes.shape[2:])
-        out = np.empty((len(codes), height, width, layer.levels.shape[0]), packed.dtype)
+        out = np.empty((len(codes), height, width, layer.weights.shape[0]), packed.dtype)
         if _is_depthwise(layer):
             _depthwise(image, layer, packed, out)
         else:
@@ -42,7 +42,7 @@ class MatmulKernel:
 
 
 def _is_depthwise(layer: Layer) -> bool:
-    return layer.groups > 1 and layer.levels.shape[1] == 1
+    return layer.groups > 1 and layer.weights.shape[1] == 1
 
 
 def _padded(image: np.ndarray, padding: tuple[int, int, int, int], dtype: np.dtype) -> np.ndarray:
@@ -73,7 +73,7 @@ def _depthwise(image: np.ndarray, layer: Layer, packed: np.ndarray, out: np.ndar
 
 def _grouped(image: np.ndarray, layer: Layer, packed: np.ndarray, out: np.ndarray) -> None:
     depth, outputs = packed.shape[1:]
-    channels = layer.levels.shape[1]
+    channels = layer.weights.shape[1]
     n, height, width, _ = out.shape
     # Whole images while their patches fit, else some rows of one, else a part of a row.
     images = max(1, LARGEST_PATCHES // (height * width * depth))

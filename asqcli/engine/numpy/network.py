@@ -114,17 +114,17 @@ class _QuantizedLayer:
         self.quantize = operations.Quantizer(node.activations, artifact.tensors)
         self.scale = artifact.tensors[node.weights.scale]
         self.bias = None if node.weights.bias is None else artifact.tensors[node.weights.bias]
-        levels = artifact.levels(node.weights)
+        weights = artifact.levels(node.weights)
         conv = isinstance(node, doc.Conv)
         self.layer = Layer(
-            levels if conv else levels[:, :, None, None],
+            weights if conv else weights[:, :, None, None],
             stride=node.stride if conv else (1, 1),
             padding=node.padding if conv else (0, 0, 0, 0),
             dilation=node.dilation if conv else (1, 1),
             groups=node.groups if conv else 1,
             qmin=node.activations.qmin,
             qmax=node.activations.qmax,
-            largest_sum=artifact.largest_sum(node, levels),
+            largest_sum=artifact.largest_sum(node, weights),
         )
         self.packed = kernel.pack(self.layer)
 

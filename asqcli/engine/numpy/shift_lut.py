@@ -58,13 +58,13 @@ class ShiftLutKernel:
     name = "shift-lut"
 
     def pack(self, layer: Layer) -> PackedLayer:
-        levels = layer.levels.astype(np.int32)
+        weights = layer.weights.astype(np.int32)
         codes = np.arange(layer.qmin, layer.qmax + 1, dtype=np.int32)
-        present = np.unique(np.abs(levels[levels != 0])) if levels.any() else np.ones(1, np.int32)
+        present = np.unique(np.abs(weights[weights != 0])) if weights.any() else np.ones(1, np.int32)
         largest = int(present[-1])
         magnitudes = tuple(_magnitude(int(m), largest, codes) for m in present)
-        index = np.searchsorted(present, np.abs(levels)).astype(np.int32)
-        return PackedLayer(codes * largest, magnitudes, np.minimum(index, len(present) - 1), np.sign(levels))
+        index = np.searchsorted(present, np.abs(weights)).astype(np.int32)
+        return PackedLayer(codes * largest, magnitudes, np.minimum(index, len(present) - 1), np.sign(weights))
 
     def accumulate(self, codes: np.ndarray, layer: Layer, packed: PackedLayer) -> np.ndarray:
         top, left, bottom, right = layer.padding
@@ -76,7 +76,7 @@ class ShiftLutKernel:
         height, width = layer.output_size(
             image.shape[1] - sum(layer.padding[::2]), image.shape[2] - sum(layer.padding[1::2])
         )
-        out_channels, per_group = layer.levels.shape[:2]
+        out_channels, per_group = layer.weights.shape[:2]
         out = np.zeros((out_channels, height, width), np.int32)
         # Input channels and magnitudes at a time: as many as there is room for the products of.
         step = max(1, LARGEST_PLANES // (len(packed.magnitudes) * image[0].size))

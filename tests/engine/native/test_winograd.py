@@ -119,12 +119,12 @@ def test_images_around_every_edge_of_the_tiles(data, seed):
 def test_transforms_of_weights_convolve(dimensions):
     """Outputs of a tile from products of transforms, beside the sum over the window, in whole numbers."""
     rng = np.random.default_rng(0)
-    levels, qmin, code_range = rng.integers(-8, 8, (3, 4, 3, 3)).astype(np.int8), -8, 15
+    integers, qmin, code_range = rng.integers(-8, 8, (3, 4, 3, 3)).astype(np.int8), -8, 15
     codes = rng.integers(qmin, qmin + code_range + 1, (4, 4, 4))  # channels, rows, columns
     forward = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
     constant = np.array([1, 0, 1, 1]) * code_range
-    weights = winograd.transform_weights(levels, dimensions)[..., 0]
-    added = winograd.compensation(levels, dimensions, qmin, code_range)
+    weights = winograd.transform_weights(integers, dimensions)[..., 0]
+    added = winograd.compensation(integers, dimensions, qmin, code_range)
     above = codes - qmin
     if dimensions == 1:
         transformed = np.einsum("tk,cik->tci", forward, above[:, :3]) + constant[:, None, None]
@@ -140,6 +140,6 @@ def test_transforms_of_weights_convolve(dimensions):
         tile = np.einsum("us,vt,sto->uvo", out, out, products).reshape(4, -1)
         outputs = [(0, 0), (0, 1), (1, 0), (1, 1)]
     for k, (y, x) in enumerate(outputs):
-        direct = np.einsum("cij,ocij->o", codes[:, y : y + 3, x : x + 3], levels.astype(int))
+        direct = np.einsum("cij,ocij->o", codes[:, y : y + 3, x : x + 3], integers.astype(int))
         doubled = tile[k] + added[k]
         assert not np.any(doubled % 2**dimensions) and np.array_equal(doubled >> dimensions, direct)

@@ -24,7 +24,7 @@ def direct(codes, layer):
     """One output at a time, in int64."""
     top, left, bottom, right = layer.padding
     image = np.pad(codes.astype(np.int64), ((0, 0), (0, 0), (top, bottom), (left, right)))
-    outputs, per_group, kernel_h, kernel_w = layer.levels.shape
+    outputs, per_group, kernel_h, kernel_w = layer.weights.shape
     height, width = layer.output_size(*codes.shape[2:])
     out = np.zeros((len(codes), outputs, height, width), np.int64)
     for o in range(outputs):
@@ -36,16 +36,16 @@ def direct(codes, layer):
                         row = y * layer.stride[0] + i * layer.dilation[0]
                         column = x * layer.stride[1] + j * layer.dilation[1]
                         window = image[:, first : first + per_group, row, column]
-                        out[:, o, y, x] += window @ layer.levels[o, :, i, j].astype(np.int64)
+                        out[:, o, y, x] += window @ layer.weights[o, :, i, j].astype(np.int64)
     return out
 
 
 def make_layer(rng, magnitudes, *, channels, outputs, groups, kernel, qmin, qmax, extreme=False, **geometry):
     shape = (outputs, channels // groups, *kernel)
     signs = rng.choice([-1, 1], shape)
-    levels = (signs * (max(magnitudes) if extreme else rng.choice(magnitudes, shape))).astype(np.int8)
-    bound = max(-qmin, qmax) * int(np.abs(levels.astype(int)).reshape(outputs, -1).sum(axis=1).max())
-    return Layer(levels, groups=groups, qmin=qmin, qmax=qmax, largest_sum=bound, **geometry)
+    weights = (signs * (max(magnitudes) if extreme else rng.choice(magnitudes, shape))).astype(np.int8)
+    bound = max(-qmin, qmax) * int(np.abs(weights.astype(int)).reshape(outputs, -1).sum(axis=1).max())
+    return Layer(weights, groups=groups, qmin=qmin, qmax=qmax, largest_sum=bound, **geometry)
 
 
 @settings(max_examples=60, deadline=None)
@@ -99,8 +99,8 @@ def test_sums_at_the_edge_of_float32_are_exact():
 
 def test_even_powers_are_shifts_and_odd_ones_are_looked_up():
     """Eq. 18 for 4-bit POST: 96 is the largest level, 48, 24 and 12 are shifts of it, 68, 34 and 17 are not."""
-    levels = np.array(LEVELS["post4"][1:], np.int8).reshape(7, 1, 1, 1)
-    packed = ShiftLutKernel().pack(Layer(levels, (1, 1), (0,) * 4, (1, 1), 1, 0, 15, 96 * 15))
+    weights = np.array(LEVELS["post4"][1:], np.int8).reshape(7, 1, 1, 1)
+    packed = ShiftLutKernel().pack(Layer(weights, (1, 1), (0,) * 4, (1, 1), 1, 0, 15, 96 * 15))
     shifts = {int(m.table[1]): m.shift for m in packed.magnitudes}
     assert shifts == {96: 0, 48: 1, 24: 2, 12: 3, 68: None, 34: None, 17: None}
 
