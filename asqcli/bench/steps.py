@@ -17,15 +17,15 @@ from asqcli.engine.native.network import NativeNetwork
 ROUNDS = 40
 PEAK_ROUNDS, PEAK_REPEATS = 2_000_000, 7
 KINDS = {
-    abi.CONV: "conv",
-    abi.ELEMENTWISE: "elementwise",
-    abi.MULTIPLY: "product",
-    abi.GATE: "gate",
-    abi.MAX_POOL: "max pool",
-    abi.AVG_POOL: "average pool",
-    abi.ROW_SUMS: "row sums",
-    abi.MEAN: "mean",
-    abi.COPY: "copy",
+    abi.OP_CONV: "conv",
+    abi.OP_ELEMENTWISE: "elementwise",
+    abi.OP_MULTIPLY: "product",
+    abi.OP_GATE: "gate",
+    abi.OP_MAX_POOL: "max pool",
+    abi.OP_AVG_POOL: "average pool",
+    abi.OP_ROW_SUMS: "row sums",
+    abi.OP_MEAN: "mean",
+    abi.OP_COPY: "copy",
 }
 FORMS = {0: "", 1: ", F(2, 3)", 2: ", F(2x2, 3x3)"}
 
@@ -88,7 +88,7 @@ def _by_name(ops, seconds: list[list[float]], peak: float | None) -> list[dict]:
 def _name(op: Op) -> str:
     """Return a step's name: `conv 3x3 64x56x56 to 64`, and what is special about it."""
     name = f"{KINDS[op.kind]} {op.channels}x{op.height}x{op.width}"
-    if op.kind != abi.CONV:
+    if op.kind != abi.OP_CONV:
         return name
     if (op.height, op.width) == (1, 1):
         return f"linear {op.channels} to {op.outputs}"
@@ -101,7 +101,7 @@ def _name(op: Op) -> str:
 
 
 def _multiply_adds(op: Op) -> int:
-    if op.kind != abi.CONV:
+    if op.kind != abi.OP_CONV:
         return 0
     window = op.kernel_h * op.kernel_w * (op.channels // op.groups)
     return math.prod((op.out_h, op.out_w, op.outputs, window))

@@ -12,7 +12,7 @@ from asqcli.artifact import document as doc
 from asqcli.engine.native import winograd
 from asqcli.engine.native.fusion import Step
 from asqcli.engine.native.layout import Layout, by_group, layout_of, pack_adapter, padded
-from asqcli.engine.native.library import BLOCK, CONV, LAYOUT_PIXELS, LAYOUT_ROW_QUADS, AdapterLayer, Op
+from asqcli.engine.native.library import BLOCK, LAYOUT_PIXELS, LAYOUT_ROW_QUADS, OP_CONV, AdapterLayer, Op
 from asqcli.engine.native.memory import Storage
 from asqcli.engine.native.pools import max_pool
 from asqcli.engine.native.values import Values
@@ -104,7 +104,7 @@ class Convolutions:
         self.memory.reserve(layout.gap_bytes(len(offsets)))
         top, left, bottom, right = layout.padding
         op = self.values.op(
-            CONV, node.inputs[0], step.index + 1,
+            OP_CONV, node.inputs[0], step.index + 1,
             top=top, left=left, bottom=bottom, right=right, kernel_h=layout.kernel[0], kernel_w=layout.kernel[1],
             stride_h=stride[0], stride_w=stride[1], dilation_h=layout.dilation[0], dilation_w=layout.dilation[1],
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
@@ -193,7 +193,7 @@ class Convolutions:
 
         It is the same to all but the recomputed ones, which are needed again.
         """
-        convs = [op for op in self.values.steps if op.kind == CONV]
+        convs = [op for op in self.values.steps if op.kind == OP_CONV]
         sizes = [layout.code_bytes for _, layout in self.layers]
         kept = [op in self.recomputed.values() for op in convs]
         shared = self._bytes(max((size for size, keep in zip(sizes, kept, strict=True) if not keep), default=0))

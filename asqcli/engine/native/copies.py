@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asqcli.artifact import document as doc
-from asqcli.engine.native.library import COPY, Int
+from asqcli.engine.native.library import OP_COPY, Int
 from asqcli.engine.native.memory import NotNative
 from asqcli.engine.native.values import Values
 
@@ -122,7 +122,7 @@ class Copies:
             # Zeros around a box are written once, so the memory cannot be another value's in between.
             values.new(result, reusable=box is None)
         op = values.op(
-            COPY, source, result,
+            OP_COPY, source, result,
             box=(Int * 3)(*(box or (height, width, channels))),
             from_stride=(Int * 3)(*from_stride),
             to_stride=(Int * 3)(*(to_stride or (out_w * out_channels, out_channels, 1))),

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from asqcli.artifact.document import Conv
-from asqcli.engine.native.library import CONV, Op, Pool, library
+from asqcli.engine.native.library import OP_CONV, Op, Pool, library
 from asqcli.engine.native.planner import Plan
 
 
@@ -45,9 +45,9 @@ def run_observed(plan: Plan, kernel: int, image: np.ndarray, observe) -> np.ndar
     layers = iter(zip(plan.layers, plan.codes, strict=True))
     for op in plan.ops:
         # Before the step itself, which leaves behind what those after it read.
-        accumulators = _accumulators(kernel, op) if op.kind == CONV else None
+        accumulators = _accumulators(kernel, op) if op.kind == OP_CONV else None
         library().asq_run(kernel, ctypes.byref(op), 1)
-        if op.kind == CONV:
+        if op.kind == OP_CONV:
             (node, layout), codes = next(layers)
             seen = layout.codes(codes).astype(np.float32) + op.qmin, accumulators
             conv = isinstance(node, Conv)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 BLOCK, DEPTH, MOST_ROWS = 16, 4, 64
 LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS = range(3)
-CONV, ELEMENTWISE, MULTIPLY, GATE, MAX_POOL, AVG_POOL, ROW_SUMS, MEAN, COPY = range(9)
+OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY = range(9)
 GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
 LIBRARY = Path(__file__).parents[1] / "csrc" / "native.so"  # beside its source, where Python looks for no modules
 

@@ -9,7 +9,17 @@ from asqcli.artifact import document as doc
 from asqcli.engine.native.convolutions import Convolutions, set_epilogue
 from asqcli.engine.native.copies import Copies
 from asqcli.engine.native.fusion import Step, fuse
-from asqcli.engine.native.library import AVG_POOL, CONV, ELEMENTWISE, GATE, GATES, MAX_POOL, MEAN, MULTIPLY, Op
+from asqcli.engine.native.library import (
+    GATES,
+    OP_AVG_POOL,
+    OP_CONV,
+    OP_ELEMENTWISE,
+    OP_GATE,
+    OP_MAX_POOL,
+    OP_MEAN,
+    OP_MULTIPLY,
+    Op,
+)
 from asqcli.engine.native.memory import Memory
 from asqcli.engine.native.pools import average_windows, max_pool
 from asqcli.engine.native.values import Values
@@ -57,7 +67,7 @@ class Plan:
         self.ops = (Op * len(values.steps))(*values.steps)
         self.convolutions.link(self.ops)
         self.planar = self.convolutions.planar
-        self.reader = next(op for op in self.ops if op.kind == CONV) if self.planar else None
+        self.reader = next(op for op in self.ops if op.kind == OP_CONV) if self.planar else None
 
     def _pools(self, index: int) -> bool:
         """May a convolution, by its node, do the max pool that follows it?"""
@@ -69,13 +79,13 @@ class Plan:
             case doc.Conv() | doc.Linear():
                 self.convolutions.add(node, step)
             case doc.BatchNorm() | doc.Add() | doc.Clamp():
-                op = self.values.op(ELEMENTWISE, node.inputs[0], step.result)
+                op = self.values.op(OP_ELEMENTWISE, node.inputs[0], step.result)
                 set_epilogue(op, step, self.values, groups=0)
                 self.values.write(step.result, op)
             case doc.MaxPool() | doc.AvgPool() | doc.AdaptiveAvgPool():
                 self._add_pool(node, step.result)
             case doc.Gate():
-                op = self.values.op(GATE, node.inputs[0], step.result, gate=GATES.index(node.op))
+                op = self.values.op(OP_GATE, node.inputs[0], step.result, gate=GATES.index(node.op))
                 self.values.write(step.result, op)
             case doc.Mul():
                 self._add_product(node, step.result)
@@ -84,7 +94,7 @@ class Plan:
 
     def _add_product(self, node: doc.Mul, result: int) -> None:
         values, (source, other) = self.values, node.inputs
-        op = values.op(MULTIPLY, source, result, y=values.address(other))
+        op = values.op(OP_MULTIPLY, source, result, y=values.address(other))
         op.y_is_a_pixel = values.shapes[other] != values.shapes[source]
         values.write(result, op)
 
@@ -92,16 +102,16 @@ class Plan:
         values, source = self.values, node.inputs[0]
         match node:
             case doc.MaxPool():
-                op = values.op(MAX_POOL, source, result)
+                op = values.op(OP_MAX_POOL, source, result)
                 op.pool = max_pool(node, op.height, op.out_h, op.out_w)
             case doc.AdaptiveAvgPool() if node.output_size == values.image(source)[1:]:
                 values.alias(result, source)  # windows of one pixel
                 return
             case doc.AdaptiveAvgPool() if node.output_size == (1, 1):
-                op = values.op(MEAN, source, result)
+                op = values.op(OP_MEAN, source, result)
                 op.x_sums = values.row_sums(source)
             case _:
-                op = values.op(AVG_POOL, source, result)
+                op = values.op(OP_AVG_POOL, source, result)
                 windows, op.window_size = average_windows(node, (op.height, op.width), (op.out_h, op.out_w))
                 self.memory.reserve(windows.nbytes)
                 op.windows = self.memory.point(windows)

@@ -7,10 +7,10 @@ import math
 import numpy as np
 
 from asqcli.artifact import Artifact
-from asqcli.engine.native.library import CONV, ELEMENTWISE, GATE, MULTIPLY, ROW_SUMS, Op
+from asqcli.engine.native.library import OP_CONV, OP_ELEMENTWISE, OP_GATE, OP_MULTIPLY, OP_ROW_SUMS, Op
 from asqcli.engine.native.memory import Memory, NotNative, Storage
 
-SUMMING = (CONV, ELEMENTWISE, MULTIPLY, GATE)  # steps that can sum the rows of what they write
+SUMMING = (OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE)  # steps that can sum the rows of what they write
 
 
 class Values:
@@ -100,7 +100,7 @@ class Values:
             storage.row_sums = self.memory.point(np.zeros((height, channels)))
             op = storage.producer
             if op is None:
-                op = Op(kind=ROW_SUMS, x=storage.address, height=height, width=width, channels=channels)
+                op = Op(kind=OP_ROW_SUMS, x=storage.address, height=height, width=width, channels=channels)
                 self.steps.append(op)
             op.row_sums = storage.row_sums
         return storage.row_sums

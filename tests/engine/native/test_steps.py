@@ -28,7 +28,7 @@ def test_slices_pads_and_concatenations():
     make.layer(flat, (4, 12 * 81), qmin=-8, qmax=7)
     artifact = make.artifact(4)
     assert_equal(artifact, rng.standard_normal((3, 3, 9, 9)).astype(np.float32), teams=(2, 3))
-    copies = [op for op in planner.Plan(artifact, {}).ops if op.kind == library.COPY]
+    copies = [op for op in planner.Plan(artifact, {}).ops if op.kind == library.OP_COPY]
     assert len(copies) == 4, "the slices and the pad are one; then two are joined, and flattened"
 
 
@@ -48,7 +48,7 @@ def test_a_pool_in_a_convolution_is_observed_and_shared(size):
         flat = make.add(doc.Reshape, "reshape", value, shape=(49 * side**2,))
         make.layer(flat, (3, 49 * side**2), qmin=-8, qmax=7, adapter=True)
         artifact = make.artifact(3)
-        pools = [op.pool.out_h for op in planner.Plan(artifact, {}).ops if op.kind == library.CONV]
+        pools = [op.pool.out_h for op in planner.Plan(artifact, {}).ops if op.kind == library.OP_CONV]
         assert pools == [side, 0]
         assert_equal(artifact, rng.standard_normal((2, 3, size, size)).astype(np.float32), teams=(2, 3))
 

@@ -14,7 +14,7 @@ from asqcli.artifact.packing import pack
 from asqcli.engine import Session
 from asqcli.engine.dispatch import usable_kernels
 from asqcli.engine.native import memory, winograd
-from asqcli.engine.native.library import CONV, compiled_kernels, library
+from asqcli.engine.native.library import OP_CONV, compiled_kernels, library
 from tests.engine.networks import Maker, assert_equal, keep_before_a_guard
 
 FORMS = [
@@ -67,7 +67,7 @@ def network(rng, size, channels, outputs, largest, bounds, *, adapter=True):
 def forms(session: Session) -> set[int]:
     """The dimensions of Winograd's form of each 3x3 layer."""
     ops = session.network.plans[0].ops
-    return {op.winograd for op in ops if op.kind == CONV and op.kernel_h == 3}
+    return {op.winograd for op in ops if op.kind == OP_CONV and op.kernel_h == 3}
 
 
 KERNELS = [
