@@ -36,7 +36,8 @@ static inline __attribute__((always_inline)) void adapter_layer(const AdapterLay
             const Doubles input = *(const Doubles *)(h + i);
             const ptrdiff_t at = (ptrdiff_t)o * inputs + 4 * i;
             for (int k = 0; k < 4; k++)
-                lanes[k] += input * (QUANTIZED ? widen_codes(layer->codes + at + 8 * k) : widen(layer->weight + at + 8 * k));
+                lanes[k] += input * (QUANTIZED ? widen_int8(layer->int8_weight + at + 8 * k)
+                                               : widen(layer->float_weight + at + 8 * k));
         }
         for (int k = 0; k < 4 && o + k < layer->outputs; k++) {
             double lane[8];
@@ -56,7 +57,7 @@ static float beta(const Op *op, const float *means, double *scratch) {
         const AdapterLayer *layer = &op->adapter[k];
         if (k)
             for (int i = 0; i < layer->inputs; i++) h[i] = h[i] < 0.0 ? 0.0 : h[i]; /* a NaN stays */
-        if (layer->codes)
+        if (layer->int8_weight)
             adapter_layer(layer, h, next, 1);
         else
             adapter_layer(layer, h, next, 0);

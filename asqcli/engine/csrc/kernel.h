@@ -71,8 +71,8 @@ typedef struct {
 
 /* One layer of an adapter: products and sums are in double. */
 typedef struct {
-    const int8_t *codes;          /* [outputs / 4][inputs / 8][4][8], in the order of their use; zeros in the gaps */
-    const float *weight;          /* the same where the weights are not quantized; the other is null */
+    const int8_t *int8_weight;    /* [outputs / 4][inputs / 8][4][8], in the order of their use; zeros in the gaps */
+    const float *float_weight;    /* the same where the weights are not quantized; the other is null */
     const double *row_scale, *bias;
     int inputs, outputs;
 } AdapterLayer;

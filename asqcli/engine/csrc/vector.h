@@ -36,12 +36,12 @@ static inline __attribute__((always_inline)) Doubles widen(const float *x) {
 }
 
 /* Eight small whole numbers as doubles. */
-static inline __attribute__((always_inline)) Doubles widen_codes(const int8_t *codes) {
+static inline __attribute__((always_inline)) Doubles widen_int8(const int8_t *x) {
 #if defined(__AVX512F__)
-    return (Doubles)_mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)codes)));
+    return (Doubles)_mm512_cvtepi32_pd(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)x)));
 #else
     Doubles wide;
-    for (int k = 0; k < 8; k++) wide[k] = (double)codes[k];
+    for (int k = 0; k < 8; k++) wide[k] = (double)x[k];
     return wide;
 #endif
 }

@@ -139,8 +139,8 @@ class Convolutions:
             quantized = layer.row_scale is not None
             scale = tensors[layer.row_scale] if quantized else np.ones(layer.outputs)
             op.adapter[k] = AdapterLayer(
-                codes=weight if quantized else None,
-                weight=None if quantized else weight,
+                int8_weight=weight if quantized else None,
+                float_weight=None if quantized else weight,
                 row_scale=self.memory.share(f"{layer.bias}/row_scale", lambda s=scale: s.astype(np.float64)),
                 bias=self.memory.share(layer.bias, lambda b=layer.bias: tensors[b].astype(np.float64)),
                 inputs=inputs,

@@ -16,7 +16,7 @@ Int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
 
 class AdapterLayer(ctypes.Structure):
-    _fields_ = (("codes", _pointer), ("weight", _pointer), ("row_scale", _pointer), ("bias", _pointer),
+    _fields_ = (("int8_weight", _pointer), ("float_weight", _pointer), ("row_scale", _pointer), ("bias", _pointer),
                 ("inputs", ctypes.c_int), ("outputs", ctypes.c_int))  # fmt: skip
 
 
