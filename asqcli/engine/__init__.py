@@ -2,7 +2,7 @@
 
 session    a file to logits
 dispatch   the names of the kernels, and the choice among them
-interface  what the parts agree on: a layer, a NumPy kernel, an observer
+interface  what the parts agree on: a layer, a NumPy kernel, an observer, a network that is not native
 numpy/     a network in NumPy, node after node
 native/    a network on a C kernel: a plan of fused steps
 csrc/      the C kernels

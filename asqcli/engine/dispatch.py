@@ -6,9 +6,8 @@ A native kernel runs whole networks; a NumPy kernel computes accumulators, and a
 from __future__ import annotations
 
 from asqcli.artifact import Artifact
-from asqcli.engine.interface import Kernel
+from asqcli.engine.interface import Kernel, NotNative
 from asqcli.engine.native.library import compiled_kernels
-from asqcli.engine.native.memory import NotNative
 from asqcli.engine.native.network import NativeNetwork
 from asqcli.engine.numpy.matmul import MatmulKernel
 from asqcli.engine.numpy.network import NumpyNetwork

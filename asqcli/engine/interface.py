@@ -1,4 +1,4 @@
-"""The interface between the engine's parts: a convolution and a kernel as NumPy sees them, and who looks at values.
+"""The interface between the engine's parts: a layer and a kernel in NumPy, an observer, a network that is not native.
 
 A NumPy kernel computes accumulators, nothing else: sums of products of activation codes and integer weights, which are
 whole numbers, so that every kernel gives the same.
@@ -13,6 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 Observer = Callable[[str, np.ndarray, np.ndarray], None]  # hears (layer's name, codes, accumulators)
+
+
+class NotNative(Exception):
+    """The network has something that the native kernels do not do; the text says what."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from asqcli.api import quantize_module
 from asqcli.artifact import Artifact, document, read_artifact, write_artifact
 from asqcli.artifact.file import KEY, LARGEST_DOCUMENT, LARGEST_FILE, is_artifact
-from asqcli.engine.native.memory import NotNative
+from asqcli.engine.interface import NotNative
 from asqcli.engine.native.planner import Plan
 from asqcli.errors import InputError
 from asqcli.export.network import export_network

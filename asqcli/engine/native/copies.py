@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from asqcli.artifact import document as doc
+from asqcli.engine.interface import NotNative
 from asqcli.engine.native.library import OP_COPY, Int
-from asqcli.engine.native.memory import NotNative
 from asqcli.engine.native.values import Values
 
 COPIES = (doc.Slice, doc.Pad, doc.Concat)  # nodes whose input may lie anywhere

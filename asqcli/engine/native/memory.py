@@ -7,14 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asqcli.engine.interface import NotNative
 from asqcli.engine.native.library import Op
 
 LINE = 64  # bytes of a cache line
 LARGEST_PLAN = 2**28  # bytes; VGG-16 on images of 224 pixels takes an eighth
-
-
-class NotNative(Exception):
-    """The network has something that the native kernels do not do; the text says what."""
 
 
 @dataclass(eq=False)

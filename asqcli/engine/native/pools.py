@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from asqcli.artifact.document import AdaptiveAvgPool, AvgPool, MaxPool
+from asqcli.engine.interface import NotNative
 from asqcli.engine.native.library import MOST_ROWS, Pool
-from asqcli.engine.native.memory import NotNative
 from asqcli.fixed_arithmetic import adaptive_windows
 
 MOST_WINDOW = 2**12  # numbers, each read for every window; NumPy's way, sums of rows first, is faster with larger ones

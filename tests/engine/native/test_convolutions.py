@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from asqcli.artifact import document as doc
 from asqcli.engine import Session
-from asqcli.engine.native import memory, planner
+from asqcli.engine.interface import NotNative
+from asqcli.engine.native import planner
 from asqcli.engine.native.library import LAYOUT_PIXELS, LAYOUT_ROW_QUADS
 from tests.engine.networks import USABLE, Maker, assert_equal
 
@@ -148,5 +149,5 @@ def test_weights_that_would_be_mostly_gaps_run_on_numpy():
     value = make.add(doc.Slice, "slice", value, axis=0, start=0, stop=3, step=1)
     flat = make.add(doc.Reshape, "reshape", value, shape=(3,))
     make.layer(flat, (3, 3), qmin=-8, qmax=7)
-    with pytest.raises(memory.NotNative, match="of more than 268,435,456 bytes together"):
+    with pytest.raises(NotNative, match="of more than 268,435,456 bytes together"):
         planner.Plan(make.artifact(3), {})

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from asqcli.artifact import document as doc
-from asqcli.engine.native import library, memory, planner
+from asqcli.engine.interface import NotNative
+from asqcli.engine.native import library, planner
 from tests.engine.networks import Maker, assert_equal
 
 pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
@@ -80,5 +81,5 @@ def test_pools_of_large_windows_run_on_numpy():
     value = make.add(doc.AvgPool, "avg_pool", 0, kernel_size=(64, 65), stride=(1, 1), padding=(0, 0),
                      count_include_pad=True)  # fmt: skip
     make.add(doc.Reshape, "reshape", value, shape=(6,))
-    with pytest.raises(memory.NotNative, match="a pool of 64x65"):
+    with pytest.raises(NotNative, match="a pool of 64x65"):
         planner.Plan(make.artifact(6), {})
