@@ -1,4 +1,4 @@
-"""Compile the native kernels, where there is a compiler; without one the package installs all the same.
+"""Find the packages, and compile the native kernels; without a compiler the package installs all the same.
 
 Each kernel file switches on its own instruction set, and one that the compiler does not know is left out.
 -ffp-contract=off keeps multiplications and additions apart, which the format promises; -fno-tree-pre keeps a tile's
@@ -10,7 +10,7 @@ import platform
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -64,6 +64,9 @@ class BuildKernels(build_ext):
 
 
 setup(
+    # The YAML files live at the top level, where people look for them, and are installed inside the package.
+    packages=[*find_packages(include=["asqcli*"]), "asqcli.recipes"],
+    package_dir={"asqcli": "asqcli", "asqcli.recipes": "recipes"},
     ext_modules=[Extension("asqcli.engine.csrc.native", sorted(str(p) for p in CSRC.glob("*.c")), optional=True)],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -1,6 +1,6 @@
 """What training's evaluation (torch) and the integer engine (NumPy) must have in common to give the same bits.
 
-The same formulas stand in `asqcli.quant.ordered` and `asqcli.engine.operations`, and in words in FORMAT.md; their
+The same formulas stand in `asqcli.quant.ordered` and `asqcli.engine.numpy.operations`, and in words in FORMAT.md; their
 numbers stand here. No torch and no NumPy: both sides import it.
 """
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from asqcli.bench.quiet import quiet
-from asqcli.engine.kernels import usable_kernels
+from asqcli.engine.dispatch import usable_kernels
 from asqcli.errors import AsqError, UsageError, first_line
 from asqcli.models.names import is_factory
 from asqcli.nn.modes import to_evaluation

@@ -13,7 +13,7 @@ from asqcli.bench.peers import INT8, PACKAGES, PEERS, Float, NoPeer, Run, build_
 from asqcli.bench.steps import measure_steps
 from asqcli.bench.timing import Timing, alternate
 from asqcli.engine import Session
-from asqcli.engine.native import NativeNetwork
+from asqcli.engine.native.network import NativeNetwork
 
 SECONDS = 15.0
 UNDISTURBED_CORES = 0.9  # no engine sleeps in a run: fewer busy cores than one means that others had it

@@ -9,23 +9,23 @@ import time
 
 import numpy as np
 
-from asqcli.engine import native_library
-from asqcli.engine.native import NativeNetwork
-from asqcli.engine.native_library import Op, library
-from asqcli.engine.native_run import run
+from asqcli.engine.native import library as abi
+from asqcli.engine.native.execute import run
+from asqcli.engine.native.library import Op, library
+from asqcli.engine.native.network import NativeNetwork
 
 ROUNDS = 40
 PEAK_ROUNDS, PEAK_REPEATS = 2_000_000, 7
 KINDS = {
-    native_library.CONV: "conv",
-    native_library.ELEMENTWISE: "elementwise",
-    native_library.MULTIPLY: "product",
-    native_library.GATE: "gate",
-    native_library.MAX_POOL: "max pool",
-    native_library.AVG_POOL: "average pool",
-    native_library.ROW_SUMS: "row sums",
-    native_library.MEAN: "mean",
-    native_library.COPY: "copy",
+    abi.OP_CONV: "conv",
+    abi.OP_ELEMENTWISE: "elementwise",
+    abi.OP_MULTIPLY: "product",
+    abi.OP_GATE: "gate",
+    abi.OP_MAX_POOL: "max pool",
+    abi.OP_AVG_POOL: "average pool",
+    abi.OP_ROW_SUMS: "row sums",
+    abi.OP_MEAN: "mean",
+    abi.OP_COPY: "copy",
 }
 FORMS = {0: "", 1: ", F(2, 3)", 2: ", F(2x2, 3x3)"}
 
@@ -39,16 +39,16 @@ def measure_steps(network: NativeNetwork) -> dict:
             all in microseconds, multiply-adds a second in billions (as in the direct form) and their part of the peak.
     """
     plan = network.plans[0]
-    run(plan, network.place, _random_image(network))
+    run(plan, network.kernel_index, _random_image(network))
     addresses = [ctypes.byref(op) for op in plan.ops]
     seconds: list[list[float]] = [[] for _ in plan.ops]
     run_step, clock = library().asq_run, time.perf_counter
     for _ in range(ROUNDS):  # in their order, so that each finds the memory as it is in a run
         for times, address in zip(seconds, addresses, strict=True):
             begin = clock()
-            run_step(network.place, address, 1)
+            run_step(network.kernel_index, address, 1)
             times.append(clock() - begin)
-    peak = _peak(network.place)
+    peak = _peak(network.kernel_index)
     return {"peak_gmacs": peak and round(peak, 1), "steps": _by_name(plan.ops, seconds, peak)}
 
 
@@ -56,12 +56,12 @@ def _random_image(network: NativeNetwork) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((1, *network.artifact.graph.shapes[0]), dtype=np.float32)
 
 
-def _peak(place: int) -> float | None:
+def _peak(kernel: int) -> float | None:
     """Return the most multiply-adds a second, in billions, of a few runs; None: this kernel has no such instruction."""
     rates = []
     for _ in range(PEAK_REPEATS):
         begin = time.perf_counter()
-        products = library().asq_exercise(place, PEAK_ROUNDS)
+        products = library().asq_peak_loop(kernel, PEAK_ROUNDS)
         rates.append(products / (time.perf_counter() - begin) / 1e9)
     return max(rates) or None
 
@@ -70,14 +70,14 @@ def _by_name(ops, seconds: list[list[float]], peak: float | None) -> list[dict]:
     names = [_name(op) for op in ops]
     steps = []
     for name in dict.fromkeys(names):
-        places = [k for k, other in enumerate(names) if other == name]
-        all_of_them = sum(statistics.median(seconds[k]) for k in places)
-        products = _multiply_adds(ops[places[0]])
-        rate = products * len(places) / all_of_them / 1e9
+        indices = [k for k, other in enumerate(names) if other == name]
+        all_of_them = sum(statistics.median(seconds[k]) for k in indices)
+        products = _multiply_adds(ops[indices[0]])
+        rate = products * len(indices) / all_of_them / 1e9
         steps.append({
             "step": name,
-            "count": len(places),
-            "microseconds": round(1e6 * all_of_them / len(places), 2),
+            "count": len(indices),
+            "microseconds": round(1e6 * all_of_them / len(indices), 2),
             "all_microseconds": round(1e6 * all_of_them, 1),
             "gmacs": round(rate, 1) if products else None,
             "of_peak": round(rate / peak, 3) if products and peak else None,
@@ -88,11 +88,11 @@ def _by_name(ops, seconds: list[list[float]], peak: float | None) -> list[dict]:
 def _name(op: Op) -> str:
     """Return a step's name: `conv 3x3 64x56x56 to 64`, and what is special about it."""
     name = f"{KINDS[op.kind]} {op.channels}x{op.height}x{op.width}"
-    if op.kind != native_library.CONV:
+    if op.kind != abi.OP_CONV:
         return name
     if (op.height, op.width) == (1, 1):
         return f"linear {op.channels} to {op.outputs}"
-    kind = "depthwise" if op.layout == native_library.FOURS else "conv"
+    kind = "depthwise" if op.layout == abi.LAYOUT_ROW_QUADS else "conv"
     stride = "" if (op.stride_h, op.stride_w) == (1, 1) else f", stride {op.stride_h}"
     groups = f", {op.groups} groups" if op.groups > 1 and kind == "conv" else ""
     pool = ", max pool" if op.pool.out_h else ""
@@ -101,7 +101,7 @@ def _name(op: Op) -> str:
 
 
 def _multiply_adds(op: Op) -> int:
-    if op.kind != native_library.CONV:
+    if op.kind != abi.OP_CONV:
         return 0
     window = op.kernel_h * op.kernel_w * (op.channels // op.groups)
     return math.prod((op.out_h, op.out_w, op.outputs, window))

@@ -27,7 +27,7 @@ class Class:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one image, the most likely class first, or why the image cannot be read."""
+    """The answer for one image, the most likely class first, or why the image cannot be read."""
 
     path: str
     classes: tuple[Class, ...]

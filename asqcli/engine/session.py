@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from asqcli.artifact import Artifact, read_artifact
-from asqcli.engine.kernels import AUTO, choose_network
-from asqcli.engine.numpy_network import Observer, batch_size
+from asqcli.engine.dispatch import AUTO, choose_network
+from asqcli.engine.interface import Observer
+from asqcli.engine.numpy.network import batch_size
 from asqcli.errors import InputError
 
 
@@ -16,8 +17,8 @@ def load(path: str | Path, *, kernel: str = AUTO, threads: int = 1) -> Session:
     """Return a session on an exported file.
 
     Args:
-        kernel: auto, or a name of NATIVE_KERNELS or NUMPY_KERNELS in `asqcli.engine.kernels`.
-        threads: that compute images or batches at the same time, or share the work on one image.
+        kernel: auto, or a name of NATIVE_KERNELS or NUMPY_KERNELS in `asqcli.engine.dispatch`.
+        threads: how many compute images or batches at the same time, or share the work on one image.
     Raises:
         InputError: the file is missing, corrupt or inconsistent.
         UsageError: there is no such kernel.

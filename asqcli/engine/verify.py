@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from asqcli.engine.session import Observer
+from asqcli.engine.interface import Observer
 
 Runner = Callable[[np.ndarray, Observer], np.ndarray]  # (input, observer) to logits, as `Session.run`
 
@@ -22,13 +22,13 @@ class LayerDifference:
 
 @dataclass
 class Verification:
-    """What two runners gave for the same images.
+    """The differences between two runners on the same images.
 
     Attributes:
         images, same_labels: how many, and for how many of them the most likely class was the same.
         logit_mismatches: logits that differ at all.
         max_abs_logit_difference: the largest difference.
-        layers: of each layer, in order of execution.
+        layers: each layer's differences, in order of execution.
     """
 
     images: int = 0
@@ -60,7 +60,7 @@ def verify(ours: Runner, reference: Runner, batches: Iterable[np.ndarray]) -> Ve
     """Return how two runners compare.
 
     Args:
-        batches: of input, (N, 3, H, W) float32, none larger than a session's `batch`.
+        batches: inputs, (N, 3, H, W) float32, none larger than a session's `batch`.
     """
     result = Verification()
     for inputs in batches:

@@ -30,7 +30,7 @@ from mutator import mutate
 
 from asqcli.artifact import read_artifact
 from asqcli.cli import app
-from asqcli.engine import native, predict, session  # noqa: F401  loaded once, before the forks
+from asqcli.engine import predict, session  # noqa: F401  loaded once, before the forks
 
 LARGEST_PEAK = 2**30
 GUARD_BYTES = 2**32  # of address space: a mutant cannot take the machine down

@@ -16,7 +16,8 @@ from torch import nn
 from asqcli.api import quantize_module
 from asqcli.artifact import Artifact, document, read_artifact, write_artifact
 from asqcli.artifact.file import KEY, LARGEST_DOCUMENT, LARGEST_FILE, is_artifact
-from asqcli.engine.native_plan import NotNative, Plan
+from asqcli.engine.interface import NotNative
+from asqcli.engine.native.planner import Plan
 from asqcli.errors import InputError
 from asqcli.export.network import export_network
 from asqcli.models.cifar_resnet import CifarResNet

@@ -8,7 +8,7 @@ import pytest
 from asqcli.artifact import nodes
 from asqcli.bench.steps import measure_steps
 from asqcli.engine import Session
-from asqcli.engine.kernels import NATIVE_KERNELS, usable_kernels
+from asqcli.engine.dispatch import NATIVE_KERNELS, usable_kernels
 from tests.engine.networks import Maker
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from asqcli.artifact import Artifact, nodes
 from asqcli.artifact import document as doc
 from asqcli.artifact.packing import pack
-from asqcli.engine import Session, native
-from asqcli.engine.kernels import NATIVE_KERNELS, usable_kernels
+from asqcli.engine import Session
+from asqcli.engine.dispatch import NATIVE_KERNELS, usable_kernels
+from asqcli.engine.native.network import NativeNetwork
 from asqcli.engine.verify import verify
 
 USABLE = [name for name in NATIVE_KERNELS if name in usable_kernels()]
@@ -82,7 +83,7 @@ def assert_equal(artifact: Artifact, images: np.ndarray, teams: tuple[int, ...] 
     specification = Session(artifact, kernel="shift-lut")
     for name in USABLE:
         ours = Session(artifact, kernel=name)
-        assert ours.kernel == name and isinstance(ours.network, native.NativeNetwork), "the forced kernel must run"
+        assert ours.kernel == name and isinstance(ours.network, NativeNetwork), "the forced kernel must run"
         result = verify(
             lambda x, o, s=ours: s.run(x, observe=o), lambda x, o: specification.run(x, observe=o), [images]
         )

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from asqcli.cli.resolve import Request, resolve
 
 import asqcli.recipe
-from asqcli.cli.resolve import Request, resolve
 from asqcli.recipe.keys import DEPENDS, REQUIRED, Key, markdown, recipe_keys
 
 KEYS = {key.path: key for key in recipe_keys()}

@@ -1,4 +1,4 @@
-/* What the kernels of 8 lanes share: `asq_epilogue` in the registers of AVX2, and how rows are cut. */
+/* AVX2 helpers of the kernels whose sums have 8 lanes: `apply_epilogue` in registers, and how rows are cut into tiles. */
 
 #ifndef ASQ_AVX2_H
 #define ASQ_AVX2_H
@@ -10,7 +10,7 @@
 
 /* The accumulators of 8 outputs: a block has two parts. */
 typedef __m256i Sums;
-enum { LANES = 8, PARTS = BLOCK / LANES };
+enum { SUMS_LANES = 8, PARTS = BLOCK / SUMS_LANES };
 
 static inline Sums sums_from(const int32_t *start) { return _mm256_loadu_si256((const __m256i *)start); }
 
@@ -41,23 +41,23 @@ static inline __attribute__((always_inline)) void finish_part(const Epilogue *e,
     if (row_sums) _mm256_storeu_pd(row_sums, total[0]), _mm256_storeu_pd(row_sums + 4, total[1]);
 }
 
-/* Of a pixel, if not all outputs of the block exist; a function of its own, which the registers need not make room for. */
+/* The epilogue of one pixel, if not all outputs of the block exist; a function of its own, so that it takes no registers. */
 static __attribute__((noinline)) void finish_few(const Epilogue *e, int first, int count, Sums low, Sums high,
                                                  const float *residual, float *out, double *row_sums, int fresh) {
     int32_t lanes[BLOCK];
     _mm256_storeu_si256((__m256i *)lanes, low);
     _mm256_storeu_si256((__m256i *)lanes + 1, high);
-    asq_epilogue(e, first, count, lanes, residual, out, row_sums, fresh);
+    apply_epilogue(e, first, count, lanes, residual, out, row_sums, fresh);
 }
 
-/* As `asq_epilogue`, of PIXELS pixels of a row. sum: of the first part at all of them, then of the second. */
+/* `apply_epilogue` for PIXELS pixels of a row. sum: the first part's at all of them, then the second's. */
 static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sum,
                                                          const float *residual, float *out, ptrdiff_t stride,
                                                          double *row_sums, int fresh, const int PIXELS) {
     if (count >= BLOCK) {
         UNROLL
         for (int part = 0; part < PARTS; part++) {
-            const int at = part * LANES;
+            const int at = part * SUMS_LANES;
             finish_part(e, first + at, sum + part * PIXELS, residual ? residual + at : NULL, out + at, stride,
                         row_sums ? row_sums + at : NULL, fresh, PIXELS);
         }
@@ -78,7 +78,7 @@ static inline __attribute__((always_inline)) void finish_tile(const Conv *c, int
            row_sums_of(c, y, first), x == 0, PIXELS);
 }
 
-/* Such a tile; TILE makes one of so many pixels from a kernel's `tile`. */
+/* A tile of one row and one block; TILE makes one of so many pixels from a kernel's `tile`. */
 typedef void (*Tile)(const Conv *c, int y, int x, int block);
 
 #define TILE(pixels)                                                                              \
@@ -86,13 +86,13 @@ typedef void (*Tile)(const Conv *c, int y, int x, int block);
         tile(c, y, x, block, pixels);                                                             \
     }
 
-/* tiles: of 1, 2 .. `most` pixels. */
+/* A convolution row by row. tiles: functions for 1, 2 .. `most` pixels. */
 static void conv_by_tiles(const Conv *c, int first_row, int last_row, int first_block, int last_block, const Tile *tiles,
                           int most) {
     for (int block = first_block; block < last_block; block++)
         for (int y = first_row; y < last_row; y++)
             for (int x = 0, pixels; x < c->out_w; x += pixels) {
-                pixels = asq_tile_width(c->out_w - x, most);
+                pixels = tile_width(c->out_w - x, most);
                 tiles[pixels - 1](c, y, x, block);
             }
 }

@@ -29,25 +29,26 @@ enum { COUNT = sizeof KERNELS / sizeof KERNELS[0] };
 PUBLIC size_t asq_op_size(void) { return sizeof(Op); }
 
 /* The name of a kernel, best first, or null after the last. */
-PUBLIC const char *asq_kernel_name(int place) { return place >= 0 && place < COUNT ? KERNELS[place]->name : NULL; }
+PUBLIC const char *asq_kernel_name(int index) { return index >= 0 && index < COUNT ? KERNELS[index]->name : NULL; }
 
 /* Can this processor run it? */
-PUBLIC int asq_kernel_supported(int place) { return place >= 0 && place < COUNT && KERNELS[place]->supported(); }
+PUBLIC int asq_kernel_supported(int index) { return index >= 0 && index < COUNT && KERNELS[index]->supported(); }
 
 /* Does it take convolutions in Winograd's form? */
-PUBLIC int asq_kernel_winograd(int place) { return KERNELS[place]->winograd; }
+PUBLIC int asq_kernel_winograd(int index) { return KERNELS[index]->winograd; }
 
-/* Does it rather make sums of few products again than keep them? */
-PUBLIC int asq_kernel_again(int place) { return KERNELS[place]->again; }
+/* Is recomputing a cheap convolution faster than storing its output? */
+PUBLIC int asq_kernel_recompute(int index) { return KERNELS[index]->recompute; }
 
-/* How many multiply-adds that many rounds were, or 0 where the kernel has no instruction for them. */
-PUBLIC int64_t asq_exercise(int kernel, int64_t rounds) {
-    return KERNELS[kernel]->exercise ? KERNELS[kernel]->exercise(rounds) : 0;
+/* Run so many rounds of the kernel's fastest products. Returns how many multiply-adds they were, or 0 where it has no
+   instruction for them. */
+PUBLIC int64_t asq_peak_loop(int kernel, int64_t rounds) {
+    return KERNELS[kernel]->peak_loop ? KERNELS[kernel]->peak_loop(rounds) : 0;
 }
 
 /* Run a plan on its input as it is; the kernel must be supported. */
 PUBLIC void asq_run(int kernel, const Op *ops, int count) {
-    const Team alone = {0, 1, NULL};
+    const Thread alone = {0, 1, NULL};
     KERNELS[kernel]->run(ops, count, &alone);
 }
 
@@ -67,34 +68,35 @@ PUBLIC void asq_run_images(int kernel, const Op *ops, int count, const float *im
     if (reader) reader->x = input; /* the images are the caller's */
 }
 
-/* Work as thread `place`, 1 or above, on every plan that comes, until asq_dismiss. */
-PUBLIC void asq_serve(int place, Meeting *meeting) {
+/* Work as thread `index`, 1 or above, on every plan that comes, until asq_shutdown. */
+PUBLIC void asq_worker_loop(int index, Team *team) {
     for (int seen = 0;; seen++) {
-        await(&meeting->started, seen);
-        if (meeting->kernel < 0) return;
-        const Team team = {place, meeting->threads, meeting};
-        KERNELS[meeting->kernel]->run(meeting->ops, meeting->count, &team);
+        signal_wait(&team->started, seen);
+        if (team->kernel < 0) return;
+        const Thread thread = {index, team->threads, team};
+        KERNELS[team->kernel]->run(team->ops, team->count, &thread);
     }
 }
 
-/* Run a plan on one image together with `threads` - 1 threads that serve. Returns how often one had to sleep until the others
-   came to a meeting. */
-PUBLIC int asq_run_together(int kernel, const Op *ops, int count, int threads, Meeting *meeting) {
-    const Team team = {0, threads, meeting};
-    meeting->kernel = kernel;
-    meeting->ops = ops;
-    meeting->count = count;
-    meeting->threads = threads;
-    atomic_store(&meeting->sleeps, 0);
-    change(&meeting->started);
-    KERNELS[kernel]->run(ops, count, &team);
-    return atomic_load(&meeting->sleeps);
+/* Run a plan on one image together with `threads` - 1 threads in asq_worker_loop. Returns how often one had to sleep at a
+   barrier. */
+PUBLIC int asq_run_together(int kernel, const Op *ops, int count, int threads, Team *team) {
+    const Thread thread = {0, threads, team};
+    team->kernel = kernel;
+    team->ops = ops;
+    team->count = count;
+    team->threads = threads;
+    atomic_store(&team->sleeps, 0);
+    signal_notify(&team->started);
+    KERNELS[kernel]->run(ops, count, &thread);
+    return atomic_load(&team->sleeps);
 }
 
-/* Send the threads that serve home. */
-PUBLIC void asq_dismiss(Meeting *meeting) {
-    meeting->kernel = -1;
-    change(&meeting->started);
+/* Tell the worker threads to exit. */
+PUBLIC void asq_shutdown(Team *team) {
+    team->kernel = -1;
+    signal_notify(&team->started);
 }
 
-PUBLIC size_t asq_meeting_size(void) { return sizeof(Meeting); }
+/* The size of Team, whose memory is the caller's. */
+PUBLIC size_t asq_team_size(void) { return sizeof(Team); }

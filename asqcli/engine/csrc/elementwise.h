@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "kernel.h"
-#include "lanes.h"
+#include "vector.h"
 
 static void elementwise(const Op *op, int first, int last) {
     const size_t at = (size_t)first * op->channels;
@@ -65,14 +65,14 @@ enum { VECTOR = 16 };
 typedef double Numbers __attribute__((vector_size(VECTOR)));
 typedef int64_t Bits __attribute__((vector_size(VECTOR)));
 typedef uint64_t UnsignedBits __attribute__((vector_size(VECTOR)));
-typedef float Narrow __attribute__((vector_size(VECTOR / 2), aligned(4), may_alias));
+typedef float FewFloats __attribute__((vector_size(VECTOR / 2), aligned(4), may_alias));
 
-/* As many floats as doubles. */
+/* Doubles from as many floats. */
 static inline Numbers as_numbers(const float *x) {
 #if defined(__AVX512F__)
     return (Numbers)widen(x);
 #else
-    return __builtin_convertvector(*(const Narrow *)x, Numbers);
+    return __builtin_convertvector(*(const FewFloats *)x, Numbers);
 #endif
 }
 
@@ -88,7 +88,7 @@ static inline void sigmoid(const float *x, float *out) {
         1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
         1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0,
     };
-    Narrow *const to = (Narrow *)out;
+    FewFloats *const to = (FewFloats *)out;
     const Numbers zero = {0.0}, most = zero + 700.0;
     const Numbers whole = zero + 6755399441055744.0; /* 1.5 * 2^52: rounds what is added, half to even, to its last bits */
     Numbers y[SIDES], sum[SIDES], r[SIDES], e[SIDES];
@@ -102,7 +102,7 @@ static inline void sigmoid(const float *x, float *out) {
     for (int n = 1; n < 13; n++) FOR_ALL(e[c] = e[c] * r[c] + COEFFICIENTS[n])
     FOR_ALL(e[c] = e[c] * (Numbers)((1023 - ((UnsignedBits)sum[c] - (UnsignedBits)whole)) << 52))
     FOR_ALL(y[c] = choose(as_numbers(x + c * VECTOR / 8) < zero, e[c], zero + 1.0) / (1.0 + e[c]))
-    FOR_ALL(to[c] = __builtin_convertvector(y[c], Narrow))
+    FOR_ALL(to[c] = __builtin_convertvector(y[c], FewFloats))
 }
 
 /* min(max(x + 3, 0), 6) / 6 */

@@ -6,12 +6,13 @@
 #define ASQ_EPILOGUE_H
 
 #include "kernel.h"
-#include "lanes.h"
+#include "vector.h"
 
-/* Of one pixel. sum: BLOCK accumulators of the outputs first .., of which the first `count` exist; they began at their
-   compensation. residual may be null; so may row_sums, to which the values are added, or which begin with them if `fresh`. */
-static inline void asq_epilogue(const Epilogue *e, int first, int count, const int32_t *sum, const float *residual,
-                                float *out, double *row_sums, int fresh) {
+/* The values of one pixel. sum: BLOCK accumulators of the outputs first .., of which the first `count` exist; they began at
+   their compensation. residual may be null; so may row_sums, to which the values are added, or which begin with them if
+   `fresh`. */
+static inline void apply_epilogue(const Epilogue *e, int first, int count, const int32_t *sum, const float *residual,
+                                  float *out, double *row_sums, int fresh) {
     float v[BLOCK];
     for (int o = 0; o < BLOCK; o++) v[o] = (float)sum[o] * e->scale[first + o];
     if (e->bias)
@@ -31,19 +32,19 @@ static inline void asq_epilogue(const Epilogue *e, int first, int count, const i
 }
 
 /* Sums in double along a row of `width` pixels, from left to right: of 8 * VECTORS channels, then of `count`. */
-static inline __attribute__((always_inline)) void asq_sum_some(const float *x, ptrdiff_t stride, int width, double *sums,
-                                                               const int VECTORS) {
+static inline __attribute__((always_inline)) void sum_some(const float *x, ptrdiff_t stride, int width, double *sums,
+                                                           const int VECTORS) {
     Doubles total[4] = {{0.0}, {0.0}, {0.0}, {0.0}};
     for (int i = 0; i < width; i++, x += stride)
         for (int k = 0; k < VECTORS; k++) total[k] += widen(x + 8 * k);
     for (int k = 0; k < VECTORS; k++) *(Doubles *)(sums + 8 * k) = total[k];
 }
 
-static inline void asq_sum_row(const float *x, ptrdiff_t stride, int width, int count, double *sums) {
+static inline void sum_row(const float *x, ptrdiff_t stride, int width, int count, double *sums) {
     int c = 0;
-    for (; count - c >= 32; c += 32) asq_sum_some(x + c, stride, width, sums + c, 4); /* chains that do not wait */
-    for (; count - c >= 16; c += 16) asq_sum_some(x + c, stride, width, sums + c, 2);
-    for (; count - c >= 8; c += 8) asq_sum_some(x + c, stride, width, sums + c, 1);
+    for (; count - c >= 32; c += 32) sum_some(x + c, stride, width, sums + c, 4); /* chains that do not wait */
+    for (; count - c >= 16; c += 16) sum_some(x + c, stride, width, sums + c, 2);
+    for (; count - c >= 8; c += 8) sum_some(x + c, stride, width, sums + c, 1);
     for (; c < count; c++) {
         sums[c] = 0.0;
         for (int i = 0; i < width; i++) sums[c] += (double)x[i * stride + c];

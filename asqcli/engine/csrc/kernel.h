@@ -3,14 +3,14 @@
    A convolution here is u8 x s8 -> s32 over an image that is padded physically. Codes are `code - qmin`, so that 0 is the
    smallest; they come in one of three layouts, and four neighbours of them (DEPTH) are multiplied and added at once:
 
-       LAYOUT_PIXELS   [height][width][channels]        four channels; with groups, those of each are padded to a multiple of 4
-       LAYOUT_PLANES   [height][channels][width]        four columns; for the image, which comes as planes
-       LAYOUT_FOURS    [height / 4][width][channels][4] four rows; for depthwise convolutions, which sum over no channels
+       LAYOUT_PIXELS     [height][width][channels]        four channels; with groups, those of each are padded to 4
+       LAYOUT_PLANES     [height][channels][width]        four columns; for the first layer: the image comes as planes
+       LAYOUT_ROW_QUADS  [height / 4][width][channels][4] four rows; for depthwise convolutions, which sum over no channels
 
-   A window is a list of places of four codes, as `offset`s in bytes from its first; the weights lie in the same order:
+   A window is a list of taps, of four codes each, as `offset`s in bytes from its first; the weights lie in the same order:
 
-       packed     [block][place][16 outputs][4]         s8, zeros where there is nothing
-       depthwise  [block][first row % 4][place][16 outputs][4 rows]
+       packed     [block][tap][16 outputs][4]           s8, zeros where there is nothing
+       depthwise  [block][first row % 4][tap][16 outputs][4 rows]
 
    Where all channels of a row of the window are neighbours, they are one run: 3 columns of 3 channels are 12 codes, not 9 x 4.
 
@@ -21,8 +21,11 @@
    begin there: after some products one is the sum of code * w of these and of qmin * w of the others, at most 255 * sum |w|,
    and the loader refuses networks in which that would not fit in 32 bits.
 
-   Glossary. block: 16 output channels. tile: some neighbouring pixels of one output row times one or more blocks, whose
-   accumulators stay in registers. epilogue: what turns an accumulator into a real value (see epilogue.h). */
+   Glossary. tap: four codes of a window that are multiplied at once. block: 16 output channels. tile: some neighbouring pixels
+   of one output row times one or more blocks, whose accumulators stay in registers. epilogue: what turns an accumulator into a
+   real value (see epilogue.h).
+
+   Names that other files or Python link to begin with asq_; all others are static, for each kernel compiles its own. */
 
 #ifndef ASQ_KERNEL_H
 #define ASQ_KERNEL_H
@@ -30,11 +33,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "team.h"
+#include "barrier.h"
 
 enum { BLOCK = 16, DEPTH = 4, MOST_ROWS = 64 }; /* MOST_ROWS: of the window of a pool */
 
-/* What turns accumulators into values; null pointers are steps that are left out. */
+/* The steps from accumulators to values; those with null pointers are left out. */
 typedef struct {
     const float *scale;           /* [outputs padded to BLOCK] activation scale * weight scale */
     const int32_t *compensation;  /* [outputs padded to BLOCK] */
@@ -47,10 +50,10 @@ typedef struct {
 typedef struct {
     const uint8_t *codes;         /* first channel of the group */
     const int8_t *packed;         /* first block of the group */
-    const int32_t *offset;        /* [places] */
-    int places;
-    int narrow;                   /* see Op */
-    int shared;                   /* places of a column of a window, if it has three and its neighbours share them; or 0 */
+    const int32_t *offset;        /* [taps] */
+    int taps;
+    int int16_taps;               /* see Op */
+    int shared;                   /* taps of a column of a window, if it has three and its neighbours share them; or 0 */
     ptrdiff_t across, down;       /* bytes from the codes of an output to those of its neighbours */
     float *output;                /* first output of the group */
     double *row_sums;             /* of the output, or null */
@@ -68,13 +71,13 @@ typedef struct {
 
 /* One layer of an adapter: products and sums are in double. */
 typedef struct {
-    const int8_t *codes;          /* [outputs / 4][inputs / 8][4][8], in the order of their use; zeros in the gaps */
-    const float *weight;          /* the same where the weights are not quantized; the other is null */
+    const int8_t *int8_weight;    /* [outputs / 4][inputs / 8][4][8], in the order of their use; zeros in the gaps */
+    const float *float_weight;    /* the same where the weights are not quantized; the other is null */
     const double *row_scale, *bias;
     int inputs, outputs;
 } AdapterLayer;
 
-enum { LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_FOURS };
+enum { LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS };
 enum { OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY };
 enum { GATE_SIGMOID, GATE_SILU, GATE_HARDSIGMOID, GATE_HARDSWISH };
 
@@ -88,7 +91,7 @@ typedef struct {
 /* One step of the plan, on one image. All memory belongs to the caller. Sizes are those of the input. */
 typedef struct Op {
     int32_t kind;
-    const float *x, *y;           /* inputs; y: what is added, or null; OP_MULTIPLY: the other factor */
+    const float *x, *y;           /* inputs; y: the other summand, or null; OP_MULTIPLY: the other factor */
     const double *x_sums;         /* OP_MEAN and adapters: row sums of x */
     float *out;
     double *row_sums;             /* of the output, or null: OP_CONV and steps by numbers; OP_ROW_SUMS: the result */
@@ -105,15 +108,15 @@ typedef struct Op {
     int32_t adapter_layers;
     int32_t layout;               /* of the codes; with LAYOUT_PLANES x is [channels][height][width] */
     int32_t group_stride;         /* LAYOUT_PIXELS: bytes from the codes of a group to those of the next */
-    int32_t places;               /* of codes in a window */
-    int32_t narrow;               /* places whose products may be added in 16 bits, two of each; 0: not even those of one */
+    int32_t taps;                 /* of a window */
+    int32_t int16_taps;           /* taps whose pair sums fit in int16 before they must be widened; 0: none */
     int32_t winograd;             /* 1 or 2 dimensions of winograd.h, or 0 */
     int64_t plane;                /* bytes of the codes of each of its transforms */
     uint8_t *transformed;         /* scratch: those codes */
-    /* A convolution of which only the sums are needed, for its values are made again where they are read, has no `out`; it has
-       scratch, [threads][4 rows][out_w][BLOCK], which is not shorter than `outputs` for each thread. */
+    /* A convolution that is recomputed where its values are read has no `out`, only row sums and scratch,
+       [threads][4 rows][out_w][BLOCK], which is not shorter than `outputs` for each thread. */
     float *strip;
-    const struct Op *again;       /* LAYOUT_FOURS: that convolution, instead of x; or null */
+    const struct Op *recompute;   /* LAYOUT_ROW_QUADS: that convolution, instead of x; or null */
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     AdapterLayer adapter[2];
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
@@ -122,7 +125,7 @@ typedef struct Op {
     int32_t scratch_width;        /* the widest of channels and the adapter's layers, padded to 16 */
     float *scale;                 /* scratch: [groups][outputs of a group padded to BLOCK] */
     const int8_t *packed, *next;  /* next: those of the next convolution, or null */
-    const int32_t *offset;        /* [places] */
+    const int32_t *offset;        /* [taps] */
     const float *weight_scale;    /* the following: [groups][outputs of a group padded to BLOCK] */
     const int32_t *compensation;
     const float *bias;
@@ -145,23 +148,25 @@ typedef struct {
     const char *name;
     int (*supported)(void);
     int winograd;                 /* does it take convolutions in the form of winograd.h? */
-    int again;                    /* are sums of few products faster made again than kept in memory? */
-    void (*run)(const Op *ops, int count, const Team *team);
-    /* Do nothing but the products of the fastest instruction and return how many there were; null where they have none of
-       their own. */
-    int64_t (*exercise)(int64_t rounds);
+    int recompute;                /* is recomputing a cheap convolution faster than storing its output? */
+    void (*run)(const Op *ops, int count, const Thread *thread);
+    /* Does nothing but products, in the kernel's fastest instruction, and returns how many; null where it has none. */
+    int64_t (*peak_loop)(int64_t rounds);
 } Kernel;
+
+static inline int padded(int n, int to) { return (n + to - 1) / to * to; }
 
 /* Pixels of the next tile of a row of which so many are left. Tiles are of nearly the same width: a narrow one takes as long as
    one of a few pixels more. */
-static inline int asq_tile_width(int left, int most) {
+static inline int tile_width(int left, int most) {
     const int tiles = (left + most - 1) / most;
     return (left + tiles - 1) / tiles;
 }
 
 /* Transforms of winograd.h in so many dimensions; 1 in none, the direct form. */
-static inline int asq_transforms(int dimensions) { return 1 << 2 * dimensions; }
+static inline int winograd_transforms(int dimensions) { return 1 << 2 * dimensions; }
 
+/* Each in its own file, best last. */
 extern const Kernel asq_kernel_scalar, asq_kernel_avx2, asq_kernel_avxvnni, asq_kernel_avx512vnni;
 
 #endif

@@ -1,6 +1,6 @@
 /* AVX2. vpmaddubsw multiplies 4 codes by 4 weights and adds them by twos, but saturates at 16 bits. Codes and weights of few
-   bits stay far below, so that the products of many places are added in 16 bits before they are widened (`narrow` says of how
-   many). Others are widened first, and vpmaddwd adds pairs in 32 bits, exact for all. A tile is PIXELS x 16 outputs. */
+   bits stay far below, so that the products of many taps are added in 16 bits before they are widened (`int16_taps` says of
+   how many). Others are widened first, and vpmaddwd adds pairs in 32 bits, exact for all. A tile is PIXELS x 16 outputs. */
 
 #include <immintrin.h>
 
@@ -22,15 +22,15 @@ static inline __m256i join(__m256i low, __m256i high) {
 }
 
 /* The sums of one part of a block at PIXELS pixels. */
-static inline __attribute__((always_inline)) void wide_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
-                                                            const int32_t *start, Sums *sum, const int PIXELS) {
+static inline __attribute__((always_inline)) void int32_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
+                                                             const int32_t *start, Sums *sum, const int PIXELS) {
     __m256i low[MOST_PIXELS], high[MOST_PIXELS]; /* pairs of outputs 0 .. 3 and 4 .. 7 */
     UNROLL
     for (int p = 0; p < PIXELS; p++) {
         low[p] = halves_from(start);
-        high[p] = halves_from(start + LANES / 2);
+        high[p] = halves_from(start + SUMS_LANES / 2);
     }
-    for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH) {
+    for (int i = 0; i < c->taps; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + c->offset[i];
         __m256i weights_low = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)w));
         __m256i weights_high = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(w + 16)));
@@ -51,12 +51,12 @@ static inline __m256i add_pairs(__m256i sums, __m256i pairs) {
 }
 
 /* The sums of a block at PIXELS pixels, whose products fit 16 bits. */
-static inline __attribute__((always_inline)) void narrow_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
-                                                              const int32_t *start, Sums *sum, const int PIXELS) {
+static inline __attribute__((always_inline)) void int16_tile(const Conv *c, const uint8_t *codes, const int8_t *w,
+                                                             const int32_t *start, Sums *sum, const int PIXELS) {
     UNROLL
-    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(start + p / PIXELS * LANES);
-    for (int i = 0, end; i < c->places; i = end) {
-        end = c->places - i < c->narrow ? c->places : i + c->narrow;
+    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(start + p / PIXELS * SUMS_LANES);
+    for (int i = 0, end; i < c->taps; i = end) {
+        end = c->taps - i < c->int16_taps ? c->taps : i + c->int16_taps;
         __m256i pairs[PARTS * MOST_PIXELS];
         UNROLL
         for (int p = 0; p < PARTS * PIXELS; p++) pairs[p] = _mm256_setzero_si256();
@@ -77,15 +77,15 @@ static inline __attribute__((always_inline)) void narrow_tile(const Conv *c, con
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int PIXELS) {
     const int first = block * BLOCK;
-    const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
+    const int8_t *w = c->packed + (size_t)first * DEPTH * c->taps;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     const int32_t *start = c->epilogue.compensation + first;
     Sums sum[PARTS * MOST_PIXELS];
-    if (c->narrow) {
-        narrow_tile(c, codes, w, start, sum, PIXELS);
+    if (c->int16_taps) {
+        int16_tile(c, codes, w, start, sum, PIXELS);
     } else {
-        wide_tile(c, codes, w, start, sum, PIXELS);
-        wide_tile(c, codes, w + LANES * DEPTH, start + LANES, sum + PIXELS, PIXELS);
+        int32_tile(c, codes, w, start, sum, PIXELS);
+        int32_tile(c, codes, w + SUMS_LANES * DEPTH, start + SUMS_LANES, sum + PIXELS, PIXELS);
     }
     finish_tile(c, y, x, block, sum, PIXELS);
 }
@@ -99,9 +99,9 @@ static void conv(const Conv *c, int first_row, int last_row, int first_block, in
 
 /* Add to each of 8 sums the products of 4 codes and 4 weights. */
 static inline __attribute__((always_inline)) Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights,
-                                                               int narrow) {
+                                                               int int16_taps) {
     const __m256i *a = (const __m256i *)codes, *w = (const __m256i *)weights;
-    if (narrow) return add_pairs(sums, _mm256_maddubs_epi16(_mm256_loadu_si256(a), _mm256_loadu_si256(w)));
+    if (int16_taps) return add_pairs(sums, _mm256_maddubs_epi16(_mm256_loadu_si256(a), _mm256_loadu_si256(w)));
     __m256i products[2]; /* neighbours are the two halves of one */
     UNROLL
     for (int k = 0; k < 2; k++) {

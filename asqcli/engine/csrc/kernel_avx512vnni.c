@@ -1,6 +1,6 @@
 /* AVX-512 VNNI: vpdpbusd multiplies 4 unsigned by 4 signed bytes in each of 16 lanes and adds to 32 bits, no saturation.
 
-   A tile of pixels times blocks keeps one vector of accumulators for each in registers. For each place of the window it loads
+   A tile of pixels times blocks keeps one vector of accumulators for each in registers. For each tap of the window it loads
    the blocks' weights and broadcasts the 4 codes of each pixel: 14 x 2 needs 28 + 2 + 1 of the 32 registers.
    The arrays below stay in registers only if the compiler unrolls every loop over them; gcc 12's partial redundancy
    elimination would store them in each step, hence -fno-tree-pre. */
@@ -11,7 +11,7 @@
 #include "epilogue.h"
 #include "kernel.h"
 
-enum { MOST_PIXELS = 16 /* of a tile */, SMALL_WEIGHTS = 16384 /* bytes */ };
+enum { MOST_PIXELS = 16 /* of a tile */, MOST_WEIGHTS_BY_ROWS = 16384 /* bytes */ };
 
 static int supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -20,13 +20,13 @@ static int supported(void) {
 
 /* The accumulators of 16 outputs. */
 typedef __m512i Sums;
-enum { LANES = BLOCK, PARTS = BLOCK / LANES };
+enum { SUMS_LANES = BLOCK, PARTS = BLOCK / SUMS_LANES };
 
 static inline Sums sums_from(const int32_t *start) { return _mm512_loadu_si512(start); }
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
-static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
-    (void)narrow; /* these products do not saturate */
+static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int int16_taps) {
+    (void)int16_taps; /* these products do not saturate */
     return _mm512_dpbusd_epi32(sums, _mm512_loadu_si512(codes), _mm512_loadu_si512(weights));
 }
 
@@ -63,7 +63,7 @@ static inline __attribute__((always_inline)) void store_row(const RowSums *row) 
     }
 }
 
-/* `asq_epilogue` in registers, for PIXELS pixels of a row that lie `stride` floats apart: one operation of all of them after
+/* `apply_epilogue` in registers, for PIXELS pixels of a row that lie `stride` floats apart: one operation of all of them after
    the other, so that none waits for the last. */
 static inline __attribute__((always_inline)) void finish_pixels(const Epilogue *e, int first, const Sums *sum,
                                                                 const float *residual, float *out, ptrdiff_t stride,
@@ -99,7 +99,7 @@ static inline __attribute__((always_inline)) void finish_pixels(const Epilogue *
 #undef FOR_ALL
 }
 
-/* The same of sums of depthwise convolutions and tiles. row_sums: of 16 channels, or null; fresh: they begin here. */
+/* `finish_pixels` with row sums that are kept in memory: 16 of them, or null; fresh: they begin here. */
 static inline __attribute__((always_inline)) void finish(const Epilogue *e, int first, int count, const Sums *sum,
                                                          const float *residual, float *out, ptrdiff_t stride,
                                                          double *row_sums, int fresh, const int PIXELS) {
@@ -119,7 +119,7 @@ static inline __attribute__((always_inline)) __m512i broadcast_four(const uint8_
 }
 
 /* The sums of ROWS x COLUMNS neighbouring pixels times BLOCKS blocks of weights; they begin at `start`, or at zero where it is
-   null. `ahead`: other weights to be fetched, a cache line for each place, or none with `line` 0. */
+   null. `ahead`: other weights to be fetched, a cache line for each tap, or none with `line` 0. */
 static inline __attribute__((always_inline)) void sum_products(const Conv *c, const uint8_t *codes, const int8_t *w,
                                                                size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
                                                                const int32_t *start, Sums sum[2][MOST_PIXELS],
@@ -128,7 +128,7 @@ static inline __attribute__((always_inline)) void sum_products(const Conv *c, co
     for (int b = 0; b < BLOCKS; b++)
         UNROLL
         for (int p = 0; p < ROWS * COLUMNS; p++) sum[b][p] = start ? sums_from(start + b * BLOCK) : _mm512_setzero_si512();
-    for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH, ahead += line) {
+    for (int i = 0; i < c->taps; i++, w += BLOCK * DEPTH, ahead += line) {
         const uint8_t *a = codes + c->offset[i];
         __m512i weights[2];
         UNROLL
@@ -159,7 +159,7 @@ static inline __attribute__((always_inline)) void sum_shared_products(const Conv
     const ptrdiff_t column = (ptrdiff_t)c->shared * BLOCK * DEPTH;
     UNROLL
     for (int p = 0; p < COLUMNS; p++) sum[p] = sums_from(start);
-    for (int row = 0; row < c->places; row += 3 * c->shared, w += 2 * column)
+    for (int row = 0; row < c->taps; row += 3 * c->shared, w += 2 * column)
         for (int i = row; i < row + c->shared; i++, w += BLOCK * DEPTH) {
             const uint8_t *from = codes + c->offset[i];
             const __m512i weights[3] = {_mm512_loadu_si512(w), _mm512_loadu_si512(w + column),
@@ -180,7 +180,7 @@ static inline __attribute__((always_inline)) void sum_shared_products(const Conv
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int8_t *ahead,
                                                        ptrdiff_t line, const int ROWS, const int COLUMNS, const int BLOCKS) {
-    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH;
+    const size_t block_bytes = (size_t)c->taps * BLOCK * DEPTH;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     const int8_t *w = c->packed + block * block_bytes;
     const int32_t *start = c->epilogue.compensation + block * BLOCK;
@@ -200,131 +200,8 @@ static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int
         }
 }
 
-#include "weave.h"
-
-enum { MOST_TRANSFORMS = 16, MOST_TILES = 2 /* whose outputs are finished together */ };
-typedef Sums Transformed[MOST_TRANSFORMS][2][MOST_PIXELS]; /* of a group of tiles of winograd.h: [transform][block][tile] */
-
-/* The sums of all transforms of COLUMNS tiles. */
-static inline __attribute__((always_inline)) void transform_tiles(const Conv *c, const uint8_t *codes, const int8_t *w,
-                                                                  size_t block_bytes, const int8_t *ahead, ptrdiff_t line,
-                                                                  Transformed out, const int COLUMNS, const int BLOCKS) {
-    const int transforms = asq_transforms(c->winograd);
-    for (int t = 0; t < transforms; t++) {
-        Sums sum[2][MOST_PIXELS];
-        sum_products(c, codes, w, block_bytes, ahead, line, NULL, sum, 1, COLUMNS, BLOCKS);
-        codes += c->plane;
-        w += (size_t)c->places * BLOCK * DEPTH;
-        ahead += line * c->places;
-        UNROLL
-        for (int b = 0; b < BLOCKS; b++)
-            UNROLL
-            for (int p = 0; p < COLUMNS; p++) out[t][b][p] = sum[b][p];
-    }
-}
-
-#define TRANSFORM(columns, blocks)                                                                                      \
-    static __attribute__((noinline)) void transform_##columns##x##blocks(                                               \
-        const Conv *c, const uint8_t *codes, const int8_t *w, size_t block_bytes, const int8_t *ahead, ptrdiff_t line,  \
-        Transformed out) {                                                                                              \
-        transform_tiles(c, codes, w, block_bytes, ahead, line, out, columns, blocks);                                   \
-    }
-TRANSFORM(14, 2) TRANSFORM(14, 1) TRANSFORM(8, 2) TRANSFORM(8, 1) TRANSFORM(7, 2) TRANSFORM(7, 1)
-TRANSFORM(4, 2) TRANSFORM(4, 1) TRANSFORM(2, 2) TRANSFORM(2, 1) TRANSFORM(1, 2) TRANSFORM(1, 1)
-
-typedef void (*Transform)(const Conv *, const uint8_t *, const int8_t *, size_t, const int8_t *, ptrdiff_t, Transformed);
-static const struct {
-    int columns;
-    Transform by_blocks[2];
-} TRANSFORMS[] = {
-    {14, {transform_14x1, transform_14x2}}, {8, {transform_8x1, transform_8x2}}, {7, {transform_7x1, transform_7x2}},
-    {4, {transform_4x1, transform_4x2}},    {2, {transform_2x1, transform_2x2}}, {1, {transform_1x1, transform_1x2}},
-};
-
-/* The outputs of TILES neighbouring tiles from number p on, of which the first is at (y, x), from the sums of a block. */
-static inline __attribute__((always_inline)) void finish_tiles(const Conv *c, Sums (*sum)[2][MOST_PIXELS], int p,
-                                                               const Sums *compensation, RowSums *row_sums, int first, int y,
-                                                               int x, const int TILES, const int DIMENSIONS) {
-    Sums out[2][2 * MOST_TILES];
-    UNROLL
-    for (int t = 0; t < TILES; t++) {
-        Sums row[2][4];
-        UNROLL
-        for (int j = 0; j < 4; j++) {
-            if (DIMENSIONS == 1) {
-                row[0][j] = sum[j][0][p + t];
-            } else {
-                const Sums b = sum[4 + j][0][p + t], d = sum[8 + j][0][p + t];
-                row[0][j] = _mm512_add_epi32(sum[j][0][p + t], _mm512_add_epi32(b, d));
-                row[1][j] = _mm512_sub_epi32(_mm512_sub_epi32(b, d), sum[12 + j][0][p + t]);
-            }
-        }
-        UNROLL
-        for (int i = 0; i < DIMENSIONS; i++) {
-            const Sums left = _mm512_add_epi32(row[i][0], _mm512_add_epi32(row[i][1], row[i][2]));
-            const Sums right = _mm512_sub_epi32(_mm512_sub_epi32(row[i][1], row[i][2]), row[i][3]);
-            out[i][2 * t] = _mm512_srai_epi32(_mm512_add_epi32(left, compensation[2 * i]), DIMENSIONS);
-            out[i][2 * t + 1] = _mm512_srai_epi32(_mm512_add_epi32(right, compensation[2 * i + 1]), DIMENSIONS);
-        }
-    }
-    UNROLL
-    for (int i = 0; i < DIMENSIONS; i++) {
-        if (y + i >= c->out_h) continue;
-        const size_t at = ((size_t)(y + i) * c->out_w + x) * c->out_stride + first;
-        const float *residual = c->residual ? c->residual + at : NULL;
-        if (TILES > 1 || x + 1 < c->out_w)
-            finish_pixels(&c->epilogue, first, out[i], residual, c->output + at, c->out_stride, &row_sums[i], 2 * TILES);
-        else
-            finish_pixels(&c->epilogue, first, out[i], residual, c->output + at, c->out_stride, &row_sums[i], 1);
-    }
-}
-
-/* The same of a group of tiles, which may begin and end within a row. */
-static inline __attribute__((always_inline)) void finish_group(const Conv *c, Sums (*sum)[2][MOST_PIXELS], int block, int tiles,
-                                                               int y, int x, const int DIMENSIONS) {
-    const int first = block * BLOCK, outputs = (c->outputs + BLOCK - 1) / BLOCK * BLOCK;
-    Sums compensation[4];
-    UNROLL
-    for (int k = 0; k < 2 * DIMENSIONS; k++)
-        compensation[k] = _mm512_loadu_si512(c->epilogue.compensation + k * outputs + first);
-    for (int p = 0; p < tiles; y += DIMENSIONS, x = 0) {
-        RowSums row_sums[2];
-        UNROLL
-        for (int i = 0; i < DIMENSIONS; i++)
-            row_sums[i] = load_row(y + i < c->out_h ? row_sums_of(c, y + i, first) : NULL, x == 0, c->outputs - first);
-        for (; tiles - p >= MOST_TILES && c->out_w - x >= 2 * MOST_TILES; p += MOST_TILES, x += 2 * MOST_TILES)
-            finish_tiles(c, sum, p, compensation, row_sums, first, y, x, MOST_TILES, DIMENSIONS);
-        for (; p < tiles && x < c->out_w; p++, x += 2)
-            finish_tiles(c, sum, p, compensation, row_sums, first, y, x, 1, DIMENSIONS);
-        UNROLL
-        for (int i = 0; i < DIMENSIONS; i++) store_row(&row_sums[i]);
-    }
-}
-
-/* Rows first_row .. last_row - 1 of one or two blocks in Winograd's form. Tiles of a row follow those of the row above, so that
-   they are cut into groups regardless of rows. */
-static inline __attribute__((always_inline)) void winograd_blocks(const Conv *c, int first_row, int last_row, int block,
-                                                                  int blocks, const int8_t *next, const int DIMENSIONS) {
-    const int transforms = asq_transforms(DIMENSIONS);
-    const int tiles = (last_row - first_row + DIMENSIONS - 1) / DIMENSIONS * c->tiles_x;
-    const size_t block_bytes = (size_t)transforms * c->places * BLOCK * DEPTH;
-    const uint8_t *codes = c->codes + (size_t)(first_row / DIMENSIONS) * c->tiles_x * c->across;
-    ptrdiff_t line = next ? BLOCK * DEPTH : 0;
-    Transformed sum;
-    int done = 0, groups = 0;
-    if (!next) next = c->packed;
-    for (int k = tiles % 14 && tiles % 8 == 0; done < tiles; k++)
-        for (; tiles - done >= TRANSFORMS[k].columns;) {
-            TRANSFORMS[k].by_blocks[blocks - 1](c, codes + done * c->across, c->packed + block * block_bytes, block_bytes, next,
-                                                line, sum);
-            next += line * c->places * transforms;
-            if (++groups == blocks) line = 0;
-            const int y = first_row + done / c->tiles_x * DIMENSIONS, x = done % c->tiles_x * 2;
-            for (int b = 0; b < blocks; b++)
-                finish_group(c, (Sums(*)[2][MOST_PIXELS])sum[0][b], block + b, TRANSFORMS[k].columns, y, x, DIMENSIONS);
-            done += TRANSFORMS[k].columns;
-        }
-}
+#include "pipelined_rows.h"
+#include "winograd_avx512.h"
 
 #define TILE(rows, columns, blocks)                                                                                     \
     static __attribute__((noinline)) void tile_##rows##x##columns##x##blocks(const Conv *c, int y, int x, int block,    \
@@ -352,11 +229,12 @@ static const Tile TILES[2][MOST_PIXELS] = {
 static void conv_blocks(const Conv *c, int first_row, int last_row, int block, int blocks, const int8_t *next) {
     ptrdiff_t line = next ? BLOCK * DEPTH : 0;
     int tiles = 0;
-    const Rows woven = {&c->epilogue, c->offset, c->across, c->out_stride, c->out_w / WOVEN};
+    const Rows pipelined = {&c->epilogue, c->offset, c->across, c->out_stride, c->out_w / ROUND};
     const int outputs = c->outputs - (block + blocks - 1) * BLOCK;
-    const Weave weave = weaver(&woven, 0, c->places, outputs, c->residual != NULL, c->row_sums != NULL);
-    if (weave && line) {
-        for (int i = 0; i < blocks * c->places; i++) _mm_prefetch((const char *)next + i * line, _MM_HINT_T1);
+    const PipelinedRow pipelined_row =
+        pipelined_row_for(&pipelined, 0, c->taps, outputs, c->residual != NULL, c->row_sums != NULL);
+    if (pipelined_row && line) {
+        for (int i = 0; i < blocks * c->taps; i++) _mm_prefetch((const char *)next + i * line, _MM_HINT_T1);
         line = 0;
     }
     if (!next) next = c->packed;
@@ -365,40 +243,30 @@ static void conv_blocks(const Conv *c, int first_row, int last_row, int block, i
         if (c->out_w == 7 && last_row - y >= 2) { /* the images of the last stage: 14 pixels of two rows */
             (blocks == 2 ? tile_2x7x2 : tile_2x7x1)(c, y, 0, block, next, line);
             rows = 2;
-            next += line * c->places;
+            next += line * c->taps;
             if (++tiles == blocks) line = 0;
         } else {
             int x = 0;
-            for (int b = 0; weave && b < blocks; b++, x = woven.rounds * WOVEN) {
+            for (int b = 0; pipelined_row && b < blocks; b++, x = pipelined.rounds * ROUND) {
                 const int first = (block + b) * BLOCK;
                 float *const out = c->output + (size_t)y * c->out_w * c->out_stride + first;
-                const int8_t *w = c->packed + (size_t)(block + b) * c->places * BLOCK * DEPTH;
-                weave(&woven, first, c->codes + y * c->down, w, out, row_sums_of(c, y, first));
+                const int8_t *w = c->packed + (size_t)(block + b) * c->taps * BLOCK * DEPTH;
+                pipelined_row(&pipelined, first, c->codes + y * c->down, w, out, row_sums_of(c, y, first));
             }
             for (int pixels; x < c->out_w; x += pixels) {
-                pixels = asq_tile_width(c->out_w - x, blocks == 2 ? 14 : MOST_PIXELS);
+                pixels = tile_width(c->out_w - x, blocks == 2 ? 14 : MOST_PIXELS);
                 TILES[blocks - 1][pixels - 1](c, y, x, block, next, line);
-                next += line * c->places;
+                next += line * c->taps;
                 if (++tiles == blocks) line = 0;
             }
         }
     }
 }
 
-static __attribute__((noinline)) void winograd_rows(const Conv *c, int first_row, int last_row, int block, int blocks,
-                                                    const int8_t *next) {
-    winograd_blocks(c, first_row, last_row, block, blocks, next, 1);
-}
-
-static __attribute__((noinline)) void winograd_squares(const Conv *c, int first_row, int last_row, int block, int blocks,
-                                                       const int8_t *next) {
-    winograd_blocks(c, first_row, last_row, block, blocks, next, 2);
-}
-
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
-    const size_t block_bytes = (size_t)c->places * BLOCK * DEPTH * asq_transforms(c->winograd);
+    const size_t block_bytes = (size_t)c->taps * BLOCK * DEPTH * winograd_transforms(c->winograd);
     /* Where the weights of all outputs stay in the first cache, row by row, so that the output is written in order. */
-    const int few = last_block - first_block > 2 && (last_block - first_block) * block_bytes <= SMALL_WEIGHTS;
+    const int few = last_block - first_block > 2 && (last_block - first_block) * block_bytes <= MOST_WEIGHTS_BY_ROWS;
     const int height = few ? 2 : last_row - first_row;
     void (*const run_blocks)(const Conv *, int, int, int, int, const int8_t *) =
         c->winograd == 2 ? winograd_squares : c->winograd == 1 ? winograd_rows : conv_blocks;
@@ -412,11 +280,13 @@ enum { SIDE_BY_SIDE = 7 }; /* pixels of a depthwise convolution */
 
 #include "winograd.h"
 
+#define HAS_PIPELINED_ROWS /* depthwise.h takes them */
+#define HAS_WINOGRAD       /* run.h transforms codes */
 #include "run.h"
 
 enum { CHAINS = 16 }; /* more than the products of one chain wait for each other */
 
-static int64_t exercise(int64_t rounds) {
+static int64_t peak_loop(int64_t rounds) {
     Sums sum[CHAINS];
     UNROLL
     for (int k = 0; k < CHAINS; k++) {
@@ -432,5 +302,5 @@ static int64_t exercise(int64_t rounds) {
 }
 
 const Kernel asq_kernel_avx512vnni = {
-    .name = "avx512-vnni", .supported = supported, .winograd = 1, .again = 1, .run = run, .exercise = exercise,
+    .name = "avx512-vnni", .supported = supported, .winograd = 1, .recompute = 1, .run = run, .peak_loop = peak_loop,
 };

@@ -16,20 +16,20 @@ static int supported(void) {
 }
 
 /* Add to each of 8 sums the products of 4 codes and 4 weights. */
-static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
-    (void)narrow; /* these products do not saturate */
+static inline Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int int16_taps) {
+    (void)int16_taps; /* these products do not saturate */
     const __m256i *a = (const __m256i *)codes, *w = (const __m256i *)weights;
     return _mm256_dpbusd_avx_epi32(sums, _mm256_loadu_si256(a), _mm256_loadu_si256(w));
 }
 
 static inline __attribute__((always_inline)) void tile(const Conv *c, int y, int x, int block, const int PIXELS) {
     const int first = block * BLOCK;
-    const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
+    const int8_t *w = c->packed + (size_t)first * DEPTH * c->taps;
     const uint8_t *codes = c->codes + y * c->down + x * c->across;
     Sums sum[PARTS * MOST_PIXELS];
     UNROLL
-    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(c->epilogue.compensation + first + p / PIXELS * LANES);
-    for (int i = 0; i < c->places; i++, w += BLOCK * DEPTH) {
+    for (int p = 0; p < PARTS * PIXELS; p++) sum[p] = sums_from(c->epilogue.compensation + first + p / PIXELS * SUMS_LANES);
+    for (int i = 0; i < c->taps; i++, w += BLOCK * DEPTH) {
         const uint8_t *a = codes + c->offset[i];
         const __m256i w_low = _mm256_loadu_si256((const __m256i *)w), w_high = _mm256_loadu_si256((const __m256i *)w + 1);
         UNROLL
@@ -55,7 +55,7 @@ enum { SIDE_BY_SIDE = 4 }; /* pixels of a depthwise convolution */
 
 enum { CHAINS = 12 }; /* more than the products of one chain wait for each other */
 
-static int64_t exercise(int64_t rounds) {
+static int64_t peak_loop(int64_t rounds) {
     __m256i sum[CHAINS];
     UNROLL
     for (int k = 0; k < CHAINS; k++) {
@@ -67,7 +67,7 @@ static int64_t exercise(int64_t rounds) {
         for (int k = 0; k < CHAINS; k++) sum[k] = _mm256_dpbusd_avx_epi32(sum[k], _mm256_set1_epi8(1), _mm256_set1_epi8(1));
     UNROLL
     for (int k = 0; k < CHAINS; k++) __asm__ volatile("" ::"x"(sum[k]));
-    return rounds * CHAINS * LANES * DEPTH;
+    return rounds * CHAINS * SUMS_LANES * DEPTH;
 }
 
-const Kernel asq_kernel_avxvnni = {.name = "avx-vnni", .supported = supported, .run = run, .exercise = exercise};
+const Kernel asq_kernel_avxvnni = {.name = "avx-vnni", .supported = supported, .run = run, .peak_loop = peak_loop};

@@ -9,7 +9,7 @@ static int supported(void) { return 1; }
 typedef struct {
     int32_t lane[BLOCK];
 } Sums;
-enum { LANES = BLOCK, PARTS = BLOCK / LANES };
+enum { SUMS_LANES = BLOCK, PARTS = BLOCK / SUMS_LANES };
 
 static Sums sums_from(const int32_t *start) {
     Sums sums;
@@ -18,8 +18,8 @@ static Sums sums_from(const int32_t *start) {
 }
 
 /* Add to each of 16 sums the products of 4 codes and 4 weights. */
-static Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int narrow) {
-    (void)narrow;
+static Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights, int int16_taps) {
+    (void)int16_taps;
     for (int o = 0; o < BLOCK; o++)
         for (int d = 0; d < DEPTH; d++) sums.lane[o] += codes[o * DEPTH + d] * weights[o * DEPTH + d];
     return sums;
@@ -29,8 +29,8 @@ static Sums add_products(Sums sums, const uint8_t *codes, const int8_t *weights,
 static void finish(const Epilogue *e, int first, int count, const Sums *sums, const float *residual, float *out,
                    ptrdiff_t stride, double *row_sums, int fresh, int pixels) {
     for (int p = 0; p < pixels; p++)
-        asq_epilogue(e, first, count, sums[p].lane, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
-                     fresh && p == 0);
+        apply_epilogue(e, first, count, sums[p].lane, residual ? residual + p * stride : NULL, out + p * stride, row_sums,
+                       fresh && p == 0);
 }
 
 static void conv(const Conv *c, int first_row, int last_row, int first_block, int last_block) {
@@ -38,9 +38,9 @@ static void conv(const Conv *c, int first_row, int last_row, int first_block, in
         for (int y = first_row; y < last_row; y++)
             for (int x = 0; x < c->out_w; x++) {
                 const uint8_t *codes = c->codes + y * c->down + x * c->across;
-                const int8_t *w = c->packed + (size_t)first * DEPTH * c->places;
+                const int8_t *w = c->packed + (size_t)first * DEPTH * c->taps;
                 Sums sums = sums_from(c->epilogue.compensation + first);
-                for (int i = 0; i < c->places; i++)
+                for (int i = 0; i < c->taps; i++)
                     for (int o = 0; o < BLOCK; o++)
                         for (int d = 0; d < DEPTH; d++) sums.lane[o] += codes[c->offset[i] + d] * *w++;
                 const size_t at = ((size_t)y * c->out_w + x) * c->out_stride + first;

@@ -4,7 +4,7 @@
 #define ASQ_POOLS_H
 
 #include "kernel.h"
-#include "lanes.h"
+#include "vector.h"
 
 /* The largest number of a window, in 16 * VECTORS channels; those outside the image do not count. */
 static inline __attribute__((always_inline)) void max_of_window(const float *const *row, int rows, ptrdiff_t column_step,
@@ -17,8 +17,8 @@ static inline __attribute__((always_inline)) void max_of_window(const float *con
     for (int k = 0; k < VECTORS; k++) *(Floats *)(out + BLOCK * k) = most[k];
 }
 
-/* Move the first of `count` places at a distance `step` from each other to the first that is not negative, and forget those
-   that are not below `size`. */
+/* Move the first of `count` taps at a distance `step` from each other to the first that is not negative, and forget those that
+   are not below `size`. */
 static void clip(int *first, int *count, int step, int size) {
     for (; *count > 0 && *first < 0; --*count) *first += step;
     while (*count > 0 && *first + (*count - 1) * step >= size) --*count;

@@ -1,5 +1,5 @@
 /* Winograd's convolutions of 3x3 windows, exact in whole numbers: F(2, 3) along the rows, or F(2x2, 3x3). Included by the
-   kernels that have a use for them, before run.h, and compiled for their instruction set.
+   kernels that have a use for them, before run.h and with HAS_WINOGRAD, and compiled for their instruction set.
 
    Two neighbouring outputs of three weights g and four codes d take four products instead of six:
 
@@ -12,7 +12,7 @@
    takes the constants back, before the halving; it differs between the outputs of a tile.
 
        transformed   [transform][tile rows][tiles of a row][channels]          u8; F(2, 3): a tile row is a row of the image
-       packed        [block][transform][place][16 outputs][4]                  s8
+       packed        [block][transform][tap][16 outputs]  [4]                  s8
        compensation  [output of a tile][outputs padded to BLOCK] */
 
 #ifndef ASQ_WINOGRAD_H
@@ -49,7 +49,8 @@ static void transform_row(const Op *op, int row) {
     }
 }
 
-/* The same, F(2x2, 3x3). Twice the range keeps every sum of four codes positive; only that of four plus signs needs nothing. */
+/* A row of square tiles, F(2x2, 3x3). Twice the range keeps every sum of four codes positive; only that of four plus signs
+   needs nothing. */
 static void transform_square(const Op *op, int tile_row) {
     const int channels = op->channels, tiles = (op->out_w + 1) / 2;
     const size_t row = ((size_t)op->left + op->width + op->right) * channels, plane = op->plane;

@@ -1,0 +1,82 @@
+/* The step size of an image: the means of its channels through an adapter, in double. Compiled into every kernel. */
+
+#ifndef ASQ_ADAPTER_H
+#define ASQ_ADAPTER_H
+
+#include <string.h>
+
+#include "kernel.h"
+#include "vector.h"
+
+/* The mean of the channels first .. last - 1, in double, rounded to float32: sums of rows from left to right, then down. */
+static void mean(const Op *op, int first, int last, float *out) {
+    const double count = (double)op->height * op->width;
+    int c = first;
+    for (; last - c >= 8; c += 8) {
+        Doubles total = {0.0};
+        for (int y = 0; y < op->height; y++) total += *(const Doubles *)(op->x_sums + (ptrdiff_t)y * op->channels + c);
+        total /= count;
+        for (int k = 0; k < 8; k++) out[c + k] = (float)total[k];
+    }
+    for (; c < last; c++) {
+        double total = 0.0;
+        for (int y = 0; y < op->height; y++) total += op->x_sums[(ptrdiff_t)y * op->channels + c];
+        out[c] = (float)(total / count);
+    }
+}
+
+/* A layer of an adapter. Each sum is eight partial ones, added in a fixed order; four outputs at a time, whose sums do not
+   wait for each other. */
+static inline __attribute__((always_inline)) void adapter_layer(const AdapterLayer *layer, const double *h, double *out,
+                                                                const int QUANTIZED) {
+    const int inputs = padded(layer->inputs, 8);
+    for (int o = 0; o < layer->outputs; o += 4) {
+        Doubles lanes[4] = {{0.0}, {0.0}, {0.0}, {0.0}};
+        for (int i = 0; i < inputs; i += 8) {
+            const Doubles input = *(const Doubles *)(h + i);
+            const ptrdiff_t at = (ptrdiff_t)o * inputs + 4 * i;
+            for (int k = 0; k < 4; k++)
+                lanes[k] += input * (QUANTIZED ? widen_int8(layer->int8_weight + at + 8 * k)
+                                               : widen(layer->float_weight + at + 8 * k));
+        }
+        for (int k = 0; k < 4 && o + k < layer->outputs; k++) {
+            double lane[8];
+            memcpy(lane, &lanes[k], sizeof lane);
+            for (int half = 4; half; half /= 2)
+                for (int j = 0; j < half; j++) lane[j] += lane[j + half];
+            out[o + k] = lane[0] * layer->row_scale[o + k] + layer->bias[o + k];
+        }
+    }
+}
+
+/* From the means of all channels. scratch: [2][scratch_width]. */
+static float beta(const Op *op, const float *means, double *scratch) {
+    double *h = scratch, *next = h + op->scratch_width;
+    for (int c = 0; c < padded(op->channels, 8); c++) h[c] = c < op->channels ? (double)means[c] : 0.0;
+    for (int k = 0; k < op->adapter_layers; k++) {
+        const AdapterLayer *layer = &op->adapter[k];
+        if (k)
+            for (int i = 0; i < layer->inputs; i++) h[i] = h[i] < 0.0 ? 0.0 : h[i]; /* a NaN stays */
+        if (layer->int8_weight)
+            adapter_layer(layer, h, next, 1);
+        else
+            adapter_layer(layer, h, next, 0);
+        for (int o = layer->outputs; o < padded(layer->outputs, 8); o++) next[o] = 0.0;
+        double *swap = h;
+        h = next;
+        next = swap;
+    }
+    const double t = h[0];
+    if (op->beta_output) return (float)(t < 1e-8 ? 1e-8 : t);
+    return (float)(t >= 0.0 ? 1.0 + t : 1.0 / (1.0 - t));
+}
+
+/* The step size for the image x. Every thread finds it by itself, which takes less time than to wait for another's. */
+static float adapted_step_size(const Op *op, const Thread *thread) {
+    if (!op->adapter_layers) return op->step_size;
+    float *means = op->means + (ptrdiff_t)thread->index * op->scratch_width;
+    mean(op, 0, op->channels, means);
+    return op->step_size * beta(op, means, op->sums + (ptrdiff_t)thread->index * 2 * op->scratch_width);
+}
+
+#endif

@@ -1,0 +1,227 @@
+"""Convolutions and linear layers as steps: their arrays, adapters and epilogues, and recomputation."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from functools import cache
+
+import numpy as np
+
+from asqcli.artifact import nodes
+from asqcli.engine.native import winograd
+from asqcli.engine.native.fusion import Step
+from asqcli.engine.native.layout import Layout, by_group, layout_of, pack_adapter, padded
+from asqcli.engine.native.library import BLOCK, LAYOUT_PIXELS, LAYOUT_ROW_QUADS, OP_CONV, AdapterLayer, Op
+from asqcli.engine.native.memory import Storage
+from asqcli.engine.native.pools import max_pool
+from asqcli.engine.native.values import Values
+
+INT16_MAX = 2**15 - 1
+LARGE = 2**21  # bytes of values that do not stay in a core's second cache
+FEW_TAPS = 8  # of a window: products that take less time than to write their sum there and to read it
+
+Node = nodes.Conv | nodes.Linear
+
+
+class Convolutions:
+    """Adds the steps of convolutions and linear layers.
+
+    Args:
+        winograd: may they take Winograd's form?
+        recompute: may cheap ones be recomputed where their values are read?
+        threads: the most that run the plan together.
+
+    Attributes:
+        planar: does the first one take the image as it comes, channels first?
+        layers: the node and layout of each step that is a convolution.
+        recomputed: value -> the convolution that is recomputed where it is read.
+        recomputations: pairs of that convolution and its reader, which `link` joins by address.
+    """
+
+    def __init__(self, values: Values, *, winograd: bool, recompute: bool, threads: int) -> None:
+        self.values, self.artifact, self.memory = values, values.artifact, values.memory
+        self.winograd, self.may_recompute, self.threads = winograd, recompute, threads
+        self.planar = self._takes_planes()
+        self.layers: list[tuple[Node, Layout]] = []
+        self.recomputed: dict[int, Op] = {}
+        self.recomputations: list[tuple[Op, Op]] = []
+
+    def _takes_planes(self) -> bool:
+        """Is the image only read by one convolution that takes it as it comes, channels first?"""
+        readers = self.values.consumers[0]
+        node = self.values.nodes[readers[0]] if len(readers) == 1 else None
+        return (
+            isinstance(node, nodes.Conv) and node.groups == node.dilation[1] == 1 and node.activations.adapter is None
+        )
+
+    def layout(self, node: Node) -> Layout:
+        """Return how the codes and weights of a node lie in memory."""
+        return layout_of(
+            node, self.values.image(node.inputs[0]), self.artifact.tensors[node.weights.levels],
+            planar=self.planar and node.inputs[0] == 0, winograd=self.winograd,
+        )  # fmt: skip
+
+    def add(self, node: Node, step: Step) -> None:
+        """Add the step of a node with all that is fused with it."""
+        layout = self.layout(node)
+        self.layers.append((node, layout))
+        parts = 0 if layout.kind == LAYOUT_ROW_QUADS else layout.groups  # of the arrays over outputs
+        op = self._op(node, step, layout, parts)
+        if step.pool is not None:
+            self._add_pool(op, step)
+        if node.weights.bias is not None:
+            bias = self.artifact.tensors[node.weights.bias]
+            op.bias = self.memory.share(node.weights.bias, lambda: by_group(bias, parts))
+        if node.inputs[0] in self.recomputed:
+            self.recomputations.append((self.recomputed[node.inputs[0]], op))
+        if node.activations.adapter is not None:
+            self._add_adapter(op, node.inputs[0], node.activations.adapter)
+        set_epilogue(op, step, self.values, parts)
+        if self._is_recomputed(op, step):
+            self._recompute(op, step.result)
+        else:
+            self.values.write(step.result, op)
+
+    def _op(self, node: Node, step: Step, layout: Layout, parts: int) -> Op:
+        """Return a step that is only the sums of products, with its packed weights and scratch."""
+        activations, weights, tensors = node.activations, node.weights, self.artifact.tensors
+        stride = node.stride if isinstance(node, nodes.Conv) else (1, 1)
+
+        @cache
+        def integer_weights() -> np.ndarray:
+            return self.artifact.levels(weights).reshape(layout.outputs, -1, *layout.kernel)
+
+        def compensation() -> np.ndarray:
+            if layout.winograd:
+                code_range = activations.qmax - activations.qmin
+                constants = winograd.compensation(integer_weights(), layout.winograd, activations.qmin, code_range)
+                return by_group(constants, len(constants))
+            return by_group(activations.qmin * integer_weights().sum(axis=(1, 2, 3), dtype=np.int32), parts)
+
+        def scale() -> np.ndarray:
+            return by_group(np.broadcast_to(tensors[weights.scale], layout.outputs), parts)
+
+        offsets = layout.offsets()
+        self.memory.reserve(layout.gap_bytes(len(offsets)))
+        top, left, bottom, right = layout.padding
+        op = self.values.op(
+            OP_CONV, node.inputs[0], step.index + 1,
+            top=top, left=left, bottom=bottom, right=right, kernel_h=layout.kernel[0], kernel_w=layout.kernel[1],
+            stride_h=stride[0], stride_w=stride[1], dilation_h=layout.dilation[0], dilation_w=layout.dilation[1],
+            qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
+            as_printed=activations.dequantize_by == "step_size",
+            layout=layout.kind, group_stride=layout.group_stride, taps=len(offsets),
+            int16_taps=self._int16_taps(node), offset=self.memory.point(offsets),
+            winograd=layout.winograd, plane=layout.plane,
+            packed=self.memory.share(f"{weights.codes}/{layout.kind}", lambda: layout.pack(integer_weights())),
+            weight_scale=self.memory.share(weights.scale, scale),
+            compensation=self.memory.share(f"{weights.codes}/compensation", compensation),
+            scale=self.memory.point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32)),
+        )  # fmt: skip
+        op.groups = layout.groups
+        return op
+
+    def _int16_taps(self, node: Node) -> int:
+        """Return how many taps' pair sums, of two products each, fit in int16 together."""
+        largest = int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
+        return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)
+
+    def _add_pool(self, op: Op, step: Step) -> None:
+        op.pool = max_pool(step.pool, op.out_h, *self.values.image(step.result)[1:])
+        rows = self.threads * op.pool.ring * op.out_w * op.outputs
+        self.memory.reserve(4 * rows)
+        op.pool.rows = self.memory.point(np.zeros(rows, np.float32))
+
+    def _add_adapter(self, op: Op, source: int, adapter: nodes.Adapter) -> None:
+        tensors, inputs = self.artifact.tensors, op.channels
+        op.adapter_layers, op.beta_output = len(adapter.layers), adapter.output == "relu"
+        for k, layer in enumerate(adapter.layers):
+            weight = self.memory.share(layer.weight, lambda w=layer.weight: pack_adapter(tensors[w]))
+            quantized = layer.row_scale is not None
+            scale = tensors[layer.row_scale] if quantized else np.ones(layer.outputs)
+            op.adapter[k] = AdapterLayer(
+                int8_weight=weight if quantized else None,
+                float_weight=None if quantized else weight,
+                row_scale=self.memory.share(f"{layer.bias}/row_scale", lambda s=scale: s.astype(np.float64)),
+                bias=self.memory.share(layer.bias, lambda b=layer.bias: tensors[b].astype(np.float64)),
+                inputs=inputs,
+                outputs=layer.outputs,
+            )
+            inputs = layer.outputs
+        op.x_sums = self.values.row_sums(source)
+        op.scratch_width = padded(max(op.channels, *(layer.outputs for layer in adapter.layers)), BLOCK)
+        scratch = self.threads * op.scratch_width
+        self.memory.reserve((2 * 8 + 4) * scratch)
+        op.sums = self.memory.point(np.zeros(2 * scratch))
+        op.means = self.memory.point(np.zeros(scratch, np.float32))
+
+    def _is_recomputed(self, op: Op, step: Step) -> bool:
+        """Would the values of a convolution only go to memory for a depthwise one, until the mean of them is known?"""
+        readers = [self.values.nodes[index] for index in self.values.consumers[step.result]]
+        return (
+            self.may_recompute
+            and len(readers) == 1
+            and isinstance(readers[0], nodes.Conv)
+            and self.layout(readers[0]).kind == LAYOUT_ROW_QUADS
+            and op.layout == LAYOUT_PIXELS
+            and op.groups == 1
+            and not op.winograd
+            and op.taps <= FEW_TAPS
+            and op.outputs % BLOCK == 0
+            and step.other is None
+            and step.pool is None
+            and 4 * math.prod(self.values.shapes[step.result]) > LARGE
+        )
+
+    def _recompute(self, op: Op, result: int) -> None:
+        """Keep the codes of a convolution instead of its values, which its reader recomputes."""
+        self.recomputed[result] = op
+        readers = len(self.values.consumers[result])
+        self.values.storages[result] = Storage(np.empty(0, np.float32), readers, reusable=False)
+        strips = self.threads * max(4 * op.out_w * BLOCK, op.outputs)
+        self.memory.reserve(4 * strips)
+        op.strip = self.memory.point(np.zeros(strips, np.float32))
+        self.values.add(result, op)
+
+    def link(self, ops: ctypes.Array) -> None:
+        """Point from each reader to the convolution that it recomputes, in the array of steps."""
+        steps = self.values.steps
+        for op, reader in self.recomputations:
+            ops[steps.index(reader)].recompute = ctypes.addressof(ops[steps.index(op)])
+
+    def add_codes(self) -> list[np.ndarray]:
+        """Give the convolutions memory for codes, and tell each whose weights are needed next; return that memory.
+
+        It is the same to all but the recomputed ones, which are needed again.
+        """
+        convs = [op for op in self.values.steps if op.kind == OP_CONV]
+        sizes = [layout.code_bytes for _, layout in self.layers]
+        kept = [op in self.recomputed.values() for op in convs]
+        shared = self._bytes(max((size for size, keep in zip(sizes, kept, strict=True) if not keep), default=0))
+        transformed = self._bytes(max((layout.transformed_bytes for _, layout in self.layers), default=0)).ctypes.data
+        arrays = [self._bytes(size) if keep else shared for size, keep in zip(sizes, kept, strict=True)]
+        following = None
+        for op, codes in reversed(list(zip(convs, arrays, strict=True))):
+            op.codes, op.transformed, op.next = codes.ctypes.data, transformed, following
+            if op.layout != LAYOUT_ROW_QUADS:
+                following = op.packed
+        return arrays
+
+    def _bytes(self, size: int) -> np.ndarray:
+        self.memory.reserve(size)
+        return self.memory.keep(np.zeros(size, np.uint8))
+
+
+def set_epilogue(op: Op, step: Step, values: Values, groups: int) -> None:
+    """Let a step do the batch norm, the sum and the clamp that are fused with it.
+
+    Args:
+        groups: into which its outputs are parted; 0: as one.
+    """
+    memory, tensors = values.memory, values.artifact.tensors
+    if step.g is not None:
+        op.g = memory.share(f"{step.g}/{groups}", lambda: by_group(tensors[step.g], groups))
+        op.b = memory.share(f"{step.b}/{groups}", lambda: by_group(tensors[step.b], groups))
+    op.low, op.high = step.low, step.high
+    op.y = None if step.other is None else values.address(step.other)

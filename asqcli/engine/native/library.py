@@ -1,0 +1,87 @@
+"""The compiled kernels, as ctypes sees them: `Op` and the functions of csrc/kernel.h and csrc/dispatch.c."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+BLOCK, DEPTH, MOST_ROWS = 16, 4, 64
+LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS = range(3)
+OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY = range(9)
+GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
+LIBRARY = Path(__file__).parents[1] / "csrc" / "native.so"  # beside its source, where Python looks for no modules
+
+Int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
+
+
+class AdapterLayer(ctypes.Structure):
+    _fields_ = (("int8_weight", _pointer), ("float_weight", _pointer), ("row_scale", _pointer), ("bias", _pointer),
+                ("inputs", ctypes.c_int), ("outputs", ctypes.c_int))  # fmt: skip
+
+
+class Pool(ctypes.Structure):
+    _fields_ = (
+        ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
+        ("dilation_w", Int), ("top", Int), ("left", Int), ("out_h", Int), ("out_w", Int), ("ring", Int),
+        ("rows", _pointer),
+    )  # fmt: skip
+
+
+class Op(ctypes.Structure):
+    """As `Op` in kernel.h, field for field."""
+
+    _fields_ = (
+        ("kind", Int), ("x", _pointer), ("y", _pointer), ("x_sums", _pointer), ("out", _pointer),
+        ("row_sums", _pointer),
+        ("height", Int), ("width", Int), ("channels", Int), ("out_h", Int), ("out_w", Int), ("outputs", Int),
+        ("pool", Pool), ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
+        ("dilation_w", Int), ("groups", Int), ("top", Int), ("left", Int), ("bottom", Int), ("right", Int),
+        ("qmin", Int), ("qmax", Int), ("as_printed", Int), ("beta_output", Int), ("step_size", _float),
+        ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("taps", Int), ("int16_taps", Int),
+        ("winograd", Int),
+        ("plane", ctypes.c_int64), ("transformed", _pointer),
+        ("strip", _pointer), ("recompute", _pointer), ("raw", Int),
+        ("adapter", AdapterLayer * 2), ("codes", _pointer), ("sums", _pointer), ("means", _pointer),
+        ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("next", _pointer), ("offset", _pointer),
+        ("weight_scale", _pointer),
+        ("compensation", _pointer), ("bias", _pointer), ("g", _pointer), ("b", _pointer), ("low", _float),
+        ("high", _float), ("gate", Int), ("y_is_a_pixel", Int), ("windows", _pointer), ("window_size", Int),
+        ("box", Int * 3), ("from_stride", Int * 3), ("to_stride", Int * 3),
+    )  # fmt: skip
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled kernels, or None where the package was installed without a compiler."""
+    if not LIBRARY.is_file():
+        return None
+    try:
+        loaded = ctypes.CDLL(str(LIBRARY))
+    except OSError:
+        return None
+    loaded.asq_op_size.restype = loaded.asq_team_size.restype = ctypes.c_size_t
+    loaded.asq_kernel_name.restype = ctypes.c_char_p
+    loaded.asq_peak_loop.argtypes, loaded.asq_peak_loop.restype = (ctypes.c_int, ctypes.c_int64), ctypes.c_int64
+    loaded.asq_kernel_winograd.argtypes = loaded.asq_kernel_recompute.argtypes = (ctypes.c_int,)
+    loaded.asq_run.argtypes = (ctypes.c_int, ctypes.POINTER(Op), ctypes.c_int)
+    size = ctypes.c_size_t
+    loaded.asq_run_images.argtypes = (
+        *loaded.asq_run.argtypes, _pointer, ctypes.c_int, size, _pointer, _pointer, _pointer, size, _pointer,
+    )  # fmt: skip
+    loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, _pointer)
+    loaded.asq_worker_loop.argtypes = (ctypes.c_int, _pointer)
+    loaded.asq_shutdown.argtypes = (_pointer,)
+    for function in (loaded.asq_run, loaded.asq_run_images, loaded.asq_worker_loop, loaded.asq_shutdown):
+        function.restype = None
+    assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native/library.py differ"
+    return loaded
+
+
+@cache
+def compiled_kernels() -> dict[str, tuple[int, bool]]:
+    """Return name: (index, does this processor run it?) of each native kernel, the best first."""
+    loaded, kernels = library(), {}
+    while loaded is not None and (name := loaded.asq_kernel_name(len(kernels))) is not None:
+        kernels[name.decode()] = (len(kernels), bool(loaded.asq_kernel_supported(len(kernels))))
+    return kernels
