@@ -1,4 +1,4 @@
-"""One node of an artifact to the ONNX operators of its formula, as `asqcli.engine.operations` has it in NumPy.
+"""One node of an artifact to the ONNX operators of its formula, as `asqcli.engine.numpy.operations` has it in NumPy.
 
 A layer's value has the layer's name, and what lies inside it is called `layer/codes`, `layer/accumulator` and so on, so
 that two runtimes can be compared value by value.
