@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption, ThreadsOption
-from asqcli.errors import CheckFailed, InputError, PartlyUnreadable, UsageError, printable, quoted, some_of
+from asqcli.errors import CheckFailed, InputError, PartlyUnreadable, UsageError, quoted, some_of
 
 if TYPE_CHECKING:
     from asqcli.engine import Session
@@ -90,7 +90,7 @@ def infer(
     if unreadable:
         message = f"{len(unreadable)} of {len(predictions)} images cannot be read: {some_of(unreadable)}"
         document["error"] = {"code": "input", "message": message, "hint": None}
-    _show(document, predictions, verification, json_)
+    _show(document, json_)
     if unreadable:  # what could be read is shown all the same, in the one document that a script expects
         raise PartlyUnreadable(message)
     if verification is not None and not verification.exact:
@@ -275,68 +275,21 @@ def _verification(result: Verification, session: Session, run: str | None) -> di
     }
 
 
-def _show(document: dict, predictions: list[Prediction], verification, json_: bool) -> None:
-    from asqcli.cli.console import percent, print_facts, print_json, print_table, stdout
-    from asqcli.cli.preprocessing import in_words
+def _show(document: dict, json_: bool) -> None:
+    from asqcli.cli.console import print_json
+    from asqcli.cli.tables.infer import print_tables
 
-    if json_:
-        print_json(document)
-        return
-    if predictions:
-        from rich.table import Table
-
-        table = Table()
-        for heading, side in (("image", "left"), ("class", "left"), ("score", "right")):
-            table.add_column(heading, justify=side, overflow="fold")
-        for prediction in predictions:
-            if prediction.error is not None:
-                table.add_row(_text(prediction.path), "cannot be read", "")
-            for rank, c in enumerate(prediction.classes):
-                table.add_row("" if rank else _text(prediction.path), _text(c.label), f"{100 * c.score:.1f}%")
-        print_table(stdout(), f"Most likely classes, by the kernel {document['kernel']}", table)
-    if "top1" in document:
-        facts = {"measured on": document["measured_on"], "kernel": document["kernel"]}
-        facts["preprocessing"] = in_words(document["preprocessing"])
-        facts |= {"top-1": percent(document["top1"]), "top-5": percent(document["top5"])}
-        facts |= {"loss": f"{document['loss']:.4f}"}
-        print_facts("Accuracy", facts)
-    if verification is not None:
-        _show_verification(document["verify"])
+    print_json(document) if json_ else print_tables(document)
 
 
 def _show_bench(document: dict, json_: bool) -> None:
-    from asqcli.cli.bench_table import print_bench
     from asqcli.cli.console import print_json
+    from asqcli.cli.tables.bench import print_bench
 
     if json_:
         print_json(document)
     else:
         print_bench(document["bench"])
-
-
-def _text(content: object) -> str:
-    """Return a path or label for a table: nothing that a terminal obeys, nothing that it cannot show."""
-    from asqcli.cli.streams import showable
-
-    return showable(printable(str(content)))
-
-
-def _show_verification(verify: dict) -> None:
-    from asqcli.cli.console import print_facts
-
-    logits = f"{verify['logit_mismatches']:,}"
-    if verify["logit_mismatches"]:
-        logits += f", by up to {verify['max_abs_logit_difference']:.3g}"
-    print_facts(
-        f"{verify['kernels'][0]} beside {verify['kernels'][1]}",
-        {
-            "images": f"{verify['images']:,}",
-            "same label": f"{verify['label_agreement']:.2f}%",
-            "logits that differ": logits,
-            "codes that differ": f"{verify['code_mismatches']:,} in {verify['layers']} layers",
-            "accumulators that differ": f"{verify['accumulator_mismatches']:,}",
-        },
-    )
 
 
 def _difference(verification: Verification) -> str:

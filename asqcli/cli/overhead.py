@@ -65,7 +65,7 @@ def overhead(
 
         print_json(document)
     else:
-        from asqcli.cli.overhead_tables import print_tables
+        from asqcli.cli.tables.overhead import print_tables
 
         print_tables(document)
     if over:

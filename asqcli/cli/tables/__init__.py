@@ -1,0 +1,1 @@
+"""What commands show to people, drawn from the documents that they print with `--json`."""
