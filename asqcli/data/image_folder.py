@@ -6,44 +6,21 @@ It holds one folder per class, or a folder for each split that does, under one o
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from asqcli.data.folders import Folder, Walk, counted, endings, has_images, passed_over, require_whole_links, walk
-from asqcli.data.split_names import is_filler, read_split, says_unlabelled
+from asqcli.data.listing import Listing, count_once
+from asqcli.data.split_folders import SPLITS, folders_by_split, is_unlabelled, lone_folder, split_names_in
+from asqcli.data.split_names import is_filler, read_split
 from asqcli.errors import InputError, printable, quoted, some_of
 from asqcli.images import EXTENSIONS
 
-SPLITS = ("train", "val", "test")
 LINE_BREAKERS = ("Cc", "Zl", "Zp")  # categories of characters: control, line and paragraph separators
-
-
-@dataclass
-class Listing:
-    """The images of one split, class by class.
-
-    Attributes:
-        folder: the path of the folder that holds the class folders.
-        paths: of each image.
-        labels: (N,) int64, indices into the classes.
-        inodes: (N,) uint64.
-    """
-
-    folder: str
-    paths: list[str]
-    labels: np.ndarray
-    inodes: np.ndarray
-
-    def keep(self, kept: np.ndarray) -> None:
-        """Leave out the images that are not `kept`, (N,) bool."""
-        self.paths = [path for path, stays in zip(self.paths, kept, strict=True) if stays]
-        self.labels, self.inodes = self.labels[kept], self.inodes[kept]
 
 
 @dataclass(frozen=True)
@@ -72,7 +49,7 @@ def read_image_folder(path: str) -> ImageFolder:
     listed = {split: reader.list_classes(folder) for split, folder in reader.find_splits().items()}
     splits = {split: listing for split, (_, listing) in listed.items()}
     classes = _same_classes([(names, listing.folder) for names, listing in listed.values()])
-    return ImageFolder(classes, splits, (*reader.notes(), *_count_once(splits, path)))
+    return ImageFolder(classes, splits, (*reader.notes(), *count_once(splits, path)))
 
 
 def paths_of_one_split(path: str) -> list[str]:
@@ -109,9 +86,9 @@ class _Reader:
     def find_splits(self) -> dict[str, Folder]:
         """Return the folder that holds the class folders of each split, in the order of SPLITS."""
         around = self.root
-        while not (names := _split_names(around)):
-            inner = _lone(around, self.above)
-            if inner is None or not (_split_names(inner) or self._says_no_class(inner, around)):
+        while not (names := split_names_in(around)):
+            inner = lone_folder(around, self.above)
+            if inner is None or not (split_names_in(inner) or self._says_no_class(inner, around)):
                 return {"train": self._tell_wrapped(around, self.root)}
             self._enter(around)
             around = inner
@@ -119,7 +96,7 @@ class _Reader:
             self.told.append(f"the splits are the folders in {quoted(around.path)}")
         self._enter(around)
         self._pass_over_siblings(around, list(names))
-        found = _by_split(around, names)
+        found = folders_by_split(around, names)
         unusual = [f"{split} in {quoted(folder.name)}" for split, folder in found.items() if folder.name != split]
         if unusual:
             self.told.append(f"folders read as splits: {', '.join(unusual)}")
@@ -128,7 +105,7 @@ class _Reader:
     def _unwrap(self, outer: Folder) -> Folder:
         """Return the folder that holds the class folders of a split, as in `seg_train/seg_train`, `train/images`."""
         folder = outer
-        while (inner := _lone(folder, self.above)) is not None and self._says_no_class(inner, folder):
+        while (inner := lone_folder(folder, self.above)) is not None and self._says_no_class(inner, folder):
             self._enter(folder)
             folder = inner
         return self._tell_wrapped(folder, outer)
@@ -156,9 +133,9 @@ class _Reader:
                 continue
             if not has_images(folder, self.above):
                 harmless.append(f"{quoted(name)} (no images)")
-            elif _is_unlabelled(folder, self.above):
+            elif is_unlabelled(folder, self.above):
                 harmless.append(f"{quoted(name)} (no classes)")
-            elif _split_names(folder):
+            elif split_names_in(folder):
                 harmless.append(f"{quoted(name)} (splits of its own)")
             else:
                 unclear.append(quoted(name))
@@ -223,64 +200,6 @@ class _Reader:
             self.told.append(f"warning: classes that differ only in case or in how accents are stored: {some_of(same)}")
 
 
-def _split_names(folder: Folder) -> dict[str, str]:
-    """Return which folders in it are splits: by name, train, val, test or eval.
-
-    Plain names are. Names with other words are where they come in pairs (`seg_train`, `seg_test`), or stand alone.
-    """
-    read = {name: said for name in folder.folders if (said := read_split(name)) is not None}
-    pairs = defaultdict(set)
-    for said in read.values():
-        pairs[said.rest].add(said.split)
-    names = {name: said.split for name, said in read.items() if not said.rest or len(pairs[said.rest]) > 1}
-    if read and not names and (lone := _lone(folder)) is not None and lone.name in read:
-        return {lone.name: read[lone.name].split}
-    # Folders of labels or masks have a split's name too: without images they take it from no other.
-    claims = list(names.values())
-    return {n: s for n, s in names.items() if claims.count(s) == 1 or has_images(folder.folders[n], [folder])}
-
-
-def _by_split(around: Folder, names: dict[str, str]) -> dict[str, Folder]:
-    claims = defaultdict(list)
-    for name, split in names.items():
-        claims[split].append(name)
-    if measured := claims.pop("eval", []):  # the last of train, val and eval, or of train, eval and test
-        claims["val" if "test" in claims else "test"] += measured
-    for split, several in claims.items():
-        if len(several) > 1:
-            raise InputError(
-                f"{quoted(around.path)} has several folders that are named as the split {split}: "
-                f"{some_of([quoted(name) for name in sorted(several)])}",
-                "leave one of them; put the others elsewhere",
-            )
-    return {split: around.folders[claims[split][0]] for split in SPLITS if split in claims}
-
-
-def _lone(folder: Folder, above: Sequence[Folder] = ()) -> Folder | None:
-    """Return the only folder in it that has images whose classes are known; None when there are several, or none."""
-    found = None
-    around = [*above, folder]
-    for inner in folder.folders.values():
-        if has_images(inner, around) and not _is_unlabelled(inner, around):
-            if found is not None:
-                return None
-            found = inner
-    return found
-
-
-def _is_unlabelled(folder: Folder, above: Sequence[Folder]) -> bool:
-    """Is it named as one whose classes are unknown, and has no class folders, as `seg_pred/seg_pred/1.jpg`?"""
-    if not says_unlabelled(folder.name):
-        return False
-    above = [*above, folder]
-    while inner := [f for f in folder.folders.values() if has_images(f, above)]:
-        if len(inner) > 1 or not (is_filler(inner[0].name) or says_unlabelled(inner[0].name)):
-            return False
-        folder = inner[0]
-        above.append(folder)
-    return True
-
-
 def _require_classes(folder: Folder) -> None:
     names = list(folder.folders)
     if not names:
@@ -342,44 +261,3 @@ def _same_classes(listed: Sequence[tuple[tuple[str, ...], str]]) -> tuple[str, .
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
-
-
-def _count_once(splits: dict[str, Listing], root: str) -> list[str]:
-    """Leave out images that are in a class already, under another name; return what is to be told, a line each.
-
-    Equal inodes are a hint that costs nothing; the files themselves are looked at only then.
-    """
-    order = list(splits)
-    starts = np.cumsum([0, *(len(listing.paths) for listing in splits.values())])
-    _, which, counts = np.unique(
-        np.concatenate([listing.inodes for listing in splits.values()]), return_inverse=True, return_counts=True
-    )
-    files = defaultdict(list)
-    for position in np.flatnonzero(counts[which] > 1):
-        number = int(np.searchsorted(starts, position, side="right")) - 1
-        split, index = order[number], int(position - starts[number])
-        with suppress(OSError):  # gone by now: told when it is read
-            found = os.stat(splits[split].paths[index])
-            files[found.st_dev, found.st_ino].append((split, index))
-    kept = {split: np.ones(len(listing.paths), bool) for split, listing in splits.items()}
-    again, in_classes, in_splits = [], [], []
-    for same in files.values():
-        homes = {}
-        for split, index in same:
-            path, home = splits[split].paths[index], (split, int(splits[split].labels[index]))
-            if home in homes:
-                kept[split][index] = False
-                again.append(path)
-            homes.setdefault(home, path)
-        first = next(iter(homes.values()))
-        in_classes += [first] if len({label for _, label in homes}) > 1 else []
-        in_splits += [first] if len({split for split, _ in homes}) > 1 else []
-    for split, listing in splits.items():
-        if not kept[split].all():
-            listing.keep(kept[split])
-    told = {
-        "counted once, images with several names in their class": again,
-        "warning: the same file is in several classes": in_classes,
-        "warning: the same file is in several splits": in_splits,
-    }
-    return [f"{what}: {counted(paths, root)}" for what, paths in told.items() if paths]

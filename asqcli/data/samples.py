@@ -16,8 +16,10 @@ import numpy as np
 
 from asqcli.data.digits import CLASSES, load_digits
 from asqcli.data.folders import relative
-from asqcli.data.image_folder import SPLITS, Listing, read_image_folder
+from asqcli.data.image_folder import read_image_folder
 from asqcli.data.layout import CIFAR_FOLDERS, NAMES, data_kind
+from asqcli.data.listing import Listing
+from asqcli.data.split_folders import SPLITS
 from asqcli.errors import InputError, first_line, quoted
 
 HELD_OUT_SHARE = 10

@@ -1,0 +1,75 @@
+"""The images of a split, by path, and those among them that are one file under several names."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from asqcli.data.folders import counted
+
+
+@dataclass
+class Listing:
+    """The images of one split, class by class.
+
+    Attributes:
+        folder: the path of the folder that holds the class folders.
+        paths: of each image.
+        labels: (N,) int64, indices into the classes.
+        inodes: (N,) uint64.
+    """
+
+    folder: str
+    paths: list[str]
+    labels: np.ndarray
+    inodes: np.ndarray
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Leave out the images that are not `kept`, (N,) bool."""
+        self.paths = [path for path, stays in zip(self.paths, kept, strict=True) if stays]
+        self.labels, self.inodes = self.labels[kept], self.inodes[kept]
+
+
+def count_once(splits: dict[str, Listing], root: str) -> list[str]:
+    """Leave out images that are in a class already, under another name; return what is to be told, a line each.
+
+    Equal inodes are a hint that costs nothing; the files themselves are looked at only then.
+    """
+    order = list(splits)
+    starts = np.cumsum([0, *(len(listing.paths) for listing in splits.values())])
+    _, which, counts = np.unique(
+        np.concatenate([listing.inodes for listing in splits.values()]), return_inverse=True, return_counts=True
+    )
+    files = defaultdict(list)
+    for position in np.flatnonzero(counts[which] > 1):
+        number = int(np.searchsorted(starts, position, side="right")) - 1
+        split, index = order[number], int(position - starts[number])
+        with suppress(OSError):  # gone by now: told when it is read
+            found = os.stat(splits[split].paths[index])
+            files[found.st_dev, found.st_ino].append((split, index))
+    kept = {split: np.ones(len(listing.paths), bool) for split, listing in splits.items()}
+    again, in_classes, in_splits = [], [], []
+    for same in files.values():
+        homes = {}
+        for split, index in same:
+            path, home = splits[split].paths[index], (split, int(splits[split].labels[index]))
+            if home in homes:
+                kept[split][index] = False
+                again.append(path)
+            homes.setdefault(home, path)
+        first = next(iter(homes.values()))
+        in_classes += [first] if len({label for _, label in homes}) > 1 else []
+        in_splits += [first] if len({split for split, _ in homes}) > 1 else []
+    for split, listing in splits.items():
+        if not kept[split].all():
+            listing.keep(kept[split])
+    told = {
+        "counted once, images with several names in their class": again,
+        "warning: the same file is in several classes": in_classes,
+        "warning: the same file is in several splits": in_splits,
+    }
+    return [f"{what}: {counted(paths, root)}" for what, paths in told.items() if paths]
