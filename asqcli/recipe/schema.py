@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from asqcli.artifact.document import Deviation, Mean
 from asqcli.quant.levels import DEFAULT_GRID
+from asqcli.strict import Strict
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,12 +23,6 @@ LARGEST_RATE = 1e30  # of what float32 can hold
 # With the bounds of the exported file, so that what was trained can be exported.
 Means = tuple[Mean, Mean, Mean]
 Deviations = tuple[Deviation, Deviation, Deviation]
-
-
-class Section(BaseModel):
-    """What all sections share: fixed once read, no unknown key, no guessing of types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 Scale = Annotated[Literal["channel", "tensor"], Field(description="one scale per output `channel` or per `tensor`")]
@@ -42,13 +37,13 @@ EightBits = Annotated[int, Field(ge=2, le=8, description="bits per value, sign i
 FourBits = Annotated[int, Field(ge=2, le=4, description="bits per value, sign included")]
 
 
-class FloatOperand(Section):
+class FloatOperand(Strict):
     """Not quantized."""
 
     quantizer: Literal["float"] = "float"
 
 
-class UniformWeights(Section):
+class UniformWeights(Strict):
     """Whole numbers of a learned step size (LSQ)."""
 
     quantizer: Literal["lsq"] = "lsq"
@@ -56,7 +51,7 @@ class UniformWeights(Section):
     per: Scale = "channel"
 
 
-class _LevelWeights(Section):
+class _LevelWeights(Strict):
     above_four_bits: ClassVar[str] = (
         "above 4 bits the levels near zero lie closer than the step of 8-bit codes and gain nothing; "
         "use `quantizer: lsq` for the weights (`--scheme asq`)"
@@ -98,7 +93,7 @@ class ApotWeights(_LevelWeights):
     normalize: bool = Field(False, description="its weight normalisation")
 
 
-class Adapter(Section):
+class Adapter(Strict):
     """The module that adapts the step size to each input: Eq. 4."""
 
     hidden: int | str = Field(
@@ -122,14 +117,14 @@ class Adapter(Section):
         return value
 
 
-class LsqActivations(Section):
+class LsqActivations(Strict):
     """One learned step size for all inputs."""
 
     quantizer: Literal["lsq"] = "lsq"
     bits: EightBits
 
 
-class AsqActivations(Section):
+class AsqActivations(Strict):
     """A learned step size times a factor that an adapter computes from each input."""
 
     quantizer: Literal["asq"] = "asq"
@@ -141,14 +136,14 @@ class AsqActivations(Section):
     )
 
 
-class PactActivations(Section):
+class PactActivations(Strict):
     """One learned clipping threshold (Choi et al. 2018)."""
 
     quantizer: Literal["pact"] = "pact"
     bits: EightBits
 
 
-class OffsetActivations(Section):
+class OffsetActivations(Strict):
     """A learned step size and a learned offset, a whole number of steps (Bhalgat et al. 2020)."""
 
     quantizer: Literal["lsq+"] = "lsq+"
@@ -161,14 +156,14 @@ Weights = Annotated[FloatOperand | QuantizedWeights, Field(discriminator="quanti
 Activations = Annotated[FloatOperand | QuantizedActivations, Field(discriminator="quantizer")]
 
 
-class LayerRule(Section):
+class LayerRule(Strict):
     """What differs in the layers that a pattern matches; keys as in `weights` and `activations`."""
 
-    weights: dict = {}
-    activations: dict = {}
+    weights: dict = Field(default_factory=dict)
+    activations: dict = Field(default_factory=dict)
 
 
-class Data(Section):
+class Data(Strict):
     """Where images come from and how they reach the network."""
 
     name: Annotated[str, StringConstraints(min_length=1)] = Field(
@@ -214,7 +209,7 @@ RampSteps = Annotated[
 ]
 
 
-class Warmup(Section):
+class Warmup(Strict):
     """Float training before quantization, where no weights can be had or the head is new."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(
@@ -225,7 +220,7 @@ class Warmup(Section):
     lr_ramp_steps: RampSteps = 0
 
 
-class Distillation(Section):
+class Distillation(Strict):
     """A float teacher: the network as it was before quantization."""
 
     weight: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -236,7 +231,7 @@ class Distillation(Section):
     )
 
 
-class Train(Section):
+class Train(Strict):
     """The paper's section 4.1, and below `warmup` what is off in the paper."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(description="epochs of quantized training")
@@ -278,7 +273,7 @@ class Train(Section):
     )
 
 
-class Calibration(Section):
+class Calibration(Strict):
     """Starting values of steps and thresholds, from training batches."""
 
     batches: Annotated[int, Field(ge=1)] = Field(4, description="training batches for the starting values")
@@ -289,7 +284,7 @@ class Calibration(Section):
     )
 
 
-class Quantization(Section):
+class Quantization(Strict):
     """What becomes of a network's layers."""
 
     weights: Weights
@@ -313,7 +308,7 @@ class Quantization(Section):
         return any(q not in (None, "float") for q in operands)
 
 
-class _Subject(Section):
+class _Subject(Strict):
     """What is trained, on what. A base of its own so that it comes first in a written recipe."""
 
     model: Annotated[str, StringConstraints(min_length=1)] = Field(

@@ -22,8 +22,9 @@ from asqcli.errors import InputError, first_line, printable
 from asqcli.files import check_readable, what_is_wrong, write_atomically
 from asqcli.models.state import StateParts
 from asqcli.nn.prepare import LayerPlan
-from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
+from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe
 from asqcli.run.fingerprint import Fingerprint, fingerprint_among, fingerprint_tensors, with_prefix
+from asqcli.strict import Strict
 from asqcli.train.optimizer import KEPT, UPDATES
 from asqcli.train.progress import Progress
 
@@ -68,7 +69,7 @@ Count = Annotated[int, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class _Facts(Section):
+class _Facts(Strict):
     """`Progress.facts`; None stands for what is not known yet, and never in a file."""
 
     weights: str
@@ -82,7 +83,7 @@ class _Facts(Section):
     warnings: list[str] = None
 
 
-class _Progress(Section):
+class _Progress(Strict):
     phase: Literal["warmup", "float", "qat"]
     epoch: Count
     step: Count
@@ -93,7 +94,7 @@ class _Progress(Section):
     facts: _Facts
 
 
-class _Plan(Section):
+class _Plan(Strict):
     name: str
     kind: Literal["conv", "depthwise", "linear"]
     weights: Annotated[QuantizedWeights, Field(discriminator="quantizer")] | None
@@ -101,7 +102,7 @@ class _Plan(Section):
     signed: bool
 
 
-class StateParameters(Section):
+class StateParameters(Strict):
     """What a state dict holds besides tensors; older files have neither."""
 
     versions: dict[str, int] = Field(default_factory=dict)
