@@ -15,8 +15,9 @@ from typing import ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from asqcli.errors import RecipeError, did_you_mean
+from asqcli.quant.spec import LsqActivations, UniformWeights
 from asqcli.recipe.mistakes import OPERANDS, Mistake, Source, mistake_in_words, models_by_quantizer
-from asqcli.recipe.schema import FloatOperand, LsqActivations, Quantization, UniformWeights
+from asqcli.recipe.schema import FloatOperand, Quantization
 
 SHOWN_NAMES = 5
 _END_LAYERS = {"weights": UniformWeights(bits=8), "activations": LsqActivations(bits=8)}

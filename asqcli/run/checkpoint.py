@@ -22,7 +22,8 @@ from asqcli.errors import InputError, first_line, printable
 from asqcli.files import check_readable, what_is_wrong, write_atomically
 from asqcli.models.state import StateParts
 from asqcli.nn.prepare import LayerPlan
-from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe
+from asqcli.quant.spec import AnyActivationSpec, AnyWeightSpec
+from asqcli.recipe.schema import Recipe
 from asqcli.run.fingerprint import Fingerprint, fingerprint_among, fingerprint_tensors, with_prefix
 from asqcli.strict import Strict
 from asqcli.train.optimizer import KEPT, UPDATES
@@ -97,8 +98,8 @@ class _Progress(Strict):
 class _Plan(Strict):
     name: str
     kind: Literal["conv", "depthwise", "linear"]
-    weights: Annotated[QuantizedWeights, Field(discriminator="quantizer")] | None
-    activations: Annotated[QuantizedActivations, Field(discriminator="quantizer")] | None
+    weights: Annotated[AnyWeightSpec, Field(discriminator="quantizer")] | None
+    activations: Annotated[AnyActivationSpec, Field(discriminator="quantizer")] | None
     signed: bool
 
 
