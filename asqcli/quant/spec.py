@@ -5,7 +5,7 @@ A description is read without the code around it: `asq recipe keys` and KEYS.md 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,11 +35,6 @@ class UniformWeights(Strict):
 
 
 class LevelWeights(Strict):
-    above_four_bits: ClassVar[str] = (
-        "above 4 bits the levels near zero lie closer than the step of 8-bit codes and gain nothing; "
-        "use `quantizer: lsq` for the weights (`--scheme asq`)"
-    )
-
     bits: FourBits
     per: Scale = "channel"
 
