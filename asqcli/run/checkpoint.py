@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from asqcli.errors import InputError, first_line, printable
 from asqcli.files import check_readable, what_is_wrong, write_atomically
 from asqcli.models.state import StateParts
-from asqcli.nn.prepare import LayerPlan
-from asqcli.quant.spec import AnyActivationSpec, AnyWeightSpec
+from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.schema import Recipe
 from asqcli.run.fingerprint import Fingerprint, fingerprint_among, fingerprint_tensors, with_prefix
 from asqcli.strict import Strict
@@ -48,7 +47,7 @@ class Checkpoint:
 
     Attributes:
         recipe: as resolved.
-        plans: of the quantized layers; empty while the network is float.
+        specs: of the quantized layers; empty while the network is float.
         classes: names, in label order.
         model: the state dict, with the versions of its modules.
         optimizer: `optimizer_state` of the optimizer.
@@ -58,7 +57,7 @@ class Checkpoint:
 
     recipe: Recipe
     progress: Progress
-    plans: list[LayerPlan]
+    specs: list[LayerSpec]
     classes: tuple[str, ...]
     model: dict[str, Tensor]
     optimizer: dict[str, dict[str, Tensor]]
@@ -95,11 +94,7 @@ class _Progress(Strict):
     facts: _Facts
 
 
-class _Plan(Strict):
-    name: str
-    kind: Literal["conv", "depthwise", "linear"]
-    weights: Annotated[AnyWeightSpec, Field(discriminator="quantizer")] | None
-    activations: Annotated[AnyActivationSpec, Field(discriminator="quantizer")] | None
+class _CalibratedLayer(LayerSpec):
     signed: bool
 
 
@@ -116,7 +111,7 @@ class _Document(StateParameters):
     format: Literal[1]
     recipe: Recipe
     progress: _Progress
-    plans: list[_Plan]
+    plans: list[_CalibratedLayer]  # as specs were called when the format was made
     classes: Annotated[list[str], Field(min_length=1)]
     companions: list[str]  # names of step hooks
     digest: str
@@ -146,7 +141,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "recipe": checkpoint.recipe.model_dump(mode="json"),
         "progress": asdict(checkpoint.progress),
-        "plans": [asdict(plan) for plan in checkpoint.plans],
+        "plans": [spec.model_dump(mode="json") for spec in checkpoint.specs],
         "classes": list(checkpoint.classes),
         "companions": list(checkpoint.hooks),
         "versions": parts.versions,
@@ -214,7 +209,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         recipe=checked.recipe,
         progress=Progress(**checked.progress.model_dump(exclude_unset=True)),
-        plans=[LayerPlan(**plan.model_dump(exclude_unset=True)) for plan in checked.plans],
+        specs=[LayerSpec(**dict(spec)) for spec in checked.plans],
         classes=tuple(checked.classes),
         model=StateParts(with_prefix(tensors, MODEL), checked.extra, checked.versions).joined(),
         optimizer={kind: state for kind, p in OPTIMIZER.items() if (state := with_prefix(tensors, p))},
