@@ -21,9 +21,9 @@ from asqcli.export.network import export_network
 from asqcli.export.proof import Prover
 from asqcli.files import write_atomically
 from asqcli.nn.calibration import calibrate
-from asqcli.nn.plan import plan_layers
 from asqcli.nn.prepare import project_steps
-from asqcli.nn.survey import survey
+from asqcli.nn.survey import require_quantizable, survey
+from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.load import Draft, check, overlay_scheme
 from asqcli.recipe.schema import IMAGENET_MEAN, IMAGENET_STD, Quantization
 from asqcli.run.trial_export import findings
@@ -69,11 +69,12 @@ def quantize_module(
     quantization = check(draft, "the arguments", Quantization)
     example = batches[0][:1]
     seen = survey(model, example)
-    plans = plan_layers(quantization, model, seen, source="the arguments")
+    require_quantizable(model, seen)
+    specs = resolve_layers(quantization, seen.layers, source="the arguments")
     classes = tuple(map(str, range(seen.output.shape[-1]))) if isinstance(seen.output, Tensor) else ()
-    for text in findings(model, plans, example, classes):
+    for text in findings(model, specs, example, classes):
         warnings.warn(text, AsqWarning, stacklevel=2)
-    calibrate(model, plans, batches, start=start)
+    calibrate(model, specs, batches, start=start)
     return model
 
 

@@ -17,8 +17,8 @@ def test_settings_of_single_layers(tiny_net):
         layers={"pointwise": {"weights": {"quantizer": "post", "bits": 4, "grid": "7/5"}}},
     )
     layers = dict(quant_layers(tiny_net))
-    assert layers["pointwise"].weight_quantizer.level_set.largest == 40
-    assert layers["stem"].weight_quantizer.code_bits == 3 and layers["stem"].activation_quantizer.adapter is None
+    assert layers["pointwise"].weight_quantizer.spec.level_set.largest == 40
+    assert layers["stem"].weight_quantizer.spec.code_bits == 3 and layers["stem"].activation_quantizer.adapter is None
     assert layers["depthwise"].activation_quantizer.adapter is not None
 
 

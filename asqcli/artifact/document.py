@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from asqcli.artifact.nodes import AnyNode, Conv, Linear, QuantizedLayer
-from asqcli.artifact.nodes.base import Name, Part, Side
+from asqcli.artifact.nodes.base import Name, Side
+from asqcli.strict import Strict
 
 FORMAT = 1
 
@@ -18,7 +19,7 @@ Mean = Annotated[float, Field(ge=-1e6, le=1e6)]  # with the bounds of a deviatio
 Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
-class Input(Part):
+class Input(Strict):
     """From a decoded image to value 0."""
 
     image_size: Side
@@ -27,7 +28,7 @@ class Input(Part):
     std: tuple[Deviation, Deviation, Deviation]
 
 
-class Provenance(Part):
+class Provenance(Strict):
     """Where the network came from; for people, and without times, hosts or paths."""
 
     asqcli: Name
@@ -38,7 +39,7 @@ class Provenance(Part):
     epochs: int | None = None
 
 
-class Document(Part):
+class Document(Strict):
     format: Literal[1]
     input: Input
     classes: Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(min_length=1, max_length=2**17)]

@@ -15,7 +15,7 @@ from asqcli.errors import printable
 from asqcli.train.reporter import Reporter
 
 if TYPE_CHECKING:
-    from asqcli.nn.prepare import LayerPlan
+    from asqcli.quant.spec import LayerSpec, QuantizerSpec
 
 PIPED_WIDTH = 120
 
@@ -85,42 +85,26 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}%"
 
 
-def print_layers(console: Console, plans: list[LayerPlan]) -> None:
+def print_layers(console: Console, specs: list[LayerSpec]) -> None:
     """Print what becomes of each layer: what is quantized, how, to how many bits."""
     table = Table()
     for heading in ("layer", "kind", "weights", "activations", "input", "adapter"):
         table.add_column(heading)
-    for plan in plans:
-        signed = {None: "seen at calibration", True: "signed", False: "unsigned"}[plan.signed]
-        activations = plan.activations
-        adapter = (activations or {}).get("adapter")
+    for spec in specs:
+        signed = {None: "seen at calibration", True: "signed", False: "unsigned"}[spec.signed]
         table.add_row(
-            showable(printable(plan.name)),
-            plan.kind,
-            _operand(plan.weights),
-            _operand(activations),
-            signed if activations else "",
-            _adapter(adapter) if adapter else "",
+            showable(printable(spec.name)),
+            spec.kind,
+            _operand(spec.weights),
+            _operand(spec.activations),
+            "" if spec.activations is None else signed,
+            "" if spec.adapter is None else str(spec.adapter),
         )
     print_table(console, "Layers in the order of execution", table)
 
 
-def _adapter(settings: dict) -> str:
-    details = [f"hidden {settings['hidden']}"]
-    details += ["float"] if settings["bits"] == "float" else []
-    details += ["relu"] if settings["output"] == "relu" else []
-    return ", ".join(details)
-
-
-def _operand(settings: dict | None) -> str:
-    if settings is None:
-        return "float"
-    details = [str(settings[k]) for k in ("grid",) if k in settings]
-    details += ["per tensor"] if settings.get("per") == "tensor" else []
-    details += ["printed levels"] if settings.get("levels") == "printed" else []
-    details += ["normalized"] if settings.get("normalize") else []
-    details += ["Eq. 6"] if settings.get("dequantize_by") == "step_size" else []
-    return f"{settings['quantizer']} {settings['bits']} bits" + (f" ({', '.join(details)})" if details else "")
+def _operand(spec: QuantizerSpec | None) -> str:
+    return "float" if spec is None else str(spec)
 
 
 class ConsoleReporter(Reporter):
@@ -136,8 +120,8 @@ class ConsoleReporter(Reporter):
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def plan(self, plans: list[LayerPlan]) -> None:
-        print_layers(self.console, plans)
+    def plan(self, specs: list[LayerSpec]) -> None:
+        print_layers(self.console, specs)
 
     def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:
         self.close()

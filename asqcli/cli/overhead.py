@@ -89,8 +89,8 @@ def _row(network, bits: int) -> dict:
     from asqcli.overhead.published import published_cost
     from asqcli.overhead.stored import stored_cost
 
-    scheme, plans = _plans(network, bits)
-    published, stored = published_cost(network, bits), stored_cost(network, plans)
+    scheme, specs = _specs(network, bits)
+    published, stored = published_cost(network, bits), stored_cost(network, specs)
     return {
         "bits": bits,
         "scheme": scheme,
@@ -103,10 +103,10 @@ def _row(network, bits: int) -> dict:
     }
 
 
-def _plans(network, bits: int):
-    """Return what `asq quantize MODEL --bits B` makes of the layers: its scheme, POST where that exists, and plans."""
-    from asqcli.nn.plan import plans_for
+def _specs(network, bits: int):
+    """Return what `asq quantize MODEL --bits B` makes of the layers: its scheme, POST where that exists, and specs."""
     from asqcli.quant.levels import MAX_POWER_BITS
+    from asqcli.recipe.layers import resolve_layers
     from asqcli.recipe.load import Draft, check, overlay_scheme
     from asqcli.recipe.schema import Quantization
 
@@ -114,7 +114,7 @@ def _plans(network, bits: int):
     draft = Draft()
     overlay_scheme(draft, scheme, bits)
     quantization = check(draft, "the command line", Quantization)
-    return scheme, plans_for(quantization, network.layers, source="the command line")
+    return scheme, resolve_layers(quantization, network.layers, source="the command line")
 
 
 def _document(model: str, network, rows: list[dict], per_layer: bool) -> dict:

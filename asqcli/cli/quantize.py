@@ -109,8 +109,8 @@ def _start(request, device, threads, out, force, dry_run, profile, json_) -> Non
     with StopSignals() as signals:
         context = _run_context(device, threads, signals)
         if dry_run:
-            plans = entry.dry_run(resolved.recipe, context, source=resolved.source)
-            _show_dry_run(resolved.recipe, plans, json_)
+            specs = entry.dry_run(resolved.recipe, context, source=resolved.source)
+            _show_dry_run(resolved.recipe, specs, json_)
             return
         if profile:
             _show_profile(entry.profile(resolved.recipe, context, source=resolved.source), json_)
@@ -178,9 +178,7 @@ def _run_context(device, threads, signals):
     )
 
 
-def _show_dry_run(recipe, plans, json_) -> None:
-    from dataclasses import asdict
-
+def _show_dry_run(recipe, specs, json_) -> None:
     import yaml
 
     from asqcli.cli.console import print_json, print_layers, stdout
@@ -188,11 +186,11 @@ def _show_dry_run(recipe, plans, json_) -> None:
 
     resolved = recipe.model_dump(mode="json")
     if json_:
-        print_json({"schema": 1, "recipe": resolved, "layers": [asdict(plan) for plan in plans]})
+        print_json({"schema": 1, "recipe": resolved, "layers": [spec.model_dump(mode="json") for spec in specs]})
         return
     results().write(yaml.safe_dump(resolved, sort_keys=False))
-    if plans:
-        print_layers(stdout(), plans)
+    if specs:
+        print_layers(stdout(), specs)
 
 
 def _show_profile(profile, json_: bool) -> None:

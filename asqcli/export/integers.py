@@ -16,7 +16,7 @@ from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.quant.activation_quantizers import ActivationQuantizer, StepSizeQuantizer
 from asqcli.quant.adapter import Adapter
 from asqcli.quant.levels import INT8_MAX
-from asqcli.quant.weight_quantizers import WeightQuantizer
+from asqcli.quant.spec import WeightSpec
 
 
 class TensorStore:
@@ -60,7 +60,7 @@ def require_integers(name: str, layer: QuantConv2d | QuantLinear) -> None:
                 f"train it with bits for them: `first_last: 8`, or a rule for `{name}` under `layers`",
             )
     if not layer.weight_quantizer.integer:
-        largest = max(layer.weight_quantizer.level_table)
+        largest = max(layer.weight_quantizer.spec.level_table)
         if largest > INT8_MAX:  # the printed 4-bit POT levels
             reason = f"has weights with levels up to {largest:g}, and the engine's are 8-bit integers"
             raise UnsupportedError(f"layer `{name}` {reason}", "train with `levels: codes`")
@@ -72,15 +72,15 @@ def require_integers(name: str, layer: QuantConv2d | QuantLinear) -> None:
 @torch.no_grad()
 def store_weights(name: str, layer: QuantConv2d | QuantLinear, store: TensorStore) -> nodes.Weights:
     """Store a layer's weight codes, level table, scales and bias."""
-    quantizer: WeightQuantizer = layer.weight_quantizer
+    spec: WeightSpec = layer.weight_quantizer.spec
     levels, scale, _ = layer.integer_weight()
     return nodes.Weights(
         shape=tuple(layer.weight.shape),
-        code_bits=quantizer.code_bits,
-        codes=store.add(f"{name}.codes", pack(_codes(levels, quantizer.level_table), quantizer.code_bits), np.uint8),
-        levels=store.add_level_table(quantizer.level_table),
+        code_bits=spec.code_bits,
+        codes=store.add(f"{name}.codes", pack(_codes(levels, spec.level_table), spec.code_bits), np.uint8),
+        levels=store.add_level_table(spec.level_table),
         scale=store.add(f"{name}.scale", scale, np.float32),
-        scale_per="channel" if quantizer.per_channel else "tensor",
+        scale_per=spec.per,
         bias=None if layer.bias is None else store.add(f"{name}.bias", layer.bias, np.float32),
     )
 
@@ -112,7 +112,7 @@ def _store_adapter(name: str, adapter: Adapter, store: TensorStore) -> nodes.Ada
     for index, layer in enumerate(adapter.layers):
         prefix = f"{name}.adapter.{index}"
         weight, row_scale = adapter.integer_weight(layer)
-        exact = adapter.bits is None
+        exact = adapter.spec.bits == "float"
         layers.append(
             nodes.AdapterLayer(
                 outputs=layer.out_features,
@@ -121,7 +121,7 @@ def _store_adapter(name: str, adapter: Adapter, store: TensorStore) -> nodes.Ada
                 bias=store.add(f"{prefix}.bias", layer.bias, np.float32),
             )
         )
-    return nodes.Adapter(layers=tuple(layers), output=adapter.output)
+    return nodes.Adapter(layers=tuple(layers), output=adapter.spec.output)
 
 
 @torch.no_grad()

@@ -4,9 +4,8 @@ calls       which modules a network calls, in which order, on inputs of which sh
 record      one run, written down function by function: what export lowers and a proof compares
 modes       evaluation for a while
 survey      run the float network once: which layers can be quantized, on how many channels
-plan        a recipe's settings to one plan per layer
 calibration signedness and starting values of the quantizers
-prepare     replace them by quantized layers, as a plan says
+prepare     replace them by quantized layers, as their specs say
 proof       find out from records whether the network calls these, and nothing in their place
 layers      the quantized layers; their evaluation is the integer engine's arithmetic, operation by operation
 arithmetic  in evaluation, pools and gates are the engine's too, called as modules or as functions

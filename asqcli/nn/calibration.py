@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from asqcli.errors import UnsupportedError
 from asqcli.nn.forward import run_in_evaluation
 from asqcli.nn.modes import evaluating, modes_in_training
-from asqcli.nn.prepare import LayerPlan, prepare, quant_layers
+from asqcli.nn.prepare import prepare, quant_layers
+from asqcli.quant.spec import LayerSpec
 
 # Values kept of each layer's input, over all batches. A stride through the batch takes them from every image and
 # channel.
@@ -71,26 +72,26 @@ def _watch_forward(layer: nn.Module, watch: Callable, undo: ExitStack) -> None:
     layer.forward = watched
 
 
-def calibrate(model: nn.Module, plans: list[LayerPlan], batches: Iterable[Tensor], *, start: str) -> list[LayerPlan]:
+def calibrate(model: nn.Module, specs: list[LayerSpec], batches: Iterable[Tensor], *, start: str) -> list[LayerSpec]:
     """Quantize the float `model` in place and give every quantizer its starting values.
 
     Args:
-        plans: one per layer to quantize; returned with `signed` filled in.
+        specs: one per layer to quantize; returned with `signed` filled in.
         batches: training images, (N, 3, H, W) each, on the model's device.
         start: "mse" for the least squared error, or "lsq" for 2 * mean|x| / sqrt(qmax).
     """
     batches = list(batches)
-    statistics = observe_inputs(model, [plan.name for plan in plans], batches)
-    plans = [replace(plan, signed=statistics[plan.name].signed) for plan in plans]
+    statistics = observe_inputs(model, [spec.name for spec in specs], batches)
+    specs = [spec.model_copy(update={"signed": statistics[spec.name].signed}) for spec in specs]
     trained = modes_in_training(model)
-    prepare(model, plans, torch.zeros_like(batches[0][:1]))
+    prepare(model, specs, torch.zeros_like(batches[0][:1]))
     _require_same_modes(trained, modes_in_training(model))
     for name, layer in quant_layers(model):
         if layer.weight_quantizer is not None:
             layer.weight_quantizer.start(layer.weight, start)
         if layer.activation_quantizer is not None:
             layer.activation_quantizer.start(statistics[name].samples, start)
-    return plans
+    return specs
 
 
 def _require_same_modes(before: dict[str, bool], after: dict[str, bool]) -> None:

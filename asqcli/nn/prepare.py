@@ -1,10 +1,9 @@
-"""Put fake quantizers into a float network, as a plan says, and prove that the network calls them: any module tree."""
+"""Put fake quantizers into a float network, as specified, and prove that the network calls them: any module tree."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,30 +14,12 @@ from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.nn.proof import prove
 from asqcli.nn.record import Record, record_or_refuse
 from asqcli.quant.activation_quantizers import ActivationQuantizer, make_activation_quantizer
+from asqcli.quant.spec import LayerSpec
 from asqcli.quant.weight_quantizers import WeightQuantizer, make_weight_quantizer
 
 
-@dataclass(frozen=True)
-class LayerPlan:
-    """How one layer is to be quantized, in plain values that fit in JSON.
-
-    Attributes:
-        name: as in `named_modules`.
-        kind: conv, depthwise or linear.
-        weights: arguments of `make_weight_quantizer`, or None for float.
-        activations: arguments of `make_activation_quantizer`, or None for float.
-        signed: can the layer's input be negative? None while it has not been observed.
-    """
-
-    name: str
-    kind: str
-    weights: dict | None
-    activations: dict | None
-    signed: bool | None = None
-
-
-def prepare(model: nn.Module, plans: list[LayerPlan], example: Tensor) -> nn.Module:
-    """Replace the planned layers of `model` by quantized ones, in place, and return it.
+def prepare(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> nn.Module:
+    """Replace the specified layers of `model` by quantized ones, in place, and return it.
 
     Steps and thresholds are 1 until `calibrate` or `load_state_dict` sets them. Every batch norm is replaced by one
     that evaluates in the engine's arithmetic, which pools and gates do too; parameters, statistics and hooks are shared
@@ -46,32 +27,32 @@ def prepare(model: nn.Module, plans: list[LayerPlan], example: Tensor) -> nn.Mod
 
     Args:
         model: a float network; the quantized one when it returns.
-        plans: one per layer to quantize; `signed` is known in each that has quantized activations.
+        specs: one per layer to quantize; `signed` is known in each that has quantized activations.
         example: one input, (1, 3, H, W), for a run before and after.
     Raises:
         UnsupportedError: a layer cannot be replaced, or the network does not call what replaced it; `model` is float.
     """
     with ExitStack() as undo:
-        _put_in(model, plans, example, undo)
+        _put_in(model, specs, example, undo)
         undo.pop_all()
     return model
 
 
 @contextmanager
-def prepared(model: nn.Module, plans: list[LayerPlan], example: Tensor) -> Iterator[Record]:
+def prepared(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> Iterator[Record]:
     """Hold `model` as `prepare` would leave it, and give its run; afterwards it is as it was, the generator included.
 
     Not a copy: what a copy is made of is not what a closure in it calls. A layer whose signedness was not seen yet is
     taken as signed, which changes neither calls nor sizes.
     """
-    plans = [plan if plan.signed is not None else replace(plan, signed=True) for plan in plans]
+    specs = [spec if spec.signed is not None else spec.model_copy(update={"signed": True}) for spec in specs]
     with torch.random.fork_rng(devices=[]), ExitStack() as undo:
-        yield _put_in(model, plans, example, undo)
+        yield _put_in(model, specs, example, undo)
 
 
-def _put_in(model: nn.Module, plans: list[LayerPlan], example: Tensor, undo: ExitStack) -> Record:
+def _put_in(model: nn.Module, specs: list[LayerSpec], example: Tensor, undo: ExitStack) -> Record:
     before = record_or_refuse(model, example)
-    twins = {model.get_submodule(plan.name): _quantized_layer(model.get_submodule(plan.name), plan) for plan in plans}
+    twins = {model.get_submodule(spec.name): _quantized_layer(model.get_submodule(spec.name), spec) for spec in specs}
     # By identity, and not through named_children, which names a shared module once: each name gets the same new module.
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -113,16 +94,16 @@ _STATE_HOOKS = (
 )
 
 
-def _quantized_layer(layer: nn.Module, plan: LayerPlan) -> nn.Module:
+def _quantized_layer(layer: nn.Module, spec: LayerSpec) -> nn.Module:
     weight_quantizer = activation_quantizer = None
     linear = isinstance(layer, nn.Linear)
-    if plan.weights is not None:
-        weight_quantizer = make_weight_quantizer(layer.weight.shape[0], **plan.weights)
-    if plan.activations is not None:
-        assert plan.signed is not None, f"signedness of {plan.name} was never observed"
+    if spec.weights is not None:
+        weight_quantizer = make_weight_quantizer(layer.weight.shape[0], spec.weights)
+    if spec.activations is not None:
+        assert spec.signed is not None, f"signedness of {spec.name} was never observed"
         channels = layer.in_features if linear else layer.in_channels
         activation_quantizer = make_activation_quantizer(
-            channels, signed=plan.signed, channels_last=linear, **plan.activations
+            channels, spec.activations, signed=spec.signed, channels_last=linear
         )
     twin = QuantLinear if linear else QuantConv2d
     return twin.from_float(layer, weight_quantizer, activation_quantizer).to(layer.weight.device)

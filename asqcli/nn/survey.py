@@ -122,6 +122,17 @@ def require_logits(output: object, classes: int, *, name: str) -> None:
         )
 
 
+def require_quantizable(model: nn.Module, seen: Survey) -> None:
+    """Find out whether a float network, as its survey saw it, can be quantized.
+
+    Raises:
+        UnsupportedError: it has layers that cannot be, or none that can.
+    """
+    refuse_unsupported(model)
+    if not seen.layers:
+        raise UnsupportedError("the network calls no Conv2d or Linear layer that could be quantized")
+
+
 def refuse_unsupported(model: nn.Module) -> None:
     """Refuse a network with layers that would stay in float unnoticed.
 

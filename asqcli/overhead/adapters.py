@@ -1,19 +1,12 @@
-"""What the adapter of one layer holds and computes, by the layer's input channels."""
+"""What an adapter of the paper's size holds and computes, by the input channels of its layer."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-from asqcli.quant.adapter import hidden_features, layer_widths
+from asqcli.quant.spec import AdapterSpec
 
-
-def adapter_widths(channels: int, hidden: int | str = "quarter") -> tuple[int, ...]:
-    """Return the widths from an adapter's input to beta; `hidden` as in a recipe.
-
-    >>> adapter_widths(64), adapter_widths(3)
-    ((64, 16, 1), (3, 1))
-    """
-    return tuple(layer_widths(channels, hidden_features(channels, hidden)))
+PAPER_ADAPTER = AdapterSpec()
 
 
 def adapter_parameters(channels: int) -> int:
@@ -22,7 +15,7 @@ def adapter_parameters(channels: int) -> int:
     >>> adapter_parameters(64)
     1057
     """
-    return sum(i * o + o for i, o in pairwise(adapter_widths(channels)))
+    return sum(i * o + o for i, o in pairwise(PAPER_ADAPTER.widths(channels)))
 
 
 def adapter_products(channels: int) -> int:
@@ -31,4 +24,4 @@ def adapter_products(channels: int) -> int:
     >>> adapter_products(64)
     1040
     """
-    return sum(i * o for i, o in pairwise(adapter_widths(channels)))
+    return sum(i * o for i, o in pairwise(PAPER_ADAPTER.widths(channels)))

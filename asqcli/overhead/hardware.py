@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import get_args
 
-from asqcli.overhead.adapters import adapter_products, adapter_widths
+from asqcli.overhead.adapters import PAPER_ADAPTER, adapter_products
 from asqcli.overhead.count import Network
 from asqcli.overhead.published import multiply_adds
-from asqcli.quant.levels import MAX_POWER_BITS, apot_levels, post_levels, pot_levels
+from asqcli.quant.levels import MAX_POWER_BITS
+from asqcli.quant.spec import AnyWeightSpec, LevelWeights
 
 UNIFORM = "uniform"
-LEVEL_SETS = {"post": post_levels, "pot": pot_levels, "apot": apot_levels}
+WITH_LEVELS = tuple(kind for kind in get_args(AnyWeightSpec) if issubclass(kind, LevelWeights))
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ def weight_operations(network: Network, bits: int) -> dict[str, Operations]:
     if bits > MAX_POWER_BITS:
         return kinds
     powers = {}
-    for name, levels in LEVEL_SETS.items():
-        shifts = round(in_middle * shift_share(levels(bits).magnitudes))
-        powers[name] = Operations(shifts, in_middle - shifts, at_ends, at_ends + in_middle)
+    for spec in (kind(bits=bits) for kind in WITH_LEVELS):
+        shifts = round(in_middle * shift_share(spec.level_set.magnitudes))
+        powers[spec.quantizer] = Operations(shifts, in_middle - shifts, at_ends, at_ends + in_middle)
     return powers | kinds
 
 
@@ -81,7 +83,7 @@ def float_operations(network: Network) -> FloatOperations:
     """Return what adapters and epilogues compute. Two divisions for each adapter, and ReLUs, are left out."""
     adapter_multiplications = adapter_additions = 0
     for layer in network.middle:
-        products, rows = adapter_products(layer.in_channels), sum(adapter_widths(layer.in_channels)[1:])
+        products, rows = adapter_products(layer.in_channels), sum(PAPER_ADAPTER.widths(layer.in_channels)[1:])
         means = layer.in_channels if layer.input_values > layer.calls * layer.in_channels else 0
         adapter_multiplications += layer.calls * (means + products + rows + 1)
         adapter_additions += layer.calls * (products + rows) + (layer.input_values if means else 0)

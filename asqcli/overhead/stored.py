@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 
-from asqcli.nn.prepare import LayerPlan
-from asqcli.overhead.adapters import adapter_widths
 from asqcli.overhead.count import Layer, Network
 from asqcli.overhead.published import percent
-from asqcli.quant.weight_quantizers import make_weight_quantizer
+from asqcli.quant.spec import LayerSpec
 
 FLOAT_BYTES = 4
 
@@ -104,25 +102,24 @@ def adapter_bytes(widths: Iterable[int], bits: int = 8) -> int:
     return sum(i * o * bits // 8 + o * per_row for i, o in pairwise(widths))
 
 
-def stored_layer(layer: Layer, plan: LayerPlan) -> StoredLayer:
-    """Return what an export stores of a layer that is quantized as `plan` says; both operands are quantized."""
-    quantizer = make_weight_quantizer(layer.out_channels, **plan.weights)
-    adapter = plan.activations.get("adapter")
+def stored_layer(layer: Layer, spec: LayerSpec) -> StoredLayer:
+    """Return what an export stores of a layer that is quantized as `spec` says; both operands are quantized."""
+    weights, adapter = spec.weights, spec.adapter
     return StoredLayer(
         weights=layer.weights,
-        code_bits=quantizer.code_bits,
-        level_table=tuple(quantizer.level_table),
-        weight_scales=quantizer.scale_parameter_shape[0],
+        code_bits=weights.code_bits,
+        level_table=weights.level_table,
+        weight_scales=weights.scale_count(layer.out_channels),
         biases=layer.biases,
-        adapter_widths=adapter_widths(layer.in_channels, adapter["hidden"]) if adapter else (),
-        adapter_bits=32 if adapter and adapter["bits"] == "float" else 8,
+        adapter_widths=() if adapter is None else adapter.widths(layer.in_channels),
+        adapter_bits=32 if adapter is not None and adapter.bits == "float" else 8,
     )
 
 
-def stored_cost(network: Network, plans: Iterable[LayerPlan]) -> StoredBytes:
-    """Return what an export of `network` stores when its layers are quantized as `plans` say, one for each layer."""
+def stored_cost(network: Network, specs: Iterable[LayerSpec]) -> StoredBytes:
+    """Return what an export of `network` stores when its layers are quantized as `specs` say, one for each layer."""
     return stored_bytes(
-        [stored_layer(layer, plan) for layer, plan in zip(network.layers, plans, strict=True)],
+        [stored_layer(layer, spec) for layer, spec in zip(network.layers, specs, strict=True)],
         batch_norm_channels=network.batch_norm_channels,
         float_parameters=network.float_parameters,
     )

@@ -6,6 +6,7 @@ A quantized value is a *code* with a meaning. Activations are uniform: value = c
 Weights go through a table: value = level_table[code] * weight_scale, where the table holds small integers,
 so that training's fake quantizer, its evaluation and an integer engine can all use the same numbers.
 
+    spec       what a quantizer is, in settings
     bounds     bits and signedness to qmin, qmax         levels     level sets and their tables
     fake_quant the paper's autograd functions            baselines  PACT's and LSQ+'s
     step_size  starting values                           ordered    sums whose order is fixed

@@ -7,11 +7,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from asqcli.errors import UsageError
-from asqcli.quant.adapter import Adapter, hidden_features
+from asqcli.quant.adapter import Adapter
 from asqcli.quant.baselines import fake_quantize_offset, fake_quantize_pact, zero_point
 from asqcli.quant.bounds import integer_bounds
 from asqcli.quant.fake_quant import fake_quantize, gradient_scale, quantize
+from asqcli.quant.spec import ActivationSpec, AsqActivations, LsqActivations, OffsetActivations, PactActivations
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
 
 MOST_LOST = 0.75  # share of the values other than 0 that a starting step may round to 0
@@ -21,20 +21,20 @@ class ActivationQuantizer(nn.Module, ABC):
     """What every activation quantizer promises.
 
     Attributes:
-        bits: of a code.
+        spec: bits and options.
         signed: can the input be negative?
         largest_code: bound of the magnitude of what `quantize` returns.
         adapter: what adapts the step size to each sample, in ASQ.
     """
 
-    bits: int
-    signed: bool
     largest_code: int
-    adapter: Adapter | None
 
-    def __init__(self, *, bits: int, signed: bool, adapter: Adapter | None = None) -> None:
+    def __init__(self, spec: ActivationSpec, *, signed: bool, adapter: Adapter | None = None) -> None:
         super().__init__()
-        self.bits, self.signed, self.adapter = bits, signed, adapter
+        self.spec, self.signed, self.adapter = spec, signed, adapter
+
+    def extra_repr(self) -> str:
+        return f"{self.spec}, {'signed' if self.signed else 'unsigned'}"
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -60,26 +60,17 @@ class ActivationQuantizer(nn.Module, ABC):
 class StepSizeQuantizer(ActivationQuantizer):
     """LSQ, or ASQ when it holds an adapter: codes times one step size, adapted to each sample.
 
-    Args:
-        bits: 2 to 8.
-        signed: can the input be negative?
-        adapter: None for LSQ.
-        dequantize_by: "adapted_step_size" (what Eq. 7 is the gradient of), or "step_size" (Eq. 6 as printed).
+    Attributes:
+        dequantizes_as_printed: codes become values by the step size, Eq. 6 as printed; otherwise by the adapted step
+            size, which is what Eq. 7 is the gradient of.
     """
 
-    def __init__(
-        self,
-        *,
-        bits: int,
-        signed: bool,
-        adapter: Adapter | None = None,
-        dequantize_by: str = "adapted_step_size",
-    ) -> None:
-        super().__init__(bits=bits, signed=signed, adapter=adapter)
-        self.qmin, self.qmax = integer_bounds(bits, signed=signed)
+    def __init__(self, spec: LsqActivations | AsqActivations, *, signed: bool, adapter: Adapter | None = None) -> None:
+        super().__init__(spec, signed=signed, adapter=adapter)
+        self.qmin, self.qmax = integer_bounds(spec.bits, signed=signed)
         self.largest_code = max(-self.qmin, self.qmax)
         self.step_size = nn.Parameter(torch.ones(()))
-        self.dequantizes_as_printed = adapter is not None and dequantize_by == "step_size"
+        self.dequantizes_as_printed = isinstance(spec, AsqActivations) and spec.dequantize_by == "step_size"
 
     def forward(self, x: Tensor) -> Tensor:
         beta = None if self.adapter is None else self.adapter(x)
@@ -115,14 +106,12 @@ class StepSizeQuantizer(ActivationQuantizer):
 class PactQuantizer(ActivationQuantizer):
     """PACT: codes times a `qmax`-th of one learned clipping threshold.
 
-    Args:
-        bits: 2 to 8.
-        signed: can the input be negative? The range is then symmetric, one code unused.
+    For inputs that can be negative the range is symmetric, one code unused.
     """
 
-    def __init__(self, *, bits: int, signed: bool) -> None:
-        super().__init__(bits=bits, signed=signed)
-        self.qmax = self.largest_code = integer_bounds(bits, signed=signed)[1]
+    def __init__(self, spec: PactActivations, *, signed: bool) -> None:
+        super().__init__(spec, signed=signed)
+        self.qmax = self.largest_code = integer_bounds(spec.bits, signed=signed)[1]
         self.qmin = -self.qmax if signed else 0
         self.clipping_threshold = nn.Parameter(torch.ones(()))
 
@@ -148,16 +137,13 @@ class PactQuantizer(ActivationQuantizer):
 class OffsetQuantizer(ActivationQuantizer):
     """LSQ+: steps counted from a learned offset, for ranges that are neither one-sided nor symmetric.
 
-    The offset is a whole number of steps, so that codes minus zero point are integers with 0 among them.
-
-    Args:
-        bits: 2 to 8.
-        signed: can the input be negative? Otherwise the offset starts at 0.
+    The offset is a whole number of steps, so that codes minus zero point are integers with 0 among them. For inputs
+    that cannot be negative it starts at 0.
     """
 
-    def __init__(self, *, bits: int, signed: bool) -> None:
-        super().__init__(bits=bits, signed=signed)
-        self.qmax = self.largest_code = integer_bounds(bits, signed=False)[1]
+    def __init__(self, spec: OffsetActivations, *, signed: bool) -> None:
+        super().__init__(spec, signed=signed)
+        self.qmax = self.largest_code = integer_bounds(spec.bits, signed=False)[1]
         self.step_size = nn.Parameter(torch.ones(()))
         self.offset = nn.Parameter(torch.zeros(()))
 
@@ -222,37 +208,23 @@ def start_step_size(samples: Tensor, qmin: int, qmax: int, method: str) -> Tenso
 
 
 def make_activation_quantizer(
-    channels: int,
-    *,
-    quantizer: str,
-    bits: int,
-    signed: bool,
-    channels_last: bool,
-    adapter: dict | None = None,
-    dequantize_by: str = "adapted_step_size",
+    channels: int, spec: ActivationSpec, *, signed: bool, channels_last: bool
 ) -> ActivationQuantizer:
-    """Return the activation quantizer that a recipe's `activations` section describes.
+    """Return the quantizer that `spec` describes.
 
     Args:
         channels: of the layer's input.
-        channels_last: is the channel dimension the last one (Linear) or the second (Conv2d)?
-        adapter: for asq, its section: hidden, bits, output.
-    Raises:
-        UsageError: unknown quantizer.
+        signed: can that be negative?
+        channels_last: is its channel dimension the last one (Linear) or the second (Conv2d)?
     """
-    if quantizer == "pact":
-        return PactQuantizer(bits=bits, signed=signed)
-    if quantizer == "lsq+":
-        return OffsetQuantizer(bits=bits, signed=signed)
-    if quantizer == "lsq":
-        return StepSizeQuantizer(bits=bits, signed=signed)
-    if quantizer != "asq":
-        raise UsageError(f"unknown activation quantizer `{quantizer}`, choose lsq, asq, pact, lsq+")
-    module = Adapter(
-        channels,
-        hidden=hidden_features(channels, adapter["hidden"]),
-        bits=None if adapter["bits"] == "float" else adapter["bits"],
-        output=adapter["output"],
-        channels_last=channels_last,
-    )
-    return StepSizeQuantizer(bits=bits, signed=signed, adapter=module, dequantize_by=dequantize_by)
+    match spec:
+        case LsqActivations():
+            return StepSizeQuantizer(spec, signed=signed)
+        case AsqActivations():
+            adapter = Adapter(channels, spec.adapter, channels_last=channels_last)
+            return StepSizeQuantizer(spec, signed=signed, adapter=adapter)
+        case PactActivations():
+            return PactQuantizer(spec, signed=signed)
+        case OffsetActivations():
+            return OffsetQuantizer(spec, signed=signed)
+    raise TypeError(f"no quantizer of activations is made from a {type(spec).__name__}")

@@ -12,34 +12,9 @@ from torch.nn import functional as F
 from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA
 from asqcli.quant.fake_quant import fake_quantize, quantize
 from asqcli.quant.ordered import ordered_linear, ordered_mean
+from asqcli.quant.spec import AdapterSpec
 
-HIDDEN_RATIO = 4
-NARROW = 8  # below this many channels a hidden layer would have one unit at most
 WEIGHT_QMAX = 127
-
-
-def hidden_features(channels: int, hidden: int | str) -> int | None:
-    """Return the adapter's hidden width, or None for a single linear layer.
-
-    Args:
-        channels: of the quantizer's input.
-        hidden: "quarter" of the channels, as in the paper, or a number.
-
-    >>> hidden_features(64, "quarter"), hidden_features(4, "quarter"), hidden_features(64, 8)
-    (16, None, 8)
-    """
-    if channels < NARROW:
-        return None
-    return channels // HIDDEN_RATIO if hidden == "quarter" else int(hidden)
-
-
-def layer_widths(channels: int, hidden: int | None) -> list[int]:
-    """Return the adapter's widths from its input to beta: each neighbouring pair is a linear layer.
-
-    >>> layer_widths(64, 16), layer_widths(4, None)
-    ([64, 16, 1], [4, 1])
-    """
-    return [channels, 1] if hidden is None else [channels, hidden, 1]
 
 
 class Adapter(nn.Module):
@@ -54,28 +29,18 @@ class Adapter(nn.Module):
 
     Args:
         channels: of the input.
-        hidden: units of the hidden layer, or None for a single linear layer.
-        bits: 8, or None for float32 weights.
-        output: "reciprocal" or "relu".
+        spec: hidden units, bits of the weights, form of the output.
         channels_last: is the channel dimension of the input the last one (Linear) or the second (Conv2d)?
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        hidden: int | None,
-        bits: int | None = 8,
-        output: str = "reciprocal",
-        channels_last: bool = False,
-    ) -> None:
+    def __init__(self, channels: int, spec: AdapterSpec, *, channels_last: bool = False) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(layer_widths(channels, hidden)))
-        self.bits, self.output, self.channels_last = bits, output, channels_last
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(spec.widths(channels)))
+        self.spec, self.channels_last = spec, channels_last
         last = self.layers[-1]
         # Near 0 but not at 0: at 0 the hidden layer would get no gradient in the first step.
         nn.init.normal_(last.weight, std=0.01 / channels**0.5)
-        nn.init.constant_(last.bias, 1.0 if output == "relu" else 0.0)
+        nn.init.constant_(last.bias, 1.0 if spec.output == "relu" else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return beta, (N, 1, .., 1) with as many dimensions as `x`, float32.
@@ -95,7 +60,7 @@ class Adapter(nn.Module):
             if layer is not self.layers[0]:
                 hidden = F.relu(hidden)
             weight = layer.weight
-            if self.bits is not None:
+            if self.spec.bits != "float":
                 weight = fake_quantize(weight, _row_scale(weight), qmin=-WEIGHT_QMAX, qmax=WEIGHT_QMAX)
             hidden = F.linear(hidden, weight, layer.bias)
         return hidden
@@ -111,15 +76,18 @@ class Adapter(nn.Module):
             hidden = ordered_linear(hidden, weight.double(), scale.double(), layer.bias.double())
         return hidden
 
+    def extra_repr(self) -> str:
+        return str(self.spec)
+
     def integer_weight(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
         """Return (whole numbers in -127..127, scale of each row); with float weights, themselves and 1."""
-        if self.bits is None:
+        if self.spec.bits == "float":
             return layer.weight, torch.ones_like(layer.bias)
         scale = _row_scale(layer.weight)
         return quantize(layer.weight, scale, qmin=-WEIGHT_QMAX, qmax=WEIGHT_QMAX), scale.squeeze(1)
 
     def _beta(self, t: Tensor) -> Tensor:
-        if self.output == "relu":
+        if self.spec.output == "relu":
             return t.relu().clamp(min=PAPER_SMALLEST_BETA)
         return torch.where(t >= 0, 1 + t, 1 / (1 - t.clamp(max=0)))
 

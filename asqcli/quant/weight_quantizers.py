@@ -16,7 +16,7 @@ from asqcli.quant.fake_quant import (
     quantize,
     quantize_to_levels,
 )
-from asqcli.quant.levels import DEFAULT_GRID, LevelSet, apot_levels, post_levels, pot_levels, uniform_level_table
+from asqcli.quant.spec import ApotWeights, LevelWeights, UniformWeights, WeightSpec
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
 
 START_SAMPLES, START_SAMPLES_PER_ROW = 2**16, 2**10
@@ -26,15 +26,16 @@ class WeightQuantizer(nn.Module, ABC):
     """What both weight quantizers promise.
 
     Weights of shape (C_out, ..) share one scale parameter per output channel, or one per tensor.
+
+    Args:
+        channels: C_out.
+        spec: bits, levels, and what shares a scale.
     """
 
-    code_bits: int
-    level_table: tuple[float, ...]
-
-    def __init__(self, channels: int, *, per_channel: bool) -> None:
+    def __init__(self, channels: int, spec: WeightSpec) -> None:
         super().__init__()
-        self.per_channel = per_channel
-        self.scale_parameter_shape = (channels if per_channel else 1,)
+        self.spec = spec
+        self.scale_parameter_shape = (spec.scale_count(channels),)
 
     @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
@@ -63,6 +64,9 @@ class WeightQuantizer(nn.Module, ABC):
         """Are all levels integers, so that an integer engine can run them?"""
         return True
 
+    def extra_repr(self) -> str:
+        return str(self.spec)
+
     def _sampled_rows(self, weight: Tensor) -> Tensor:
         """Return `_rows`, long ones sampled at the same places for every call: enough for a start."""
         rows = self._rows(weight)
@@ -82,18 +86,11 @@ class WeightQuantizer(nn.Module, ABC):
 
 
 class UniformWeightQuantizer(WeightQuantizer):
-    """LSQ weights: whole numbers of a learned step size, in two's complement.
+    """LSQ weights: whole numbers of a learned step size, in two's complement."""
 
-    Args:
-        channels: C_out.
-        bits: 2 to 8.
-        per_channel: one step size per output channel, or one for all.
-    """
-
-    def __init__(self, channels: int, *, bits: int, per_channel: bool = True) -> None:
-        super().__init__(channels, per_channel=per_channel)
-        self.qmin, self.qmax = integer_bounds(bits, signed=True)
-        self.code_bits, self.level_table = bits, uniform_level_table(bits)
+    def __init__(self, channels: int, spec: UniformWeights) -> None:
+        super().__init__(channels, spec)
+        self.qmin, self.qmax = integer_bounds(spec.bits, signed=True)
         self.step_size = nn.Parameter(torch.ones(self.scale_parameter_shape))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -128,20 +125,15 @@ class UniformWeightQuantizer(WeightQuantizer):
 class LevelWeightQuantizer(WeightQuantizer):
     """POST, POT or APoT weights: entries of a level table times a learned clipping threshold.
 
-    Args:
-        channels: C_out.
-        level_set: the levels.
-        per_channel: one threshold per output channel, or one for all.
+    Attributes:
         normalize: subtract the mean of the layer's weights and divide by their standard deviation first (APoT's
             weight normalisation).
     """
 
-    def __init__(
-        self, channels: int, *, level_set: LevelSet, per_channel: bool = True, normalize: bool = False
-    ) -> None:
-        super().__init__(channels, per_channel=per_channel)
-        self.level_set, self.normalize = level_set, normalize
-        self.code_bits, self.level_table = level_set.code_bits, level_set.level_table
+    def __init__(self, channels: int, spec: LevelWeights) -> None:
+        super().__init__(channels, spec)
+        self.level_set = spec.level_set
+        self.normalize = isinstance(spec, ApotWeights) and spec.normalize
         self.clipping_threshold = nn.Parameter(torch.ones(self.scale_parameter_shape))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -178,24 +170,8 @@ class LevelWeightQuantizer(WeightQuantizer):
         return (weight - weight.mean()) / weight.std() if self.normalize else weight
 
 
-def make_weight_quantizer(
-    channels: int,
-    *,
-    quantizer: str,
-    bits: int,
-    per: str = "channel",
-    grid: str = DEFAULT_GRID,
-    levels: str = "codes",
-    normalize: bool = False,
-) -> WeightQuantizer:
-    """Return the weight quantizer that a recipe's `weights` section describes."""
-    per_channel = per == "channel"
-    if quantizer == "lsq":
-        return UniformWeightQuantizer(channels, bits=bits, per_channel=per_channel)
-    printed = levels == "printed"
-    level_set = {
-        "post": lambda: post_levels(bits, grid=grid, printed=printed),
-        "pot": lambda: pot_levels(bits, printed=printed),
-        "apot": lambda: apot_levels(bits),
-    }[quantizer]()
-    return LevelWeightQuantizer(channels, level_set=level_set, per_channel=per_channel, normalize=normalize)
+def make_weight_quantizer(channels: int, spec: WeightSpec) -> WeightQuantizer:
+    """Return the quantizer that `spec` describes, for weights of `channels` output channels."""
+    if isinstance(spec, UniformWeights):
+        return UniformWeightQuantizer(channels, spec)
+    return LevelWeightQuantizer(channels, spec)

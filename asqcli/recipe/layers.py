@@ -1,5 +1,5 @@
-"""Name patterns to the settings of each layer: `weights` and `activations`, then the first and last layer's policy,
-then rules.
+"""Name patterns to the spec of each layer: `weights` and `activations`, then the first and last layer's policy, then
+rules.
 
 layers:
   layer1.*: {weights: {bits: 3}}          later rules lie over earlier ones
@@ -9,25 +9,30 @@ layers:
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
 from asqcli.errors import RecipeError, did_you_mean
+from asqcli.quant.spec import LayerSpec, LsqActivations, QuantizerSpec, UniformWeights
 from asqcli.recipe.mistakes import OPERANDS, Mistake, Source, mistake_in_words, models_by_quantizer
-from asqcli.recipe.schema import FloatOperand, LsqActivations, Quantization, UniformWeights
+from asqcli.recipe.schema import FloatOperand, Quantization
+from asqcli.strict import Strict
 
 SHOWN_NAMES = 5
+_FLOAT = FloatOperand()
 _END_LAYERS = {"weights": UniformWeights(bits=8), "activations": LsqActivations(bits=8)}
 
 
-@dataclass(frozen=True)
-class LayerSettings:
-    """One layer's settings in plain values; None for float."""
+class Layer(Protocol):
+    """What is known of a layer that can be quantized: its name and its kind, as in a LayerSpec."""
 
-    weights: dict | None
-    activations: dict | None
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
 
 
 def drop_inapplicable(section: dict, quantizer: str | None, operand: str) -> None:
@@ -38,36 +43,49 @@ def drop_inapplicable(section: dict, quantizer: str | None, operand: str) -> Non
             del section[key]
 
 
-def resolve_layers(recipe: Quantization, names: list[str], source: str) -> dict[str, LayerSettings]:
-    """Return the settings of each layer.
+def resolve_layers(recipe: Quantization, layers: Sequence[Layer], *, source: str) -> list[LayerSpec]:
+    """Return the spec of each layer; signedness is not known yet.
 
     Args:
-        names: of the layers that can be quantized, in the order of execution.
+        layers: those that can be quantized, in the order of execution: the first and the last are special.
         source: where the recipe came from, for error messages.
     Raises:
         RecipeError: patterns match no layer, or a rule does not fit what lies under it.
     """
-    dead = [pattern for pattern in recipe.layers if not fnmatch.filter(names, pattern)]
-    shown = names if len(names) <= SHOWN_NAMES else [*names[: SHOWN_NAMES - 1], "..", names[-1]]
-    listed = f"the layers are {', '.join(shown)}"
-    mistakes = [
-        (f"the rule `layers.{p}` in {source} matches no layer", did_you_mean(p.replace("*", ""), names) or listed)
-        for p in dead
-    ]
-    ends, settings = {names[0], names[-1]}, {}
+    names = [layer.name for layer in layers]
+    mistakes = _unmatched(recipe, names, source)
+    operands: list[dict[str, QuantizerSpec | None]] = []
     for name in names:
-        operands = {}
+        own = {}
         for operand in OPERANDS:
-            section = _base(recipe, operand, at_end=name in ends)
-            for pattern, rule in recipe.layers.items():
-                if fnmatch.fnmatchcase(name, pattern):
-                    section, wrong = _overlay_rule(section, getattr(rule, operand), operand, pattern, _Plain())
-                    mistakes += [m for m in wrong if m not in mistakes]
-            operands[operand] = None if section["quantizer"] == "float" else section
-        settings[name] = LayerSettings(**operands)
+            section, wrong = _operand(recipe, operand, name, at_end=name in (names[0], names[-1]))
+            mistakes += [m for m in wrong if m not in mistakes]
+            own[operand] = None if section == _FLOAT else section
+        operands.append(own)
     if mistakes:
         raise RecipeError(mistakes, source)
-    return settings
+    return [LayerSpec(name=layer.name, kind=layer.kind, **own) for layer, own in zip(layers, operands, strict=True)]
+
+
+def _unmatched(recipe: Quantization, names: list[str], source: str) -> list[Mistake]:
+    """Return the rules that match no layer."""
+    shown = names if len(names) <= SHOWN_NAMES else [*names[: SHOWN_NAMES - 1], "..", names[-1]]
+    listed = f"the layers are {', '.join(shown)}"
+    return [
+        (f"the rule `layers.{p}` in {source} matches no layer", did_you_mean(p.replace("*", ""), names) or listed)
+        for p in recipe.layers
+        if not fnmatch.filter(names, p)
+    ]
+
+
+def _operand(recipe: Quantization, operand: str, name: str, *, at_end: bool) -> tuple[Strict | dict, list[Mistake]]:
+    """Return one layer's `weights` or `activations` under all rules that match it, and the mistakes in these."""
+    section, mistakes = _base(recipe, operand, at_end=at_end), []
+    for pattern, rule in recipe.layers.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            section, wrong = _overlay_rule(section, getattr(rule, operand), operand, pattern, _Plain())
+            mistakes += wrong
+    return section, mistakes
 
 
 def rule_mistakes(source: Source) -> list[Mistake]:
@@ -79,7 +97,7 @@ def rule_mistakes(source: Source) -> list[Mistake]:
     for pattern, rule in source.values["layers"].items():
         for operand in OPERANDS:
             change = rule.get(operand) if isinstance(rule, dict) else None
-            bases = source.values[operand], _END_LAYERS[operand].model_dump()
+            bases = source.values[operand], _END_LAYERS[operand]
             base_is_sound = not _overlay_rule(bases[0], {}, operand, pattern, source)[1]
             if isinstance(change, dict) and base_is_sound:
                 wrong = [_overlay_rule(base, change, operand, pattern, source)[1] for base in bases]
@@ -88,33 +106,32 @@ def rule_mistakes(source: Source) -> list[Mistake]:
 
 
 def _overlay_rule(
-    section: dict, change: dict, operand: str, pattern: str, source: Source
-) -> tuple[dict, list[Mistake]]:
-    """Return the section with a rule's change laid over it, and the mistakes in it."""
-    section = dict(section)
+    base: Strict | dict, change: dict, operand: str, pattern: str, source: Source
+) -> tuple[Strict | dict, list[Mistake]]:
+    """Return what a rule's change makes of what lies under it, checked; or unchecked, and the mistakes in it."""
+    section = base.model_dump() if isinstance(base, Strict) else dict(base)
     drop_inapplicable(section, change.get("quantizer"), operand)
     for key, value in change.items():
         both_sections = isinstance(value, dict) and isinstance(section.get(key), dict)
         section[key] = {**section[key], **value} if both_sections else value
     try:
-        checked = TypeAdapter(OPERANDS[operand]).validate_python(section)
+        return TypeAdapter(OPERANDS[operand]).validate_python(section), []
     except ValidationError as error:
         inside = ("layers", pattern, operand)
         return section, [mistake_in_words(e, source, inside=inside) for e in error.errors()]
-    return checked.model_dump(), []
 
 
-def _base(recipe: Quantization, operand: str, *, at_end: bool) -> dict:
-    """Return the section that rules are laid over: the recipe's own, or the first and last layer's."""
+def _base(recipe: Quantization, operand: str, *, at_end: bool) -> Strict:
+    """Return what rules are laid over: the recipe's own, or the first and last layer's."""
     own = getattr(recipe, operand)
-    if not at_end or own.quantizer == "float":
-        return own.model_dump()
+    if not at_end or own == _FLOAT:
+        return own
     if recipe.first_last == "float":
-        return FloatOperand().model_dump()
+        return _FLOAT
     if recipe.first_last == "same":
         # The first and last layers never have an adapter.
-        return (LsqActivations(bits=own.bits) if own.quantizer == "asq" else own).model_dump()
-    return _END_LAYERS[operand].model_dump()
+        return LsqActivations(bits=own.bits) if own.quantizer == "asq" else own
+    return _END_LAYERS[operand]
 
 
 class _Plain:

@@ -9,6 +9,8 @@ from typing import Any, Protocol, get_args
 from pydantic import BaseModel
 
 from asqcli.errors import did_you_mean
+from asqcli.quant.bounds import MAX_BITS
+from asqcli.quant.spec import LevelWeights
 from asqcli.recipe.schema import Activations, LayerRule, Recipe, Weights
 
 Mistake = tuple[str, str | None]  # message, hint
@@ -21,6 +23,10 @@ _BOUNDS = {
     "less_than_equal": "at most {le}",
     "less_than": "below {lt}",
 }
+_ABOVE_FOUR_BITS = (
+    "above 4 bits the levels near zero lie closer than the step of 8-bit codes and gain nothing; "
+    "use `quantizer: lsq` for the weights (`--scheme asq`)"
+)
 _TYPES = {
     "finite_number": "a finite number",
     "int_type": "a whole number",
@@ -93,13 +99,14 @@ def mistake_in_words(error: dict, source: Source, *, inside: Keys = ()) -> Mista
 
 
 def _wrong_bits(key: str, where: str, given: int, model: type[BaseModel]) -> Mistake:
-    above_four_bits = getattr(model, "above_four_bits", None)
-    most = 8 if above_four_bits is None else 4
-    name = model.model_fields["quantizer"].default.upper()
-    message = f"`{key}` is {given}{where}, choose 2 to {most}" + (f" with {name} levels" if most == 4 else "")
-    if given > 8:
+    bounds = model.model_fields["bits"].metadata
+    least, most = (next(getattr(b, name) for b in bounds if hasattr(b, name)) for name in ("ge", "le"))
+    has_levels = issubclass(model, LevelWeights)
+    levels = f" with {model.model_fields['quantizer'].default.upper()} levels" if has_levels else ""
+    message = f"`{key}` is {given}{where}, choose {least} to {most}{levels}"
+    if given > MAX_BITS:
         return message, "for an unquantized layer use `quantizer: float`"
-    return message, above_four_bits if given > most else None
+    return message, _ABOVE_FOUR_BITS if has_levels and given > most else None
 
 
 def _key_path(location: Keys) -> Keys:

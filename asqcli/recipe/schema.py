@@ -6,17 +6,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from asqcli.artifact.document import Deviation, Mean
-from asqcli.quant.levels import DEFAULT_GRID
+from asqcli.quant.spec import AnyActivationSpec, AnyWeightSpec
+from asqcli.strict import Strict
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-MOST_HIDDEN = 2**14
 LARGEST_RATE = 1e30  # of what float32 can hold
 
 # With the bounds of the exported file, so that what was trained can be exported.
@@ -24,151 +24,24 @@ Means = tuple[Mean, Mean, Mean]
 Deviations = tuple[Deviation, Deviation, Deviation]
 
 
-class Section(BaseModel):
-    """What all sections share: fixed once read, no unknown key, no guessing of types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-Scale = Annotated[Literal["channel", "tensor"], Field(description="one scale per output `channel` or per `tensor`")]
-Levels = Annotated[
-    Literal["codes", "printed"],
-    Field(
-        description="`codes`: what b bits can name; `printed`: the 2^b + 1 levels of Eqs. 3 and 17, in b + 1 bits "
-        "(4-bit `post`: not on the grid 17/12; 4-bit `pot`: not for integers, its levels go up to 128)"
-    ),
-]
-EightBits = Annotated[int, Field(ge=2, le=8, description="bits per value, sign included")]
-FourBits = Annotated[int, Field(ge=2, le=4, description="bits per value, sign included")]
-
-
-class FloatOperand(Section):
+class FloatOperand(Strict):
     """Not quantized."""
 
     quantizer: Literal["float"] = "float"
 
 
-class UniformWeights(Section):
-    """Whole numbers of a learned step size (LSQ)."""
-
-    quantizer: Literal["lsq"] = "lsq"
-    bits: EightBits
-    per: Scale = "channel"
+Weights = Annotated[FloatOperand | AnyWeightSpec, Field(discriminator="quantizer")]
+Activations = Annotated[FloatOperand | AnyActivationSpec, Field(discriminator="quantizer")]
 
 
-class _LevelWeights(Section):
-    above_four_bits: ClassVar[str] = (
-        "above 4 bits the levels near zero lie closer than the step of 8-bit codes and gain nothing; "
-        "use `quantizer: lsq` for the weights (`--scheme asq`)"
-    )
-
-    bits: FourBits
-    per: Scale = "channel"
-
-
-class PostWeights(_LevelWeights):
-    """Powers of the square root of two: the paper's Eq. 17, on a grid of integers."""
-
-    quantizer: Literal["post"] = "post"
-    grid: Literal["7/5", "17/12", "exact"] = Field(
-        DEFAULT_GRID,
-        description="the fraction that stands for √2: `7/5` (1% off, small integers, faster), `17/12` (0.2% off), "
-        "`exact` (not for integers)",
-    )
-    levels: Levels = "codes"
-
-    @model_validator(mode="after")
-    def _fits_int8(self):
-        if (self.bits, self.grid, self.levels) == (4, "17/12", "printed"):
-            raise ValueError("the printed 4-bit levels do not fit in int8 on the grid 17/12: choose 7/5 or exact")
-        return self
-
-
-class PotWeights(_LevelWeights):
-    """Powers of two: Eq. 3."""
-
-    quantizer: Literal["pot"] = "pot"
-    levels: Levels = "codes"
-
-
-class ApotWeights(_LevelWeights):
-    """Additive powers of two (Li et al. 2020)."""
-
-    quantizer: Literal["apot"] = "apot"
-    normalize: bool = Field(False, description="its weight normalisation")
-
-
-class Adapter(Section):
-    """The module that adapts the step size to each input: Eq. 4."""
-
-    hidden: int | str = Field(
-        "quarter",
-        description="hidden units: a quarter of the channels, or a number",
-        json_schema_extra={
-            "anyOf": [{"const": "quarter"}, {"type": "integer", "minimum": 1, "maximum": MOST_HIDDEN}],
-        },
-    )
-    bits: Literal[8, "float"] = Field(8, description="bits of the adapter's weights")
-    output: Literal["reciprocal", "relu"] = Field(
-        "reciprocal",
-        description="`reciprocal`: beta = 1 + t, for t below zero 1 / (1 - t); `relu`: the paper's form, which can die",
-    )
-
-    @field_validator("hidden")
-    @classmethod
-    def _quarter_or_units(cls, value):
-        if value != "quarter" and not (isinstance(value, int) and 1 <= value <= MOST_HIDDEN):
-            raise ValueError(f"choose quarter or a number of units from 1 to {MOST_HIDDEN}")
-        return value
-
-
-class LsqActivations(Section):
-    """One learned step size for all inputs."""
-
-    quantizer: Literal["lsq"] = "lsq"
-    bits: EightBits
-
-
-class AsqActivations(Section):
-    """A learned step size times a factor that an adapter computes from each input."""
-
-    quantizer: Literal["asq"] = "asq"
-    bits: EightBits
-    adapter: Adapter = Adapter()
-    dequantize_by: Literal["adapted_step_size", "step_size"] = Field(
-        "adapted_step_size",
-        description="the step size that turns codes into values; `step_size`: Eq. 6 as printed",
-    )
-
-
-class PactActivations(Section):
-    """One learned clipping threshold (Choi et al. 2018)."""
-
-    quantizer: Literal["pact"] = "pact"
-    bits: EightBits
-
-
-class OffsetActivations(Section):
-    """A learned step size and a learned offset, a whole number of steps (Bhalgat et al. 2020)."""
-
-    quantizer: Literal["lsq+"] = "lsq+"
-    bits: EightBits
-
-
-QuantizedWeights = UniformWeights | PostWeights | PotWeights | ApotWeights
-QuantizedActivations = LsqActivations | AsqActivations | PactActivations | OffsetActivations
-Weights = Annotated[FloatOperand | QuantizedWeights, Field(discriminator="quantizer")]
-Activations = Annotated[FloatOperand | QuantizedActivations, Field(discriminator="quantizer")]
-
-
-class LayerRule(Section):
+class LayerRule(Strict):
     """What differs in the layers that a pattern matches; keys as in `weights` and `activations`."""
 
-    weights: dict = {}
-    activations: dict = {}
+    weights: dict = Field(default_factory=dict)
+    activations: dict = Field(default_factory=dict)
 
 
-class Data(Section):
+class Data(Strict):
     """Where images come from and how they reach the network."""
 
     name: Annotated[str, StringConstraints(min_length=1)] = Field(
@@ -214,7 +87,7 @@ RampSteps = Annotated[
 ]
 
 
-class Warmup(Section):
+class Warmup(Strict):
     """Float training before quantization, where no weights can be had or the head is new."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(
@@ -225,7 +98,7 @@ class Warmup(Section):
     lr_ramp_steps: RampSteps = 0
 
 
-class Distillation(Section):
+class Distillation(Strict):
     """A float teacher: the network as it was before quantization."""
 
     weight: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -236,7 +109,7 @@ class Distillation(Section):
     )
 
 
-class Train(Section):
+class Train(Strict):
     """The paper's section 4.1, and below `warmup` what is off in the paper."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(description="epochs of quantized training")
@@ -278,7 +151,7 @@ class Train(Section):
     )
 
 
-class Calibration(Section):
+class Calibration(Strict):
     """Starting values of steps and thresholds, from training batches."""
 
     batches: Annotated[int, Field(ge=1)] = Field(4, description="training batches for the starting values")
@@ -289,7 +162,7 @@ class Calibration(Section):
     )
 
 
-class Quantization(Section):
+class Quantization(Strict):
     """What becomes of a network's layers."""
 
     weights: Weights
@@ -313,7 +186,7 @@ class Quantization(Section):
         return any(q not in (None, "float") for q in operands)
 
 
-class _Subject(Section):
+class _Subject(Strict):
     """What is trained, on what. A base of its own so that it comes first in a written recipe."""
 
     model: Annotated[str, StringConstraints(min_length=1)] = Field(

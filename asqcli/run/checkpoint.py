@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from asqcli.errors import InputError, first_line, printable
 from asqcli.files import check_readable, what_is_wrong, write_atomically
 from asqcli.models.state import StateParts
-from asqcli.nn.prepare import LayerPlan
-from asqcli.recipe.schema import QuantizedActivations, QuantizedWeights, Recipe, Section
+from asqcli.quant.spec import LayerSpec
+from asqcli.recipe.schema import Recipe
 from asqcli.run.fingerprint import Fingerprint, fingerprint_among, fingerprint_tensors, with_prefix
+from asqcli.strict import Strict
 from asqcli.train.optimizer import KEPT, UPDATES
 from asqcli.train.progress import Progress
 
@@ -46,7 +47,7 @@ class Checkpoint:
 
     Attributes:
         recipe: as resolved.
-        plans: of the quantized layers; empty while the network is float.
+        specs: of the quantized layers; empty while the network is float.
         classes: names, in label order.
         model: the state dict, with the versions of its modules.
         optimizer: `optimizer_state` of the optimizer.
@@ -56,7 +57,7 @@ class Checkpoint:
 
     recipe: Recipe
     progress: Progress
-    plans: list[LayerPlan]
+    specs: list[LayerSpec]
     classes: tuple[str, ...]
     model: dict[str, Tensor]
     optimizer: dict[str, dict[str, Tensor]]
@@ -68,7 +69,7 @@ Count = Annotated[int, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class _Facts(Section):
+class _Facts(Strict):
     """`Progress.facts`; None stands for what is not known yet, and never in a file."""
 
     weights: str
@@ -82,7 +83,7 @@ class _Facts(Section):
     warnings: list[str] = None
 
 
-class _Progress(Section):
+class _Progress(Strict):
     phase: Literal["warmup", "float", "qat"]
     epoch: Count
     step: Count
@@ -93,15 +94,11 @@ class _Progress(Section):
     facts: _Facts
 
 
-class _Plan(Section):
-    name: str
-    kind: Literal["conv", "depthwise", "linear"]
-    weights: Annotated[QuantizedWeights, Field(discriminator="quantizer")] | None
-    activations: Annotated[QuantizedActivations, Field(discriminator="quantizer")] | None
+class _CalibratedLayer(LayerSpec):
     signed: bool
 
 
-class StateParameters(Section):
+class StateParameters(Strict):
     """What a state dict holds besides tensors; older files have neither."""
 
     versions: dict[str, int] = Field(default_factory=dict)
@@ -114,7 +111,7 @@ class _Document(StateParameters):
     format: Literal[1]
     recipe: Recipe
     progress: _Progress
-    plans: list[_Plan]
+    plans: list[_CalibratedLayer]  # as specs were called when the format was made
     classes: Annotated[list[str], Field(min_length=1)]
     companions: list[str]  # names of step hooks
     digest: str
@@ -144,7 +141,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "recipe": checkpoint.recipe.model_dump(mode="json"),
         "progress": asdict(checkpoint.progress),
-        "plans": [asdict(plan) for plan in checkpoint.plans],
+        "plans": [spec.model_dump(mode="json") for spec in checkpoint.specs],
         "classes": list(checkpoint.classes),
         "companions": list(checkpoint.hooks),
         "versions": parts.versions,
@@ -212,7 +209,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(
         recipe=checked.recipe,
         progress=Progress(**checked.progress.model_dump(exclude_unset=True)),
-        plans=[LayerPlan(**plan.model_dump(exclude_unset=True)) for plan in checked.plans],
+        specs=[LayerSpec(**dict(spec)) for spec in checked.plans],
         classes=tuple(checked.classes),
         model=StateParts(with_prefix(tensors, MODEL), checked.extra, checked.versions).joined(),
         optimizer={kind: state for kind, p in OPTIMIZER.items() if (state := with_prefix(tensors, p))},

@@ -16,9 +16,9 @@ from asqcli.data.source import open_data
 from asqcli.data.splits import Preprocessing, Split
 from asqcli.errors import InputError, Interruption, UsageError
 from asqcli.models.names import is_factory
-from asqcli.nn.plan import plan_layers
-from asqcli.nn.prepare import LayerPlan
-from asqcli.nn.survey import require_logits, survey
+from asqcli.nn.survey import require_logits, require_quantizable, survey
+from asqcli.quant.spec import LayerSpec
+from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.context import RunContext, StopRequested, environment
@@ -48,13 +48,13 @@ def start_run(
         out, force: as for `RunFolder.create`.
         given: the text of the recipe's file.
     """
-    data, start, plans = _load(recipe, context, source)
+    data, start, specs = _load(recipe, context, source)
     folder = RunFolder.create(out, _run_name(recipe), force=force)
     folder.write_recipe(recipe.model_dump(mode="json"), given)
     folder.write_environment(environment(context))
     context.reporter.note(f"run folder: {folder.path}")
     run = Run(recipe, folder, data, context, start.model)
-    return _interruptible(folder, context, lambda: run.fresh(start, plans))
+    return _interruptible(folder, context, lambda: run.fresh(start, specs))
 
 
 def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None) -> dict:
@@ -67,10 +67,10 @@ def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunCon
     if checkpoint is None:
         recipe = folder.recipe()
         require_factory_named(recipe.model, factory, str(folder.path))
-        data, start, plans = _load(recipe, context, str(folder.path))
+        data, start, specs = _load(recipe, context, str(folder.path))
         folder.cut_metrics(0)
         run = Run(recipe, folder, data, context, start.model)
-        return _interruptible(folder, context, lambda: run.fresh(start, plans))
+        return _interruptible(folder, context, lambda: run.fresh(start, specs))
     recipe = checkpoint.recipe
     model = restore_model(checkpoint, source=str(folder.path), factory=factory)
     if (caveat := unproven(checkpoint, str(folder.path))) is not None:
@@ -78,35 +78,35 @@ def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunCon
     data = _open_training_data(recipe, context)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
-    plans = checkpoint.plans or _plan(recipe, model, data.classes, context, str(folder.path))
+    specs = checkpoint.specs or _specify(recipe, model, data.classes, context, str(folder.path))
     context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
     run = Run(recipe, folder, data, context, model)
-    return _interruptible(folder, context, lambda: run.resume(checkpoint, plans))
+    return _interruptible(folder, context, lambda: run.resume(checkpoint, specs))
 
 
-def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerPlan]:
-    """Do what comes before a run's folder is made, and return the layers' plans: `--dry-run`."""
-    _, start, plans = _load(recipe, context, source)
+def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerSpec]:
+    """Do what comes before a run's folder is made, and return the specs of the layers: `--dry-run`."""
+    _, start, specs = _load(recipe, context, source)
     if start.warm_up and recipe.quantized and recipe.train.max_steps is None:
         context.reporter.note(f"a float baseline would be trained first, epochs: {recipe.train.warmup.epochs}")
-    return plans
+    return specs
 
 
 def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
     """Measure where a step of the run would go: `--profile`. Nothing is kept."""
-    data, start, plans = _load(recipe, context, source)
-    if not plans:
+    data, start, specs = _load(recipe, context, source)
+    if not specs:
         raise UsageError("`--profile` compares the quantized step with the float one: nothing is quantized here")
     t, device = recipe.train, context.device
     batches = data.train.train_batches(t.batch_size, seed=(t.seed, Stream.CALIBRATION))
     some = [(x.to(device), y.to(device)) for _, (x, y) in zip(range(recipe.calibration.batches), batches, strict=False)]
     model, classes = start.model.to(device), len(data.classes)
-    return profile_step(model, plans, some, t, start=recipe.calibration.start, classes=classes)
+    return profile_step(model, specs, some, t, start=recipe.calibration.start, classes=classes)
 
 
-def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Split], Start, list[LayerPlan]]:
+def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Split], Start, list[LayerSpec]]:
     data = _open_training_data(recipe, context)
     context.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
     for part, split in (("training", data.train), ("test", data.result)):
@@ -114,7 +114,7 @@ def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Spl
             have = "has" if lacking == 1 else "have"
             context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
     start = start_model(recipe, len(data.classes), context.reporter)
-    plans = _plan(recipe, start.model, data.classes, context, source)
+    specs = _specify(recipe, start.model, data.classes, context, source)
     require_trainable(
         start.model,
         batch_size=recipe.train.batch_size,
@@ -122,13 +122,13 @@ def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Spl
         classes=len(data.classes),
         tell=context.reporter.note,
     )
-    return data, start, plans
+    return data, start, specs
 
 
-def _plan(
+def _specify(
     recipe: Recipe, model: nn.Module, classes: tuple[str, ...], context: RunContext, source: str
-) -> list[LayerPlan]:
-    """Run the network once: does it give a logit per class? Then plan its layers, if any are to be quantized."""
+) -> list[LayerSpec]:
+    """Run the network once: does it give a logit per class? Then return the specs of the layers to quantize."""
     size = recipe.data.image_size
     example = torch.zeros(1, 3, size, size)
     seen = survey(model, example)
@@ -137,10 +137,11 @@ def _plan(
         return []
     if seen.unused:
         context.reporter.note(f"never called, so left in float: {', '.join(seen.unused)}")
-    plans = plan_layers(recipe, model, seen, source=source)
-    for text in findings(model, plans, example, classes):  # before any training, the float one included
+    require_quantizable(model, seen)
+    specs = resolve_layers(recipe, seen.layers, source=source)
+    for text in findings(model, specs, example, classes):  # before any training, the float one included
         context.reporter.note(f"warning: {text}")
-    return plans
+    return specs
 
 
 def _open_training_data(recipe: Recipe, context: RunContext) -> DataSet[Split]:

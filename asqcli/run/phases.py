@@ -22,7 +22,7 @@ from asqcli.errors import DivergedError, Interruption
 from asqcli.models.names import is_factory
 from asqcli.models.state import load_state, snapshot
 from asqcli.nn.calibration import calibrate
-from asqcli.nn.prepare import LayerPlan
+from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.schema import Recipe
 from asqcli.run.checkpoint import (
     Checkpoint,
@@ -66,12 +66,12 @@ class Run:
             return self._training_images(count, Stream.BATCH_NORM)
 
         self.norms = NormStatistics(self.model, recipe.train, batches, context.reporter)
-        self.plans: list[LayerPlan] = []  # of the network as it stands: empty while it is float
+        self.specs: list[LayerSpec] = []  # of the network as it stands: empty while it is float
         self.started = time.perf_counter()
         self.phase: Phase | None = None  # the latest
         self.last_epoch: dict | None = None  # of it, where one was trained here
 
-    def fresh(self, start: Start, plans: list[LayerPlan]) -> dict:
+    def fresh(self, start: Start, specs: list[LayerSpec]) -> dict:
         """Run everything; return the result."""
         facts = {"weights": start.weights}
         warmup = self.recipe.train.warmup
@@ -85,18 +85,18 @@ class Run:
             # The batch-norm statistics of a network that was never trained say nothing of what flows through it, and
             # starting values read off with them would make training diverge.
             self.norms.reestimate(self.recipe.calibration.batches)
-        return self._quantize(progress, plans)
+        return self._quantize(progress, specs)
 
-    def resume(self, checkpoint: Checkpoint, plans: list[LayerPlan]) -> dict:
+    def resume(self, checkpoint: Checkpoint, specs: list[LayerSpec]) -> dict:
         """Go on from a checkpoint; return the result."""
-        self.plans, progress = checkpoint.plans, checkpoint.progress
+        self.specs, progress = checkpoint.specs, checkpoint.progress
         self.folder.cut_metrics(progress.metrics_lines)
         if progress.phase == "float":
             return self._train_float(progress, checkpoint)
         if progress.phase == "qat":
             return self._train_qat(progress, checkpoint)
         self._warm_up(progress, checkpoint)
-        return self._quantize(progress, plans)
+        return self._quantize(progress, specs)
 
     def _warm_up(self, progress: Progress, checkpoint: Checkpoint | None = None) -> None:
         warmup = self.recipe.train.warmup
@@ -111,7 +111,7 @@ class Run:
         self._train(phase)
         return self._finish(phase)
 
-    def _quantize(self, progress: Progress, plans: list[LayerPlan]) -> dict:
+    def _quantize(self, progress: Progress, specs: list[LayerSpec]) -> dict:
         """From a float network to the result."""
         facts = progress.facts
         facts["float_top1"] = self._evaluate().top1
@@ -122,9 +122,9 @@ class Run:
         if self.recipe.train.distillation is not None:
             answers = take_fingerprint(self.model, self.recipe.data)
             save_teacher(self.folder.checkpoint(TEACHER), self.model, answers)
-        self.plans = calibrate(self.model, plans, images, start=settings.start)
+        self.specs = calibrate(self.model, specs, images, start=settings.start)
         facts["calibrated_top1"] = self._evaluate().top1
-        self.context.reporter.plan(self.plans)
+        self.context.reporter.plan(self.specs)
         self.context.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
         return self._train_qat(Progress("qat", metrics_lines=progress.metrics_lines, facts=facts))
 
@@ -285,7 +285,7 @@ class Run:
         state = Checkpoint(
             self.recipe,
             phase.progress,
-            self.plans,
+            self.specs,
             self.data.classes,
             self.model.state_dict(),
             training.optimizer,

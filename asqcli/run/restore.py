@@ -11,7 +11,8 @@ from torch import nn
 from asqcli.errors import AsqError, InputError, UsageError, printable, ran_out_of_memory
 from asqcli.models.names import is_factory
 from asqcli.models.state import adopt_versions, load_state
-from asqcli.nn.prepare import LayerPlan, prepare
+from asqcli.nn.prepare import prepare
+from asqcli.quant.spec import LayerSpec
 from asqcli.run.build import build_network
 from asqcli.run.checkpoint import Checkpoint, is_checkpoint
 from asqcli.run.fingerprint import require_same_network
@@ -67,10 +68,10 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
         raise InputError(f"`{source}` holds no network that is known here: {printable(error.message)}") from error
     try:
         adopt_versions(model, checkpoint.model)
-        if checkpoint.plans:
-            _require_layers(model, checkpoint.plans)
+        if checkpoint.specs:
+            _require_layers(model, checkpoint.specs)
             size = checkpoint.recipe.data.image_size
-            prepare(model, checkpoint.plans, torch.zeros(1, 3, size, size))
+            prepare(model, checkpoint.specs, torch.zeros(1, 3, size, size))
         load_state(model, checkpoint.model)
     except AsqError:
         raise
@@ -83,11 +84,11 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
     return model
 
 
-def _require_layers(model: nn.Module, plans: list[LayerPlan]) -> None:
-    for plan in plans:
-        kind = type(model.get_submodule(plan.name))
-        if kind is not (nn.Linear if plan.kind == "linear" else nn.Conv2d):
-            raise ValueError(f"layer {plan.name} is a {kind.__name__}, and was quantized as {plan.kind}")
+def _require_layers(model: nn.Module, specs: list[LayerSpec]) -> None:
+    for spec in specs:
+        kind = type(model.get_submodule(spec.name))
+        if kind is not (nn.Linear if spec.kind == "linear" else nn.Conv2d):
+            raise ValueError(f"layer {spec.name} is a {kind.__name__}, and was quantized as {spec.kind}")
 
 
 def require_factory_named(name: str, factory: str | None, source: str) -> None:

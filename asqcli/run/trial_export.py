@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -11,15 +10,16 @@ from asqcli.artifact import document as doc
 from asqcli.artifact.file import part_bytes
 from asqcli.errors import UnsupportedError, first_line
 from asqcli.export.network import export_network
-from asqcli.nn.prepare import LayerPlan, prepared
+from asqcli.nn.prepare import prepared
 from asqcli.nn.proof import float_products
+from asqcli.quant.spec import LayerSpec
 
 LARGE_ADAPTER_SHARE = 0.1  # of the exported file
 SMALL_HIDDEN = 8  # the recipe of MobileNet-V2 has it
 
 
-def findings(model: nn.Module, plans: list[LayerPlan], example: Tensor, classes: tuple[str, ...]) -> Iterator[str]:
-    """Yield in words what should be known of a network before it is trained as planned.
+def findings(model: nn.Module, specs: list[LayerSpec], example: Tensor, classes: tuple[str, ...]) -> Iterator[str]:
+    """Yield in words what should be known of a network before it is trained as its specs say.
 
     Args:
         model: float, and so again afterwards.
@@ -27,12 +27,12 @@ def findings(model: nn.Module, plans: list[LayerPlan], example: Tensor, classes:
     Raises:
         UnsupportedError: a layer cannot be replaced, or the network does not call what would replace it.
     """
-    with prepared(model, plans, example) as run:
+    with prepared(model, specs, example) as run:
         products = float_products(run)
     if products:
         yield products
     try:
-        size, adapters = _trial(model, plans, example, classes)
+        size, adapters = _trial(model, specs, example, classes)
     except UnsupportedError as error:
         yield f"what is trained here cannot be exported: {error.message}"
         return
@@ -41,23 +41,23 @@ def findings(model: nn.Module, plans: list[LayerPlan], example: Tensor, classes:
         return
     if adapters > LARGE_ADAPTER_SHARE * size:
         text = f"the adapters will take {adapters / size:.0%} of the exported {size:,} bytes"
-        yield text + _with_smaller(model, plans, example, classes, than=size)
+        yield text + _with_smaller(model, specs, example, classes, than=size)
 
 
 def _with_smaller(
-    model: nn.Module, plans: list[LayerPlan], example: Tensor, classes: tuple[str, ...], *, than: int
+    model: nn.Module, specs: list[LayerSpec], example: Tensor, classes: tuple[str, ...], *, than: int
 ) -> str:
     """Return what adapters of few hidden units would take, or nothing where the file would not get smaller."""
-    size, adapters = _trial(model, [_with_hidden(plan, SMALL_HIDDEN) for plan in plans], example, classes)
+    size, adapters = _trial(model, [_with_hidden(spec, SMALL_HIDDEN) for spec in specs], example, classes)
     if size >= than:
         return ""
     return f"; {adapters / size:.0%} of {size:,} with `--set activations.adapter.hidden={SMALL_HIDDEN}`"
 
 
-def _trial(model: nn.Module, plans: list[LayerPlan], example: Tensor, classes: tuple[str, ...]) -> tuple[int, int]:
+def _trial(model: nn.Module, specs: list[LayerSpec], example: Tensor, classes: tuple[str, ...]) -> tuple[int, int]:
     """Return (bytes of the file, bytes of the adapters in it)."""
     size = example.shape[-1]
-    with prepared(model, plans, example):
+    with prepared(model, specs, example):
         artifact = export_network(
             model,
             classes=classes,
@@ -68,8 +68,8 @@ def _trial(model: nn.Module, plans: list[LayerPlan], example: Tensor, classes: t
     return sum(parts.values()), parts["adapters"]
 
 
-def _with_hidden(plan: LayerPlan, hidden: int) -> LayerPlan:
-    if plan.activations is None or "adapter" not in plan.activations:
-        return plan
-    adapter = {**plan.activations["adapter"], "hidden": hidden}
-    return replace(plan, activations={**plan.activations, "adapter": adapter})
+def _with_hidden(spec: LayerSpec, hidden: int) -> LayerSpec:
+    if spec.adapter is None:
+        return spec
+    adapter = spec.adapter.model_copy(update={"hidden": hidden})
+    return spec.model_copy(update={"activations": spec.activations.model_copy(update={"adapter": adapter})})

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from asqcli.nn.calibration import calibrate
 from asqcli.nn.modes import to_training
-from asqcli.nn.prepare import LayerPlan, project_steps
+from asqcli.nn.prepare import project_steps
+from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.schema import Train
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.optimizer import make_optimizer
@@ -58,7 +59,7 @@ class StepProfile:
 
 def profile_step(
     model: nn.Module,
-    plans: list[LayerPlan],
+    specs: list[LayerSpec],
     batches: Iterable[tuple[Tensor, Tensor]],
     train: Train,
     *,
@@ -74,7 +75,7 @@ def profile_step(
     """
     batches = list(batches)
     twin = copy.deepcopy(model)
-    calibrate(model, plans, [images for images, _ in batches], start=start)
+    calibrate(model, specs, [images for images, _ in batches], start=start)
     steps = {"float": _Step(twin, batches, train, classes), "quantized": _Step(model, batches, train, classes)}
     for step in steps.values():
         for _ in range(WARM_STEPS):

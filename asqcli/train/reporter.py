@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a reporter can be had without torch
-    from asqcli.nn.prepare import LayerPlan
+    from asqcli.quant.spec import LayerSpec
 
 
 class Reporter:
@@ -14,7 +14,7 @@ class Reporter:
     def note(self, text: str) -> None:
         """A decision that the user should know of, one line."""
 
-    def plan(self, plans: list[LayerPlan]) -> None:
+    def plan(self, specs: list[LayerSpec]) -> None:
         """How each layer is about to be quantized."""
 
     def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:

@@ -11,9 +11,9 @@ from asqcli.models.registry import build_model
 from asqcli.models.state import load_state, refuse_unsaveable, snapshot, versions_in
 from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.calibration import calibrate
-from asqcli.nn.plan import plan_layers
 from asqcli.nn.prepare import quant_layers
 from asqcli.nn.survey import survey
+from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.resolve import Request, resolve
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from asqcli.run.restore import restore_model
@@ -43,10 +43,10 @@ def small(name):
     return models.get_model(name, weights=None, num_classes=10, aux_logits=False, init_weights=False)
 
 
-def through_a_checkpoint(path, model, recipe, plans=()):
-    progress = Progress("qat" if plans else "float", facts=FACTS if plans else {"weights": "none"})
+def through_a_checkpoint(path, model, recipe, specs=()):
+    progress = Progress("qat" if specs else "float", facts=FACTS if specs else {"weights": "none"})
     classes = tuple("abcdefghij")
-    save_checkpoint(path, Checkpoint(recipe, progress, list(plans), classes, model.state_dict(), {}))
+    save_checkpoint(path, Checkpoint(recipe, progress, list(specs), classes, model.state_dict(), {}))
     return load_checkpoint(path)
 
 
@@ -89,14 +89,14 @@ def test_a_mnasnet_of_version_1_is_kept_with_the_layers_of_its_version(tmp_path)
     load_weights(model, read_weights(tmp_path / "old.pth"), source="old.pth", replace_head=False)
     assert torch.equal(model.eval()(images), old.eval()(images))
     recipe = recipe_for("mnasnet0_75")
-    plans = plan_layers(recipe, model, survey(model, images[:1]), source="test")
-    plans = calibrate(model, plans, [images], start="lsq")
+    specs = resolve_layers(recipe, survey(model, images[:1]).layers, source="test")
+    specs = calibrate(model, specs, [images], start="lsq")
     average, own = WeightAverage(model, 0.5), snapshot(model)
     layers = [layer for _, layer in quant_layers(model)]
     load_state(model, average.state())
     load_state(model, own)
     assert [layer for _, layer in quant_layers(model)] == layers  # the same ones, which an optimizer knows
-    checkpoint = through_a_checkpoint(tmp_path / "last", model, recipe, plans)
+    checkpoint = through_a_checkpoint(tmp_path / "last", model, recipe, specs)
     again = restore_model(checkpoint, source="r").eval()
     assert torch.equal(again(images), model.eval()(images))
 

@@ -8,14 +8,14 @@ from asqcli.nn.calibration import calibrate
 from asqcli.nn.held_weights import weights_held
 from asqcli.nn.modes import evaluating
 from tests.conftest import TinyNet
-from tests.nn.test_prepare import plans_for
+from tests.nn.test_prepare import specs_for
 
 
 @pytest.fixture
 def network(monkeypatch):
     """Return (a quantized network in evaluation, images, how often each layer's weight was quantized)."""
     model, images = TinyNet(), torch.randn(4, 3, 8, 8)
-    calibrate(model, plans_for(model), [images], start="mse")
+    calibrate(model, specs_for(model), [images], start="mse")
     model.eval()
     counts = Counter()
     for name, module in model.named_modules():

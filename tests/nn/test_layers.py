@@ -6,30 +6,30 @@ import torch
 from torch import nn
 
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
-from asqcli.quant.activation_quantizers import StepSizeQuantizer
-from asqcli.quant.adapter import Adapter
+from asqcli.quant.activation_quantizers import make_activation_quantizer
+from asqcli.quant.spec import ApotWeights, AsqActivations, LsqActivations, PostWeights, PotWeights, UniformWeights
 from asqcli.quant.weight_quantizers import make_weight_quantizer
 
 SCHEMES = [
-    {"quantizer": "lsq", "bits": 2},
-    {"quantizer": "lsq", "bits": 8},
-    {"quantizer": "lsq", "bits": 4, "per": "tensor"},
-    {"quantizer": "post", "bits": 4},
-    {"quantizer": "post", "bits": 3, "grid": "7/5"},
-    {"quantizer": "pot", "bits": 4},
-    {"quantizer": "apot", "bits": 4, "normalize": True},
+    UniformWeights(bits=2),
+    UniformWeights(bits=8),
+    UniformWeights(bits=4, per="tensor"),
+    PostWeights(bits=4),
+    PostWeights(bits=3, grid="7/5"),
+    PotWeights(bits=4),
+    ApotWeights(bits=4, normalize=True),
 ]
 
 
 def started(layer, weights, x, *, bits=4, asq=True, linear=False):
     """Return a quantized twin of `layer` in evaluation mode, its steps started from `x`."""
     channels = x.shape[-1] if linear else x.shape[1]
-    adapter = Adapter(channels, hidden=None if channels < 8 else channels // 4, channels_last=linear) if asq else None
-    if adapter is not None:
-        nn.init.normal_(adapter.layers[-1].weight, std=0.5)
-    activations = StepSizeQuantizer(bits=bits, signed=bool((x < 0).any()), adapter=adapter)
+    spec = AsqActivations(bits=bits) if asq else LsqActivations(bits=bits)
+    activations = make_activation_quantizer(channels, spec, signed=bool((x < 0).any()), channels_last=linear)
+    if asq:
+        nn.init.normal_(activations.adapter.layers[-1].weight, std=0.5)
     activations.start(x, "mse")
-    weight_quantizer = make_weight_quantizer(layer.weight.shape[0], **weights)
+    weight_quantizer = make_weight_quantizer(layer.weight.shape[0], weights)
     weight_quantizer.start(layer.weight.detach(), "mse")
     twin = QuantLinear if linear else QuantConv2d
     return twin.from_float(layer.eval(), weight_quantizer, activations)
@@ -55,7 +55,7 @@ def integer_convolution(codes, levels, layer):
     return out
 
 
-@pytest.mark.parametrize("weights", SCHEMES, ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("weights", SCHEMES, ids=str)
 @pytest.mark.parametrize("signed", [False, True])
 def test_convolution_equals_integers_to_the_bit(weights, signed):
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def test_convolution_equals_integers_to_the_bit(weights, signed):
 def test_linear_equals_integers_to_the_bit():
     torch.manual_seed(0)
     x = torch.randn(5, 40)
-    layer = started(nn.Linear(40, 7), {"quantizer": "post", "bits": 4}, x, linear=True)
+    layer = started(nn.Linear(40, 7), PostWeights(bits=4), x, linear=True)
     codes, step = layer.activation_quantizer.quantize(x)
     levels, scale = layer.weight_quantizer.to_levels(layer.weight)
     accumulator = codes.detach().numpy().astype(np.int64) @ levels.detach().numpy().astype(np.int64).T
@@ -89,7 +89,7 @@ def test_accumulators_too_large_for_float32_are_still_exact():
     linear = nn.Linear(4096, 3, bias=False)
     with torch.no_grad():
         linear.weight.uniform_(0.5, 1)
-    layer = started(linear, {"quantizer": "lsq", "bits": 8}, x, bits=8, asq=False, linear=True)
+    layer = started(linear, UniformWeights(bits=8), x, bits=8, asq=False, linear=True)
     codes, step = layer.activation_quantizer.quantize(x)
     levels, scale = layer.weight_quantizer.to_levels(layer.weight)
     accumulator = codes.detach().numpy().astype(np.int64) @ levels.detach().numpy().astype(np.int64).T
@@ -98,7 +98,7 @@ def test_accumulators_too_large_for_float32_are_still_exact():
     assert np.array_equal(layer(x).detach().numpy(), expected)
 
 
-@pytest.mark.parametrize("weights", SCHEMES, ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("weights", SCHEMES, ids=str)
 def test_training_and_evaluation_differ_by_rounding_only(weights):
     torch.manual_seed(0)
     x = torch.rand(4, 16, 6, 6)
@@ -109,7 +109,7 @@ def test_training_and_evaluation_differ_by_rounding_only(weights):
 def test_one_float_operand_is_plain_float_arithmetic():
     torch.manual_seed(0)
     conv, x = nn.Conv2d(4, 4, 3), torch.rand(2, 4, 5, 5)
-    quantizer = make_weight_quantizer(4, quantizer="post", bits=3)
+    quantizer = make_weight_quantizer(4, PostWeights(bits=3))
     quantizer.start(conv.weight.detach(), "mse")
     layer = QuantConv2d.from_float(conv, quantizer, None).eval()
     assert torch.equal(layer(x), nn.functional.conv2d(x, quantizer(conv.weight), conv.bias))

@@ -8,7 +8,7 @@ from asqcli.nn.calibration import calibrate
 from asqcli.nn.modes import evaluating, modes_in_training, to_training
 from asqcli.nn.survey import survey
 from tests.conftest import TinyNet
-from tests.nn.test_prepare import plans_for
+from tests.nn.test_prepare import specs_for
 
 
 class ReturnsNothing(TinyNet):
@@ -42,7 +42,7 @@ def test_modes_come_back_as_the_author_wants_them():
 
 def test_a_network_whose_eval_returns_nothing_is_quantized_and_runs():
     model, images = ReturnsNothing(), torch.randn(4, 3, 8, 8)
-    calibrate(model, plans_for(model), [images], start="mse")
+    calibrate(model, specs_for(model), [images], start="mse")
     to_training(model)
     assert not model.bn.training and model.bn2.training
     assert TorchRunner(model)(images.numpy(), lambda *_: None).shape == (4, 10)
@@ -51,7 +51,7 @@ def test_a_network_whose_eval_returns_nothing_is_quantized_and_runs():
 def test_norms_that_are_frozen_by_their_exact_type_would_train_once_replaced():
     model = ByExactType()
     with pytest.raises(UnsupportedError, match=r"`train\(\)` freezes layer `bn` in float only"):
-        calibrate(model, plans_for(model), [torch.randn(4, 3, 8, 8)], start="mse")
+        calibrate(model, specs_for(model), [torch.randn(4, 3, 8, 8)], start="mse")
 
 
 class StaysInTraining(nn.Sequential):

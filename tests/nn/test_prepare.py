@@ -5,22 +5,19 @@ from torch import nn
 from asqcli.errors import UnsupportedError
 from asqcli.nn.calibration import calibrate
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
-from asqcli.nn.prepare import LayerPlan, prepare, project_steps, quant_layers, quantizers
+from asqcli.nn.prepare import prepare, project_steps, quant_layers, quantizers
 from asqcli.nn.survey import refuse_unsupported, survey
+from asqcli.quant.spec import AsqActivations, LayerSpec, LsqActivations, PostWeights, UniformWeights
 
-ASQ = {
-    "quantizer": "asq",
-    "bits": 4,
-    "adapter": {"hidden": "quarter", "bits": 8, "output": "reciprocal"},
-    "dequantize_by": "adapted_step_size",
-}
-LSQ = {"quantizer": "lsq", "bits": 4}
-POST = {"quantizer": "post", "bits": 4}
+ASQ, LSQ, POST = AsqActivations(bits=4), LsqActivations(bits=4), PostWeights(bits=4)
 
 
-def plans_for(model, weights=POST, activations=ASQ):
+def specs_for(model, weights=POST, activations=ASQ, signed=None):
     layers = survey(model, torch.zeros(1, 3, 8, 8)).layers
-    return [LayerPlan(layer.name, layer.kind, weights, activations) for layer in layers]
+    return [
+        LayerSpec(name=layer.name, kind=layer.kind, weights=weights, activations=activations, signed=signed)
+        for layer in layers
+    ]
 
 
 def test_survey_follows_execution_not_definition():
@@ -63,8 +60,8 @@ def test_a_layer_that_computes_its_weights_is_refused(layer):
 def test_calibration_swaps_layers_and_observes_signedness(tiny_net):
     parameters = {name: p.data_ptr() for name, p in tiny_net.named_parameters()}
     images = torch.randn(8, 3, 8, 8)
-    plans = calibrate(tiny_net, plans_for(tiny_net), [images], start="mse")
-    assert {p.name: p.signed for p in plans} == {
+    specs = calibrate(tiny_net, specs_for(tiny_net), [images], start="mse")
+    assert {p.name: p.signed for p in specs} == {
         "stem": True,
         "depthwise": False,
         "pointwise": False,
@@ -81,8 +78,8 @@ def test_calibration_swaps_layers_and_observes_signedness(tiny_net):
 def test_quantized_network_is_near_the_float_one_at_8_bits(tiny_net):
     images = torch.randn(16, 3, 8, 8)
     expected = tiny_net(images)
-    lsq8 = {"quantizer": "lsq", "bits": 8}
-    calibrate(tiny_net, plans_for(tiny_net, lsq8, lsq8), [images], start="mse")
+    lsq8 = UniformWeights(bits=8), LsqActivations(bits=8)
+    calibrate(tiny_net, specs_for(tiny_net, *lsq8), [images], start="mse")
     assert (tiny_net(images) - expected).abs().max() < 0.03 * expected.abs().max()
 
 
@@ -90,7 +87,7 @@ def test_quantized_network_is_near_the_float_one_at_8_bits(tiny_net):
 def test_batch_of_one_equals_batch_of_many_to_the_bit(tiny_net, start):
     torch.manual_seed(3)
     images = torch.randn(33, 3, 8, 8)
-    calibrate(tiny_net, plans_for(tiny_net), [images], start=start)
+    calibrate(tiny_net, specs_for(tiny_net), [images], start=start)
     with torch.no_grad():
         for quantizer in quantizers(tiny_net):
             if getattr(quantizer, "adapter", None) is not None:
@@ -111,12 +108,20 @@ def test_a_module_used_twice_is_swapped_once():
             return self.b(self.a(x))
 
     model = Shared()
-    prepare(model, [LayerPlan("a", "conv", POST, LSQ, signed=True)], torch.zeros(1, 3, 8, 8))
+    spec = LayerSpec(name="a", kind="conv", weights=POST, activations=LSQ, signed=True)
+    prepare(model, [spec], torch.zeros(1, 3, 8, 8))
     assert model.a is model.b and isinstance(model.a, QuantConv2d)
 
 
+def test_a_printed_layer_tells_how_it_is_quantized(tiny_net):
+    calibrate(tiny_net, specs_for(tiny_net), [torch.randn(4, 3, 8, 8)], start="mse")
+    text = repr(tiny_net.depthwise)
+    assert "(weight_quantizer): LevelWeightQuantizer(post 4 bits (7/5))" in text
+    assert "asq 4 bits, unsigned" in text and "hidden quarter" in text
+
+
 def test_steps_are_projected_back_above_zero(tiny_net):
-    calibrate(tiny_net, plans_for(tiny_net), [torch.randn(4, 3, 8, 8)], start="mse")
+    calibrate(tiny_net, specs_for(tiny_net), [torch.randn(4, 3, 8, 8)], start="mse")
     with torch.no_grad():
         for quantizer in quantizers(tiny_net):
             for parameter in quantizer.parameters(recurse=False):
@@ -130,10 +135,10 @@ def test_steps_are_projected_back_above_zero(tiny_net):
 def test_state_dict_keeps_float_names_and_round_trips(tiny_net):
     names = set(tiny_net.state_dict())
     images = torch.randn(4, 3, 8, 8)
-    plans = calibrate(tiny_net, plans_for(tiny_net), [images], start="mse")
+    specs = calibrate(tiny_net, specs_for(tiny_net), [images], start="mse")
     state = tiny_net.state_dict()
     assert names <= set(state)
-    twin = prepare(type(tiny_net)(), plans, torch.zeros(1, 3, 8, 8))
+    twin = prepare(type(tiny_net)(), specs, torch.zeros(1, 3, 8, 8))
     twin.load_state_dict(state)
     assert torch.equal(twin.eval()(images), tiny_net(images))
 
@@ -146,7 +151,7 @@ def test_autocast_inside_a_network_changes_no_bit_of_its_evaluation(tiny_net):
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 return forward(self, x)
 
-    calibrate(tiny_net, plans_for(tiny_net), [images], start="mse")
+    calibrate(tiny_net, specs_for(tiny_net), [images], start="mse")
     expected = tiny_net(images)
     tiny_net.__class__ = Cast
     assert torch.equal(tiny_net(images), expected)

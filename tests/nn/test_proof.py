@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from asqcli.api import quantize_module
 from asqcli.errors import UnsupportedError
 from asqcli.nn.layers import QuantConv2d, TwoStepBatchNorm2d
-from asqcli.nn.prepare import LayerPlan, prepare, prepared
+from asqcli.nn.prepare import prepare, prepared
 from asqcli.nn.proof import float_products
-from asqcli.nn.survey import survey
-from tests.nn.test_prepare import LSQ, POST
+from asqcli.quant.spec import LayerSpec
+from tests.nn.test_prepare import LSQ, POST, specs_for
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -103,23 +103,23 @@ def test_what_asks_for_no_more_than_forms_is_quantized(function):
 
 def test_a_stored_method_is_refused_before_training_too():
     net = with_between(WAYS_PAST["method"][0])
-    plans = [LayerPlan(s.name, s.kind, POST, LSQ, signed=True) for s in survey(net, X[:1]).layers]
-    assert [plan.name for plan in plans] == ["stem", "conv", "head"]  # it runs, called or not
-    with pytest.raises(UnsupportedError, match=ITSELF), prepared(net, plans, X[:1]):
+    specs = specs_for(net, activations=LSQ, signed=True)
+    assert [spec.name for spec in specs] == ["stem", "conv", "head"]  # it runs, called or not
+    with pytest.raises(UnsupportedError, match=ITSELF), prepared(net, specs, X[:1]):
         pass
 
 
 def test_products_outside_of_layers_are_told():
     net = with_between(lambda net, x: F.linear(net.conv(x).transpose(1, 3), net.bare[:4, :4]).transpose(1, 3))
-    plans = [LayerPlan(s.name, s.kind, POST, LSQ, signed=True) for s in survey(net, X[:1]).layers]
+    specs = specs_for(net, activations=LSQ, signed=True)
     generator = torch.get_rng_state()
-    with prepared(net, plans, X[:1]) as run:
+    with prepared(net, specs, X[:1]) as run:
         assert isinstance(net.conv, QuantConv2d)
         text = float_products(run)
     assert text.startswith("products outside of layers stay in float: `linear` with `bare`, at test_proof.py:")
     assert type(net.conv) is nn.Conv2d and not net._forward_hooks and not net._forward_pre_hooks
     assert torch.equal(torch.get_rng_state(), generator)
-    with prepared(Net().eval(), plans, X[:1]) as run:
+    with prepared(Net().eval(), specs, X[:1]) as run:
         assert float_products(run) is None
 
 
@@ -162,7 +162,7 @@ def test_what_cannot_go_to_the_twin_is_refused():
         net = Net().eval()
         change(net.conv)
         with pytest.raises(UnsupportedError, match=rf"layer `conv` \(Conv2d\) has {reason}"):
-            prepare(net, [LayerPlan("conv", "conv", POST, LSQ, signed=True)], X[:1])
+            prepare(net, [LayerSpec(name="conv", kind="conv", weights=POST, activations=LSQ, signed=True)], X[:1])
 
     refused(lambda conv: conv.register_state_dict_post_hook(lambda *_: None), "hooks on its state dict")
     forward = types.MethodType(lambda self, x: -nn.Conv2d.forward(self, x), nn.Conv2d(4, 4, 3, padding=1))

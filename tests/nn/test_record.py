@@ -1,7 +1,5 @@
 """What a run writes down: functions by whatever way they are called, their layers, places and sources."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import nn
@@ -10,7 +8,7 @@ from torch.nn import functional as F
 from asqcli.errors import UnsupportedError
 from asqcli.nn.prepare import prepare
 from asqcli.nn.record import INPUT, executions, record, record_or_refuse
-from tests.nn.test_prepare import plans_for
+from tests.nn.test_prepare import specs_for
 
 X = torch.zeros(2, 3, 8, 8)
 
@@ -100,7 +98,7 @@ def test_quantized_layers_and_batch_norms_are_single_functions(tiny_net):
     example = torch.zeros(1, 3, 8, 8)
     before = [type(layer).__name__ for layer in executions(record(tiny_net, example))]
     assert before == ["Conv2d", "BatchNorm2d", "Conv2d", "BatchNorm2d", "Conv2d", "Conv2d", "Linear"]
-    prepare(tiny_net, [replace(plan, signed=True) for plan in plans_for(tiny_net)], example)
+    prepare(tiny_net, specs_for(tiny_net, signed=True), example)
     layers = [type(o.module).__name__ for o in record(tiny_net, example).operations if o.is_layer]
     assert layers == ["QuantConv2d", "TwoStepBatchNorm2d"] * 2 + ["QuantConv2d"] * 2 + ["QuantLinear"]
 

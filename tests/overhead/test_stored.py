@@ -7,20 +7,20 @@ from asqcli.artifact import document
 from asqcli.artifact.file import part_bytes
 from asqcli.export.network import export_network
 from asqcli.nn.calibration import calibrate
-from asqcli.nn.plan import plan_layers
 from asqcli.nn.survey import survey
 from asqcli.overhead.count import count_network
 from asqcli.overhead.stored import StoredLayer, adapter_bytes, stored_bytes, stored_cost, stored_layer
+from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.load import Draft, check, overlay_scheme
 from asqcli.recipe.schema import Quantization
 
 
-def plans_of(model, scheme, bits, size=8, **values):
+def specs_of(model, scheme, bits, size=8, **values):
     draft = Draft()
     draft.overlay(values, "test")
     overlay_scheme(draft, scheme, bits)
-    return plan_layers(check(draft, "test", Quantization), model, survey(model, torch.zeros(1, 3, size, size)),
-                       source="test")  # fmt: skip
+    layers = survey(model, torch.zeros(1, 3, size, size)).layers
+    return resolve_layers(check(draft, "test", Quantization), layers, source="test")
 
 
 def test_parts_by_hand():
@@ -41,9 +41,9 @@ def test_parts_by_hand():
 @pytest.mark.parametrize(("scheme", "bits"), [("post", 4), ("post", 3), ("pot", 2), ("apot", 4), ("asq", 8)])
 def test_equal_to_the_exported_file(tiny_net, scheme, bits):
     """Part by part, the graph apart, which is not known before export."""
-    counted, plans = count_network(tiny_net, 8), plans_of(tiny_net, scheme, bits)
-    cost = asdict(stored_cost(counted, plans))
-    calibrate(tiny_net, plans, [torch.randn(4, 3, 8, 8)], start="mse")
+    counted, specs = count_network(tiny_net, 8), specs_of(tiny_net, scheme, bits)
+    cost = asdict(stored_cost(counted, specs))
+    calibrate(tiny_net, specs, [torch.randn(4, 3, 8, 8)], start="mse")
     artifact = export_network(
         tiny_net,
         classes=tuple("abcdefghij"),
@@ -59,7 +59,7 @@ def test_equal_to_the_exported_file(tiny_net, scheme, bits):
 def test_settings_of_a_layer_reach_its_bytes(tiny_net):
     layer = count_network(tiny_net, 8).middle[-1]  # 16 channels to 12
     settings = {"quantizer": "asq", "adapter": {"hidden": 3, "bits": "float"}}
-    plan = plans_of(tiny_net, "post", 4, weights={"per": "tensor", "grid": "7/5"}, activations=settings)[-2]
-    stored = stored_layer(layer, plan)
+    spec = specs_of(tiny_net, "post", 4, weights={"per": "tensor", "grid": "7/5"}, activations=settings)[-2]
+    stored = stored_layer(layer, spec)
     assert (stored.weight_scales, stored.adapter_widths, stored.adapter_bits) == (1, (16, 3, 1), 32)
     assert max(stored.level_table) == 40 and len(stored.level_table) == 16

@@ -2,28 +2,32 @@ import numpy as np
 import pytest
 import torch
 
-from asqcli.quant.adapter import Adapter, hidden_features
+from asqcli.quant.adapter import Adapter
+from asqcli.quant.spec import AdapterSpec
+
+PAPER = AdapterSpec()
 
 
-def settled(channels, **kwargs):
+def settled(channels, spec=PAPER, *, channels_last=False):
     """An adapter whose last layer is no longer near zero."""
     torch.manual_seed(0)
-    adapter = Adapter(channels, hidden=hidden_features(channels, "quarter"), **kwargs)
+    adapter = Adapter(channels, spec, channels_last=channels_last)
     with torch.no_grad():
         adapter.layers[-1].weight.normal_(std=2.0)
     return adapter
 
 
 def test_widths_follow_the_paper():
-    assert [hidden_features(c, "quarter") for c in (3, 7, 8, 16, 512)] == [None, None, 2, 4, 128]
-    assert len(Adapter(4, hidden=None).layers) == 1
+    widths = [PAPER.widths(channels) for channels in (3, 7, 8, 16, 512)]
+    assert widths == [(3, 1), (7, 1), (8, 2, 1), (16, 4, 1), (512, 128, 1)]
+    assert len(Adapter(4, PAPER).layers) == 1
 
 
 @pytest.mark.parametrize("output", ["reciprocal", "relu"])
 @pytest.mark.parametrize("channels", [3, 32])
 def test_beta_starts_near_one_and_every_layer_learns(channels, output):
     torch.manual_seed(0)
-    adapter = Adapter(channels, hidden=hidden_features(channels, "quarter"), output=output)
+    adapter = Adapter(channels, AdapterSpec(output=output))
     beta = adapter(torch.rand(5, channels, 4, 4))
     assert beta.shape == (5, 1, 1, 1) and (beta - 1).abs().max() < 0.05
     beta.sum().backward()
@@ -31,7 +35,7 @@ def test_beta_starts_near_one_and_every_layer_learns(channels, output):
 
 
 def test_beta_is_positive_with_a_gradient_everywhere():
-    adapter = Adapter(1, hidden=None, bits=None)
+    adapter = Adapter(1, AdapterSpec(bits="float"))
     with torch.no_grad():
         adapter.layers[0].weight.fill_(1.0)
     x = torch.linspace(-100, 100, 401).reshape(-1, 1, 1, 1).requires_grad_()
@@ -43,9 +47,9 @@ def test_beta_is_positive_with_a_gradient_everywhere():
     torch.testing.assert_close(beta.detach().flatten(), expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("bits", [8, None])
+@pytest.mark.parametrize("bits", [8, "float"])
 def test_training_and_evaluation_agree_up_to_rounding(bits):
-    adapter = settled(32, bits=bits)
+    adapter = settled(32, AdapterSpec(bits=bits))
     x = torch.rand(6, 32, 5, 7)
     torch.testing.assert_close(adapter.train()(x), adapter.eval()(x), rtol=1e-4, atol=1e-5)
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from asqcli.errors import UsageError
-from asqcli.quant.activation_quantizers import OffsetQuantizer, PactQuantizer, make_activation_quantizer
+from asqcli.quant.activation_quantizers import make_activation_quantizer
 from asqcli.quant.baselines import fake_quantize_offset, fake_quantize_pact, zero_point
+from asqcli.quant.spec import LsqActivations, OffsetActivations, PactActivations
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -59,8 +59,8 @@ def test_offset_quantizer_follows_lsq_plus_with_a_whole_zero_point(offset):
 def test_codes_fit_their_bits_and_rebuild_the_fake_quantized_input(bits, start):
     torch.manual_seed(0)
     x = torch.randn(3, 4, 5, 5) * 2 + 1
-    for quantizer, signed in [(PactQuantizer, True), (PactQuantizer, False), (OffsetQuantizer, True)]:
-        module = quantizer(bits=bits, signed=signed)
+    for kind, signed in [(PactActivations, True), (PactActivations, False), (OffsetActivations, True)]:
+        module = make_activation_quantizer(4, kind(bits=bits), signed=signed, channels_last=False)
         module.start(x if signed else x.relu(), start)
         codes, scale = module.quantize(x)
         assert torch.equal(codes, codes.round()) and codes.max() - codes.min() < 2**bits
@@ -69,17 +69,11 @@ def test_codes_fit_their_bits_and_rebuild_the_fake_quantized_input(bits, start):
 
 
 def test_an_offset_fits_a_lopsided_range_better_than_a_symmetric_step():
-    from asqcli.quant.activation_quantizers import StepSizeQuantizer
-
     torch.manual_seed(0)
     x = torch.nn.functional.silu(torch.randn(4000) * 2)
     errors = {}
-    for quantizer in (StepSizeQuantizer(bits=3, signed=True), OffsetQuantizer(bits=3, signed=True)):
+    for spec in (LsqActivations(bits=3), OffsetActivations(bits=3)):
+        quantizer = make_activation_quantizer(1, spec, signed=True, channels_last=False)
         quantizer.start(x, "mse")
-        errors[type(quantizer)] = (quantizer(x[:, None])[:, 0] - x).square().mean().item()
-    assert errors[OffsetQuantizer] < 0.5 * errors[StepSizeQuantizer]
-
-
-def test_an_unknown_quantizer_is_not_taken_for_asq():
-    with pytest.raises(UsageError, match="unknown activation quantizer `x`, choose lsq, asq, pact, lsq"):
-        make_activation_quantizer(8, quantizer="x", bits=4, signed=True, channels_last=False)
+        errors[type(spec)] = (quantizer(x[:, None])[:, 0] - x).square().mean().item()
+    assert errors[OffsetActivations] < 0.5 * errors[LsqActivations]

@@ -1,6 +1,7 @@
 import pytest
 
 from asqcli.errors import RecipeError, UsageError
+from asqcli.quant.spec import AdapterSpec, LayerSpec, LsqActivations, UniformWeights
 from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.resolve import Request, resolve
 
@@ -9,21 +10,22 @@ NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "linear"
 
 def settings(*overrides, scheme="post"):
     recipe = resolve(Request("resnet20", None, scheme, None, {}, overrides)).recipe
-    return resolve_layers(recipe, NAMES, "the command line")
+    layers = [LayerSpec(name=name, kind="conv", weights=None, activations=None) for name in NAMES]
+    return {spec.name: spec for spec in resolve_layers(recipe, layers, source="the command line")}
 
 
 def test_first_and_last_layers_are_8_bit_uniform_without_an_adapter():
     resolved = settings()
     for name in ("conv1", "linear"):
-        assert resolved[name].weights == {"quantizer": "lsq", "bits": 8, "per": "channel"}
-        assert resolved[name].activations == {"quantizer": "lsq", "bits": 8}
-    assert resolved["layer1.0.conv1"].weights["quantizer"] == "post"
-    assert resolved["layer1.0.conv1"].activations["adapter"]["hidden"] == "quarter"
+        assert resolved[name].weights == UniformWeights(bits=8)
+        assert resolved[name].activations == LsqActivations(bits=8)
+    assert resolved["layer1.0.conv1"].weights.quantizer == "post"
+    assert resolved["layer1.0.conv1"].adapter == AdapterSpec()
 
 
 def test_other_policies_for_the_ends():
     same, in_float = settings("first_last=same"), settings("first_last=float")
-    assert same["conv1"].weights["quantizer"] == "post" and same["conv1"].activations == {"quantizer": "lsq", "bits": 4}
+    assert same["conv1"].weights.quantizer == "post" and same["conv1"].activations == LsqActivations(bits=4)
     assert in_float["linear"].weights is None and in_float["linear"].activations is None
     assert in_float["layer2.0.conv1"].weights is not None
 
@@ -33,16 +35,15 @@ def test_later_rules_lie_over_earlier_ones_and_over_the_ends():
         "layers={layer1.*: {weights: {bits: 3}}, '*.conv2': {weights: {quantizer: lsq, bits: 6}}, "
         "conv1: {activations: {quantizer: float}}}"
     )
-    assert resolved["layer1.0.conv1"].weights["bits"] == 3
-    assert resolved["layer1.0.conv2"].weights == {"quantizer": "lsq", "bits": 6, "per": "channel"}
-    assert resolved["layer2.0.conv1"].weights["bits"] == 4
-    assert resolved["conv1"].activations is None and resolved["conv1"].weights["bits"] == 8
+    assert resolved["layer1.0.conv1"].weights.bits == 3
+    assert resolved["layer1.0.conv2"].weights == UniformWeights(bits=6)
+    assert resolved["layer2.0.conv1"].weights.bits == 4
+    assert resolved["conv1"].activations is None and resolved["conv1"].weights.bits == 8
 
 
 def test_part_of_the_adapter_section_can_be_ruled():
     resolved = settings("layers={layer2.*: {activations: {adapter: {hidden: 5}}}}")
-    adapter = resolved["layer2.0.conv1"].activations["adapter"]
-    assert adapter == {"hidden": 5, "bits": 8, "output": "reciprocal"}
+    assert resolved["layer2.0.conv1"].adapter == AdapterSpec(hidden=5)
 
 
 def test_a_rule_that_matches_nothing_is_an_error_with_the_nearest_name():
@@ -67,5 +68,5 @@ def test_rules_that_match_nothing_do_not_hide_others():
 
 def test_float_scheme_with_one_quantized_layer():
     resolved = settings("layers={layer1.0.conv1: {weights: {quantizer: lsq, bits: 4}}}", scheme="float")
-    assert resolved["layer1.0.conv1"].weights["bits"] == 4
+    assert resolved["layer1.0.conv1"].weights.bits == 4
     assert resolved["conv1"].weights is None and resolved["layer1.0.conv1"].activations is None

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from asqcli.errors import InputError, MachineError, UsageError
 from asqcli.files import write_atomically
-from asqcli.nn.prepare import LayerPlan
+from asqcli.quant.spec import LayerSpec, PostWeights
 from asqcli.recipe.resolve import Request, resolve
 from asqcli.run.checkpoint import (
     DOCUMENT,
@@ -32,19 +32,19 @@ def example():
     recipe = resolve(Request("resnet20", None, None, None, {}, [])).recipe
     facts = {"weights": "none", "float_top1": 90.0, "calibrated_top1": 80.0}
     progress = Progress("qat", epoch=2, step=5, loss_sum=0.1 + 0.2, correct=7, images=9, facts=facts)
-    plans = [LayerPlan("conv1", "conv", {"quantizer": "post", "bits": 4}, None, signed=True)]
+    specs = [LayerSpec(name="conv1", kind="conv", weights=PostWeights(bits=4), activations=None, signed=True)]
     model = {"w": torch.randn(3, 4), "n": torch.tensor(7)}
     optimizer = {kind: {"w": torch.randn(3, 4)} for kind in ("momentum_buffer", "exp_avg", "exp_avg_sq")}
     optimizer["step"] = {"w": torch.tensor(3.0)}
-    return Checkpoint(recipe, progress, plans, ("a", "b"), model, optimizer)
+    return Checkpoint(recipe, progress, specs, ("a", "b"), model, optimizer)
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path):
     saved = example()
     save_checkpoint(tmp_path / "last", saved)
     loaded = load_checkpoint(tmp_path / "last")
-    assert (loaded.recipe, loaded.progress, loaded.plans, loaded.classes) == (
-        saved.recipe, saved.progress, saved.plans, saved.classes
+    assert (loaded.recipe, loaded.progress, loaded.specs, loaded.classes) == (
+        saved.recipe, saved.progress, saved.specs, saved.classes
     )  # fmt: skip
     assert saved.optimizer.keys() == loaded.optimizer.keys()
     kinds = [(saved.optimizer[kind], loaded.optimizer[kind]) for kind in saved.optimizer]
@@ -131,7 +131,7 @@ def test_parameters_and_layers_of_another_network(tmp_path):
     checkpoint = example()
     with pytest.raises(InputError, match=r"the checkpoint in `r` does not fit `resnet20`: .* Missing .*conv1\.weight"):
         restore_model(checkpoint, source="r")
-    checkpoint.plans = [replace(checkpoint.plans[0], name="bn1")]
+    checkpoint.specs = [checkpoint.specs[0].model_copy(update={"name": "bn1"})]
     with pytest.raises(InputError, match="the checkpoint in `r` does not fit `resnet20`: "):
         restore_model(checkpoint, source="r")
     checkpoint.recipe = checkpoint.recipe.model_copy(update={"model": "resnet81"})

@@ -280,8 +280,8 @@ def test_a_reporter_hears_plan_phases_steps_and_epochs(tmp_path, image_folder):
     heard = []
 
     class Listener(Reporter):
-        def plan(self, plans):
-            heard.append(("plan", len(plans)))
+        def plan(self, specs):
+            heard.append(("plan", len(specs)))
 
         def phase(self, name, *, epochs, steps, first):
             heard.append(("phase", name, epochs, steps, first))

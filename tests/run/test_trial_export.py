@@ -12,8 +12,8 @@ from asqcli.api import export_module, quantize_module
 from asqcli.artifact import read_artifact
 from asqcli.artifact.file import part_bytes
 from asqcli.errors import AsqWarning
-from asqcli.nn.plan import plan_layers
 from asqcli.nn.survey import survey
+from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.load import Draft, check, overlay_scheme
 from asqcli.recipe.schema import Quantization
 from asqcli.run.trial_export import findings
@@ -25,8 +25,9 @@ def told(model, hidden="quarter"):
     draft = Draft()
     overlay_scheme(draft, "post", 4)
     draft.overlay({"activations": {"adapter": {"hidden": hidden}}}, "")
-    plans = plan_layers(check(draft, "", Quantization), model, survey(model, torch.zeros(1, 3, 8, 8)), source="")
-    return list(findings(model, plans, torch.zeros(1, 3, 8, 8), CLASSES))
+    example = torch.zeros(1, 3, 8, 8)
+    specs = resolve_layers(check(draft, "", Quantization), survey(model, example).layers, source="")
+    return list(findings(model, specs, example, CLASSES))
 
 
 def wide(middle: nn.Module) -> nn.Sequential:

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from asqcli.models.registry import build_model
-from asqcli.nn.prepare import LayerPlan, prepare
+from asqcli.nn.prepare import prepare
 from asqcli.nn.survey import survey
+from asqcli.quant.spec import AsqActivations, LayerSpec, PostWeights
 from asqcli.train.optimizer import (
     learning_rate,
     make_optimizer,
@@ -13,17 +14,17 @@ from asqcli.train.optimizer import (
     restore_optimizer,
 )
 
-ASQ = {"quantizer": "asq", "bits": 4, "adapter": {"hidden": "quarter", "bits": 8, "output": "reciprocal"}}
-
 
 def test_only_weights_of_convolutions_and_linear_layers_decay():
     model = build_model("resnet20", 10)
     layers = survey(model, torch.zeros(1, 3, 16, 16)).layers
-    prepare(
-        model,
-        [LayerPlan(s.name, s.kind, {"quantizer": "post", "bits": 4}, ASQ, signed=False) for s in layers],
-        torch.zeros(1, 3, 16, 16),
-    )
+    specs = [
+        LayerSpec(
+            name=s.name, kind=s.kind, weights=PostWeights(bits=4), activations=AsqActivations(bits=4), signed=False
+        )
+        for s in layers
+    ]
+    prepare(model, specs, torch.zeros(1, 3, 16, 16))
     decayed, free = parameter_groups(model, 1e-4)
     names = {id(p): n for n, p in model.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {s.name + ".weight" for s in layers}

@@ -13,7 +13,9 @@ from dataclasses import astuple, dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from asqcli.strict import Strict
 
 Shape = tuple[int, ...]
 
@@ -30,12 +32,6 @@ Borders = tuple[Border, Border, Border, Border]  # top, left, bottom, right
 Account = Literal["codes", "level_tables", "weight_scales", "biases", "step_sizes", "adapters", "batch_norms"]
 
 MEAN_PASSES = 4  # elementwise operations for each number that a mean reads
-
-
-class Part(BaseModel):
-    """What all parts of the document share: fixed once read, no unknown key, no guessing of types, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ class Windows:
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
 
 
-class Node(Part):
+class Node(Strict):
     """One operation. Every class derived from it is a kind of node, and must have `op` and the abstract methods.
 
     What kinds have in common they take from classes that are no nodes, listed before this one.

@@ -14,7 +14,6 @@ from asqcli.artifact.nodes.base import (
     Borders,
     Node,
     Pair,
-    Part,
     Shape,
     Size,
     TensorName,
@@ -24,6 +23,7 @@ from asqcli.artifact.nodes.base import (
 )
 from asqcli.artifact.packing import packed_size, unpack
 from asqcli.fixed_arithmetic import EXACT_FLOAT32, LANES
+from asqcli.strict import Strict
 
 LARGEST_ACCUMULATOR = 2**31 - 1
 LARGEST_CODE = 255  # counted from qmin
@@ -37,7 +37,7 @@ SHORT_RUN = 4  # elementwise operations on copying a number that has few neighbo
 QUANTIZE_PASSES = 4  # elementwise operations for each number quantized
 
 
-class Weights(Part):
+class Weights(Strict):
     """Packed codes of a convolution (C_out, C_in / groups, height, width) or a linear layer (C_out, C_in)."""
 
     shape: Annotated[tuple[Size, ...], Field(min_length=2, max_length=4)]
@@ -69,7 +69,7 @@ class Weights(Part):
         return levels.reshape(self.shape)
 
 
-class AdapterLayer(Part):
+class AdapterLayer(Strict):
     """One linear layer of an adapter; without a row scale its weights are float32."""
 
     outputs: Size
@@ -78,7 +78,7 @@ class AdapterLayer(Part):
     bias: TensorName
 
 
-class Adapter(Part):
+class Adapter(Strict):
     """What makes beta from a layer's input."""
 
     layers: Annotated[tuple[AdapterLayer, ...], Field(min_length=1, max_length=2)]
@@ -105,7 +105,7 @@ class Adapter(Part):
         return work
 
 
-class Activations(Part):
+class Activations(Strict):
     """How a layer's input becomes codes."""
 
     qmin: Annotated[int, Field(ge=-255, le=0)]
