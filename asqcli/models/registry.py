@@ -31,7 +31,7 @@ def build_model(
     *,
     image_size: int | None = None,
     seed: tuple[int, ...] | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> nn.Module:
     """Return a float network with random weights in training mode.
 
