@@ -31,7 +31,7 @@ FORMS = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
+pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
 
 
 @pytest.fixture(autouse=True)
