@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from asqcli.cli.resolve import Request, resolve
 
 import asqcli.recipe
 from asqcli.recipe.keys import DEPENDS, REQUIRED, Key, markdown, recipe_keys
+from asqcli.recipe.resolve import Request, resolve
 
 KEYS = {key.path: key for key in recipe_keys()}
 
