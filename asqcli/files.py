@@ -45,7 +45,7 @@ def machine_errors(path: Path) -> Iterator[None]:
         raise MachineError(f"cannot write `{path}`: {error.strerror or error}", hint) from error
 
 
-def write_atomically(path: Path, content: bytes, *, check: Callable[[Path], None] = lambda part: None) -> None:
+def write_atomically(path: Path, content: bytes, *, check: Callable[[Path], None] = lambda _: None) -> None:
     """Write a file so that its name holds the old content or the new, never a part.
 
     Args:

@@ -107,7 +107,7 @@ def resize_and_crop(image: Image.Image, *, resize: int, size: int) -> np.ndarray
         if resize * longer > LARGEST_PIXELS:
             raise InputError(f"an image of {image.width} x {image.height} pixels is too long to be resized to {resize}")
         upright = image.width <= image.height
-        image = image.resize((resize, longer) if upright else (longer, resize), Image.BILINEAR)
+        image = image.resize((resize, longer) if upright else (longer, resize), Image.Resampling.BILINEAR)
     if image.size != (size, size):
         left, top = (_offset(length, size) for length in image.size)
         image = image.crop((left, top, left + size, top + size))

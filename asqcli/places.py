@@ -22,7 +22,7 @@ def place_of(error: BaseException) -> str:
     if not frames:
         return ""
     last = frames[-1]
-    line = linecache.getline(last.filename, last.lineno).strip()
+    line = linecache.getline(last.filename, last.lineno or 0).strip()
     return f", at {Path(last.filename).name}:{last.lineno}" + (f": `{line}`" if line else "")
 
 

@@ -24,6 +24,8 @@ from asqcli.api import quantize_module
 from asqcli.cli.app import app
 from asqcli.engine import load
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "asqcli").rglob("*.md")])
 README, USAGE, CONTRIBUTING = ROOT / "README.md", ROOT / "asqcli" / "cli" / "USAGE.md", ROOT / "CONTRIBUTING.md"

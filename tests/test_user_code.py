@@ -33,9 +33,9 @@ def test_what_is_raised_is_told_with_its_place_in_the_source(tmp_path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     import raising
 
-    with pytest.raises(UnsupportedError, match=r"the net: RuntimeError: .*, at raising.py:3: `return .*# here`"):
-        with guest("the net:"):
-            raising.deep(1)
+    told = r"the net: RuntimeError: .*, at raising.py:3: `return .*# here`"
+    with pytest.raises(UnsupportedError, match=told), guest("the net:"):
+        raising.deep(1)
     sys.modules.pop("raising")
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from asqcli.artifact.nodes import AnyNode, Conv, Linear, QuantizedLayer
+from asqcli.artifact.nodes import AnyNode, Conv, Linear
 from asqcli.artifact.nodes.base import Name, Side
 from asqcli.strict import Strict
 
@@ -49,4 +49,4 @@ class Document(Strict):
 
 def quantized_nodes(document: Document) -> list[Conv | Linear]:
     """Return the nodes that hold weight codes, in order."""
-    return [node for node in document.nodes if isinstance(node, QuantizedLayer)]
+    return [node for node in document.nodes if isinstance(node, Conv | Linear)]

@@ -232,7 +232,7 @@ PEERS: dict[str, Maker] = {
 
 
 def build_peers(
-    network: Float, makers: dict[str, Maker], tell: Callable[[str], None] = lambda name: None
+    network: Float, makers: dict[str, Maker], tell: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[str, Run], dict[str, str]]:
     """Return (the peers that run by name, why each of the others does not).
 

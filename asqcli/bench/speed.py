@@ -26,7 +26,7 @@ def measure_speed(
     batch: int = 1,
     factory: str | None = None,
     seconds: float = SECONDS,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> dict:
     """Return how fast the engine is beside its peers, as the `bench` of `asq infer`.
 

@@ -43,7 +43,7 @@ def evaluate(
         typer.Option("--min-top1", metavar="PERCENT", min=0, max=100, help="Exit with 1 when top-1 is lower."),
     ] = None,
     json_: JsonOption = False,
-    debug: DebugOption = False,
+    _debug: DebugOption = False,
 ) -> None:
     """Measure accuracy on a data set's test images.
 

@@ -31,7 +31,7 @@ def export(
     data: DataOption = None,
     model: FactoryOption = None,
     json_: JsonOption = False,
-    debug: DebugOption = False,
+    _debug: DebugOption = False,
 ) -> None:
     """Write a trained network as integer codes, level tables and scales.
 

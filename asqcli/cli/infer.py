@@ -63,7 +63,7 @@ def infer(
         typer.Option("--batch", min=1, max=4096, metavar="N", help="Images in a run of --bench. Default: 1."),
     ] = None,
     json_: JsonOption = False,
-    debug: DebugOption = False,
+    _debug: DebugOption = False,
 ) -> None:
     """Run an exported network in the integer engine: classes of images, accuracy over a data set, or its speed."""
     _check_arguments(inputs, data, verify, run, bench, batch)

@@ -32,7 +32,7 @@ def overhead(
                      help="Exit with 1 when the adapters add more than X % by the paper's account, at any width."),
     ] = None,
     json_: JsonOption = False,
-    debug: DebugOption = False,
+    _debug: DebugOption = False,
 ) -> None:  # fmt: skip
     """Tell what ASQ adds to a network in storage and arithmetic, without weights, data or training.
 

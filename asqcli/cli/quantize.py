@@ -63,7 +63,7 @@ def quantize(
         bool, typer.Option("--profile", help="Measure where a training step's time goes, and stop.")
     ] = False,
     json_: JsonOption = False,
-    debug: DebugOption = False,
+    _debug: DebugOption = False,
 ) -> None:
     """Fine-tune a network with quantization in the loop.
 

@@ -14,7 +14,7 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_recipes(debug: DebugOption = False) -> None:
+def list_recipes(_debug: DebugOption = False) -> None:
     """Table the recipes that come with asq."""
     from rich.table import Table
 
@@ -33,7 +33,7 @@ def list_recipes(debug: DebugOption = False) -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(metavar="NAME")], debug: DebugOption = False) -> None:
+def show(name: Annotated[str, typer.Argument(metavar="NAME")], _debug: DebugOption = False) -> None:
     """Print a recipe, to read or to start one's own from."""
     from asqcli.errors import InputError
     from asqcli.recipe.shipped import find_recipe
@@ -46,7 +46,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], debug: DebugOptio
 
 
 @app.command()
-def validate(file: Annotated[str, typer.Argument(metavar="FILE")], debug: DebugOption = False) -> None:
+def validate(file: Annotated[str, typer.Argument(metavar="FILE")], _debug: DebugOption = False) -> None:
     """Check a recipe's keys, values and model: every mistake is told.
 
     Factories, layer patterns and data are looked at by `asq quantize --dry-run`.
@@ -62,7 +62,7 @@ def validate(file: Annotated[str, typer.Argument(metavar="FILE")], debug: DebugO
 @app.command("keys")
 def table_keys(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-    debug: DebugOption = False,
+    _debug: DebugOption = False,
 ) -> None:
     """Table every key of a recipe: its values, default and meaning."""
     from rich.table import Table

@@ -72,7 +72,10 @@ class Preprocessing:
 class Split(Protocol):
     """What training and evaluation ask of a split."""
 
-    labels: Tensor  # (N,) int64
+    @property
+    def labels(self) -> Tensor:
+        """Class numbers, (N,) int64."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -197,7 +200,9 @@ def _random_part(image, size: int, generator: torch.Generator) -> np.ndarray:
         torch.manual_seed(generator.initial_seed())
         top, left, height, width = RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
         mirrored = torch.rand(()) < 0.5
-    pixels = np.asarray(image.resize((size, size), Image.BILINEAR, box=(left, top, left + width, top + height)))
+    pixels = np.asarray(
+        image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
+    )
     return pixels[:, ::-1] if mirrored else pixels
 
 

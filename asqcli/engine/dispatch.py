@@ -30,7 +30,9 @@ def usable_kernels() -> tuple[str, ...]:
     return (*(name for name, (_, supported) in compiled_kernels().items() if supported), *NUMPY_KERNELS)
 
 
-def choose_network(artifact: Artifact, kernel: str, threads: int):
+def choose_network(
+    artifact: Artifact, kernel: str, threads: int
+) -> tuple[str, NativeNetwork | NumpyNetwork, str | None]:
     """Return (kernel's name, what runs the network, why NumPy and no native kernel, or None).
 
     Raises:

@@ -50,10 +50,11 @@ class Layer:
         """Return (height, width) of the output for an input of that size."""
         top, left, bottom, right = self.padding
         padded = height + top + bottom, width + left + right
-        return tuple(
+        down, across = (
             (n - d * (k - 1) - 1) // s + 1
             for n, d, k, s in zip(padded, self.dilation, self.kernel_size, self.stride, strict=True)
         )
+        return down, across
 
 
 class Kernel(Protocol):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -19,6 +20,9 @@ from asqcli.models.names import CIFAR_DEPTHS, is_factory
 from asqcli.models.wrappers import unwrap
 from asqcli.seeds import held_generators, seed_everything
 from asqcli.user_code import guest, held_settings, reason_of
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 CIFAR_CLASSES, CIFAR_IMAGE_SIZE = 10, 32
 IMAGENET_CLASSES, IMAGENET_IMAGE_SIZE = 1000, 224
@@ -31,7 +35,7 @@ def build_model(
     *,
     image_size: int | None = None,
     seed: tuple[int, ...] | None = None,
-    tell: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> nn.Module:
     """Return a float network with random weights in training mode.
 
@@ -89,7 +93,7 @@ def torchvision_classifiers() -> list[str]:
     return models.list_models(module=models)
 
 
-def official_weights(name: str):
+def official_weights(name: str) -> WeightsEnum | None:
     """Return torchvision's ImageNet weights for `name`, or None where it has none.
 
     The first version that was published, which is what the paper starts from, not the best one.

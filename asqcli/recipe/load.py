@@ -127,14 +127,14 @@ class StrictLoader(yaml.SafeLoader):
     level.
     """
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent, index) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             problem = f"the alias `*{event.anchor}` is not allowed, write out what it stands for"
             raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
-    def construct_object(self, node, deep=False):
+    def construct_object(self, node, deep=False) -> Any:
         try:
             value = super().construct_object(node, deep)
             if isinstance(value, int) and value.bit_length() > LARGEST_INT_BITS:
@@ -144,7 +144,7 @@ class StrictLoader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
         return value
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node, deep=False) -> dict:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []  # `!!map [a]` is none
         keys = [self.construct_object(key, deep=deep) for key, _ in pairs]
         for place, (key, (key_node, _)) in enumerate(zip(keys, pairs, strict=True)):

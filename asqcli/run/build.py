@@ -17,7 +17,7 @@ from asqcli.recipe.schema import Recipe
 from asqcli.seeds import Stream, held_generators, seed_everything
 
 
-def build_network(recipe: Recipe, classes: int, tell: Callable[[str], None] = lambda text: None) -> nn.Module:
+def build_network(recipe: Recipe, classes: int, tell: Callable[[str], None] = lambda _: None) -> nn.Module:
     """Return the float network of a recipe on the CPU, with the random weights that belong to its seed.
 
     A network of the user's is run once, so that lazy layers, and layers that its first forward makes, are there

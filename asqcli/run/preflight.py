@@ -66,7 +66,7 @@ def _require_same_answers(model: nn.Module, image: Tensor, tell: Callable[[str],
     cast: list[str] = []
 
     def look(name: str):
-        def hook(_, args) -> None:
+        def hook(*_) -> None:
             if torch.is_autocast_enabled("cpu"):
                 cast.append(name)
 

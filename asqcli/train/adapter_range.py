@@ -19,7 +19,7 @@ def record_betas(model: nn.Module) -> Iterator[Ranges]:
     ranges: Ranges = {}
 
     def hook(name: str):
-        def seen(adapter, inputs, beta) -> None:
+        def seen(_adapter, _inputs, beta) -> None:
             low, high = ranges.get(name, (math.inf, -math.inf))
             ranges[name] = min(low, beta.min().item()), max(high, beta.max().item())
 

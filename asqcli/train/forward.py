@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ def backward_in_training(loss: Tensor) -> None:
         loss.backward()
 
 
-def backward_errors():
+def backward_errors() -> AbstractContextManager[None]:
     """Return the context in which gradients are computed: what is raised there is the network's fault, and told so."""
     return guest(
         "the network's gradients cannot be computed:",

@@ -24,6 +24,8 @@ from asqcli.models.cifar_resnet import CifarResNet
 from tests.artifact.mixed import MixedNet
 from tests.permissions import unreadable
 
+pytestmark = pytest.mark.slow
+
 RUNNER = Path(__file__).parent / "hostile.py"
 MUTANTS = 200
 

@@ -13,6 +13,8 @@ from asqcli.bench.peers import PEERS, Float, NoPeer, build_peers, float_network
 from asqcli.models.registry import build_model
 from asqcli.overhead.count import count_network
 
+pytestmark = pytest.mark.slow
+
 NEEDED = {
     "onnxruntime-float": ("onnx", "onnxruntime"),
     "onnxruntime-int8": ("onnx", "onnxruntime"),

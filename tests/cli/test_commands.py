@@ -16,6 +16,8 @@ from asq_process import QUICK, asq, fails
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.slow
+
 
 def test_quantize_prints_one_json_document_and_the_layers(run_folder):
     folder, done = run_folder

@@ -14,6 +14,8 @@ from asqcli.cli.preprocessing import guess
 from asqcli.errors import UsageError
 from asqcli.recipe.resolve import Request, resolve
 
+pytestmark = pytest.mark.slow
+
 FACTORY = """
 from torch import nn
 

@@ -18,6 +18,8 @@ from PIL import Image
 from asqcli.artifact import read_artifact, write_artifact
 from asqcli.artifact.document import quantized_nodes
 
+pytestmark = pytest.mark.slow
+
 needs_a_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 
 

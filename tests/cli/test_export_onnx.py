@@ -16,6 +16,8 @@ from asqcli.engine import Session
 onnxruntime = pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
+pytestmark = pytest.mark.onnx
+
 
 def test_the_file_answers_as_the_engine_does(run_folder, tmp_path):
     run, cwd = run_folder[0], tmp_path

@@ -5,6 +5,8 @@ import json
 import pytest
 from asq_process import QUICK, asq, fails
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
 import random
 import torch

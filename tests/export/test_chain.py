@@ -21,6 +21,8 @@ from asqcli.export.torch_runner import TorchRunner
 from tests.engine.networks import USABLE
 from tests.export.cases import SETTINGS, sum_of_halves
 
+pytestmark = pytest.mark.slow
+
 SIZE = 9
 
 

@@ -22,6 +22,8 @@ from tests.export.cases import SETTINGS, sum_of_halves
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+pytestmark = pytest.mark.onnx
+
 SIZE = 11
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL")
 

@@ -63,9 +63,9 @@ def test_other_files_are_refused(tmp_path, content):
 
 def test_weights_without_permission(tmp_path, monkeypatch, state):
     save_file(state, tmp_path / "weights")
-    with unreadable(tmp_path / "weights", monkeypatch) as weights:
-        with pytest.raises(InputError, match="`weights` cannot be read: Permission denied"):
-            read_weights(weights)
+    refused = pytest.raises(InputError, match="`weights` cannot be read: Permission denied")
+    with unreadable(tmp_path / "weights", monkeypatch) as weights, refused:
+        read_weights(weights)
 
 
 def test_missing_unexpected_and_misshapen_keys_stand_in_one_table(state):
@@ -138,7 +138,7 @@ def test_names_that_are_no_text(tmp_path, state, name):
 
 
 @pytest.mark.parametrize(
-    "content, reason",
+    ("content", "reason"),
     [(b"", "is empty"), (b"version https://git-lfs.github.com/spec/v1", "Git LFS"), (b"\n<!DOCTYPE html>", "web page")],
 )
 def test_files_that_lie_where_weights_should_be(tmp_path, content, reason):

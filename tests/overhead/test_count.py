@@ -17,6 +17,8 @@ from asqcli.models.meta import build_on_meta
 from asqcli.models.registry import build_model, official_weights, torchvision_classifiers, usual_image_size
 from asqcli.overhead.count import Network, count_model, count_network
 
+pytestmark = pytest.mark.slow
+
 
 class Assorted(nn.Module):
     """Every kind of convolution, in every kind of container; 8x8 pixels come in."""

@@ -9,6 +9,8 @@ from asqcli.run.context import RunContext
 from asqcli.run.entry import start_run
 from asqcli.train.reporter import Reporter
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["data.image_size=32", "data.resize=32", "data.workers=0", "train.batch_size=4", "train.max_steps=1",
          "calibration.batches=1"]  # fmt: skip
 CELLS = [

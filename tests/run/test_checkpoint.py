@@ -253,9 +253,9 @@ def test_runs_is_a_file(tmp_path, monkeypatch):
 
 def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
     (tmp_path / "closed").mkdir()
-    with unwritable(tmp_path / "closed", monkeypatch) as folder:
-        with pytest.raises(MachineError, match="cannot write `closed/run`: Permission denied"):
-            RunFolder.create(str(folder / "run"), "x", force=False)
+    refused = pytest.raises(MachineError, match="cannot write `closed/run`: Permission denied")
+    with unwritable(tmp_path / "closed", monkeypatch) as folder, refused:
+        RunFolder.create(str(folder / "run"), "x", force=False)
 
 
 def test_force_replaces_nothing_but_runs(tmp_path):

@@ -67,7 +67,7 @@ def test_adamw_is_that_of_the_paper_and_decays_weights_alone():
     assert model.weight[0].tolist() == pytest.approx(textbook_adamw(start[0].tolist(), gradients, 0.01, 0.1))
 
 
-@pytest.mark.parametrize("kind, kept", [("sgd", {"momentum_buffer"}), ("adamw", {"exp_avg", "exp_avg_sq", "step"})])
+@pytest.mark.parametrize(("kind", "kept"), [("sgd", {"momentum_buffer"}), ("adamw", {"exp_avg", "exp_avg_sq", "step"})])
 def test_an_optimizer_goes_on_from_its_state_to_the_bit(kind, kept):
     first, second = [[0.5, -2.0, 0.1], [0.25, 1.0, 0.0]], [[-3.0, 0.5, 0.01], [1.0, 1.0, 1.0]]
     whole, halves = nn.Linear(3, 1).double(), nn.Linear(3, 1).double()

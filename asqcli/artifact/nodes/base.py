@@ -10,7 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -107,11 +107,13 @@ class Windows:
         (16, 16)
         """
         sides = zip(self.padded(image), self._extents(), self.stride, strict=True)
-        return tuple((n - e) // s + 1 for n, e, s in sides)
+        down, across = ((n - e) // s + 1 for n, e, s in sides)
+        return down, across
 
     def _extents(self) -> tuple[int, int]:
         """Return the pixels that a window spans, down and across."""
-        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        down, across = (d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
+        return down, across
 
 
 class Node(Strict):
@@ -125,6 +127,8 @@ class Node(Strict):
         inputs: the values that it reads.
     """
 
+    if TYPE_CHECKING:
+        op: str
     name: Name
     inputs: Annotated[tuple[Value, ...], Field(min_length=1, max_length=1)]
 
@@ -169,7 +173,13 @@ class Node(Strict):
         return Work(elementwise=read + math.prod(output), calls=8 + len(inputs))
 
 
-class WithoutTensors:
+if TYPE_CHECKING:
+    MixedIn = Node  # what kinds have in common is always mixed into one
+else:
+    MixedIn = object
+
+
+class WithoutTensors(MixedIn):
     """What holds for kinds of node that name no tensors."""
 
     def tensors(self, inputs: Sequence[Shape]) -> Iterable[TensorSpec]:

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from asqcli.artifact.nodes.base import Node, Shape, TensorName, TensorSpec, Value, WithoutTensors, Work
+from asqcli.artifact.nodes.base import MixedIn, Node, Shape, TensorName, TensorSpec, Value, WithoutTensors, Work
 
 Number = Annotated[float, Field(ge=-3e38, le=3e38)]
 
 SIGMOID_PASSES = 20  # elementwise operations for each number
 
 
-class Elementwise:
+class Elementwise(MixedIn):
     """What holds for kinds of node whose value has the shape of their first input."""
 
     def problem(self, inputs: Sequence[Shape]) -> str | None:

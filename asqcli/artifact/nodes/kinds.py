@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from functools import reduce
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import Field
 
@@ -15,7 +15,10 @@ MODULES = (layers, elementwise, pools, movement)
 KINDS: tuple[type[Node], ...] = tuple(
     kind for module in MODULES for kind in Node.__subclasses__() if kind.__module__ == module.__name__
 )
-AnyNode = Annotated[reduce(operator.or_, KINDS), Field(discriminator="op")]
+if TYPE_CHECKING:
+    AnyNode = Node
+else:
+    AnyNode = Annotated[reduce(operator.or_, KINDS), Field(discriminator="op")]
 
 Entry = TypeVar("Entry")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -12,6 +12,7 @@ from pydantic import Field
 from asqcli.artifact.nodes.base import (
     MEAN_PASSES,
     Borders,
+    MixedIn,
     Node,
     Pair,
     Shape,
@@ -126,8 +127,13 @@ class Activations(Strict):
             yield from self.adapter.tensors(channels)
 
 
-class QuantizedLayer:
+class QuantizedLayer(MixedIn):
     """What a convolution and a linear layer have in common."""
+
+    if TYPE_CHECKING:
+        activations: Activations
+        weights: Weights
+        groups: int
 
     def tensors(self, inputs: Sequence[Shape]) -> Iterator[TensorSpec]:
         yield from self.weights.tensors()
@@ -194,7 +200,8 @@ class Conv(QuantizedLayer, Node):
 
     @property
     def windows(self) -> Windows:
-        return Windows(self.weights.shape[2:], self.stride, self.padding, self.dilation)
+        kernel_size = self.weights.shape[2:]
+        return Windows(kernel_size, self.stride, self.padding, self.dilation)  # pyright: ignore[reportArgumentType]
 
     def problem(self, inputs: Sequence[Shape]) -> str | None:
         x, (outputs, per_group, *kernel_size) = inputs[0], self.weights.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from asqcli.artifact.nodes.base import (
     MEAN_PASSES,
@@ -24,6 +24,9 @@ RESAMPLE_PASSES = 16  # elementwise operations for each number that an adaptive 
 
 class Pool(WithoutTensors):
     """What holds for kinds of node that look at an image through `windows`."""
+
+    if TYPE_CHECKING:
+        windows: Windows
 
     def problem(self, inputs: Sequence[Shape]) -> str | None:
         if len(inputs[0]) != 3:

@@ -52,7 +52,7 @@ class Op(ctypes.Structure):
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def find_library() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None where the package was installed without a compiler."""
     if not LIBRARY.is_file():
         return None
@@ -78,10 +78,17 @@ def library() -> ctypes.CDLL | None:
     return loaded
 
 
+def library() -> ctypes.CDLL:
+    """Return the compiled kernels, which are there."""
+    loaded = find_library()
+    assert loaded is not None
+    return loaded
+
+
 @cache
 def compiled_kernels() -> dict[str, tuple[int, bool]]:
     """Return name: (index, does this processor run it?) of each native kernel, the best first."""
-    loaded, kernels = library(), {}
+    loaded, kernels = find_library(), {}
     while loaded is not None and (name := loaded.asq_kernel_name(len(kernels))) is not None:
         kernels[name.decode()] = (len(kernels), bool(loaded.asq_kernel_supported(len(kernels))))
     return kernels

@@ -13,6 +13,8 @@ from asqcli.engine.native import memory
 from tests.engine.native.mobilenet import inverted_residual, recompute_all
 from tests.engine.networks import USABLE, Maker, keep_before_a_guard
 
+pytestmark = pytest.mark.native
+
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory protection as on Linux")
 @pytest.mark.parametrize("kernel", USABLE)

@@ -14,7 +14,7 @@ from asqcli.engine.native import planner
 from asqcli.engine.native.library import LAYOUT_PIXELS, LAYOUT_ROW_QUADS
 from tests.engine.networks import USABLE, Maker, assert_equal
 
-pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
+pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
 
 
 ODD = [1, 2, 3, 7, 8, 13, 14, 15, 16, 17, 28, 31, 33]

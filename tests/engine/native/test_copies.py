@@ -9,7 +9,7 @@ from asqcli.artifact import nodes
 from asqcli.engine.native import library, planner
 from tests.engine.networks import Maker, assert_equal
 
-pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
+pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
 
 
 def test_slices_pads_and_concatenations():

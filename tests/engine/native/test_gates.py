@@ -11,7 +11,7 @@ from asqcli.engine.native import execute, library, planner
 from asqcli.engine.numpy import operations
 from tests.engine.networks import USABLE, Maker, assert_equal
 
-pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
+pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
 
 
 @pytest.mark.parametrize("op", library.GATES)

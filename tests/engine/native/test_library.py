@@ -9,6 +9,8 @@ import pytest
 
 from asqcli.engine.native import library
 
+pytestmark = pytest.mark.native
+
 HEADER = re.sub(r"/\*.*?\*/", "", (library.LIBRARY.parent / "kernel.h").read_text(), flags=re.DOTALL)
 TYPES = {
     "int": ctypes.c_int,

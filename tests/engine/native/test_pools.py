@@ -10,7 +10,7 @@ from asqcli.engine.interface import NotNative
 from asqcli.engine.native import library, planner
 from tests.engine.networks import Maker, assert_equal
 
-pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
+pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
 
 
 @pytest.mark.parametrize("size", [1, 4, 9, 15])

@@ -11,7 +11,7 @@ from asqcli.engine.native import library, planner
 from tests.engine.native.mobilenet import inverted_residual, recompute_all
 from tests.engine.networks import assert_equal
 
-pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
+pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
 
 
 @settings(max_examples=40, deadline=None)

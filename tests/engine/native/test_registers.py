@@ -10,6 +10,8 @@ import pytest
 
 from asqcli.engine.native import library
 
+pytestmark = pytest.mark.native
+
 
 @pytest.mark.parametrize(
     ("kernel", "products", "register", "accumulators", "at_least"),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import ctypes
 import threading
 
+import pytest
+
 from asqcli.engine.native import threads
 from asqcli.engine.native.library import Op, compiled_kernels, library
+
+pytestmark = pytest.mark.native
 
 
 def test_a_team_that_waits_for_a_core_is_given_up_for_a_while(monkeypatch):

@@ -31,7 +31,7 @@ FORMS = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("small_networks_are_worth_a_team")
+pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_transforms_of_weights_convolve(dimensions):
     else:
         constants = 2 * code_range * (1 - np.outer([0, 1, 0, 0], [0, 1, 0, 0]))
         transformed = np.einsum("si,tj,cij->stc", forward, forward, above) + constants[..., None]
-        assert 0 <= transformed.min() and transformed.max() <= 255
+        assert transformed.min() >= 0 and transformed.max() <= 255
         products = np.einsum("stc,stoc->sto", transformed, weights.reshape(4, 4, 3, 4))
         out = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
         tile = np.einsum("us,vt,sto->uvo", out, out, products).reshape(4, -1)
