@@ -22,8 +22,9 @@ def print_tables(document: dict) -> None:
 
 def _print_predictions(document: dict) -> None:
     table = Table()
-    for heading, side in (("image", "left"), ("class", "left"), ("score", "right")):
-        table.add_column(heading, justify=side, overflow="fold")
+    for heading in ("image", "class"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("score", justify="right", overflow="fold")
     for prediction in document["predictions"]:
         name = _text(prediction["input"])
         if "error" in prediction:
