@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA
+from asqcli.arithmetic import formulas
 from asqcli.quant.fake_quant import fake_quantize, quantize
-from asqcli.quant.ordered import ordered_linear, ordered_mean
 
 HIDDEN_RATIO = 4
 NARROW = 8  # below this many channels a hidden layer would have one unit at most
@@ -49,8 +48,8 @@ class Adapter(nn.Module):
     1 / (1 - t) below, which is smooth, positive, never without gradient, and made of exactly rounded operations.
     `output="relu"` gives the paper's form.
 
-    In evaluation the pool and the linear layers are computed in double in a fixed order and rounded once, so that a
-    sample's beta does not depend on its batch. Weights are rounded to 8 bits, a scale per row, in training too.
+    In evaluation the pool and the linear layers are computed in fixed arithmetic, so that a sample's beta does not
+    depend on its batch. Weights are rounded to 8 bits, a scale per row, in training too.
 
     Args:
         channels: of the input.
@@ -84,7 +83,7 @@ class Adapter(nn.Module):
             x: (N, C, H, W), or (N, .., C) when `channels_last`; real units.
         """
         t = self._train_output(x) if self.training else self._eval_output(x)
-        return self._beta(t).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+        return formulas.beta(torch, t, self.output).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
 
     def _train_output(self, x: Tensor) -> Tensor:
         channel_dim = x.dim() - 1 if self.channels_last else 1
@@ -103,13 +102,8 @@ class Adapter(nn.Module):
     def _eval_output(self, x: Tensor) -> Tensor:
         if not self.channels_last:
             x = x.movedim(1, -1).contiguous()
-        hidden = ordered_mean(x).double()
-        for layer in self.layers:
-            if layer is not self.layers[0]:
-                hidden = hidden.relu()
-            weight, scale = self.integer_weight(layer)
-            hidden = ordered_linear(hidden, weight.double(), scale.double(), layer.bias.double())
-        return hidden
+        layers = [(*self.integer_weight(layer), layer.bias) for layer in self.layers]
+        return formulas.adapter(torch, formulas.mean(torch, x), [[t.double() for t in layer] for layer in layers])
 
     def integer_weight(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
         """Return (whole numbers in -127..127, scale of each row); with float weights, themselves and 1."""
@@ -117,11 +111,6 @@ class Adapter(nn.Module):
             return layer.weight, torch.ones_like(layer.bias)
         scale = _row_scale(layer.weight)
         return quantize(layer.weight, scale, qmin=-WEIGHT_QMAX, qmax=WEIGHT_QMAX), scale.squeeze(1)
-
-    def _beta(self, t: Tensor) -> Tensor:
-        if self.output == "relu":
-            return t.relu().clamp(min=PAPER_SMALLEST_BETA)
-        return torch.where(t >= 0, 1 + t, 1 / (1 - t.clamp(max=0)))
 
 
 def _row_scale(weight: Tensor) -> Tensor:

@@ -83,7 +83,9 @@ class NumpyNetwork:
             case nodes.MaxPool():
                 return operations.max_pool(x, node.kernel_size, node.stride, node.padding, node.dilation)
             case nodes.AvgPool():
-                return operations.avg_pool(x, node.kernel_size, node.stride, node.padding, node.count_include_pad)
+                return operations.avg_pool(
+                    x, node.kernel_size, node.stride, node.padding, count_include_pad=node.count_include_pad
+                )
             case nodes.AdaptiveAvgPool():
                 return operations.adaptive_avg_pool(x, node.output_size)
             case nodes.Reshape():
