@@ -8,5 +8,4 @@ calibration signedness and starting values of the quantizers
 prepare     replace them by quantized layers, as their specs say
 proof       find out from records whether the network calls these, and nothing in their place
 layers      the quantized layers; their evaluation is the integer engine's arithmetic, operation by operation
-arithmetic  in evaluation, pools and gates are the engine's too, called as modules or as functions
 """

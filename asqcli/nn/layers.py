@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from asqcli.fixed_arithmetic import EXACT_FLOAT32
+from asqcli.arithmetic.constants import EXACT_FLOAT32
 from asqcli.nn.held_weights import held
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.weight_quantizers import WeightQuantizer

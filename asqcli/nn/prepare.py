@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from asqcli.arithmetic.torch_mode import evaluate_in_fixed_arithmetic
 from asqcli.errors import UnsupportedError
-from asqcli.nn.arithmetic import evaluate_exactly
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.nn.proof import prove
 from asqcli.nn.record import Record, record_or_refuse
@@ -62,7 +62,7 @@ def _put_in(model: nn.Module, specs: list[LayerSpec], example: Tensor, undo: Exi
                 undo.callback(parent._modules.__setitem__, name, child)
                 parent._modules[name] = twins[child]
     _refuse_what_cannot_be_shared(model, twins)
-    for hook in evaluate_exactly(model):
+    for hook in evaluate_in_fixed_arithmetic(model):
         undo.callback(hook.remove)
     after = record_or_refuse(model, example)
     prove(twins, before, after)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from asqcli.arithmetic.torch_mode import torchs_own_arithmetic
 from asqcli.errors import AsqError, UnsupportedError, first_line, ran_out_of_memory
-from asqcli.nn.arithmetic import torchs_own_arithmetic
 from asqcli.nn.layers import quantized_layer
 from asqcli.nn.modes import evaluating
 

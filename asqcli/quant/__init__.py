@@ -9,7 +9,6 @@ so that training's fake quantizer, its evaluation and an integer engine can all 
     spec       what a quantizer is, in settings
     bounds     bits and signedness to qmin, qmax         levels     level sets and their tables
     fake_quant the paper's autograd functions            baselines  PACT's and LSQ+'s
-    step_size  starting values                           ordered    sums whose order is fixed
-    adapter    activation statistics to beta
+    step_size  starting values                           adapter    activation statistics to beta
     weight_quantizers, activation_quantizers             the modules that layers hold, built from all of the above
 """

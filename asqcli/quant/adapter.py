@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA
+from asqcli.arithmetic import formulas
 from asqcli.quant.fake_quant import fake_quantize, quantize
-from asqcli.quant.ordered import ordered_linear, ordered_mean
 from asqcli.quant.spec import AdapterSpec
 
 WEIGHT_QMAX = 127
@@ -24,8 +23,8 @@ class Adapter(nn.Module):
     1 / (1 - t) below, which is smooth, positive, never without gradient, and made of exactly rounded operations.
     `output="relu"` gives the paper's form.
 
-    In evaluation the pool and the linear layers are computed in double in a fixed order and rounded once, so that a
-    sample's beta does not depend on its batch. Weights are rounded to 8 bits, a scale per row, in training too.
+    In evaluation the pool and the linear layers are computed in fixed arithmetic, so that a sample's beta does not
+    depend on its batch. Weights are rounded to 8 bits, a scale per row, in training too.
 
     Args:
         channels: of the input.
@@ -49,7 +48,7 @@ class Adapter(nn.Module):
             x: (N, C, H, W), or (N, .., C) when `channels_last`; real units.
         """
         t = self._train_output(x) if self.training else self._eval_output(x)
-        return self._beta(t).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+        return formulas.beta(torch, t, self.spec.output).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
 
     def _train_output(self, x: Tensor) -> Tensor:
         channel_dim = x.dim() - 1 if self.channels_last else 1
@@ -68,13 +67,8 @@ class Adapter(nn.Module):
     def _eval_output(self, x: Tensor) -> Tensor:
         if not self.channels_last:
             x = x.movedim(1, -1).contiguous()
-        hidden = ordered_mean(x).double()
-        for layer in self.layers:
-            if layer is not self.layers[0]:
-                hidden = hidden.relu()
-            weight, scale = self.integer_weight(layer)
-            hidden = ordered_linear(hidden, weight.double(), scale.double(), layer.bias.double())
-        return hidden
+        layers = [(*self.integer_weight(layer), layer.bias) for layer in self.layers]
+        return formulas.adapter(torch, formulas.mean(torch, x), [[t.double() for t in layer] for layer in layers])
 
     def extra_repr(self) -> str:
         return str(self.spec)
@@ -85,11 +79,6 @@ class Adapter(nn.Module):
             return layer.weight, torch.ones_like(layer.bias)
         scale = _row_scale(layer.weight)
         return quantize(layer.weight, scale, qmin=-WEIGHT_QMAX, qmax=WEIGHT_QMAX), scale.squeeze(1)
-
-    def _beta(self, t: Tensor) -> Tensor:
-        if self.spec.output == "relu":
-            return t.relu().clamp(min=PAPER_SMALLEST_BETA)
-        return torch.where(t >= 0, 1 + t, 1 / (1 - t.clamp(max=0)))
 
 
 def _row_scale(weight: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ TOLERANCES = {"exact": 0.0, "float": 1e-4, "mixed": 2e-2}
 
 PREFIX = "fingerprint/"  # of its name among the tensors of a file
 
-# Functions that are exact, by the last part of their names. Those that evaluation replaces by exact ones are not seen.
+# Functions that are exact, by the last part of their names. Those that evaluation has in fixed arithmetic are not seen.
 _EXACT = frozenset(
     "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__ mul mul_ __mul__ __rmul__ __imul__ div div_ "
     "__truediv__ __itruediv__ neg __neg__ relu relu_ relu6 hardtanh hardtanh_ clamp clamp_ clip leaky_relu threshold "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from asqcli.arithmetic.constants import ADAPTER_LANES, EXACT_FLOAT32
 from asqcli.artifact.nodes.base import (
     MEAN_PASSES,
     Borders,
@@ -23,7 +24,6 @@ from asqcli.artifact.nodes.base import (
     Work,
 )
 from asqcli.artifact.packing import packed_size, unpack
-from asqcli.fixed_arithmetic import EXACT_FLOAT32, LANES
 from asqcli.strict import Strict
 
 LARGEST_ACCUMULATOR = 2**31 - 1
@@ -100,8 +100,8 @@ class Adapter(Strict):
         """Return what beta takes, the mean of the input apart."""
         work, inputs = Work(calls=max(x[1:], default=0)), x[0]
         for layer in self.layers:
-            products = QUANTIZE_PASSES * (inputs + LANES) * layer.outputs
-            work += Work(elementwise=products, calls=2 * inputs // LANES)
+            products = QUANTIZE_PASSES * (inputs + ADAPTER_LANES) * layer.outputs
+            work += Work(elementwise=products, calls=2 * inputs // ADAPTER_LANES)
             inputs = layer.outputs
         return work
 

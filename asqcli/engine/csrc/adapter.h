@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "constants.h"
 #include "kernel.h"
 #include "vector.h"
 
@@ -29,20 +30,20 @@ static void mean(const Op *op, int first, int last, float *out) {
    wait for each other. */
 static inline __attribute__((always_inline)) void adapter_layer(const AdapterLayer *layer, const double *h, double *out,
                                                                 const int QUANTIZED) {
-    const int inputs = padded(layer->inputs, 8);
+    const int inputs = padded(layer->inputs, ADAPTER_LANES);
     for (int o = 0; o < layer->outputs; o += 4) {
         Doubles lanes[4] = {{0.0}, {0.0}, {0.0}, {0.0}};
-        for (int i = 0; i < inputs; i += 8) {
+        for (int i = 0; i < inputs; i += ADAPTER_LANES) {
             const Doubles input = *(const Doubles *)(h + i);
             const ptrdiff_t at = (ptrdiff_t)o * inputs + 4 * i;
             for (int k = 0; k < 4; k++)
-                lanes[k] += input * (QUANTIZED ? widen_int8(layer->int8_weight + at + 8 * k)
-                                               : widen(layer->float_weight + at + 8 * k));
+                lanes[k] += input * (QUANTIZED ? widen_int8(layer->int8_weight + at + ADAPTER_LANES * k)
+                                               : widen(layer->float_weight + at + ADAPTER_LANES * k));
         }
         for (int k = 0; k < 4 && o + k < layer->outputs; k++) {
-            double lane[8];
+            double lane[ADAPTER_LANES];
             memcpy(lane, &lanes[k], sizeof lane);
-            for (int half = 4; half; half /= 2)
+            for (int half = ADAPTER_LANES / 2; half; half /= 2)
                 for (int j = 0; j < half; j++) lane[j] += lane[j + half];
             out[o + k] = lane[0] * layer->row_scale[o + k] + layer->bias[o + k];
         }
@@ -52,7 +53,7 @@ static inline __attribute__((always_inline)) void adapter_layer(const AdapterLay
 /* From the means of all channels. scratch: [2][scratch_width]. */
 static float beta(const Op *op, const float *means, double *scratch) {
     double *h = scratch, *next = h + op->scratch_width;
-    for (int c = 0; c < padded(op->channels, 8); c++) h[c] = c < op->channels ? (double)means[c] : 0.0;
+    for (int c = 0; c < padded(op->channels, ADAPTER_LANES); c++) h[c] = c < op->channels ? (double)means[c] : 0.0;
     for (int k = 0; k < op->adapter_layers; k++) {
         const AdapterLayer *layer = &op->adapter[k];
         if (k)
@@ -61,13 +62,13 @@ static float beta(const Op *op, const float *means, double *scratch) {
             adapter_layer(layer, h, next, 1);
         else
             adapter_layer(layer, h, next, 0);
-        for (int o = layer->outputs; o < padded(layer->outputs, 8); o++) next[o] = 0.0;
+        for (int o = layer->outputs; o < padded(layer->outputs, ADAPTER_LANES); o++) next[o] = 0.0;
         double *swap = h;
         h = next;
         next = swap;
     }
     const double t = h[0];
-    if (op->beta_output) return (float)(t < 1e-8 ? 1e-8 : t);
+    if (op->beta_output) return (float)(t < PAPER_SMALLEST_BETA ? PAPER_SMALLEST_BETA : t);
     return (float)(t >= 0.0 ? 1.0 + t : 1.0 / (1.0 - t));
 }
 

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "constants.h"
 #include "kernel.h"
 #include "vector.h"
 
@@ -84,22 +85,19 @@ enum { SIDES = 12, GATED = SIDES * VECTOR / 8 /* numbers at a time */ };
 
 /* 1 / (1 + exp(-x)), from doubles; a NaN stays. exp(-y) is 2 to a whole power, and a series for the rest. */
 static inline void sigmoid(const float *x, float *out) {
-    static const double COEFFICIENTS[] = {
-        1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
-        1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0,
-    };
+    static const double COEFFICIENTS[] = EXP_COEFFICIENTS;
     FewFloats *const to = (FewFloats *)out;
-    const Numbers zero = {0.0}, most = zero + 700.0;
+    const Numbers zero = {0.0}, most = zero + EXP_LARGEST;
     const Numbers whole = zero + 6755399441055744.0; /* 1.5 * 2^52: rounds what is added, half to even, to its last bits */
     Numbers y[SIDES], sum[SIDES], r[SIDES], e[SIDES];
     FOR_ALL(y[c] = (Numbers)((Bits)as_numbers(x + c * VECTOR / 8) & INT64_MAX))
     FOR_ALL(y[c] = choose(y[c] > most, most, y[c]))
-    FOR_ALL(sum[c] = y[c] * 1.4426950408889634 + whole)
-    FOR_ALL(r[c] = (sum[c] - whole) * 0.6931471803691238 - y[c])
-    FOR_ALL(r[c] = r[c] + (sum[c] - whole) * 1.9082149292705877e-10)
+    FOR_ALL(sum[c] = y[c] * LOG2_E + whole)
+    FOR_ALL(r[c] = (sum[c] - whole) * LN2_HIGH - y[c])
+    FOR_ALL(r[c] = r[c] + (sum[c] - whole) * LN2_LOW)
     FOR_ALL(e[c] = zero + COEFFICIENTS[0])
     DO_NOT_UNROLL /* or the compiler would put the chains one behind the other */
-    for (int n = 1; n < 13; n++) FOR_ALL(e[c] = e[c] * r[c] + COEFFICIENTS[n])
+    for (size_t n = 1; n < sizeof COEFFICIENTS / sizeof *COEFFICIENTS; n++) FOR_ALL(e[c] = e[c] * r[c] + COEFFICIENTS[n])
     FOR_ALL(e[c] = e[c] * (Numbers)((1023 - ((UnsignedBits)sum[c] - (UnsignedBits)whole)) << 52))
     FOR_ALL(y[c] = choose(as_numbers(x + c * VECTOR / 8) < zero, e[c], zero + 1.0) / (1.0 + e[c]))
     FOR_ALL(to[c] = __builtin_convertvector(y[c], FewFloats))
@@ -111,7 +109,7 @@ static inline void hardsigmoid(const float *x, float *out) {
         float v = x[k] + 3.0f;
         v = v < 0.0f ? 0.0f : v;
         v = v > 6.0f ? 6.0f : v;
-        out[k] = v * (1.0f / 6.0f);
+        out[k] = v * SIXTH;
     }
 }
 

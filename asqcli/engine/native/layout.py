@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from asqcli.arithmetic.constants import ADAPTER_LANES
 from asqcli.artifact.nodes import Conv, Linear
 from asqcli.engine.native.library import BLOCK, DEPTH, LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS
 from asqcli.engine.native.winograd import TILE, dimensions_of, transform_weights
-from asqcli.fixed_arithmetic import LANES as ADAPTER_LANES
 
 OUTPUT_NUMBERS = 6  # compensation, scales, bias and batch norm
 MOST_POOLED_WEIGHTS = 2**15  # bytes: they stay in the first cache while a pool takes row after row

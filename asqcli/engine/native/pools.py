@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from asqcli.arithmetic.windows import adaptive_windows, sliding_windows
 from asqcli.artifact.nodes import AdaptiveAvgPool, AvgPool, MaxPool
 from asqcli.engine.interface import NotNative
 from asqcli.engine.native.library import MOST_ROWS, Pool
-from asqcli.fixed_arithmetic import adaptive_windows
 
 MOST_WINDOW = 2**12  # numbers, each read for every window; NumPy's way, sums of rows first, is faster with larger ones
 
@@ -48,11 +48,6 @@ def average_windows(node: AvgPool | AdaptiveAvgPool, image: Pair, out: Pair) -> 
         return np.array(sides[0] + sides[1], np.int32), 0
     if math.prod(node.kernel_size) > MOST_WINDOW:
         raise NotNative(f"a pool of {node.kernel_size[0]}x{node.kernel_size[1]} (`{node.name}`)")
-    windows = []
-    for size, count, kernel, stride, border in zip(
-        image, out, node.kernel_size, node.stride, node.padding, strict=True
-    ):
-        first = np.arange(count) * stride - border
-        windows.append(np.stack([first, first + kernel], axis=1).clip(0, size))
+    sides = [sliding_windows(*side) for side in zip(image, node.kernel_size, node.stride, node.padding, strict=True)]
     with_border = node.count_include_pad or node.padding == (0, 0)
-    return np.concatenate(windows).astype(np.int32), math.prod(node.kernel_size) if with_border else 0
+    return np.array(sides[0] + sides[1], np.int32), math.prod(node.kernel_size) if with_border else 0

@@ -11,8 +11,8 @@ import itertools
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from asqcli.arithmetic.constants import EXACT_FLOAT32
 from asqcli.engine.interface import Layer
-from asqcli.fixed_arithmetic import EXACT_FLOAT32
 
 LARGEST_PATCHES = 2**21  # numbers copied for one matrix product
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +15,8 @@ from asqcli.engine.numpy import operations
 
 BATCH_NUMBERS = 2**23  # of all values held at one time: 32 MiB, about the size of a cache
 LARGEST_BATCH = 64
+
+Tensors = dict[str, np.ndarray]
 
 
 class NumpyNetwork:
@@ -56,48 +59,12 @@ class NumpyNetwork:
             if index in self.layers:
                 result = self.layers[index](inputs[0], observe)
             else:
-                result = self._compute(node, inputs)
+                result = COMPUTE[type(node)](node, self.artifact.tensors, *inputs)
             values[index + 1] = result
             for value in {*node.inputs, index + 1}:
                 if last_use[value] <= index:
                     values.pop(value, None)
         return values[len(self.artifact.document.nodes)]
-
-    def _compute(self, node, inputs: list[np.ndarray]) -> np.ndarray:
-        """Return the value of a node without codes."""
-        x, tensors = inputs[0], self.artifact.tensors
-        match node:
-            case nodes.BatchNorm():
-                v = x * tensors[node.g][:, None, None]
-                return np.add(v, tensors[node.b][:, None, None], out=v)
-            case nodes.Clamp(low=None, high=None):
-                return x  # NumPy 1 refuses to clip without a bound
-            case nodes.Clamp():
-                return np.clip(x, *(None if bound is None else np.float32(bound) for bound in (node.low, node.high)))
-            case nodes.Gate():
-                return operations.gate(node.op, x)
-            case nodes.Add():
-                return x + inputs[1]
-            case nodes.Mul():
-                return x * inputs[1]
-            case nodes.MaxPool():
-                return operations.max_pool(x, node.kernel_size, node.stride, node.padding, node.dilation)
-            case nodes.AvgPool():
-                return operations.avg_pool(x, node.kernel_size, node.stride, node.padding, node.count_include_pad)
-            case nodes.AdaptiveAvgPool():
-                return operations.adaptive_avg_pool(x, node.output_size)
-            case nodes.Reshape():
-                return x.reshape(len(x), *node.shape)
-            case nodes.Transpose():
-                return x.swapaxes(node.axes[0] + 1, node.axes[1] + 1)
-            case nodes.Concat():
-                return np.concatenate(inputs, axis=node.axis + 1)
-            case nodes.Slice():
-                # A copy: a view would keep all of `x` in memory beyond its last use.
-                return x[(slice(None),) * (node.axis + 1) + (slice(node.start, node.stop, node.step),)].copy("K")
-            case nodes.Pad():
-                return np.pad(x, ((0, 0), *zip(node.before, node.after, strict=True)))
-        raise AssertionError(node)
 
 
 def batch_size(artifact: Artifact) -> int:
@@ -138,3 +105,52 @@ class _QuantizedLayer:
         if self.bias is not None:
             v += self.bias[:, None, None]
         return v if x.ndim == 4 else v.reshape(len(v), math.prod(v.shape[1:]))
+
+
+def _batch_norm(node: nodes.BatchNorm, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    v = x * tensors[node.g][:, None, None]
+    return np.add(v, tensors[node.b][:, None, None], out=v)
+
+
+def _clamp(node: nodes.Clamp, _, x: np.ndarray) -> np.ndarray:
+    if node.low is node.high is None:
+        return x  # NumPy 1 refuses to clip without a bound
+    return np.clip(x, *(None if bound is None else np.float32(bound) for bound in (node.low, node.high)))
+
+
+def _avg_pool(node: nodes.AvgPool, _, x: np.ndarray) -> np.ndarray:
+    sides = node.kernel_size, node.stride, node.padding
+    return operations.avg_pool(x, *sides, count_include_pad=node.count_include_pad)
+
+
+def _slice(node: nodes.Slice, _, x: np.ndarray) -> np.ndarray:
+    # A copy: a view would keep all of `x` in memory beyond its last use.
+    return x[(slice(None),) * (node.axis + 1) + (slice(node.start, node.stop, node.step),)].copy("K")
+
+
+def _quantized_layer(node: nodes.QuantizedLayer, *_) -> np.ndarray:
+    raise AssertionError(f"`{node.name}` is run by its `_QuantizedLayer`")
+
+
+# The value of a node from the artifact's tensors and the values that it reads.
+COMPUTE: dict[type[nodes.Node], Callable[..., np.ndarray]] = nodes.for_every_kind(
+    {
+        nodes.Conv: _quantized_layer,
+        nodes.Linear: _quantized_layer,
+        nodes.BatchNorm: _batch_norm,
+        nodes.Clamp: _clamp,
+        nodes.Gate: lambda node, _, x: operations.gate(node.op, x),
+        nodes.Add: lambda _node, _, x, y: x + y,
+        nodes.Mul: lambda _node, _, x, y: x * y,
+        nodes.MaxPool: lambda node, _, x: operations.max_pool(
+            x, node.kernel_size, node.stride, node.padding, node.dilation
+        ),
+        nodes.AvgPool: _avg_pool,
+        nodes.AdaptiveAvgPool: lambda node, _, x: operations.adaptive_avg_pool(x, node.output_size),
+        nodes.Reshape: lambda node, _, x: x.reshape(len(x), *node.shape),
+        nodes.Transpose: lambda node, _, x: x.swapaxes(node.axes[0] + 1, node.axes[1] + 1),
+        nodes.Concat: lambda node, _, *values: np.concatenate(values, axis=node.axis + 1),
+        nodes.Slice: _slice,
+        nodes.Pad: lambda node, _, x: np.pad(x, ((0, 0), *zip(node.before, node.after, strict=True))),
+    }
+)

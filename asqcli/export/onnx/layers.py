@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from asqcli.arithmetic.constants import PAPER_SMALLEST_BETA
 from asqcli.artifact.nodes import Adapter, Conv, Linear
 from asqcli.export.onnx.pools import channel_means
 from asqcli.export.onnx.scope import DOUBLE, FLOAT, UINT8, Scope
-from asqcli.fixed_arithmetic import PAPER_SMALLEST_BETA
 
 # Weights are unsigned, counted from 128. onnxruntime 1.18 has no ConvInteger for signed ones, and without VNNI
 # instructions it adds pairs of products of u8 and s8 in 16 bits, which saturate; those of u8 and u8 are widened first.

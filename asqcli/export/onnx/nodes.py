@@ -1,4 +1,4 @@
-"""One node of an artifact to the ONNX operators of its formula, as `asqcli.engine.numpy.operations` has it in NumPy.
+"""One node of an artifact to the ONNX operators of its formula, as FORMAT.md has it.
 
 A layer's value has the layer's name, and what lies inside it is called `layer/codes`, `layer/accumulator` and so on, so
 that two runtimes can be compared value by value.
@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from asqcli.arithmetic.constants import SIXTH
 from asqcli.artifact import Artifact, nodes
 from asqcli.export.onnx.graph import Graph
 from asqcli.export.onnx.layers import quantized_layer
 from asqcli.export.onnx.pools import adaptive_avg_pool, avg_pool, max_pool
 from asqcli.export.onnx.scope import DOUBLE, FLOAT, Scope
-from asqcli.fixed_arithmetic import SIXTH
 
 
 def write_node(graph: Graph, artifact: Artifact, index: int, inputs: list[str], output: str | None) -> str:

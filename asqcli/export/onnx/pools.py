@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from asqcli.arithmetic.windows import adaptive_windows
 from asqcli.artifact import nodes
 from asqcli.export.onnx.scope import DOUBLE, FLOAT, Scope
-from asqcli.fixed_arithmetic import adaptive_windows
 
 Window = tuple[int, int]  # first pixel, end
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asqcli.arithmetic.constants import EXACT_FLOAT32
 from asqcli.engine.dispatch import NUMPY_KERNELS, make_numpy_kernel
 from asqcli.engine.interface import Layer
 from asqcli.engine.numpy import matmul
 from asqcli.engine.numpy.shift_lut import ShiftLutKernel
-from asqcli.fixed_arithmetic import EXACT_FLOAT32
 
 LEVELS = {
     "post4": [0, 96, 68, 48, 34, 24, 17, 12],

@@ -1,0 +1,59 @@
+"""While a prepared network evaluates, pools and gates compute in fixed arithmetic, whatever way they are called."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from asqcli.arithmetic import formulas
+from asqcli.arithmetic.torch_mode import FixedArithmetic, evaluate_in_fixed_arithmetic
+
+X = torch.randn(3, 5, 13, 11, generator=torch.Generator().manual_seed(0)) * 4
+
+CALLS = {
+    "functional pool": lambda x: F.adaptive_avg_pool2d(x, 1),
+    "module pool": nn.AdaptiveAvgPool2d((7, None)),
+    "mean": lambda x: x.mean([2, 3]),
+    "mean, kept": lambda x: torch.mean(x, dim=(-1, -2), keepdim=True),
+    "windows": nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
+    "functional windows": lambda x: F.avg_pool2d(x, 2),
+    "sigmoid": nn.Sigmoid(),
+    "method": lambda x: x.sigmoid(),
+    "silu": nn.SiLU(inplace=True),
+    "hardswish": F.hardswish,
+    "hardsigmoid": nn.Hardsigmoid(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_every_way_of_calling_is_caught_and_close_to_torch(call):
+    torchs = call(X.clone())
+    with FixedArithmetic():
+        ours = call(X.clone())
+    assert ours.dtype == torch.float32 and not torch.equal(ours, torchs)
+    assert torch.allclose(ours, torchs, atol=1e-6)
+
+
+def test_what_has_no_fixed_form_is_left_alone():
+    expected = X.mean()
+    with FixedArithmetic():
+        assert torch.equal(X.mean(), expected)
+        assert X.double().mean([2, 3]).dtype == torch.float64
+        assert F.avg_pool2d(X, 2, ceil_mode=True).shape == (3, 5, 7, 6)
+
+
+def test_pools_do_not_depend_on_the_batch():
+    with FixedArithmetic():
+        whole = F.adaptive_avg_pool2d(X, (3, 2))
+        alone = torch.cat([F.adaptive_avg_pool2d(x[None], (3, 2)) for x in X])
+    assert torch.equal(whole, alone)
+
+
+def test_only_evaluation_is_fixed_and_errors_leave_the_mode():
+    network = nn.Sequential(nn.Conv2d(5, 5, 1), nn.Sigmoid())
+    evaluate_in_fixed_arithmetic(network)
+    assert torch.equal(network.train()(X), torch.sigmoid(network[0](X)))
+    assert torch.equal(network.eval()(X), formulas.sigmoid(torch, network[0](X)))
+    with pytest.raises(RuntimeError):
+        network(X[:, :2])
+    assert torch.equal(torch.sigmoid(X), X.sigmoid()) and not torch.equal(torch.sigmoid(X), formulas.sigmoid(torch, X))
