@@ -23,7 +23,7 @@ from asqcli.arithmetic.constants import (
 )
 from asqcli.arithmetic.windows import Windows, adaptive_windows, sliding_windows
 
-# Partial sums of `linear` that are made at a time: 2 MB. For 256 images of a VGG all of them would be 100 MB: 8 times as slow.
+# Partial sums of `linear` made at a time: 2 MB. All of them would be 100 MB for 256 images of a VGG, 8 times as slow.
 CACHED_NUMBERS = 2**18
 
 Array = Any  # NumPy's or a tensor
