@@ -6,16 +6,15 @@ Imports no torch, unless the network of a run or a comparison of speed is asked 
 from __future__ import annotations
 
 import os
-import sys
 from collections import deque
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asqcli.cli.image_files import image_files
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption, ThreadsOption
-from asqcli.errors import CheckFailed, InputError, PartlyUnreadable, UsageError, quoted, some_of
+from asqcli.errors import CheckFailed, InputError, PartlyUnreadable, UsageError, some_of
 
 if TYPE_CHECKING:
     from asqcli.engine import Session
@@ -55,6 +54,9 @@ def infer(
         str | None, typer.Option("--run", metavar="RUN", help="The run that the file was exported from.")
     ] = None,
     model: FactoryOption = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Write a checksum of every value of one image, for other implementations.")
+    ] = False,
     bench: Annotated[
         bool, typer.Option("--bench", help="Measure the speed, beside other engines where they are installed.")
     ] = False,
@@ -66,12 +68,16 @@ def infer(
     _debug: DebugOption = False,
 ) -> None:
     """Run an exported network in the integer engine: classes of images, accuracy over a data set, or its speed."""
-    _check_arguments(inputs, data, verify, run, bench, batch)
+    _check_arguments(inputs, data, verify, run, bench, batch, trace)
     session = _open(file, kernel, threads)
     document: dict = {"schema": 1, "file": str(file), "kernel": session.kernel, "threads": session.threads}
     if bench:
         document["bench"] = _measure_speed(session, batch or 1, model)
         _show_bench(document, json_)
+        return
+    if trace:
+        document |= _trace(session, list(image_files(inputs or [])))
+        _show(document, json_)
         return
     predictions: list[Prediction] = []
     if data is not None:
@@ -79,7 +85,7 @@ def infer(
         document |= _accuracy(session, samples)
         batches = _data_batches(session, samples, everything=run is not None)
     else:
-        batches = _file_batches(session, list(_image_files(inputs)), top_k, predictions)
+        batches = _file_batches(session, list(image_files(inputs)), top_k, predictions)
     verification = _verify(session, batches, run, model) if verify else None
     if data is None:
         deque(batches, maxlen=0)  # files that verification has not read, so none or all
@@ -97,7 +103,9 @@ def infer(
         raise CheckFailed(_difference(verification))
 
 
-def _check_arguments(inputs, data, verify: bool, run, bench: bool, batch: int | None) -> None:
+def _check_arguments(inputs, data, verify: bool, run, bench: bool, batch: int | None, trace: bool) -> None:
+    if trace and (data is not None or verify or bench):
+        raise UsageError("`--trace` is for one image", "leave out --data, --verify and --bench")
     if bench and (inputs or data is not None or verify or run is not None):
         raise UsageError("`--bench` runs on random images and takes no others", "leave out images, --data and --verify")
     if bench:
@@ -120,50 +128,6 @@ def _open(file: Path, kernel: str, threads: int | None) -> Session:
 
         remark(session.notice)
     return session
-
-
-def _image_files(inputs: list[str]) -> Iterator[str]:
-    """Yield the files that the arguments name.
-
-    Raises:
-        InputError: a folder or a list without images, a folder that may not be read.
-    """
-    for text in inputs:
-        if text == "-":
-            yield from _listed_files()
-        elif os.path.isdir(text):
-            yield from _files_in(text)
-        else:
-            yield str(Path(text))
-
-
-def _listed_files() -> list[str]:
-    """Return the paths on standard input, one a line, whatever bytes their names are made of."""
-    try:
-        content = sys.stdin.buffer.read() if sys.stdin is not None else b""  # None where the shell closed it
-    except OSError as error:
-        raise InputError(f"standard input cannot be read: {error.strerror}") from error
-    listed = [str(Path(os.fsdecode(line.rstrip(b"\r")))) for line in content.split(b"\n") if line.strip()]
-    if not listed:
-        raise InputError("standard input names no images")
-    return listed
-
-
-def _files_in(folder: str) -> list[str]:
-    """Return the images in a folder and below; links are followed, and what is passed over is told."""
-    from asqcli.cli.console import tell_of_data
-    from asqcli.data.folders import Folder, counted, passed_over, walk
-
-    folder = str(Path(folder))
-    found = walk(Folder.at(folder))
-    notes = passed_over(found.visited, folder)
-    if found.repeated:
-        notes.append(f"passed over, links to folders that are read already: {counted(found.repeated, folder)}")
-    tell_of_data(tuple(notes))
-    broken = [inner / name for inner in found.visited for name in inner.contents.broken]
-    if not found.paths and not broken:
-        raise InputError(f"no images in the folder {quoted(folder)}")
-    return found.paths + broken  # a broken link is answered as an image that cannot be read
 
 
 def _samples(session: Session, data: str):
@@ -242,6 +206,19 @@ def _trained(session: Session, run: str, model: str | None):
     return TorchRunner(restore_model(checkpoint, source=run, factory=model))
 
 
+def _trace(session: Session, paths: list[str]) -> dict:
+    from dataclasses import asdict
+
+    from asqcli.engine.predict import normalize, read_pixels
+    from asqcli.engine.trace import KERNEL, trace
+
+    if len(paths) != 1:
+        raise UsageError(f"`--trace` is for one image, not {len(paths)}")
+    document = session.artifact.document
+    image = normalize(read_pixels(paths[0], document)[None], document)[0]
+    return {"kernel": KERNEL, "image": _named(paths[0]), "trace": [asdict(v) for v in trace(session.artifact, image)]}
+
+
 def _measure_speed(session: Session, batch: int, model: str | None) -> dict:
     from asqcli.bench.speed import measure_speed
     from asqcli.cli.console import note
@@ -249,9 +226,13 @@ def _measure_speed(session: Session, batch: int, model: str | None) -> dict:
     return measure_speed(session, batch=batch, factory=model, tell=note)
 
 
+def _named(path: str) -> str:
+    """Return a path for JSON. A name that is not UTF-8 has no form that all readers take: its bytes become `\\xNN`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def _prediction(prediction: Prediction) -> dict:
-    # A name that is not UTF-8 has no form in JSON that all readers take: its bytes are written as `\xNN`.
-    name = os.fsencode(prediction.path).decode(errors="backslashreplace")
+    name = _named(prediction.path)
     if prediction.error is not None:
         return {"input": name, "error": prediction.error}
     classes = [{"index": c.index, "label": c.label, "score": round(c.score, 6)} for c in prediction.classes]

@@ -7,6 +7,7 @@ numpy/     a network in NumPy, node after node
 native/    a network on a C kernel: a plan of fused steps
 csrc/      the C kernels
 predict    image files and data sets to classes and accuracy
+trace      a checksum of every value of one image, for other implementations
 verify     the engine beside another kernel or the trained network, value by value
 """
 

@@ -33,10 +33,14 @@ class Reader:
 
     def run(self, image: np.ndarray) -> np.ndarray:
         """Return the logits of one image, (3, size, size)."""
+        return np.array(list(self.values(image)[-1][0].values()), np.float32)
+
+    def values(self, image: np.ndarray) -> list[Value]:
+        """Return all values of one image, (3, size, size)."""
         values: list[Value] = [({place: f32(v) for place, v in np.ndenumerate(image)}, image.shape)]
         for node in self.document["nodes"]:
             values.append(getattr(self, node["op"])(node, *(values[i] for i in node["inputs"])))
-        return np.array(list(values[-1][0].values()), np.float32)
+        return values
 
     # Quantized layers
 

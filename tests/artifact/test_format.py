@@ -2,6 +2,8 @@
 
 import json
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ from asqcli.artifact import Artifact, document, nodes, read_artifact, write_arti
 from asqcli.artifact.file import part_bytes
 from asqcli.artifact.shapes import LARGEST_COST, LARGEST_LIVE, LARGEST_VALUE
 from asqcli.engine import Session
+from asqcli.engine.trace import trace
 from asqcli.errors import InputError
 from asqcli.export.network import export_network
 from tests.artifact.mixed import MixedNet
-from tests.artifact.reader import Reader
+from tests.artifact.reader import Reader, in_order
 from tests.engine.networks import Maker
 
 FORMAT = (Path(document.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
@@ -61,6 +64,20 @@ def test_a_reader_of_the_text_alone_knows_every_kind_of_node():
     artifact = exported(MixedNet(), 16, "abcde", scheme="post", bits=3)
     assert {type(node) for node in artifact.document.nodes} == set(nodes.KINDS)
     assert_the_reader_agrees(artifact)
+
+
+def test_check_values_lead_a_reader_to_its_first_difference():
+    torch.manual_seed(0)
+    artifact = exported(MixedNet(), 16, "abcde", scheme="post", bits=3)
+    image = np.random.default_rng(0).standard_normal((3, 16, 16)).astype(np.float32)
+    image[0, 0, :2] = 0.0, -0.0
+    expected = []
+    for numbers, shape in Reader(write_artifact(artifact)).values(image):
+        positive = [0.0 if v == 0 else float(v) for v in in_order((numbers, shape))]
+        expected.append((tuple(shape), f"{zlib.crc32(struct.pack(f'<{len(positive)}f', *positive)):08x}"))
+    assert [(value.shape, value.crc32) for value in trace(artifact, image)] == expected
+    names = [(value.node, value.op) for value in trace(artifact, image)]
+    assert names == [("image", "input"), *((node.name, node.op) for node in artifact.document.nodes)]
 
 
 def corners(make: Maker) -> int:

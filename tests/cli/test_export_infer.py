@@ -119,6 +119,20 @@ def test_classes_of_files_folders_and_lists(exported, images):
     assert "b.jpg" in table and "shift-lut" in table and "%" in table
 
 
+def test_check_values_of_one_image(exported, images):
+    file, _ = exported
+    done = asq("infer", file, "b.jpg", "--trace", "--json", cwd=images)
+    document = json.loads(done.stdout)
+    values = document["trace"]
+    nodes = read_artifact(file).document.nodes
+    assert document["image"] == "b.jpg" and [v["number"] for v in values] == list(range(len(nodes) + 1))
+    assert values[0]["shape"] == [3, 16, 16] and values[-1]["shape"] == [10]
+    shown = asq("infer", file, "b.jpg", "--trace", cwd=images).stdout
+    assert all(v["crc32"] in shown for v in values) and "Values of b.jpg" in shown
+    fails(2, "`--trace` is for one image, not 3", "infer", file, ".", "--trace", cwd=images)
+    fails(2, "`--trace` is for one image", "infer", file, "--data", "digits", "--trace", cwd=images)
+
+
 def test_inference_imports_no_torch(exported, images):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "asqcli", "infer", str(exported[0]), "a.png"],

@@ -12,12 +12,25 @@ from asqcli.errors import printable
 
 def print_tables(document: dict) -> None:
     """Print what was asked for: the classes of images, the accuracy over a data set, what verification found."""
+    if "trace" in document:
+        _print_trace(document)
     if document.get("predictions"):
         _print_predictions(document)
     if "top1" in document:
         _print_accuracy(document)
     if "verify" in document:
         _print_verification(document["verify"])
+
+
+def _print_trace(document: dict) -> None:
+    table = Table()
+    table.add_column("value", justify="right")
+    for heading in ("node", "op", "shape", "CRC-32"):
+        table.add_column(heading, overflow="fold")
+    for value in document["trace"]:
+        shape = "x".join(map(str, value["shape"]))
+        table.add_row(str(value["number"]), _text(value["node"]), value["op"], shape, value["crc32"])
+    print_table(stdout(), f"Values of {_text(document['image'])}, by the kernel {document['kernel']}", table)
 
 
 def _print_predictions(document: dict) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -44,16 +45,23 @@ class NumpyNetwork:
         """Return the logits, (N, classes); see `Session.run`."""
         batch = batch_size(self.artifact)
         parts = [images[first : first + batch] for first in range(0, len(images), batch)]
-        with np.errstate(all="ignore"):  # a file may hold values that overflow; the session tells of that
-            if observe is not None or self.threads == 1 or len(parts) <= 1:
-                return np.concatenate([self._run_part(part, observe) for part in parts])
-            # Parts side by side, each with a thread of its own: faster than threads inside each matrix product.
-            with threadpool_limits(1), ThreadPoolExecutor(self._workers) as pool:
-                return np.concatenate(list(pool.map(self._run_part, parts)))
+        if observe is not None or self.threads == 1 or len(parts) <= 1:
+            return np.concatenate([self._run_part(part, observe) for part in parts])
+        # Parts side by side, each with a thread of its own: faster than threads inside each matrix product.
+        with threadpool_limits(1), ThreadPoolExecutor(self._workers) as pool:
+            return np.concatenate(list(pool.map(self._run_part, parts)))
 
     def _run_part(self, images: np.ndarray, observe: Observer | None = None) -> np.ndarray:
+        # A file may hold values that overflow; the session tells of that. Each thread has an error state of its own.
+        with np.errstate(all="ignore"):
+            (logits,) = deque(self.values(images, observe), maxlen=1)
+        return logits
+
+    def values(self, images: np.ndarray, observe: Observer | None = None) -> Iterator[np.ndarray]:
+        """Yield each value of the graph for a few images, (N, *its shape): the images first, the logits last."""
         last_use = self.artifact.graph.last_use
         values: dict[int, np.ndarray] = {0: np.asarray(images, np.float32)}
+        yield values[0]
         for index, node in enumerate(self.artifact.document.nodes):
             inputs = [values[value] for value in node.inputs]
             if index in self.layers:
@@ -61,10 +69,10 @@ class NumpyNetwork:
             else:
                 result = COMPUTE[type(node)](node, self.artifact.tensors, *inputs)
             values[index + 1] = result
+            yield result
             for value in {*node.inputs, index + 1}:
                 if last_use[value] <= index:
                     values.pop(value, None)
-        return values[len(self.artifact.document.nodes)]
 
 
 def batch_size(artifact: Artifact) -> int:
