@@ -19,8 +19,8 @@ _BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "up to", "
 _HEAD = """\
 # The keys of a recipe
 
-`asq recipe keys --markdown` prints this file, from the descriptions in [schema.py](schema.py). How recipes are written
-and run: [USAGE.md](../cli/USAGE.md#recipes).
+`asq recipe keys --markdown` prints this file, from the descriptions in [schema.py](schema.py) and, of quantizers,
+[spec.py](../quant/spec.py). How recipes are written and run: [USAGE.md](../cli/USAGE.md#recipes).
 
 A dash is a default that depends on the data and the network: [USAGE.md](../cli/USAGE.md#defaults) tables them. A
 quantizer in parentheses is the only one that has the key. Equations and sections are those of the paper. Unknown keys,
