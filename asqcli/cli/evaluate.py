@@ -52,7 +52,8 @@ def evaluate(
     if not Path(target).exists() and ("/" in target or target.endswith(".asq")) and ":" not in target:
         raise InputError(f"no run folder, checkpoint or exported file `{target}`")
     from asqcli.cli.console import percent, print_facts, print_json
-    from asqcli.cli.preprocessing import in_words, require_evaluation_keys
+    from asqcli.cli.evaluation_keys import require_evaluation_keys
+    from asqcli.cli.preprocessing import in_words
     from asqcli.recipe.resolve import Request
 
     if Path(target).is_file() and _is_exported(target):

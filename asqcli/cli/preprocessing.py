@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from asqcli.errors import UsageError, did_you_mean
-from asqcli.recipe.load import Draft, overlay_overrides
-from asqcli.recipe.resolve import PREPROCESSING
-
-# What `--set` may change of an evaluation; the other keys of a recipe are about training.
-EVALUATION_KEYS = tuple(f"data.{key}" for key in (*PREPROCESSING, "name", "workers"))
+from asqcli.recipe.defaults import PREPROCESSING
 
 
 class Preprocessing(Protocol):
@@ -64,21 +59,3 @@ def guess(origins: Mapping[str, str]) -> str | None:
         f"note: {keys} are guessed, these weights do not say how they were trained; another preprocessing can cost all "
         "accuracy: say it with --set KEY=VALUE, or --recipe"
     )
-
-
-def require_evaluation_keys(overrides: list[str]) -> None:
-    """Refuse to `--set` what an evaluation does not have.
-
-    Raises:
-        UsageError: names the key.
-    """
-    draft = Draft()
-    overlay_overrides(draft, overrides)
-    for section, values in draft.values.items():
-        for key in [f"{section}.{k}" for k in values] if isinstance(values, dict) and values else [section]:
-            if key not in EVALUATION_KEYS:
-                choices = ", ".join(EVALUATION_KEYS)
-                raise UsageError(
-                    f"`--set` names `{key}`, which makes no sense for an evaluation, choose {choices}",
-                    did_you_mean(key, EVALUATION_KEYS),
-                )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+PREPROCESSING = ("image_size", "resize", "mean", "std")  # keys of `data`
 DEFAULT_DATA = "digits"
 DEFAULT_SCHEME = "post"
 DEFAULT_BITS = 4

@@ -9,7 +9,7 @@ from asqcli.data.layout import DataTraits, data_traits
 from asqcli.errors import InputError, UsageError
 from asqcli.models.names import is_factory, made_for_small_images
 from asqcli.recipe import load
-from asqcli.recipe.defaults import DEFAULT_DATA, defaults
+from asqcli.recipe.defaults import DEFAULT_DATA, PREPROCESSING, defaults
 from asqcli.recipe.schema import Recipe
 from asqcli.recipe.shipped import find_recipe
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from asqcli.models.registry import OfficialInput
 
 
-PREPROCESSING = ("image_size", "resize", "mean", "std")  # keys of `data`
 _TRAINING = Recipe.model_fields.keys() - {"model", "pretrained", "data"}
 
 
