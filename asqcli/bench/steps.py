@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 
-from asqcli.engine.native import library as abi
+from asqcli.engine.native import bindings as abi
+from asqcli.engine.native.bindings import Op, library
 from asqcli.engine.native.execute import run
-from asqcli.engine.native.library import Op, library
 from asqcli.engine.native.network import NativeNetwork
 
 ROUNDS = 40

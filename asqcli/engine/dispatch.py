@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from asqcli.artifact import Artifact
 from asqcli.engine.interface import Kernel, NotNative
-from asqcli.engine.native.library import compiled_kernels
+from asqcli.engine.native.bindings import compiled_kernels
 from asqcli.engine.native.network import NativeNetwork
 from asqcli.engine.numpy.matmul import MatmulKernel
 from asqcli.engine.numpy.network import NumpyNetwork

@@ -3,7 +3,7 @@
 network       plans: images side by side, or threads together on one
 threads       those threads
 execute       a plan, run on images, or step by step for an observer
-library       the C interface through ctypes
+bindings      the C interface through ctypes
 
 planner       a network's nodes to an array of steps
 fusion        which nodes are one step, and in which order

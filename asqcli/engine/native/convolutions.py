@@ -10,9 +10,9 @@ import numpy as np
 
 from asqcli.artifact import nodes
 from asqcli.engine.native import winograd
+from asqcli.engine.native.bindings import BLOCK, LAYOUT_PIXELS, LAYOUT_ROW_QUADS, OP_CONV, AdapterLayer, Op
 from asqcli.engine.native.fusion import Step
 from asqcli.engine.native.layout import Layout, by_group, layout_of, pack_adapter, padded
-from asqcli.engine.native.library import BLOCK, LAYOUT_PIXELS, LAYOUT_ROW_QUADS, OP_CONV, AdapterLayer, Op
 from asqcli.engine.native.memory import Storage
 from asqcli.engine.native.pools import max_pool
 from asqcli.engine.native.values import Values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asqcli.artifact import nodes
 from asqcli.engine.interface import NotNative
-from asqcli.engine.native.library import OP_COPY, Int
+from asqcli.engine.native.bindings import OP_COPY, Int
 from asqcli.engine.native.values import Values
 
 COPIES = (nodes.Slice, nodes.Pad, nodes.Concat)  # nodes whose input may lie anywhere

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from asqcli.artifact.nodes import Conv
-from asqcli.engine.native.library import OP_CONV, Op, Pool, library
+from asqcli.engine.native.bindings import OP_CONV, Op, Pool, library
 from asqcli.engine.native.planner import Plan
 
 

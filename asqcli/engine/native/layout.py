@@ -8,7 +8,7 @@ import numpy as np
 
 from asqcli.arithmetic.constants import ADAPTER_LANES
 from asqcli.artifact.nodes import Conv, Linear
-from asqcli.engine.native.library import BLOCK, DEPTH, LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS
+from asqcli.engine.native.bindings import BLOCK, DEPTH, LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS
 from asqcli.engine.native.winograd import TILE, dimensions_of, transform_weights
 
 OUTPUT_NUMBERS = 6  # compensation, scales, bias and batch norm

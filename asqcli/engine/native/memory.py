@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asqcli.engine.interface import NotNative
-from asqcli.engine.native.library import Op
+from asqcli.engine.native.bindings import Op
 
 LINE = 64  # bytes of a cache line
 LARGEST_PLAN = 2**28  # bytes; VGG-16 on images of 224 pixels takes an eighth

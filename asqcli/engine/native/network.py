@@ -8,8 +8,8 @@ import numpy as np
 
 from asqcli.artifact import Artifact
 from asqcli.engine.interface import Observer
+from asqcli.engine.native.bindings import compiled_kernels, library
 from asqcli.engine.native.execute import run, run_observed
-from asqcli.engine.native.library import compiled_kernels, library
 from asqcli.engine.native.memory import LARGEST_PLAN
 from asqcli.engine.native.planner import Plan
 from asqcli.engine.native.threads import ThreadTeam

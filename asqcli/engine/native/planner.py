@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from asqcli.artifact import Artifact, nodes
-from asqcli.engine.native.convolutions import Convolutions, set_epilogue
-from asqcli.engine.native.copies import Copies
-from asqcli.engine.native.fusion import Step, fuse
-from asqcli.engine.native.library import (
+from asqcli.engine.native.bindings import (
     GATES,
     OP_AVG_POOL,
     OP_CONV,
@@ -19,6 +16,9 @@ from asqcli.engine.native.library import (
     OP_MULTIPLY,
     Op,
 )
+from asqcli.engine.native.convolutions import Convolutions, set_epilogue
+from asqcli.engine.native.copies import Copies
+from asqcli.engine.native.fusion import Step, fuse
 from asqcli.engine.native.memory import Memory
 from asqcli.engine.native.pools import average_windows, max_pool
 from asqcli.engine.native.values import Values

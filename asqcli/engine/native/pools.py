@@ -9,7 +9,7 @@ import numpy as np
 from asqcli.arithmetic.windows import adaptive_windows, sliding_windows
 from asqcli.artifact.nodes import AdaptiveAvgPool, AvgPool, MaxPool
 from asqcli.engine.interface import NotNative
-from asqcli.engine.native.library import MOST_ROWS, Pool
+from asqcli.engine.native.bindings import MOST_ROWS, Pool
 
 MOST_WINDOW = 2**12  # numbers, each read for every window; NumPy's way, sums of rows first, is faster with larger ones
 

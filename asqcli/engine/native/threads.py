@@ -7,7 +7,7 @@ import weakref
 from contextlib import suppress
 from threading import Thread
 
-from asqcli.engine.native.library import library
+from asqcli.engine.native.bindings import library
 
 USUAL_SLEEPS = 2  # of a team, in an image: the first barrier waits for threads that have slept
 MOST_ALONE = 256  # images

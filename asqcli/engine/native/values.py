@@ -8,7 +8,7 @@ import numpy as np
 
 from asqcli.artifact import Artifact
 from asqcli.engine.interface import NotNative
-from asqcli.engine.native.library import OP_CONV, OP_ELEMENTWISE, OP_GATE, OP_MULTIPLY, OP_ROW_SUMS, Op
+from asqcli.engine.native.bindings import OP_CONV, OP_ELEMENTWISE, OP_GATE, OP_MULTIPLY, OP_ROW_SUMS, Op
 from asqcli.engine.native.memory import Memory, Storage
 
 SUMMING = (OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE)  # steps that can sum the rows of what they write

@@ -11,7 +11,7 @@ from asqcli.artifact import nodes
 from asqcli.engine import Session
 from asqcli.engine.interface import NotNative
 from asqcli.engine.native import planner
-from asqcli.engine.native.library import LAYOUT_PIXELS, LAYOUT_ROW_QUADS
+from asqcli.engine.native.bindings import LAYOUT_PIXELS, LAYOUT_ROW_QUADS
 from tests.engine.networks import USABLE, Maker, assert_equal
 
 pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asqcli.artifact import nodes
-from asqcli.engine.native import library, planner
+from asqcli.engine.native import bindings, planner
 from tests.engine.networks import Maker, assert_equal
 
 pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
@@ -26,7 +26,7 @@ def test_slices_pads_and_concatenations():
     make.layer(flat, (4, 12 * 81), qmin=-8, qmax=7)
     artifact = make.artifact(4)
     assert_equal(artifact, rng.standard_normal((3, 3, 9, 9)).astype(np.float32), teams=(2, 3))
-    copies = [op for op in planner.Plan(artifact, {}).ops if op.kind == library.OP_COPY]
+    copies = [op for op in planner.Plan(artifact, {}).ops if op.kind == bindings.OP_COPY]
     assert len(copies) == 4, "the slices and the pad are one; then two are joined, and flattened"
 
 

@@ -7,14 +7,14 @@ import pytest
 
 from asqcli.artifact import nodes
 from asqcli.engine import Session
-from asqcli.engine.native import execute, library, planner
+from asqcli.engine.native import bindings, execute, planner
 from asqcli.engine.numpy import operations
 from tests.engine.networks import USABLE, Maker, assert_equal
 
 pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
 
 
-@pytest.mark.parametrize("op", library.GATES)
+@pytest.mark.parametrize("op", bindings.GATES)
 @pytest.mark.parametrize("channels", [1, 8, 19])
 def test_gates_and_products(op, channels):
     """As in squeeze and excitation: a gate of every value, and one number for each channel that multiplies them."""
@@ -59,7 +59,7 @@ def test_gates_of_every_size_of_number():
     ]
     numbers = np.concatenate([special, rng.standard_normal(500) * 10.0 ** rng.uniform(-10, 3, 500)])
     image = np.resize(numbers, (1, 3, 15, 15)).astype(np.float32)
-    for op in library.GATES:
+    for op in bindings.GATES:
         make = Maker(rng, 15)
         make.add(nodes.Reshape, make.add(nodes.Gate, 0, op=op), shape=(675,))
         artifact = make.artifact(675)
@@ -68,7 +68,7 @@ def test_gates_of_every_size_of_number():
             assert Session(artifact, kernel=kernel).run(image).tobytes() == expected.tobytes(), (op, kernel)
 
 
-@pytest.mark.parametrize("op", library.GATES)
+@pytest.mark.parametrize("op", bindings.GATES)
 def test_a_nan_passes_through_a_gate(op):
     make = Maker(np.random.default_rng(0), 15)
     make.add(nodes.Reshape, make.add(nodes.Gate, 0, op=op), shape=(675,))
@@ -78,5 +78,5 @@ def test_a_nan_passes_through_a_gate(op):
         expected = operations.gate(op, image).reshape(1, -1)
     assert np.isnan(expected[0, 0])
     for kernel in USABLE:
-        index, _ = library.compiled_kernels()[kernel]
+        index, _ = bindings.compiled_kernels()[kernel]
         assert np.array_equal(execute.run(plan, index, image), expected, equal_nan=True), kernel

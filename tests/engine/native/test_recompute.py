@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asqcli.engine.native import library, planner
+from asqcli.engine.native import bindings, planner
 from tests.engine.native.mobilenet import inverted_residual, recompute_all
 from tests.engine.networks import assert_equal
 
@@ -37,7 +37,7 @@ def test_values_are_recomputed_where_they_would_not_stay_in_a_cache():
     for size, channels, columns, recomputed in ((150, 16, 3, False), (200, 16, 3, True), (200, 48, 3, False)):
         artifact = inverted_residual(rng, size, channels, expanded=16, columns=columns)
         ops = planner.Plan(artifact, {}, recompute=True).ops
-        assert [op.recompute is not None for op in ops if op.kind == library.OP_CONV] == [
+        assert [op.recompute is not None for op in ops if op.kind == bindings.OP_CONV] == [
             False,
             False,
             recomputed,

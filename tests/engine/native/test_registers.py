@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from asqcli.engine.native import library
+from asqcli.engine.native import bindings
 
 pytestmark = pytest.mark.native
 
@@ -23,10 +23,10 @@ pytestmark = pytest.mark.native
 )
 def test_the_widest_tiles_keep_their_accumulators_in_registers(kernel, products, register, accumulators, at_least):
     """A compiler that stores them in every step makes a kernel up to three times slower."""
-    if kernel not in library.compiled_kernels() or shutil.which("objdump") is None:
+    if kernel not in bindings.compiled_kernels() or shutil.which("objdump") is None:
         pytest.skip(f"needs the compiled kernel {kernel} and objdump")
     done = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", library.LIBRARY], capture_output=True, text=True, check=True
+        ["objdump", "-d", "--no-show-raw-insn", bindings.LIBRARY], capture_output=True, text=True, check=True
     )
     # Inner functions have no names here: the tiles are found by their row of products without a branch between them.
     product = re.compile(rf"\t(?:{{vex}} )?{products}\s.*%{register}")

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from asqcli.engine.native import threads
-from asqcli.engine.native.library import Op, compiled_kernels, library
+from asqcli.engine.native.bindings import Op, compiled_kernels, library
 
 pytestmark = pytest.mark.native
 

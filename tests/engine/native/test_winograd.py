@@ -14,7 +14,7 @@ from asqcli.artifact.packing import pack
 from asqcli.engine import Session
 from asqcli.engine.dispatch import usable_kernels
 from asqcli.engine.native import memory, winograd
-from asqcli.engine.native.library import OP_CONV, compiled_kernels, library
+from asqcli.engine.native.bindings import OP_CONV, compiled_kernels, library
 from tests.engine.networks import Maker, assert_equal, keep_before_a_guard
 
 FORMS = [

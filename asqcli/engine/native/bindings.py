@@ -74,7 +74,7 @@ def find_library() -> ctypes.CDLL | None:
     loaded.asq_shutdown.argtypes = (_pointer,)
     for function in (loaded.asq_run, loaded.asq_run_images, loaded.asq_worker_loop, loaded.asq_shutdown):
         function.restype = None
-    assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native/library.py differ"
+    assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native/bindings.py differ"
     return loaded
 
 

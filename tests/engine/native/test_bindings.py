@@ -7,18 +7,18 @@ import re
 
 import pytest
 
-from asqcli.engine.native import library
+from asqcli.engine.native import bindings
 
 pytestmark = pytest.mark.native
 
-HEADER = re.sub(r"/\*.*?\*/", "", (library.LIBRARY.parent / "kernel.h").read_text(), flags=re.DOTALL)
+HEADER = re.sub(r"/\*.*?\*/", "", (bindings.LIBRARY.parent / "kernel.h").read_text(), flags=re.DOTALL)
 TYPES = {
     "int": ctypes.c_int,
     "int32_t": ctypes.c_int32,
     "int64_t": ctypes.c_int64,
     "float": ctypes.c_float,
-    "Pool": library.Pool,
-    "AdapterLayer": library.AdapterLayer,
+    "Pool": bindings.Pool,
+    "AdapterLayer": bindings.AdapterLayer,
 }
 
 
@@ -35,7 +35,7 @@ def declared(struct: str) -> list[tuple[str, type]]:
     return fields
 
 
-@pytest.mark.parametrize("struct", [library.Op, library.Pool, library.AdapterLayer])
+@pytest.mark.parametrize("struct", [bindings.Op, bindings.Pool, bindings.AdapterLayer])
 def test_a_struct_has_the_fields_of_the_header(struct):
     assert list(struct._fields_) == declared(struct.__name__)
 
@@ -46,8 +46,8 @@ def test_constants_have_the_values_of_the_header():
         names = [part.strip().partition(" = ") for part in body.split(",")]
         for index, (name, _, value) in enumerate(names):
             if name.startswith("GATE_"):
-                assert library.GATES[index] == name.removeprefix("GATE_").lower()
+                assert bindings.GATES[index] == name.removeprefix("GATE_").lower()
             else:
-                assert getattr(library, name) == int(value or index)
+                assert getattr(bindings, name) == int(value or index)
             checked.add(name)
     assert {"BLOCK", "LAYOUT_PIXELS", "OP_CONV", "GATE_SILU"} <= checked
