@@ -76,8 +76,8 @@ def remark(text: str | None) -> None:
 
 def tell_of_data(notes: tuple[str, ...]) -> None:
     """Tell on stderr how a folder of images was read: what was passed over, what was taken for what."""
-    for note in notes:
-        stderr().print(f"data: {note}", markup=False, soft_wrap=True)
+    for text in notes:
+        note(f"data: {text}")
 
 
 def percent(value: float | None) -> str:

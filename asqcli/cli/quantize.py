@@ -122,7 +122,7 @@ def _start(request, device, threads, out, force, dry_run, profile, json_) -> Non
 
 
 def _resume(run: str, request, device, threads, json_) -> None:
-    from asqcli.cli.console import stderr
+    from asqcli.cli.console import note
     from asqcli.cli.signals import StopSignals
     from asqcli.recipe.resolve import resolve, resolve_again
     from asqcli.run import entry
@@ -132,7 +132,7 @@ def _resume(run: str, request, device, threads, json_) -> None:
     asked = resolve(request).recipe if request.recipe else resolve_again(stored, request)
     _refuse_another_recipe(stored, asked, run)
     if (result := folder.result()) is not None:
-        stderr().print(f"{run} is finished already", markup=False)
+        note(f"{run} is finished already")
         _show_result(result, json_)
         return
     threads = threads or folder.threads()

@@ -37,10 +37,11 @@ def trace(artifact: Artifact, image: np.ndarray) -> list[TracedValue]:
     network = NumpyNetwork(artifact, make_numpy_kernel(KERNEL), threads=1)
     made_by = [("image", "input"), *((node.name, node.op) for node in artifact.document.nodes)]
     values = network.values(image[None])
-    return [
-        TracedValue(number, node, op, value.shape[1:], checksum(value[0]))
-        for number, ((node, op), value) in enumerate(zip(made_by, values, strict=True))
-    ]
+    with np.errstate(all="ignore"):  # values that overflow have checksums, too
+        return [
+            TracedValue(number, node, op, value.shape[1:], checksum(value[0]))
+            for number, ((node, op), value) in enumerate(zip(made_by, values, strict=True))
+        ]
 
 
 def checksum(value: np.ndarray) -> str:

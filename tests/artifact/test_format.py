@@ -80,6 +80,11 @@ def test_check_values_lead_a_reader_to_its_first_difference():
     assert names == [("image", "input"), *((node.name, node.op) for node in artifact.document.nodes)]
 
 
+def test_check_values_of_an_image_that_overflows_are_written_without_a_word(artifact):
+    values = trace(artifact, np.full((3, 7, 7), 3e38, np.float32))
+    assert len(values) == len(artifact.document.nodes) + 1
+
+
 def corners(make: Maker) -> int:
     """Add what torch's networks hardly have; return how many numbers come out."""
     shuffled = make.add(nodes.Reshape, 0, shape=(3, 1, 2, 3, 6))
