@@ -150,8 +150,8 @@ def _layer(layer, has_adapter: bool, rows: list[dict]) -> dict:
         "output_shape": list(layer.output_shape),
         "parameters": layer.parameters,
         "multiply_adds": layer.multiply_adds,
-        "adapter_parameters": adapter_parameters(layer.in_channels) if has_adapter else 0,
-        "adapter_multiply_adds": adapter_products(layer.in_channels) * layer.calls if has_adapter else 0,
+        "adapter_parameters": adapter_parameters(layer) if has_adapter else 0,
+        "adapter_multiply_adds": adapter_products(layer) * layer.calls if has_adapter else 0,
         "rows": [
             {
                 "bits": row["bits"],

@@ -1,27 +1,33 @@
-"""What an adapter of the paper's size holds and computes, by the input channels of its layer."""
+"""What the adapter that `asq quantize` gives a layer holds and computes: the paper's, but in wide linear layers."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Protocol
 
 from asqcli.quant.spec import AdapterSpec
 
-PAPER_ADAPTER = AdapterSpec()
+
+class Adapted(Protocol):
+    """A layer: its kind, as in a LayerSpec, and its input's channels."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def in_channels(self) -> int: ...
 
 
-def adapter_parameters(channels: int) -> int:
-    """Return the parameters of an adapter of the paper's size, biases included (Eq. 11).
-
-    >>> adapter_parameters(64)
-    1057
-    """
-    return sum(i * o + o for i, o in pairwise(PAPER_ADAPTER.widths(channels)))
+def adapter_widths(layer: Adapted) -> tuple[int, ...]:
+    """Return the widths from the adapter's input to beta."""
+    return AdapterSpec().bounded(layer.kind, layer.in_channels).widths(layer.in_channels)
 
 
-def adapter_products(channels: int) -> int:
-    """Return the multiply-adds of its linear layers for one image (Eq. 13).
+def adapter_parameters(layer: Adapted) -> int:
+    """Return the adapter's parameters, biases included (Eq. 11)."""
+    return sum(i * o + o for i, o in pairwise(adapter_widths(layer)))
 
-    >>> adapter_products(64)
-    1040
-    """
-    return sum(i * o for i, o in pairwise(PAPER_ADAPTER.widths(channels)))
+
+def adapter_products(layer: Adapted) -> int:
+    """Return the multiply-adds of its linear layers for one image (Eq. 13)."""
+    return sum(i * o for i, o in pairwise(adapter_widths(layer)))

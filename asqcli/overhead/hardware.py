@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import get_args
 
-from asqcli.overhead.adapters import PAPER_ADAPTER, adapter_products
+from asqcli.overhead.adapters import adapter_products, adapter_widths
 from asqcli.overhead.count import Network
 from asqcli.overhead.published import multiply_adds
 from asqcli.quant.levels import MAX_POWER_BITS
@@ -83,7 +83,7 @@ def float_operations(network: Network) -> FloatOperations:
     """Return what adapters and epilogues compute. Two divisions for each adapter, and ReLUs, are left out."""
     adapter_multiplications = adapter_additions = 0
     for layer in network.middle:
-        products, rows = adapter_products(layer.in_channels), sum(PAPER_ADAPTER.widths(layer.in_channels)[1:])
+        products, rows = adapter_products(layer), sum(adapter_widths(layer)[1:])
         means = layer.in_channels if layer.input_values > layer.calls * layer.in_channels else 0
         adapter_multiplications += layer.calls * (means + products + rows + 1)
         adapter_additions += layer.calls * (products + rows) + (layer.input_values if means else 0)

@@ -51,8 +51,8 @@ class PublishedCost:
 
 def published_cost(network: Network, bits: int) -> PublishedCost:
     """Return the paper's account of `network` at `bits` bits."""
-    added = sum(adapter_parameters(layer.in_channels) + layer.out_channels + 1 for layer in network.middle)
-    operations = sum(2 * adapter_products(layer.in_channels) * layer.calls for layer in network.middle)
+    added = sum(adapter_parameters(layer) + layer.out_channels + 1 for layer in network.middle)
+    operations = sum(2 * adapter_products(layer) * layer.calls for layer in network.middle)
     return PublishedCost(
         network_bytes=quantized_bytes(network.parameters, bits),
         adapter_bytes=quantized_bytes(added, ADAPTER_BITS),

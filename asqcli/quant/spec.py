@@ -16,6 +16,7 @@ from asqcli.strict import Strict
 
 MOST_HIDDEN = 2**14
 HIDDEN_RATIO = 4
+WIDEST_QUARTER = 512  # a linear layer's inputs may be all pixels of its channels: 25,088 in VGG
 NARROW = 8  # below this many channels a hidden layer would have one unit at most
 
 Scale = Annotated[Literal["channel", "tensor"], Field(description="one scale per output `channel` or per `tensor`")]
@@ -173,7 +174,7 @@ class AdapterSpec(Strict):
 
     hidden: int | str = Field(
         "quarter",
-        description="hidden units: a quarter of the channels, or a number",
+        description=f"hidden units: a quarter of the channels, in linear layers at most {WIDEST_QUARTER}; or a number",
         json_schema_extra={
             "anyOf": [{"const": "quarter"}, {"type": "integer", "minimum": 1, "maximum": MOST_HIDDEN}],
         },
@@ -193,6 +194,17 @@ class AdapterSpec(Strict):
         if channels < NARROW:
             return channels, 1
         return channels, channels // HIDDEN_RATIO if self.hidden == "quarter" else self.hidden, 1
+
+    def bounded(self, kind: str, channels: int) -> AdapterSpec:
+        """Return what a new layer gets: `quarter` is a number where it would make the adapter larger than the layer.
+
+        Not a matter of `widths`: runs from before the bound hold `quarter`, and mean it.
+
+        >>> str(AdapterSpec().bounded("linear", 25_088)), str(AdapterSpec().bounded("conv", 4_096))
+        ('hidden 512', 'hidden quarter')
+        """
+        wide = kind == "linear" and channels // HIDDEN_RATIO > WIDEST_QUARTER
+        return self.model_copy(update={"hidden": WIDEST_QUARTER}) if wide and self.hidden == "quarter" else self
 
     def __str__(self) -> str:
         options = ["float"] if self.bits == "float" else []
@@ -270,3 +282,7 @@ class LayerSpec(Strict):
     def adapter(self) -> AdapterSpec | None:
         """What adapts the step size of the layer's input, in ASQ."""
         return self.activations.adapter if isinstance(self.activations, AsqActivations) else None
+
+    def with_adapter(self, adapter: AdapterSpec) -> LayerSpec:
+        """Return the spec with another adapter, of a layer that has one."""
+        return self.model_copy(update={"activations": self.activations.model_copy(update={"adapter": adapter})})

@@ -26,13 +26,16 @@ _END_LAYERS = {"weights": UniformWeights(bits=8), "activations": LsqActivations(
 
 
 class Layer(Protocol):
-    """What is known of a layer that can be quantized: its name and its kind, as in a LayerSpec."""
+    """What is known of a layer that can be quantized: its name and kind, as in a LayerSpec, and its input's channels."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def kind(self) -> str: ...
+
+    @property
+    def in_channels(self) -> int: ...
 
 
 def drop_inapplicable(section: dict, quantizer: str | None, operand: str) -> None:
@@ -64,7 +67,12 @@ def resolve_layers(recipe: Quantization, layers: Sequence[Layer], *, source: str
         operands.append(own)
     if mistakes:
         raise RecipeError(mistakes, source)
-    return [LayerSpec(name=layer.name, kind=layer.kind, **own) for layer, own in zip(layers, operands, strict=True)]
+    return [_spec(layer, own) for layer, own in zip(layers, operands, strict=True)]
+
+
+def _spec(layer: Layer, operands: dict[str, QuantizerSpec | None]) -> LayerSpec:
+    spec = LayerSpec(name=layer.name, kind=layer.kind, **operands)
+    return spec.with_adapter(spec.adapter.bounded(layer.kind, layer.in_channels)) if spec.adapter else spec
 
 
 def _unmatched(recipe: Quantization, names: list[str], source: str) -> list[Mistake]:

@@ -68,8 +68,5 @@ def _trial(model: nn.Module, specs: list[LayerSpec], example: Tensor, classes: t
     return sum(parts.values()), parts["adapters"]
 
 
-def _with_hidden(spec: LayerSpec, hidden: int) -> LayerSpec:
-    if spec.adapter is None:
-        return spec
-    adapter = spec.adapter.model_copy(update={"hidden": hidden})
-    return spec.model_copy(update={"activations": spec.activations.model_copy(update={"adapter": adapter})})
+def _with_hidden(spec: LayerSpec, units: int) -> LayerSpec:
+    return spec.with_adapter(spec.adapter.model_copy(update={"hidden": units})) if spec.adapter else spec

@@ -28,8 +28,8 @@ def test_what_is_counted_in_resnet18(resnet18):
     expected = sorted(inputs[1:])
     assert sorted(layer.in_channels for layer in middle) == expected
     by_hand = sum(c * (c // 4) + c // 4 + c // 4 + 1 for c in expected)
-    assert sum(adapter_parameters(layer.in_channels) for layer in middle) == by_hand == 307_091
-    assert 2 * sum(adapter_products(layer.in_channels) for layer in middle) == 2 * 306_112
+    assert sum(adapter_parameters(layer) for layer in middle) == by_hand == 307_091
+    assert 2 * sum(adapter_products(layer) for layer in middle) == 2 * 306_112
     assert sum(layer.out_channels for layer in middle) == 4_736
     cost = published_cost(resnet18, 8)
     assert cost.adapter_bytes == 307_091 + 4_736 + 19 and cost.network_bytes == 11_689_512

@@ -1,16 +1,16 @@
 import pytest
 
 from asqcli.errors import RecipeError, UsageError
-from asqcli.quant.spec import AdapterSpec, LayerSpec, LsqActivations, UniformWeights
+from asqcli.nn.survey import SurveyedLayer
+from asqcli.quant.spec import AdapterSpec, LsqActivations, UniformWeights
 from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.resolve import Request, resolve
 
 NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "linear"]
 
 
-def settings(*overrides, scheme="post"):
+def settings(*overrides, scheme="post", layers=tuple(SurveyedLayer(name, "conv", 64) for name in NAMES)):
     recipe = resolve(Request("resnet20", None, scheme, None, {}, overrides)).recipe
-    layers = [LayerSpec(name=name, kind="conv", weights=None, activations=None) for name in NAMES]
     return {spec.name: spec for spec in resolve_layers(recipe, layers, source="the command line")}
 
 
@@ -44,6 +44,16 @@ def test_later_rules_lie_over_earlier_ones_and_over_the_ends():
 def test_part_of_the_adapter_section_can_be_ruled():
     resolved = settings("layers={layer2.*: {activations: {adapter: {hidden: 5}}}}")
     assert resolved["layer2.0.conv1"].adapter == AdapterSpec(hidden=5)
+
+
+def test_the_default_adapter_of_a_wide_linear_layer_is_smaller_than_the_layer():
+    names = ("first", "pixels", "wide", "conv", "last")
+    kinds = ("conv", "linear", "linear", "conv", "linear")
+    layers = [SurveyedLayer(*layer) for layer in zip(names, kinds, (3, 25_088, 2_048, 4_096, 4_096), strict=True)]
+    hidden = {name: spec.adapter and spec.adapter.hidden for name, spec in settings(layers=layers).items()}
+    assert hidden == {"first": None, "pixels": 512, "wide": "quarter", "conv": "quarter", "last": None}
+    asked = settings("activations.adapter.hidden=900", layers=layers)
+    assert asked["pixels"].adapter == AdapterSpec(hidden=900)
 
 
 def test_a_rule_that_matches_nothing_is_an_error_with_the_nearest_name():
