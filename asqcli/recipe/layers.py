@@ -26,7 +26,7 @@ _END_LAYERS = {"weights": UniformWeights(bits=8), "activations": LsqActivations(
 
 
 class Layer(Protocol):
-    """What is known of a layer that can be quantized: its name and kind, as in a LayerSpec, and its input's channels."""
+    """What is known of a layer that can be quantized: name and kind, as in a LayerSpec, and its input's channels."""
 
     @property
     def name(self) -> str: ...

@@ -7,9 +7,10 @@ from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.resolve import Request, resolve
 
 NAMES = ["conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "linear"]
+LAYERS = [SurveyedLayer(name, "conv", 64) for name in NAMES]
 
 
-def settings(*overrides, scheme="post", layers=tuple(SurveyedLayer(name, "conv", 64) for name in NAMES)):
+def settings(*overrides, scheme="post", layers=LAYERS):
     recipe = resolve(Request("resnet20", None, scheme, None, {}, overrides)).recipe
     return {spec.name: spec for spec in resolve_layers(recipe, layers, source="the command line")}
 
