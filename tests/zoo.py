@@ -1,6 +1,6 @@
 """Every classifier of torchvision through the commands: trained a step, opened, evaluated, exported, verified.
 
-    python tests/zoo.py [NAME..] [--size 64] [--out TABLE.md]
+    python tests/zoo.py [NAME..] [--size 64] [--bits 8] [--out TABLE.md]
 
 Each network is trained on a handful of images made here, and each command is a process of its own: what is proven is
 that a run can be opened and gives the same answers, not an accuracy. Prints a row of a Markdown table for each network,
@@ -24,8 +24,18 @@ from PIL import Image
 
 from asqcli.models.meta import build_on_meta, classifier_traits
 from asqcli.models.registry import torchvision_classifiers
+from asqcli.quant.levels import MAX_POWER_BITS
 
-HEADINGS = ("network", "pixels", "trained", "opened, evaluated", "exported, images proven", "codes that differ", "s")
+HEADINGS = (
+    "network",
+    "pixels",
+    "bits",
+    "trained",
+    "opened, evaluated",
+    "exported, images proven",
+    "codes that differ",
+    "s",
+)
 STEP = ("--weights", "none", "--max-steps", "1", "--batch-size", "4", "--threads", "1")
 
 
@@ -34,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--bits", type=int, default=4, help="more for a network that one step at 4 bits overflows")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     names = arguments.names or _all_names()
@@ -44,15 +55,16 @@ def main() -> None:
         for name in names:
             traits = classifier_traits(name)
             size = max(arguments.size, traits.smallest_image_size if traits else 0)
-            _tell(_row(_try(name, size, Path(folder))), arguments.out)
+            _tell(_row(_try(name, size, arguments.bits, Path(folder))), arguments.out)
 
 
-def _try(name: str, size: int, folder: Path) -> list[str]:
+def _try(name: str, size: int, bits: int, folder: Path) -> list[str]:
     """Return a network's row."""
     begin = time.perf_counter()
-    row, run = [name, str(size)], "run"
+    row, run = [name, str(size), str(bits)], "run"
+    precision = ["--bits", str(bits), "--scheme", "post" if bits <= MAX_POWER_BITS else "asq"]
     steps = (
-        ["quantize", name, "--data", "images", "--out", run, "--set", f"data.image_size={size}", *STEP],
+        ["quantize", name, "--data", "images", "--out", run, "--set", f"data.image_size={size}", *precision, *STEP],
         ["eval", run],
         ["export", run, "--data", "images"],
         ["infer", f"{run}/{run}.asq", "--data", "images", "--verify", "--run", run, "--threads", "1"],

@@ -15,11 +15,16 @@ from asqcli.arithmetic.constants import (
     ADAPTER_LANES,
     EXP_COEFFICIENTS,
     EXP_LARGEST,
+    GELU_TANH_CUBIC,
+    GELU_TANH_LINEAR,
     LN2_HIGH,
     LN2_LOW,
     LOG2_E,
     PAPER_SMALLEST_BETA,
     SIXTH,
+    TAIL_COEFFICIENTS,
+    TAIL_LARGEST,
+    TAIL_WIDTH,
 )
 from asqcli.arithmetic.windows import Windows, adaptive_windows, sliding_windows
 
@@ -113,7 +118,12 @@ def sigmoid(xp: ModuleType, x: Array) -> Array:
     place of float32, and equal everywhere, which library functions are not.
     """
     x = _cast(x, xp.float64)
-    e = _exp_of_negative(xp, xp.clip(xp.abs(x), None, EXP_LARGEST))
+    return _sigmoid(xp, x, xp.abs(x))
+
+
+def _sigmoid(xp: ModuleType, x: Array, magnitude: Array) -> Array:
+    """Return sigmoid(magnitude) with the sign of `x`, in float32; both double."""
+    e = _exp_of_negative(xp, xp.clip(magnitude, None, EXP_LARGEST))
     return _cast(xp.where(x < 0, e, 1.0) / (1.0 + e), xp.float32)
 
 
@@ -121,10 +131,16 @@ def _exp_of_negative(xp: ModuleType, y: Array) -> Array:
     """Return exp(-y) for y in 0..700, double; a NaN stays."""
     k = xp.round(y * LOG2_E)
     r = (k * LN2_HIGH - y) + k * LN2_LOW  # exp(-y) = exp(r) / 2^k, |r| <= ln(2) / 2
-    power = xp.full_like(r, EXP_COEFFICIENTS[0])
-    for coefficient in EXP_COEFFICIENTS[1:]:
-        power = power * r + coefficient
+    power = _polynomial(xp, r, EXP_COEFFICIENTS)
     return power * ((1023 - _cast(k, xp.int64)) << 52).view(xp.float64)  # the bits of 2^-k
+
+
+def _polynomial(xp: ModuleType, x: Array, coefficients: Sequence[float]) -> Array:
+    """Return a polynomial by Horner's rule, the highest power's coefficient first."""
+    power = xp.full_like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        power = power * x + coefficient
+    return power
 
 
 def silu(xp: ModuleType, x: Array) -> Array:
@@ -142,7 +158,34 @@ def hardswish(xp: ModuleType, x: Array) -> Array:
     return x * hardsigmoid(xp, x)
 
 
-GATES = {"sigmoid": sigmoid, "silu": silu, "hardsigmoid": hardsigmoid, "hardswish": hardswish}
+def gelu(xp: ModuleType, x: Array) -> Array:
+    """Return x times the normal distribution up to x, which is rounded to float32 and off by less than a unit there.
+
+    The tail below -|x| is exp(-x * x / 2), as in `sigmoid`, times a polynomial in s = 4 / (4 + |x|) without a constant.
+    """
+    wide = _cast(x, xp.float64)
+    y = xp.clip(xp.abs(wide), None, TAIL_LARGEST)
+    e = _exp_of_negative(xp, y * y * 0.5)
+    s = TAIL_WIDTH / (TAIL_WIDTH + y)
+    tail = _polynomial(xp, s, TAIL_COEFFICIENTS) * s * e
+    return x * _cast(xp.where(wide < 0, tail, 1.0 - tail), xp.float32)
+
+
+def gelu_tanh(xp: ModuleType, x: Array) -> Array:
+    """Return GELU in its form by tanh: x times a sigmoid of a cubic of x, the sigmoid rounded to float32."""
+    wide = _cast(x, xp.float64)
+    cubic = xp.abs(wide) * (wide * wide * GELU_TANH_CUBIC + GELU_TANH_LINEAR)
+    return x * _sigmoid(xp, wide, cubic)
+
+
+GATES = {
+    "sigmoid": sigmoid,
+    "silu": silu,
+    "hardsigmoid": hardsigmoid,
+    "hardswish": hardswish,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+}
 
 
 def adapter(xp: ModuleType, means: Array, layers: Iterable[tuple[Array, Array, Array]]) -> Array:

@@ -60,6 +60,10 @@ def _gate(formula: Callable[[ModuleType, Tensor], Tensor]) -> Callable[..., Tens
     return gate
 
 
+def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    return (formulas.gelu_tanh if approximate == "tanh" else formulas.gelu)(torch, input)
+
+
 # Each returns None where it has no fixed form of a call.
 FIXED = {
     F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
@@ -72,6 +76,7 @@ FIXED = {
     F.silu: _gate(formulas.silu),
     F.hardsigmoid: _gate(formulas.hardsigmoid),
     F.hardswish: _gate(formulas.hardswish),
+    F.gelu: _gelu,
 }
 
 

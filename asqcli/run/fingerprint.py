@@ -31,13 +31,12 @@ PREFIX = "fingerprint/"  # of its name among the tensors of a file
 
 # Functions that are exact, by the last part of their names. Those that evaluation has in fixed arithmetic are not seen.
 _EXACT = frozenset(
-    "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__ mul mul_ __mul__ __rmul__ __imul__ div div_ "
-    "__truediv__ __itruediv__ neg __neg__ relu relu_ relu6 hardtanh hardtanh_ clamp clamp_ clip leaky_relu threshold "
-    "max_pool2d _max_pool2d boolean_dispatch flatten reshape view squeeze unsqueeze unflatten transpose permute "
-    "contiguous cat concat stack chunk split "
-    "__getitem__ pad dropout dropout_ dropout2d feature_dropout alpha_dropout clone detach float to "
-    "__get__ __set__ flip roll "
-    "quantized_layer abs maximum minimum amax max min".split()
+    "add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __rsub__ __isub__ mul mul_ __mul__ __rmul__ __imul__ div "
+    "div_ __truediv__ __itruediv__ neg __neg__ relu relu_ relu6 hardtanh hardtanh_ clamp clamp_ clip leaky_relu "
+    "leaky_relu_ prelu threshold max_pool2d _max_pool2d boolean_dispatch flatten reshape view squeeze unsqueeze "
+    "unflatten transpose permute contiguous cat concat stack chunk split __getitem__ pad dropout dropout_ dropout2d "
+    "feature_dropout alpha_dropout clone detach float to __get__ __set__ flip roll quantized_layer abs maximum "
+    "minimum amax max min".split()
 )
 
 

@@ -21,6 +21,8 @@ def number(text: str):
 
 
 def _value(node: ast.expr):
+    if isinstance(node, ast.UnaryOp):
+        return -_value(node.operand)
     if isinstance(node, ast.BinOp):
         return _value(node.left) / _value(node.right)
     return np.float32(node.value.imag) if isinstance(node.value, complex) else node.value
@@ -32,9 +34,9 @@ def test_every_constant_is_in_the_header():
 
 @pytest.mark.parametrize("name", DEFINED)
 def test_a_constant_has_the_value_of_the_header(name):
-    if name == "EXP_COEFFICIENTS":
+    if name.endswith("COEFFICIENTS"):
         ours = [number(text) for text in DEFINED[name].strip(" {}").split(",")]
-        assert tuple(ours) == constants.EXP_COEFFICIENTS
+        assert tuple(ours) == getattr(constants, name)
     else:
         ours, expected = number(DEFINED[name]), getattr(constants, name)
         assert ours == type(ours)(expected)

@@ -1,5 +1,7 @@
 """With NumPy and with torch alike, against second forms that follow the documented order operation by operation."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -113,10 +115,20 @@ def test_adaptive_windows_cover_the_image(image, output_size):
     assert np.allclose(ours, expected, atol=1e-6)
 
 
+TORCHS = {
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # a NaN is no whole number
 @pytest.mark.parametrize("op", formulas.GATES)
 def test_gates_are_close_to_torchs_and_let_a_nan_pass(op):
-    ours, torchs = on_both(formulas.GATES[op], NUMBERS), getattr(F, op)(torch.from_numpy(NUMBERS)).numpy()
+    ours, torchs = on_both(formulas.GATES[op], NUMBERS), TORCHS[op](torch.from_numpy(NUMBERS)).numpy()
     moderate = np.abs(NUMBERS) < 1e30  # torch multiplies before it divides by 6, and overflows
     assert np.allclose(ours[moderate], torchs[moderate], atol=1e-6)
     assert np.isnan(ours[np.isnan(NUMBERS)]).all()
@@ -129,10 +141,34 @@ def test_sigmoid_is_within_one_unit_of_float32():
     assert ((formulas.sigmoid(torch, x).double() - exact).abs() <= unit).all()
 
 
+# Torch's own forms lose the digits of small values to 1 + erf and 1 + tanh, in double too.
+EXACT_GELU = {
+    "gelu": lambda x: x * torch.special.erfc(-x / math.sqrt(2)) / 2,
+    "gelu_tanh": lambda x: x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),
+}
+
+
+@pytest.mark.parametrize("op", EXACT_GELU)
+def test_gelu_is_within_a_unit_of_float32(op):
+    x = torch.linspace(-13, 13, 20_001)
+    exact = EXACT_GELU[op](x.double())
+    unit = torch.finfo(torch.float32).eps * exact.abs() + torch.finfo(torch.float32).smallest_normal
+    assert ((formulas.GATES[op](torch, x).double() - exact).abs() <= unit).all()
+    assert torch.allclose(exact, TORCHS[op](x.double()), atol=1e-14)
+
+
+def test_the_tail_ends_where_float32_does():
+    x = torch.tensor([-13.9, -14.2, -15.0, -40.0, -3e38])
+    cdf = formulas.gelu(torch, x) / x
+    assert 0 < cdf[0] < 1e-43 and cdf[1:].abs().max() <= 2e-45 and not cdf[2:].any()
+
+
 def test_formulas_have_gradients():
     x = torch.linspace(-4, 4, 48).reshape(1, 3, 4, 4).double().requires_grad_()
     for ours, torchs in (
         (formulas.silu(torch, x), F.silu(x)),
+        (formulas.gelu(torch, x), F.gelu(x)),
+        (formulas.gelu_tanh(torch, x), F.gelu(x, approximate="tanh")),
         (formulas.adaptive_avg_pool(torch, x, (2, 3)), F.adaptive_avg_pool2d(x, (2, 3))),
         (formulas.avg_pool(torch, x, (2, 2), (1, 1), (0, 0), count_include_pad=True), F.avg_pool2d(x, 2, 1)),
         (

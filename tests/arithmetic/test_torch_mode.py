@@ -22,6 +22,8 @@ CALLS = {
     "silu": nn.SiLU(inplace=True),
     "hardswish": F.hardswish,
     "hardsigmoid": nn.Hardsigmoid(),
+    "gelu": nn.GELU(),
+    "gelu by tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
 
 

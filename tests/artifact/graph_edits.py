@@ -8,10 +8,10 @@ import struct
 
 from parts import FLOATS, INTEGERS, Parts, any_node
 
-OPERATIONS = ("conv", "linear", "batch_norm", "clamp", "sigmoid", "silu", "hardsigmoid", "hardswish", "add", "mul",
-              "max_pool", "avg_pool", "adaptive_avg_pool", "reshape", "transpose", "concat", "slice", "pad", "exec",
-              "__class__")  # fmt: skip
-GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
+OPERATIONS = ("conv", "linear", "batch_norm", "clamp", "sigmoid", "silu", "hardsigmoid", "hardswish", "gelu",
+              "gelu_tanh", "leaky_relu", "prelu", "add", "mul", "max_pool", "avg_pool", "adaptive_avg_pool", "reshape",
+              "transpose", "concat", "slice", "pad", "exec", "__class__")  # fmt: skip
+GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish", "gelu", "gelu_tanh")
 SIDES = (1, 1, 2, 3, 4, 5, 7, 8, 16, 33, 64, 100, 256, 512, 1000, 2048, 4096)
 
 
@@ -32,6 +32,7 @@ def new_node(parts: Parts, rng) -> dict:
     return rng.choice((
         {"op": rng.choice(GATES)},
         {"op": "clamp", "low": rng.choice((None, *FLOATS)), "high": rng.choice((None, *FLOATS))},
+        {"op": "leaky_relu", "negative_slope": rng.choice((None, *FLOATS))},
         {"op": "max_pool", "kernel_size": kernel, "stride": [rng.choice((1, side)), 1],
          "padding": [rng.choice((0, side // 2, side)) for _ in range(4)], "dilation": [rng.choice((1, 2, 4096)), 1]},
         {"op": "avg_pool", "kernel_size": kernel, "stride": [1, rng.choice((1, other))],

@@ -130,6 +130,26 @@ class Reader:
     def hardswish(self, node: dict, value: Value) -> Value:
         return {k: v * hardsigmoid(v) for k, v in value[0].items()}, value[1]
 
+    def gelu(self, node: dict, value: Value) -> Value:
+        return {k: v * cdf(v) for k, v in value[0].items()}, value[1]
+
+    def gelu_tanh(self, node: dict, value: Value) -> Value:
+        made = {}
+        for k, v in value[0].items():
+            x = float(v)
+            y = abs(x) * (x * x * 0.07135481627260025 + 1.5957691216057308)
+            e = exp_of_negative(min(y, 700.0))
+            made[k] = v * f32(1 / (1 + e) if x >= 0 else e / (1 + e))
+        return made, value[1]
+
+    def leaky_relu(self, node: dict, value: Value) -> Value:
+        slope = f32(node["negative_slope"])
+        return {k: v if v > 0 else v * slope for k, v in value[0].items()}, value[1]
+
+    def prelu(self, node: dict, value: Value) -> Value:
+        slope, per_channel = self.tensor(node["slope"]), node["slope_per"] == "channel"
+        return {k: v if v > 0 else v * f32(slope[k[0] * per_channel]) for k, v in value[0].items()}, value[1]
+
     def add(self, node: dict, first: Value, second: Value) -> Value:
         return {k: v + second[0][k] for k, v in first[0].items()}, first[1]
 
@@ -244,6 +264,19 @@ def exp_of_negative(y: float) -> float:
 def sigmoid(x: np.float32) -> np.float32:
     e = exp_of_negative(min(abs(float(x)), 700.0))
     return f32(1 / (1 + e) if x >= 0 else e / (1 + e))
+
+
+def cdf(x: np.float32) -> np.float32:
+    y = min(abs(float(x)), 16.0)
+    e, s = exp_of_negative(y * y * 0.5), 4 / (4 + y)
+    a = (0.007906073929109126, -0.06481483250239566, 0.22377792879563507, -0.4152184417996558, 0.45187465105400676,
+         -0.3382994855315742, 0.20957415295128307, -0.028891879464000243, 0.08348651736011863, 0.07717488472096533,
+         0.09399543858754178, 0.09969814867746007, 0.0997368432199058)  # fmt: skip
+    p = a[0]
+    for coefficient in a[1:]:
+        p = p * s + coefficient
+    tail = p * s * e
+    return f32(tail if x < 0 else 1 - tail)
 
 
 def hardsigmoid(x: np.float32) -> np.float32:

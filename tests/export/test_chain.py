@@ -60,6 +60,8 @@ AFTER = {
     "relu6": F.relu6,
     "nothing": lambda x: x,
     "hardswish": F.hardswish,
+    "gelu": F.gelu,
+    "leaky": lambda x: F.leaky_relu_(F.gelu(x, approximate="tanh"), 0.25),
     "gate": lambda x: x * torch.sigmoid(F.adaptive_avg_pool2d(x, 1)),
     "concat": lambda x: torch.cat([x, F.silu(x)], dim=1)[:, ::2],
     "max": lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2, 1, ceil_mode=True),

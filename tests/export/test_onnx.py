@@ -56,6 +56,9 @@ EXACT = {
     "below": lambda x: x.clamp(max=0.5),
     "hardsigmoid": F.hardsigmoid,
     "hardswish": F.hardswish,
+    "leaky relu": lambda x: F.leaky_relu(x, 0.1),
+    "prelu": lambda x: F.prelu(x, torch.linspace(-0.5, 1, 8)),
+    "prelu, one slope": nn.PReLU(),
     "residual": lambda x: F.relu(x + F.relu(x)),
     "product": lambda x: x * F.relu(x),
     "halves": sum_of_halves,
@@ -77,6 +80,8 @@ EXACT = {
 ALMOST = {
     "sigmoid": torch.sigmoid,
     "silu": lambda x: F.silu(x * x),
+    "gelu": F.gelu,
+    "gelu by tanh": nn.GELU(approximate="tanh"),
     "gate": lambda x: x * torch.sigmoid(x.mean([2, 3], keepdim=True)),
 }
 CONVOLUTIONS = {

@@ -29,7 +29,7 @@ Border = Annotated[int, Field(ge=0, le=LARGEST_SIDE)]
 Pair = tuple[Side, Side]  # down, across
 Borders = tuple[Border, Border, Border, Border]  # top, left, bottom, right
 
-Account = Literal["codes", "level_tables", "weight_scales", "biases", "step_sizes", "adapters", "batch_norms"]
+Account = Literal["codes", "level_tables", "weight_scales", "biases", "step_sizes", "adapters", "batch_norms", "floats"]
 
 MEAN_PASSES = 4  # elementwise operations for each number that a mean reads
 

@@ -12,7 +12,7 @@ from asqcli.artifact.nodes.base import MixedIn, Node, Shape, TensorName, TensorS
 
 Number = Annotated[float, Field(ge=-3e38, le=3e38)]
 
-SIGMOID_PASSES = 20  # elementwise operations for each number
+PASSES = {"sigmoid": 20, "silu": 20, "gelu": 36, "gelu_tanh": 24}  # elementwise operations for each number
 
 
 class Elementwise(MixedIn):
@@ -48,11 +48,24 @@ class Clamp(WithoutTensors, Elementwise, Node):
 
 
 class Gate(WithoutTensors, Elementwise, Node):
-    op: Literal["sigmoid", "silu", "hardsigmoid", "hardswish"]
+    op: Literal["sigmoid", "silu", "hardsigmoid", "hardswish", "gelu", "gelu_tanh"]
 
     def work(self, inputs: Sequence[Shape], output: Shape) -> Work:
-        passes = SIGMOID_PASSES if self.op in ("sigmoid", "silu") else 0
-        return self.traffic(inputs, output) + Work(elementwise=passes * math.prod(output))
+        return self.traffic(inputs, output) + Work(elementwise=PASSES.get(self.op, 0) * math.prod(output))
+
+
+class LeakyRelu(WithoutTensors, Elementwise, Node):
+    op: Literal["leaky_relu"] = "leaky_relu"
+    negative_slope: Number
+
+
+class PRelu(Elementwise, Node):
+    op: Literal["prelu"] = "prelu"
+    slope: TensorName
+    slope_per: Literal["channel", "layer"]
+
+    def tensors(self, inputs: Sequence[Shape]) -> Iterator[TensorSpec]:
+        yield TensorSpec(self.slope, "float32", (inputs[0][0] if self.slope_per == "channel" else 1,), "floats")
 
 
 class Add(WithoutTensors, Elementwise, Node):

@@ -13,7 +13,7 @@ static void elementwise(const Op *op, int first, int last) {
     const size_t at = (size_t)first * op->channels;
     const float *x = op->x + at, *y = op->y ? op->y + at : NULL;
     /* Copies: `out` might be what the compiler takes for these. */
-    const float *const g = op->g, *const b = op->b, low = op->low, high = op->high;
+    const float *const g = op->g, *const b = op->b, *const slope = op->slope, low = op->low, high = op->high;
     const int channels = op->channels;
     float *out = op->out + at;
     for (int p = first; p < last; p++, x += channels, out += channels) {
@@ -25,6 +25,7 @@ static void elementwise(const Op *op, int first, int last) {
                 v = v + b[c];
             }
             if (y) v = v + y[c];
+            if (slope) v = v > 0.0f ? v : v * slope[c];
             v = v < low ? low : v;
             out[c] = v > high ? high : v;
         }
@@ -83,24 +84,55 @@ static inline Numbers choose(Bits mask, Numbers a, Numbers b) { return (Numbers)
 enum { SIDES = 12, GATED = SIDES * VECTOR / 8 /* numbers at a time */ };
 #define FOR_ALL(statement) UNROLL for (int c = 0; c < SIDES; c++) statement;
 
-/* 1 / (1 + exp(-x)), from doubles; a NaN stays. exp(-y) is 2 to a whole power, and a series for the rest. */
-static inline void sigmoid(const float *x, float *out) {
+/* The double of part c of some floats, and its magnitude. */
+#define WIDE(c) as_numbers(x + (c) * VECTOR / 8)
+#define MAGNITUDE(c) ((Numbers)((Bits)WIDE(c) & INT64_MAX))
+#define LENGTH(array) (sizeof(array) / sizeof *(array))
+
+/* exp(-y) for y in 0..700; a NaN stays. It is 2 to a whole power, and a series for the rest. */
+static inline void exp_of_negative(const Numbers *y, Numbers *e) {
     static const double COEFFICIENTS[] = EXP_COEFFICIENTS;
-    FewFloats *const to = (FewFloats *)out;
-    const Numbers zero = {0.0}, most = zero + EXP_LARGEST;
+    const Numbers zero = {0.0};
     const Numbers whole = zero + 6755399441055744.0; /* 1.5 * 2^52: rounds what is added, half to even, to its last bits */
-    Numbers y[SIDES], sum[SIDES], r[SIDES], e[SIDES];
-    FOR_ALL(y[c] = (Numbers)((Bits)as_numbers(x + c * VECTOR / 8) & INT64_MAX))
-    FOR_ALL(y[c] = choose(y[c] > most, most, y[c]))
+    Numbers sum[SIDES], r[SIDES];
     FOR_ALL(sum[c] = y[c] * LOG2_E + whole)
     FOR_ALL(r[c] = (sum[c] - whole) * LN2_HIGH - y[c])
     FOR_ALL(r[c] = r[c] + (sum[c] - whole) * LN2_LOW)
     FOR_ALL(e[c] = zero + COEFFICIENTS[0])
     DO_NOT_UNROLL /* or the compiler would put the chains one behind the other */
-    for (size_t n = 1; n < sizeof COEFFICIENTS / sizeof *COEFFICIENTS; n++) FOR_ALL(e[c] = e[c] * r[c] + COEFFICIENTS[n])
+    for (size_t n = 1; n < LENGTH(COEFFICIENTS); n++) FOR_ALL(e[c] = e[c] * r[c] + COEFFICIENTS[n])
     FOR_ALL(e[c] = e[c] * (Numbers)((1023 - ((UnsignedBits)sum[c] - (UnsignedBits)whole)) << 52))
-    FOR_ALL(y[c] = choose(as_numbers(x + c * VECTOR / 8) < zero, e[c], zero + 1.0) / (1.0 + e[c]))
+}
+
+/* 1 / (1 + exp(-x)), from doubles. `cubic`: of 2 * sqrt(2 / pi) * (x + 0.044715 * x^3) instead of x. */
+static inline void sigmoid(const float *x, float *out, int cubic) {
+    FewFloats *const to = (FewFloats *)out;
+    const Numbers zero = {0.0}, most = zero + EXP_LARGEST;
+    Numbers y[SIDES], e[SIDES];
+    FOR_ALL(y[c] = MAGNITUDE(c))
+    if (cubic) FOR_ALL(y[c] = y[c] * (y[c] * y[c] * GELU_TANH_CUBIC + GELU_TANH_LINEAR))
+    FOR_ALL(y[c] = choose(y[c] > most, most, y[c]))
+    exp_of_negative(y, e);
+    FOR_ALL(y[c] = choose(WIDE(c) < zero, e[c], zero + 1.0) / (1.0 + e[c]))
     FOR_ALL(to[c] = __builtin_convertvector(y[c], FewFloats))
+}
+
+/* The normal distribution up to x, from doubles: its tail is exp(-x * x / 2) times a polynomial in s = 4 / (4 + |x|). */
+static inline void normal_distribution(const float *x, float *out) {
+    static const double COEFFICIENTS[] = TAIL_COEFFICIENTS;
+    FewFloats *const to = (FewFloats *)out;
+    const Numbers zero = {0.0}, most = zero + TAIL_LARGEST;
+    Numbers s[SIDES], e[SIDES], p[SIDES];
+    FOR_ALL(s[c] = choose(MAGNITUDE(c) > most, most, MAGNITUDE(c)))
+    FOR_ALL(p[c] = s[c] * s[c] * 0.5)
+    exp_of_negative(p, e);
+    FOR_ALL(s[c] = TAIL_WIDTH / (TAIL_WIDTH + s[c]))
+    FOR_ALL(p[c] = zero + COEFFICIENTS[0])
+    DO_NOT_UNROLL
+    for (size_t n = 1; n < LENGTH(COEFFICIENTS); n++) FOR_ALL(p[c] = p[c] * s[c] + COEFFICIENTS[n])
+    FOR_ALL(p[c] = p[c] * s[c] * e[c])
+    FOR_ALL(p[c] = choose(WIDE(c) < zero, p[c], 1.0 - p[c]))
+    FOR_ALL(to[c] = __builtin_convertvector(p[c], FewFloats))
 }
 
 /* min(max(x + 3, 0), 6) / 6 */
@@ -116,10 +148,14 @@ static inline void hardsigmoid(const float *x, float *out) {
 static inline void gate_some(int gate, const float *x, float *out) {
     float value[GATED];
     if (gate == GATE_SIGMOID || gate == GATE_SILU)
-        sigmoid(x, value);
+        sigmoid(x, value, 0);
+    else if (gate == GATE_GELU_TANH)
+        sigmoid(x, value, 1);
+    else if (gate == GATE_GELU)
+        normal_distribution(x, value);
     else
         hardsigmoid(x, value);
-    if (gate == GATE_SILU || gate == GATE_HARDSWISH)
+    if (gate != GATE_SIGMOID && gate != GATE_HARDSIGMOID)
         for (int k = 0; k < GATED; k++) value[k] = x[k] * value[k];
     memcpy(out, value, sizeof value);
 }
@@ -137,5 +173,8 @@ static void gate(const Op *op, int first, int last) {
     memcpy(out + i, rest, (length - i) * sizeof *rest);
 }
 #undef FOR_ALL
+#undef WIDE
+#undef MAGNITUDE
+#undef LENGTH
 
 #endif

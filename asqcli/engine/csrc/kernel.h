@@ -79,7 +79,7 @@ typedef struct {
 
 enum { LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS };
 enum { OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY };
-enum { GATE_SIGMOID, GATE_SILU, GATE_HARDSIGMOID, GATE_HARDSWISH };
+enum { GATE_SIGMOID, GATE_SILU, GATE_HARDSIGMOID, GATE_HARDSWISH, GATE_GELU, GATE_GELU_TANH };
 
 /* A max pool: its window, its output, and the last rows of its input where they are not kept elsewhere. */
 typedef struct {
@@ -133,6 +133,7 @@ typedef struct Op {
     /* OP_CONV and OP_ELEMENTWISE: batch norm, then + y, then clamp. */
     const float *g, *b;
     float low, high;
+    const float *slope;           /* OP_ELEMENTWISE: of each channel, for numbers that are not above 0, or null */
 
     int32_t gate;                 /* OP_GATE: which */
     int32_t y_is_a_pixel;         /* OP_MULTIPLY: y is one number for each channel */

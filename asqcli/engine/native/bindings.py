@@ -9,7 +9,7 @@ from pathlib import Path
 BLOCK, DEPTH, MOST_ROWS = 16, 4, 64
 LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS = range(3)
 OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY = range(9)
-GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish")
+GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish", "gelu", "gelu_tanh")
 LIBRARY = Path(__file__).parents[1] / "csrc" / "native.so"  # beside its source, where Python looks for no modules
 
 Int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
@@ -46,7 +46,8 @@ class Op(ctypes.Structure):
         ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("next", _pointer), ("offset", _pointer),
         ("weight_scale", _pointer),
         ("compensation", _pointer), ("bias", _pointer), ("g", _pointer), ("b", _pointer), ("low", _float),
-        ("high", _float), ("gate", Int), ("y_is_a_pixel", Int), ("windows", _pointer), ("window_size", Int),
+        ("high", _float), ("slope", _pointer), ("gate", Int), ("y_is_a_pixel", Int), ("windows", _pointer),
+        ("window_size", Int),
         ("box", Int * 3), ("from_stride", Int * 3), ("to_stride", Int * 3),
     )  # fmt: skip
 

@@ -86,6 +86,8 @@ class Plan:
             case nodes.Gate():
                 op = self.values.op(OP_GATE, node.inputs[0], step.result, gate=GATES.index(node.op))
                 self.values.write(step.result, op)
+            case nodes.LeakyRelu() | nodes.PRelu():
+                self._add_leak(node, step.result)
             case nodes.Mul():
                 self._add_product(node, step.result)
             case _:
@@ -95,6 +97,14 @@ class Plan:
         values, (source, other) = self.values, node.inputs
         op = values.op(OP_MULTIPLY, source, result, y=values.address(other))
         op.y_is_a_pixel = values.shapes[other] != values.shapes[source]
+        values.write(result, op)
+
+    def _add_leak(self, node: nodes.LeakyRelu | nodes.PRelu, result: int) -> None:
+        values, source = self.values, node.inputs[0]
+        slopes = node.negative_slope if isinstance(node, nodes.LeakyRelu) else values.artifact.tensors[node.slope]
+        op = values.op(OP_ELEMENTWISE, source, result)
+        self.memory.reserve(4 * op.channels)
+        op.slope = self.memory.point(np.full(op.channels, slopes, np.float32))
         values.write(result, op)
 
     def _add_pool(self, node: nodes.MaxPool | nodes.AvgPool | nodes.AdaptiveAvgPool, result: int) -> None:

@@ -126,6 +126,10 @@ def _clamp(node: nodes.Clamp, _, x: np.ndarray) -> np.ndarray:
     return np.clip(x, *(None if bound is None else np.float32(bound) for bound in (node.low, node.high)))
 
 
+def _prelu(node: nodes.PRelu, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, x * tensors[node.slope].reshape(-1, *[1] * (x.ndim - 2)))
+
+
 def _avg_pool(node: nodes.AvgPool, _, x: np.ndarray) -> np.ndarray:
     sides = node.kernel_size, node.stride, node.padding
     return operations.avg_pool(x, *sides, count_include_pad=node.count_include_pad)
@@ -148,6 +152,8 @@ COMPUTE: dict[type[nodes.Node], Callable[..., np.ndarray]] = nodes.for_every_kin
         nodes.BatchNorm: _batch_norm,
         nodes.Clamp: _clamp,
         nodes.Gate: lambda node, _, x: operations.gate(node.op, x),
+        nodes.LeakyRelu: lambda node, _, x: np.where(x > 0, x, x * np.float32(node.negative_slope)),
+        nodes.PRelu: _prelu,
         nodes.Add: lambda _node, _, x, y: x + y,
         nodes.Mul: lambda _node, _, x, y: x * y,
         nodes.MaxPool: lambda node, _, x: operations.max_pool(

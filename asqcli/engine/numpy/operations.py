@@ -91,9 +91,9 @@ def max_pool(
 
 
 def gate(op: str, x: np.ndarray) -> np.ndarray:
-    """Return sigmoid, silu, hardsigmoid or hardswish of `x`."""
+    """Return a gate's values for `x`."""
     formula = formulas.GATES[op]
-    return _in_parts(formula, x) if op in ("sigmoid", "silu") else formula(np, x)
+    return formula(np, x) if op in ("hardsigmoid", "hardswish") else _in_parts(formula, x)
 
 
 def _in_parts(formula: Callable[[ModuleType, np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:

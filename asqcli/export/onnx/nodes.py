@@ -10,7 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from asqcli.arithmetic.constants import SIXTH
+from asqcli.arithmetic.constants import (
+    GELU_TANH_CUBIC,
+    GELU_TANH_LINEAR,
+    SIXTH,
+    TAIL_COEFFICIENTS,
+    TAIL_LARGEST,
+    TAIL_WIDTH,
+)
 from asqcli.artifact import Artifact, nodes
 from asqcli.export.onnx.graph import Graph
 from asqcli.export.onnx.layers import quantized_layer
@@ -49,16 +56,61 @@ def _clamp(scope: Scope, node: nodes.Clamp) -> str:
 
 def _gate(scope: Scope, node: nodes.Gate) -> str:
     (x,) = scope.inputs
-    value = _sigmoid(scope, x) if node.op in ("sigmoid", "silu") else _hard_sigmoid(scope, x)
-    return scope.add("Mul", x, value, name="gated") if node.op in ("silu", "hardswish") else value
+    match node.op:
+        case "sigmoid" | "silu":
+            value = _sigmoid(scope, scope.cast(x, DOUBLE, name="double"))
+        case "gelu":
+            value = _normal_distribution(scope, x)
+        case "gelu_tanh":
+            value = _sigmoid(scope, _gelu_cubic(scope, x))
+        case _:
+            value = _hard_sigmoid(scope, x)
+    return value if node.op in ("sigmoid", "hardsigmoid") else scope.add("Mul", x, value, name="gated")
 
 
 def _sigmoid(scope: Scope, x: str) -> str:
-    """Return 1 / (1 + exp(-x)): in double, where Exp is off by far less than float32 can tell."""
+    """Return 1 / (1 + exp(-x)) of doubles, in float32: Exp is off by far less than float32 can tell."""
     one = scope.constant("one", np.float64(1))
-    negative = scope.add("Neg", scope.cast(x, DOUBLE, name="double"), name="negative")
+    negative = scope.add("Neg", x, name="negative")
     denominator = scope.add("Add", one, scope.add("Exp", negative, name="exp"), name="denominator")
     return scope.cast(scope.add("Div", one, denominator, name="quotient"), FLOAT, name="sigmoid")
+
+
+def _gelu_cubic(scope: Scope, x: str) -> str:
+    x = scope.cast(x, DOUBLE, name="double")
+    square = scope.add("Mul", x, x, name="square")
+    product = scope.add("Mul", square, scope.constant("cubic", np.float64(GELU_TANH_CUBIC)), name="cubic_product")
+    factor = scope.add("Add", product, scope.constant("linear", np.float64(GELU_TANH_LINEAR)), name="factor")
+    return scope.add("Mul", x, factor, name="cubic_value")
+
+
+def _normal_distribution(scope: Scope, x: str) -> str:
+    """Return the normal distribution up to x, in float32, with all steps in double."""
+    wide = scope.cast(x, DOUBLE, name="double")
+    one, zero = scope.constant("one", np.float64(1)), scope.constant("zero", np.float64(0))
+    width, half = scope.constant("width", np.float64(TAIL_WIDTH)), scope.constant("half", np.float64(-0.5))
+    y = scope.add("Min", scope.add("Abs", wide, name="abs"), scope.constant("most", np.float64(TAIL_LARGEST)), name="y")
+    exponent = scope.add("Mul", scope.add("Mul", y, y, name="square"), half, name="exponent")
+    s = scope.add("Div", width, scope.add("Add", width, y, name="sum"), name="s")
+    power = scope.constant("a", np.float64(TAIL_COEFFICIENTS[0]))
+    for n, coefficient in enumerate(TAIL_COEFFICIENTS[1:]):
+        product = scope.add("Mul", power, s, name=f"product{n}")
+        power = scope.add("Add", product, scope.constant(f"a{n}", np.float64(coefficient)), name=f"power{n}")
+    tail = scope.add("Mul", power, s, name="polynomial")
+    tail = scope.add("Mul", tail, scope.add("Exp", exponent, name="exp"), name="tail")
+    below = scope.add("Less", wide, zero, name="below")
+    return scope.cast(
+        scope.add("Where", below, tail, scope.add("Sub", one, tail, name="rest"), name="where"), FLOAT, name="cdf"
+    )
+
+
+def _leaky_relu(scope: Scope, node: nodes.LeakyRelu) -> str:
+    return scope.add("LeakyRelu", *scope.inputs, name="leaky", alpha=float(np.float32(node.negative_slope)))
+
+
+def _prelu(scope: Scope, node: nodes.PRelu) -> str:
+    shape = (-1, *[1] * (len(scope.shapes[0]) - 1)) if node.slope_per == "channel" else (1,)
+    return scope.add("PRelu", *scope.inputs, scope.tensor(node.slope, shape), name="prelu")
 
 
 def _hard_sigmoid(scope: Scope, x: str) -> str:
@@ -107,6 +159,8 @@ WRITERS: dict[type[nodes.Node], Callable[[Scope, nodes.Node], str]] = nodes.for_
         nodes.BatchNorm: _batch_norm,
         nodes.Clamp: _clamp,
         nodes.Gate: _gate,
+        nodes.LeakyRelu: _leaky_relu,
+        nodes.PRelu: _prelu,
         nodes.Add: _add,
         nodes.Mul: _mul,
         nodes.MaxPool: max_pool,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+from torch import Tensor
+
 from asqcli.artifact import nodes
 from asqcli.export.graph import Call, Unsupported, Value
 from asqcli.export.operations.registry import lowers
@@ -52,6 +55,24 @@ def hardsigmoid(call: Call, input, inplace=False) -> Value:
 @lowers("hardswish", says="hard swish")
 def hardswish(call: Call, input, inplace=False) -> Value:
     return call.emit(nodes.Gate, input, op="hardswish")
+
+
+@lowers("gelu", says="GELU")
+def gelu(call: Call, input, approximate="none") -> Value:
+    return call.emit(nodes.Gate, input, op="gelu_tanh" if approximate == "tanh" else "gelu")
+
+
+@lowers("leaky_relu", says="leaky ReLU")
+def leaky_relu(call: Call, input, negative_slope=0.01, inplace=False) -> Value:
+    return call.emit(nodes.LeakyRelu, input, negative_slope=float(negative_slope))
+
+
+@lowers("prelu", says="PReLU")
+def prelu(call: Call, input, weight) -> Value:
+    if not isinstance(weight, Tensor):
+        raise Unsupported("its slopes are made from the network's input")
+    slope = call.graph.store.add(f"{call.name}.slope", weight, np.float32)
+    return call.emit(nodes.PRelu, input, slope=slope, slope_per="layer" if weight.numel() == 1 else "channel")
 
 
 @lowers("add", says="sums")
