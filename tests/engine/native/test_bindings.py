@@ -13,6 +13,7 @@ from asqcli.engine.native import bindings
 pytestmark = pytest.mark.native
 
 HEADER = re.sub(r"/\*.*?\*/", "", (bindings.LIBRARY.parent / "kernel.h").read_text(), flags=re.DOTALL)
+UNION = "of_kind"
 NUMBERS = {"int": ctypes.c_int, "int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "float": ctypes.c_float}
 
 
@@ -20,14 +21,18 @@ def declared(name: str) -> type:
     """Return a number's type, or a struct as the header's text declares it."""
     if name in NUMBERS:
         return NUMBERS[name]
-    body = re.search(rf"typedef struct(?: {name})? {{([^}}]*)}} {name};", HEADER)[1]
-    return type(name, (ctypes.Structure,), {"_fields_": fields_of(body)})
+    body = re.search(rf"typedef struct(?: {name})? {{((?:[^{{}}]|{{[^{{}}]*}})*)}} {name};", HEADER)[1]
+    fields = fields_of(body)
+    return type(name, (ctypes.Structure,), {"_anonymous_": [UNION] * (UNION in dict(fields)), "_fields_": fields})
 
 
 def fields_of(body: str) -> list[tuple[str, type]]:
-    """Return (name, type) of the fields that these declarations make."""
+    """Return (name, type) of the fields that these declarations make; a union without a name is called UNION."""
     fields = []
-    for declaration in re.findall(r"[^;]*\S;", body):
+    for choices, declaration in re.findall(r"union {([^}]*)};|([^;{}]*\S;)", body):
+        if choices:
+            fields.append((UNION, type(UNION, (ctypes.Union,), {"_fields_": fields_of(choices)})))
+            continue
         kind, names = re.fullmatch(r"\s*(?:const )?(?:struct )?(\w+) (.*);", declaration, re.DOTALL).groups()
         for declarator in re.split(r",\s*", names):
             pointer, name, count = re.fullmatch(r"(\*?)(\w+)(?:\[(\d+)\])?", declarator).groups()
@@ -37,13 +42,14 @@ def fields_of(body: str) -> list[tuple[str, type]]:
 
 
 def leaves(type_: type, at: int = 0, path: str = "") -> Iterator[tuple[str, int, type]]:
-    """Yield (path, offset, type) of every number and pointer in a type, and in the structs inside it."""
+    """Yield (path, offset, type) of every number and pointer in a type, and in the structs and unions inside it."""
     if issubclass(type_, ctypes.Array):
         for k in range(type_._length_):
             yield from leaves(type_._type_, at + k * ctypes.sizeof(type_._type_), f"{path}[{k}]")
-    elif issubclass(type_, ctypes.Structure):
+    elif issubclass(type_, ctypes.Structure | ctypes.Union):
         for name, field in type_._fields_:
-            yield from leaves(field, at + getattr(type_, name).offset, f"{path}.{name}")
+            inside = path if name in getattr(type_, "_anonymous_", ()) else f"{path}.{name}"
+            yield from leaves(field, at + getattr(type_, name).offset, inside)
     else:
         yield path, at, type_
 
@@ -52,7 +58,16 @@ def test_a_step_has_the_fields_of_the_header_at_the_same_offsets():
     fields, in_header = list(leaves(bindings.Op)), declared("Op")
     assert fields == list(leaves(in_header))
     assert ctypes.sizeof(bindings.Op) == ctypes.sizeof(in_header)
-    assert {".kind", ".pool.rows", ".adapter[1].outputs", ".to_stride[2]"} <= {path for path, _, _ in fields}
+    some = {".kind", ".conv.taps", ".conv.adapter.layers[1].outputs", ".elementwise.tail.high", ".copy.to_stride[2]"}
+    assert some <= {path for path, _, _ in fields}
+
+
+@pytest.mark.parametrize("name", ["taps", "low"])
+def test_a_step_takes_no_field_that_it_does_not_have(name):
+    with pytest.raises(AttributeError):
+        setattr(bindings.Op(), name, 1)
+    with pytest.raises(AttributeError):
+        bindings.Op(**{name: 1})
 
 
 def test_constants_have_the_values_of_the_header():
