@@ -92,16 +92,17 @@ def _name(op: Op) -> str:
         return name
     if (op.height, op.width) == (1, 1):
         return f"linear {op.channels} to {op.outputs}"
-    kind = "depthwise" if op.layout == abi.LAYOUT_ROW_QUADS else "conv"
-    stride = "" if (op.stride_h, op.stride_w) == (1, 1) else f", stride {op.stride_h}"
-    groups = f", {op.groups} groups" if op.groups > 1 and kind == "conv" else ""
-    pool = ", max pool" if op.pool.out_h else ""
+    conv = op.conv
+    kind = "depthwise" if conv.layout == abi.LAYOUT_ROW_QUADS else "conv"
+    stride = "" if (conv.stride_h, conv.stride_w) == (1, 1) else f", stride {conv.stride_h}"
+    groups = f", {conv.groups} groups" if conv.groups > 1 and kind == "conv" else ""
+    pool = ", max pool" if conv.pool.out_h else ""
     image = f"{op.channels}x{op.height}x{op.width}"
-    return f"{kind} {op.kernel_h}x{op.kernel_w} {image} to {op.outputs}{stride}{groups}{FORMS[op.winograd]}{pool}"
+    return f"{kind} {conv.kernel_h}x{conv.kernel_w} {image} to {op.outputs}{stride}{groups}{FORMS[conv.winograd]}{pool}"
 
 
 def _multiply_adds(op: Op) -> int:
     if op.kind != abi.OP_CONV:
         return 0
-    window = op.kernel_h * op.kernel_w * (op.channels // op.groups)
+    window = op.conv.kernel_h * op.conv.kernel_w * (op.channels // op.conv.groups)
     return math.prod((op.out_h, op.out_w, op.outputs, window))

@@ -10,18 +10,18 @@
 #include "vector.h"
 
 /* The mean of the channels first .. last - 1, in double, rounded to float32: sums of rows from left to right, then down. */
-static void mean(const Op *op, int first, int last, float *out) {
+static void mean(const Op *op, const double *x_sums, int first, int last, float *out) {
     const double count = (double)op->height * op->width;
     int c = first;
     for (; last - c >= 8; c += 8) {
         Doubles total = {0.0};
-        for (int y = 0; y < op->height; y++) total += *(const Doubles *)(op->x_sums + (ptrdiff_t)y * op->channels + c);
+        for (int y = 0; y < op->height; y++) total += *(const Doubles *)(x_sums + (ptrdiff_t)y * op->channels + c);
         total /= count;
         for (int k = 0; k < 8; k++) out[c + k] = (float)total[k];
     }
     for (; c < last; c++) {
         double total = 0.0;
-        for (int y = 0; y < op->height; y++) total += op->x_sums[(ptrdiff_t)y * op->channels + c];
+        for (int y = 0; y < op->height; y++) total += x_sums[(ptrdiff_t)y * op->channels + c];
         out[c] = (float)(total / count);
     }
 }
@@ -51,11 +51,11 @@ static inline __attribute__((always_inline)) void adapter_layer(const AdapterLay
 }
 
 /* From the means of all channels. scratch: [2][scratch_width]. */
-static float beta(const Op *op, const float *means, double *scratch) {
-    double *h = scratch, *next = h + op->scratch_width;
-    for (int c = 0; c < padded(op->channels, ADAPTER_LANES); c++) h[c] = c < op->channels ? (double)means[c] : 0.0;
-    for (int k = 0; k < op->adapter_layers; k++) {
-        const AdapterLayer *layer = &op->adapter[k];
+static float beta(const Adapter *adapter, int channels, const float *means, double *scratch) {
+    double *h = scratch, *next = h + adapter->scratch_width;
+    for (int c = 0; c < padded(channels, ADAPTER_LANES); c++) h[c] = c < channels ? (double)means[c] : 0.0;
+    for (int k = 0; k < adapter->layer_count; k++) {
+        const AdapterLayer *layer = &adapter->layers[k];
         if (k)
             for (int i = 0; i < layer->inputs; i++) h[i] = h[i] < 0.0 ? 0.0 : h[i]; /* a NaN stays */
         if (layer->int8_weight)
@@ -68,16 +68,18 @@ static float beta(const Op *op, const float *means, double *scratch) {
         next = swap;
     }
     const double t = h[0];
-    if (op->beta_output) return (float)(t < PAPER_SMALLEST_BETA ? PAPER_SMALLEST_BETA : t);
+    if (adapter->beta_output) return (float)(t < PAPER_SMALLEST_BETA ? PAPER_SMALLEST_BETA : t);
     return (float)(t >= 0.0 ? 1.0 + t : 1.0 / (1.0 - t));
 }
 
 /* The step size for the image x. Every thread finds it by itself, which takes less time than to wait for another's. */
 static float adapted_step_size(const Op *op, const Thread *thread) {
-    if (!op->adapter_layers) return op->step_size;
-    float *means = op->means + (ptrdiff_t)thread->index * op->scratch_width;
-    mean(op, 0, op->channels, means);
-    return op->step_size * beta(op, means, op->sums + (ptrdiff_t)thread->index * 2 * op->scratch_width);
+    const Adapter *adapter = &op->conv.adapter;
+    if (!adapter->layer_count) return op->conv.step_size;
+    float *means = adapter->means + (ptrdiff_t)thread->index * adapter->scratch_width;
+    double *scratch = adapter->sums + (ptrdiff_t)thread->index * 2 * adapter->scratch_width;
+    mean(op, adapter->x_sums, 0, op->channels, means);
+    return op->conv.step_size * beta(adapter, op->channels, means, scratch);
 }
 
 #endif

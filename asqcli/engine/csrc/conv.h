@@ -14,27 +14,29 @@ static inline ptrdiff_t strip_size(const Op *op) {
 }
 
 static Epilogue epilogue_of(const Op *op) {
-    return (Epilogue){op->scale, op->compensation, op->bias, op->g, op->b, op->low, op->high};
+    const EpilogueTail *tail = &op->conv.tail;
+    return (Epilogue){op->conv.scale, op->conv.compensation, op->conv.bias, tail->g, tail->b, tail->low, tail->high};
 }
 
 /* The first group of a convolution, all of its rows. */
 static Conv conv_of(const Op *op) {
-    const int width = op->left + op->width + op->right;
-    const ptrdiff_t pixel = op->layout == LAYOUT_PLANES ? 1 : (ptrdiff_t)op->group_stride * op->groups;
-    const ptrdiff_t row = op->layout == LAYOUT_PLANES ? (ptrdiff_t)op->channels * width : pixel * width;
+    const int width = op->conv.left + op->width + op->conv.right;
+    const ptrdiff_t pixel = op->conv.layout == LAYOUT_PLANES ? 1 : (ptrdiff_t)op->conv.group_stride * op->conv.groups;
+    const ptrdiff_t row = op->conv.layout == LAYOUT_PLANES ? (ptrdiff_t)op->channels * width : pixel * width;
     Conv c = {
-        .codes = op->codes, .packed = op->packed, .offset = op->offset, .taps = op->taps,
-        .int16_taps = op->int16_taps, .across = op->stride_w * pixel,
-        .down = op->stride_h * row, .output = op->out, .row_sums = op->row_sums, .residual = op->y, .epilogue = epilogue_of(op),
-        .out_w = op->out_w, .outputs = op->outputs / op->groups, .out_stride = op->outputs, .sums_stride = op->outputs,
+        .codes = op->conv.codes, .packed = op->conv.packed, .offset = op->conv.offset, .taps = op->conv.taps,
+        .int16_taps = op->conv.int16_taps, .across = op->conv.stride_w * pixel, .down = op->conv.stride_h * row,
+        .output = op->out, .row_sums = op->row_sums, .residual = op->conv.tail.y, .epilogue = epilogue_of(op),
+        .out_w = op->out_w, .outputs = op->outputs / op->conv.groups, .out_stride = op->outputs, .sums_stride = op->outputs,
     };
-    const int side_by_side = op->kernel_w == 3 && op->stride_w == 1 && op->dilation_w == 1;
-    if (op->layout == LAYOUT_PIXELS && side_by_side && op->group_stride % DEPTH == 0) c.shared = op->group_stride / DEPTH;
-    if (op->winograd) {
-        c.codes = op->transformed;
+    const int side_by_side = op->conv.kernel_w == 3 && op->conv.stride_w == 1 && op->conv.dilation_w == 1;
+    const int whole_taps = op->conv.layout == LAYOUT_PIXELS && op->conv.group_stride % DEPTH == 0;
+    if (whole_taps && side_by_side) c.shared = op->conv.group_stride / DEPTH;
+    if (op->conv.winograd) {
+        c.codes = op->conv.transformed;
         c.across = op->channels;
-        c.winograd = op->winograd;
-        c.plane = (ptrdiff_t)op->plane;
+        c.winograd = op->conv.winograd;
+        c.plane = (ptrdiff_t)op->conv.plane;
         c.tiles_x = (op->out_w + 1) / 2;
         c.out_h = op->out_h;
     }
@@ -43,7 +45,7 @@ static Conv conv_of(const Op *op) {
 
 /* A convolution and the pool of its output, whose rows do not leave the cache. */
 static void conv_pool(const Op *op, Conv *c, int blocks, const Thread *thread) {
-    const Pool *pool = &op->pool;
+    const Pool *pool = &op->conv.pool;
     const size_t row = (size_t)op->out_w * op->outputs, pooled = (size_t)pool->out_w * op->outputs;
     const int reach = (pool->kernel_h - 1) * pool->dilation_h + 1;
     float *const ring = pool->rows + thread->index * pool->ring * row;

@@ -11,9 +11,11 @@
 
 static void elementwise(const Op *op, int first, int last) {
     const size_t at = (size_t)first * op->channels;
-    const float *x = op->x + at, *y = op->y ? op->y + at : NULL;
+    const EpilogueTail *const tail = &op->elementwise.tail;
+    const float *x = op->x + at, *y = tail->y ? tail->y + at : NULL;
     /* Copies: `out` might be what the compiler takes for these. */
-    const float *const g = op->g, *const b = op->b, *const slope = op->slope, low = op->low, high = op->high;
+    const float *const g = tail->g, *const b = tail->b, *const slope = op->elementwise.slope;
+    const float low = tail->low, high = tail->high;
     const int channels = op->channels;
     float *out = op->out + at;
     for (int p = first; p < last; p++, x += channels, out += channels) {
@@ -34,9 +36,9 @@ static void elementwise(const Op *op, int first, int last) {
 }
 
 static void copy(const Op *op) {
-    const int32_t *from_stride = op->from_stride, *to_stride = op->to_stride, channels = op->box[2];
-    for (int y = 0; y < op->box[0]; y++)
-        for (int x = 0; x < op->box[1]; x++) {
+    const int32_t *from_stride = op->copy.from_stride, *to_stride = op->copy.to_stride, channels = op->copy.box[2];
+    for (int y = 0; y < op->copy.box[0]; y++)
+        for (int x = 0; x < op->copy.box[1]; x++) {
             const float *from = op->x + (size_t)y * from_stride[0] + (size_t)x * from_stride[1];
             float *to = op->out + (size_t)y * to_stride[0] + (size_t)x * to_stride[1];
             if (from_stride[2] == 1 && to_stride[2] == 1)
@@ -48,11 +50,11 @@ static void copy(const Op *op) {
 
 static void multiply(const Op *op, int first, int last) {
     const size_t at = (size_t)first * op->channels;
-    const float *x = op->x + at, *y = op->y + (op->y_is_a_pixel ? 0 : at);
+    const float *x = op->x + at, *y = op->multiply.y + (op->multiply.y_is_a_pixel ? 0 : at);
     float *out = op->out + at;
     for (int p = first; p < last; p++, x += op->channels, out += op->channels) {
         for (int c = 0; c < op->channels; c++) out[c] = x[c] * y[c];
-        if (!op->y_is_a_pixel) y += op->channels;
+        if (!op->multiply.y_is_a_pixel) y += op->channels;
     }
 }
 
@@ -165,11 +167,11 @@ static void gate(const Op *op, int first, int last) {
     float *const out = op->out + (size_t)first * op->channels;
     const ptrdiff_t length = (ptrdiff_t)(last - first) * op->channels;
     ptrdiff_t i = 0;
-    for (; length - i >= GATED; i += GATED) gate_some(op->gate, x + i, out + i);
+    for (; length - i >= GATED; i += GATED) gate_some(op->gate.function, x + i, out + i);
     if (i == length) return;
     float rest[GATED] = {0.0f};
     memcpy(rest, x + i, (length - i) * sizeof *rest);
-    gate_some(op->gate, rest, rest);
+    gate_some(op->gate.function, rest, rest);
     memcpy(out + i, rest, (length - i) * sizeof *rest);
 }
 #undef FOR_ALL

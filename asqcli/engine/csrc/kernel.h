@@ -52,7 +52,7 @@ typedef struct {
     const int8_t *packed;         /* first block of the group */
     const int32_t *offset;        /* [taps] */
     int taps;
-    int int16_taps;               /* see Op */
+    int int16_taps;               /* see ConvOp */
     int shared;                   /* taps of a column of a window, if it has three and its neighbours share them; or 0 */
     ptrdiff_t across, down;       /* bytes from the codes of an output to those of its neighbours */
     float *output;                /* first output of the group */
@@ -81,6 +81,17 @@ enum { LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS };
 enum { OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY };
 enum { GATE_SIGMOID, GATE_SILU, GATE_HARDSIGMOID, GATE_HARDSWISH, GATE_GELU, GATE_GELU_TANH };
 
+/* An adapter: the means of an image's channels to beta. */
+typedef struct {
+    int32_t layer_count;          /* 0: there is none */
+    int32_t beta_output;          /* 0 reciprocal, 1 relu */
+    AdapterLayer layers[2];
+    const double *x_sums;         /* row sums of x */
+    double *sums;                 /* scratch: [threads][2][scratch_width] */
+    float *means;                 /* scratch: [threads][scratch_width] */
+    int32_t scratch_width;        /* the widest of channels and layers, padded to BLOCK */
+} Adapter;
+
 /* A max pool: its window, its output, and the last rows of its input where they are not kept elsewhere. */
 typedef struct {
     int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, top, left, out_h, out_w;
@@ -88,61 +99,100 @@ typedef struct {
     float *rows;                  /* scratch: [threads][ring][width of the input][channels] */
 } Pool;
 
-/* One step of the plan, on one image. All memory belongs to the caller. Sizes are those of the input. */
-typedef struct Op {
-    int32_t kind;
-    const float *x, *y;           /* inputs; y: the other summand, or null; OP_MULTIPLY: the other factor */
-    const double *x_sums;         /* OP_MEAN and adapters: row sums of x */
-    float *out;
-    double *row_sums;             /* of the output, or null: OP_CONV and steps by numbers; OP_ROW_SUMS: the result */
-    int32_t height, width, channels;
-    int32_t out_h, out_w, outputs;
+/* The end of an epilogue, which OP_ELEMENTWISE does by itself: batch norm, then + y, then clamp. */
+typedef struct {
+    const float *g, *b;           /* batch norm, or null; over outputs */
+    const float *y;               /* the other summand, of the layout of the output, or null */
+    float low, high;              /* clamp; infinite where there is none */
+} EpilogueTail;
 
-    Pool pool;                    /* OP_MAX_POOL; OP_CONV: of its output, or out_h 0 */
-
-    /* OP_CONV; a linear layer is one of 1x1 on one pixel. */
+/* OP_CONV; a linear layer is one of 1x1 on one pixel. */
+typedef struct {
+    /* The window, and the border of the image. */
     int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, groups;
     int32_t top, left, bottom, right;
-    int32_t qmin, qmax, as_printed, beta_output; /* beta_output: 0 reciprocal, 1 relu */
+
+    /* From x to codes. */
+    int32_t qmin, qmax;
     float step_size;
-    int32_t adapter_layers;
+    int32_t as_printed;           /* from codes back to values by step_size, though the adapter made another */
+    Adapter adapter;
     int32_t layout;               /* of the codes; with LAYOUT_PLANES x is [channels][height][width] */
     int32_t group_stride;         /* LAYOUT_PIXELS: bytes from the codes of a group to those of the next */
-    int32_t taps;                 /* of a window */
-    int32_t int16_taps;           /* taps whose pair sums fit in int16 before they must be widened; 0: none */
+    uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
     int32_t winograd;             /* 1 or 2 dimensions of winograd.h, or 0 */
     int64_t plane;                /* bytes of the codes of each of its transforms */
     uint8_t *transformed;         /* scratch: those codes */
+
+    /* From codes to accumulators. */
+    int32_t taps;                 /* of a window */
+    int32_t int16_taps;           /* taps whose pair sums fit in int16 before they must be widened; 0: none */
+    const int32_t *offset;        /* [taps] */
+    const int8_t *packed, *next;  /* next: those of the next convolution, or null */
+
+    /* From accumulators to values. Arrays over outputs are [groups][outputs of a group padded to BLOCK], with LAYOUT_ROW_QUADS
+       those of one group. */
+    const int32_t *compensation;
+    const float *weight_scale;
+    float *scale;                 /* scratch: the activations' scale times these */
+    int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
+    const float *bias;
+    EpilogueTail tail;
+    Pool pool;                    /* of the values, or out_h 0 */
+
     /* A convolution that is recomputed where its values are read has no `out`, only row sums and scratch,
        [threads][4 rows][out_w][BLOCK], which is not shorter than `outputs` for each thread. */
     float *strip;
     const struct Op *recompute;   /* LAYOUT_ROW_QUADS: that convolution, instead of x; or null */
-    int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
-    AdapterLayer adapter[2];
-    uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
-    double *sums;                 /* scratch of adapters: [threads][2][scratch_width] */
-    float *means;                 /* scratch of adapters: [threads][scratch_width] */
-    int32_t scratch_width;        /* the widest of channels and the adapter's layers, padded to 16 */
-    float *scale;                 /* scratch: [groups][outputs of a group padded to BLOCK] */
-    const int8_t *packed, *next;  /* next: those of the next convolution, or null */
-    const int32_t *offset;        /* [taps] */
-    const float *weight_scale;    /* the following: [groups][outputs of a group padded to BLOCK] */
-    const int32_t *compensation;
-    const float *bias;
+} ConvOp;
 
-    /* OP_CONV and OP_ELEMENTWISE: batch norm, then + y, then clamp. */
-    const float *g, *b;
-    float low, high;
-    const float *slope;           /* OP_ELEMENTWISE: of each channel, for numbers that are not above 0, or null */
+typedef struct {
+    EpilogueTail tail;            /* arrays over outputs: [outputs padded to BLOCK] */
+    const float *slope;           /* [channels], of numbers that are not above 0, before the clamp; or null */
+} ElementwiseOp;
 
-    int32_t gate;                 /* OP_GATE: which */
-    int32_t y_is_a_pixel;         /* OP_MULTIPLY: y is one number for each channel */
-    const int32_t *windows;       /* OP_AVG_POOL: (first, end) of the windows of each row of the output, then of each column */
-    int32_t window_size;          /* OP_AVG_POOL: by which sums are divided, or 0: by how many numbers a window holds */
+typedef struct {
+    const float *y;               /* the other factor */
+    int32_t y_is_a_pixel;         /* one number for each channel */
+} MultiplyOp;
 
-    /* OP_COPY: a box of numbers, strides in floats for (row, column, channel). */
+typedef struct {
+    int32_t function;             /* GATE_SIGMOID .. */
+} GateOp;
+
+typedef struct {
+    const int32_t *windows;       /* (first, end) of the windows of each row of the output, then of each column */
+    int32_t window_size;          /* by which sums are divided, or 0: by how many numbers a window holds */
+} AvgPoolOp;
+
+typedef struct {
+    const double *x_sums;         /* row sums of x */
+} MeanOp;
+
+/* A box of numbers, strides in floats for (row, column, channel). */
+typedef struct {
     int32_t box[3];
     int32_t from_stride[3], to_stride[3];
+} CopyOp;
+
+/* One step of the plan, on one image: what all kinds have, then what each needs. All memory belongs to the caller. */
+typedef struct Op {
+    int32_t kind;                 /* OP_CONV .. */
+    const float *x;
+    float *out;
+    double *row_sums;             /* of the output, or null: OP_CONV and steps by numbers; OP_ROW_SUMS: the result */
+    int32_t height, width, channels; /* of x */
+    int32_t out_h, out_w, outputs;   /* of out, before the pool of an OP_CONV */
+    union {                       /* that of the kind; OP_ROW_SUMS has none */
+        ConvOp conv;
+        ElementwiseOp elementwise;
+        MultiplyOp multiply;
+        GateOp gate;
+        Pool max_pool;
+        AvgPoolOp avg_pool;
+        MeanOp mean;
+        CopyOp copy;
+    };
 } Op;
 
 typedef struct {

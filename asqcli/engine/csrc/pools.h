@@ -56,19 +56,19 @@ static void max_pool_row(const Pool *pool, const float *x, int ring, int height,
 
 static void max_pool(const Op *op, int first_row, int last_row) {
     for (int y = first_row; y < last_row; y++)
-        max_pool_row(&op->pool, op->x, op->height, op->height, op->width, op->channels, y,
-                     op->out + (size_t)y * op->pool.out_w * op->channels);
+        max_pool_row(&op->max_pool, op->x, op->height, op->height, op->width, op->channels, y,
+                     op->out + (size_t)y * op->max_pool.out_w * op->channels);
 }
 
 /* Averages over windows, in double: every row of a window from left to right, then the rows from top to bottom. */
 static void avg_pool(const Op *op, int first_row, int last_row) {
-    const int32_t(*const rows)[2] = (const int32_t(*)[2])op->windows, (*const columns)[2] = rows + op->out_h;
+    const int32_t(*const rows)[2] = (const int32_t(*)[2])op->avg_pool.windows, (*const columns)[2] = rows + op->out_h;
     const ptrdiff_t channels = op->channels, row = op->width * channels;
     for (int y = first_row; y < last_row; y++)
         for (int x = 0; x < op->out_w; x++) {
             const int top = rows[y][0], bottom = rows[y][1], left = columns[x][0], right = columns[x][1];
             const int inside = (bottom - top) * (right - left);
-            const double size = op->window_size ? op->window_size : inside ? inside : 1;
+            const double size = op->avg_pool.window_size ? op->avg_pool.window_size : inside ? inside : 1;
             float *out = op->out + ((size_t)y * op->out_w + x) * channels;
             int c = 0;
             for (; channels - c >= 8; c += 8) {

@@ -100,20 +100,22 @@ static inline void quantize_run(const Quantizer *q, const float *x, int length, 
 
 /* The rows first .. last - 1 of the padded image: codes of x inside, of zero around it. */
 static void quantize(const Op *op, const Quantizer *q, int first, int last) {
-    const int per_group = op->channels / op->groups, group_stride = op->group_stride, pixel = group_stride * op->groups;
-    const size_t left = (size_t)op->left * pixel, right = (size_t)op->right * pixel, inside = (size_t)op->width * pixel;
+    const int groups = op->conv.groups, group_stride = op->conv.group_stride;
+    const int per_group = op->channels / groups, pixel = group_stride * groups;
+    const size_t left = (size_t)op->conv.left * pixel, right = (size_t)op->conv.right * pixel;
+    const size_t inside = (size_t)op->width * pixel;
     /* Where no channels are padded a row is one run of numbers. */
-    const int runs = group_stride == per_group ? 1 : op->width * op->groups;
+    const int runs = group_stride == per_group ? 1 : op->width * groups;
     const int length = group_stride == per_group ? op->width * op->channels : per_group;
     for (int row = first; row < last; row++) {
-        uint8_t *to = op->codes + row * (left + inside + right);
-        const int y = row - op->top;
+        uint8_t *to = op->conv.codes + row * (left + inside + right);
+        const int y = row - op->conv.top;
         if (y < 0 || y >= op->height) {
-            memset(to, -op->qmin, left + inside + right);
+            memset(to, -op->conv.qmin, left + inside + right);
             continue;
         }
-        memset(to, -op->qmin, left);
-        memset(to + left + inside, -op->qmin, right);
+        memset(to, -op->conv.qmin, left);
+        memset(to + left + inside, -op->conv.qmin, right);
         to += left;
         const float *x = op->x + (size_t)y * op->width * op->channels;
         for (int k = 0; k < runs; k++, to += group_stride, x += length)
@@ -123,14 +125,14 @@ static void quantize(const Op *op, const Quantizer *q, int first, int last) {
 
 /* `quantize` for an image of planes. */
 static void quantize_planes(const Op *op, const Quantizer *q, int first, int last) {
-    const size_t width = op->left + op->width + op->right;
+    const size_t width = op->conv.left + op->width + op->conv.right;
     for (int row = first; row < last; row++)
         for (int channel = 0; channel < op->channels; channel++) {
-            uint8_t *to = op->codes + ((size_t)row * op->channels + channel) * width;
-            const int y = row - op->top;
-            memset(to, -op->qmin, width);
+            uint8_t *to = op->conv.codes + ((size_t)row * op->channels + channel) * width;
+            const int y = row - op->conv.top;
+            memset(to, -op->conv.qmin, width);
             if (y < 0 || y >= op->height) continue;
-            quantize_run(q, op->x + ((size_t)channel * op->height + y) * op->width, op->width, to + op->left);
+            quantize_run(q, op->x + ((size_t)channel * op->height + y) * op->width, op->width, to + op->conv.left);
         }
 }
 

@@ -17,25 +17,25 @@
 enum { MOST_WEIGHTS_PER_THREAD = 1 << 17 }; /* bytes that every thread may read, rather than a part of them */
 
 static void run_conv(const Op *op, const Thread *thread) {
-    const int outputs = op->outputs / op->groups, blocks = padded(outputs, BLOCK);
-    const int rows = op->top + op->height + op->bottom, depthwise_layer = op->layout == LAYOUT_ROW_QUADS;
+    const int outputs = op->outputs / op->conv.groups, blocks = padded(outputs, BLOCK);
+    const int rows = op->conv.top + op->height + op->conv.bottom, depthwise_layer = op->conv.layout == LAYOUT_ROW_QUADS;
     const float step = adapted_step_size(op, thread);
-    const Quantizer quantizer = {1.0f / step, (float)op->qmin, (float)op->qmax};
+    const Quantizer quantizer = {1.0f / step, (float)op->conv.qmin, (float)op->conv.qmax};
     int first, last;
     if (thread->index == 0) {
-        const float activation_scale = op->as_printed ? op->step_size : step;
-        const int scales = depthwise_layer ? padded(op->outputs, BLOCK) : op->groups * blocks;
-        for (int o = 0; o < scales; o++) op->scale[o] = op->raw ? 1.0f : activation_scale * op->weight_scale[o];
+        const float activation_scale = op->conv.as_printed ? op->conv.step_size : step;
+        const int scales = depthwise_layer ? padded(op->outputs, BLOCK) : op->conv.groups * blocks;
+        for (int o = 0; o < scales; o++) op->conv.scale[o] = op->conv.raw ? 1.0f : activation_scale * op->conv.weight_scale[o];
     }
     share(thread, depthwise_layer ? padded(rows, 4) / 4 : rows, 1, &first, &last);
     if (depthwise_layer)
         quantize_row_quads(op, &quantizer, first, last, thread);
     else
-        (op->layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, &quantizer, first, last);
+        (op->conv.layout == LAYOUT_PLANES ? quantize_planes : quantize)(op, &quantizer, first, last);
     barrier_wait(thread);
 #ifdef HAS_WINOGRAD
-    if (op->winograd) {
-        share(thread, op->winograd == 2 ? (op->out_h + 1) / 2 : rows, 1, &first, &last);
+    if (op->conv.winograd) {
+        share(thread, op->conv.winograd == 2 ? (op->out_h + 1) / 2 : rows, 1, &first, &last);
         transform(op, first, last);
         barrier_wait(thread);
     }
@@ -49,19 +49,19 @@ static void run_conv(const Op *op, const Thread *thread) {
     Conv c = conv_of(op);
     if (!op->out) {
         if (!op->row_sums) return; /* the codes are all that is needed */
-        c.output = op->strip + thread->index * strip_size(op);
+        c.output = op->conv.strip + thread->index * strip_size(op);
         c.out_stride = 0;
     }
-    if (op->pool.out_h) {
+    if (op->conv.pool.out_h) {
         conv_pool(op, &c, blocks / BLOCK, thread);
         return;
     }
     /* By rows, so that what a thread reads next it has mostly written itself; by blocks where a thread would get many more rows
        than another, or where the weights, which each would read, are many. */
-    const int row_height = op->winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
+    const int row_height = op->conv.winograd == 2 ? 2 : 1; /* a row of tiles is not cut */
     const int rows_each = (op->out_h + row_height * thread->threads - 1) / (row_height * thread->threads) * row_height;
     const int even = 10 * rows_each * thread->threads <= 11 * op->out_h;
-    const size_t weights = (size_t)blocks * op->groups * DEPTH * op->taps * winograd_transforms(op->winograd);
+    const size_t weights = (size_t)blocks * op->conv.groups * DEPTH * op->conv.taps * winograd_transforms(op->conv.winograd);
     const int few = op->out_h < 8 * thread->threads && !(even && weights <= MOST_WEIGHTS_PER_THREAD);
     const int by_blocks = few && outputs >= BLOCK * thread->threads;
     int first_block = 0, last_block = blocks / BLOCK, first_row = 0, last_row = op->out_h;
@@ -69,12 +69,12 @@ static void run_conv(const Op *op, const Thread *thread) {
         share(thread, last_block, 1, &first_block, &last_block);
     else
         share(thread, last_row, row_height, &first_row, &last_row);
-    for (int group = 0; group < op->groups; group++) {
-        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->taps * winograd_transforms(op->winograd);
-        c.next = group + 1 < op->groups ? after : op->next;
+    for (int group = 0; group < op->conv.groups; group++) {
+        const int8_t *after = c.packed + (size_t)blocks * DEPTH * op->conv.taps * winograd_transforms(op->conv.winograd);
+        c.next = group + 1 < op->conv.groups ? after : op->conv.next;
         conv(&c, first_row, last_row, first_block, last_block);
         c.packed = after;
-        c.codes += op->group_stride;
+        c.codes += op->conv.group_stride;
         c.output += outputs;
         if (c.row_sums) c.row_sums += outputs;
         if (c.residual) c.residual += outputs;
@@ -125,7 +125,7 @@ static void run(const Op *ops, int count, const Thread *thread) {
                 avg_pool(op, first, last);
                 break;
             case OP_MAX_POOL:
-                share(thread, op->pool.out_h, 1, &first, &last);
+                share(thread, op->max_pool.out_h, 1, &first, &last);
                 max_pool(op, first, last);
                 break;
             case OP_ROW_SUMS:
@@ -134,7 +134,7 @@ static void run(const Op *ops, int count, const Thread *thread) {
                 break;
             case OP_MEAN:
                 share(thread, op->channels, BLOCK, &first, &last);
-                mean(op, first, last, op->out);
+                mean(op, op->mean.x_sums, first, last, op->out);
                 break;
             case OP_COPY:
                 if (thread->index == 0) copy(op);

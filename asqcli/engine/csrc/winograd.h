@@ -32,12 +32,12 @@
 /* A row of tiles, F(2, 3): the windows of one row of the image. */
 static void transform_row(const Op *op, int row) {
     const int channels = op->channels, tiles = (op->out_w + 1) / 2;
-    const size_t columns = (size_t)op->left + op->width + op->right;
-    const uint8_t range = (uint8_t)(op->qmax - op->qmin);
+    const size_t columns = (size_t)op->conv.left + op->width + op->conv.right;
+    const uint8_t range = (uint8_t)(op->conv.qmax - op->conv.qmin);
     for (int x = 0; x < tiles; x++) {
-        const uint8_t *restrict d = op->codes + (row * columns + 2 * (size_t)x) * channels;
-        uint8_t *restrict out = op->transformed + ((size_t)row * tiles + x) * channels;
-        const size_t plane = op->plane;
+        const uint8_t *restrict d = op->conv.codes + (row * columns + 2 * (size_t)x) * channels;
+        uint8_t *restrict out = op->conv.transformed + ((size_t)row * tiles + x) * channels;
+        const size_t plane = op->conv.plane;
         INDEPENDENT
         for (int c = 0; c < channels; c++) {
             WINOGRAD_CODES(v, d[c], d[c + channels], d[c + 2 * channels], d[c + 3 * channels], range)
@@ -53,11 +53,11 @@ static void transform_row(const Op *op, int row) {
    needs nothing. */
 static void transform_square(const Op *op, int tile_row) {
     const int channels = op->channels, tiles = (op->out_w + 1) / 2;
-    const size_t row = ((size_t)op->left + op->width + op->right) * channels, plane = op->plane;
-    const uint8_t twice = (uint8_t)(2 * (op->qmax - op->qmin));
+    const size_t row = ((size_t)op->conv.left + op->width + op->conv.right) * channels, plane = op->conv.plane;
+    const uint8_t twice = (uint8_t)(2 * (op->conv.qmax - op->conv.qmin));
     for (int x = 0; x < tiles; x++) {
-        const uint8_t *restrict d = op->codes + 2 * tile_row * row + 2 * (size_t)x * channels;
-        uint8_t *restrict out = op->transformed + ((size_t)tile_row * tiles + x) * channels;
+        const uint8_t *restrict d = op->conv.codes + 2 * tile_row * row + 2 * (size_t)x * channels;
+        uint8_t *restrict out = op->conv.transformed + ((size_t)tile_row * tiles + x) * channels;
         INDEPENDENT
         for (int c = 0; c < channels; c++) {
 #define WINOGRAD_ROW(name, i) \
@@ -86,7 +86,7 @@ static void transform_square(const Op *op, int tile_row) {
 }
 
 static void transform(const Op *op, int first_row, int last_row) {
-    for (int row = first_row; row < last_row; row++) (op->winograd == 2 ? transform_square : transform_row)(op, row);
+    for (int row = first_row; row < last_row; row++) (op->conv.winograd == 2 ? transform_square : transform_row)(op, row);
 }
 
 #endif

@@ -16,11 +16,21 @@ Int, _float, _pointer = ctypes.c_int32, ctypes.c_float, ctypes.c_void_p
 
 
 class AdapterLayer(ctypes.Structure):
+    __slots__ = ()  # here and below: a field that the struct does not have cannot be set
     _fields_ = (("int8_weight", _pointer), ("float_weight", _pointer), ("row_scale", _pointer), ("bias", _pointer),
                 ("inputs", ctypes.c_int), ("outputs", ctypes.c_int))  # fmt: skip
 
 
+class Adapter(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (
+        ("layer_count", Int), ("beta_output", Int), ("layers", AdapterLayer * 2), ("x_sums", _pointer),
+        ("sums", _pointer), ("means", _pointer), ("scratch_width", Int),
+    )  # fmt: skip
+
+
 class Pool(ctypes.Structure):
+    __slots__ = ()
     _fields_ = (
         ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
         ("dilation_w", Int), ("top", Int), ("left", Int), ("out_h", Int), ("out_w", Int), ("ring", Int),
@@ -28,27 +38,74 @@ class Pool(ctypes.Structure):
     )  # fmt: skip
 
 
-class Op(ctypes.Structure):
-    """As `Op` in kernel.h, field for field."""
+class EpilogueTail(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (("g", _pointer), ("b", _pointer), ("y", _pointer), ("low", _float), ("high", _float))
 
+
+class ConvOp(ctypes.Structure):
+    __slots__ = ()
     _fields_ = (
-        ("kind", Int), ("x", _pointer), ("y", _pointer), ("x_sums", _pointer), ("out", _pointer),
-        ("row_sums", _pointer),
-        ("height", Int), ("width", Int), ("channels", Int), ("out_h", Int), ("out_w", Int), ("outputs", Int),
-        ("pool", Pool), ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
+        ("kernel_h", Int), ("kernel_w", Int), ("stride_h", Int), ("stride_w", Int), ("dilation_h", Int),
         ("dilation_w", Int), ("groups", Int), ("top", Int), ("left", Int), ("bottom", Int), ("right", Int),
-        ("qmin", Int), ("qmax", Int), ("as_printed", Int), ("beta_output", Int), ("step_size", _float),
-        ("adapter_layers", Int), ("layout", Int), ("group_stride", Int), ("taps", Int), ("int16_taps", Int),
-        ("winograd", Int),
-        ("plane", ctypes.c_int64), ("transformed", _pointer),
-        ("strip", _pointer), ("recompute", _pointer), ("raw", Int),
-        ("adapter", AdapterLayer * 2), ("codes", _pointer), ("sums", _pointer), ("means", _pointer),
-        ("scratch_width", Int), ("scale", _pointer), ("packed", _pointer), ("next", _pointer), ("offset", _pointer),
-        ("weight_scale", _pointer),
-        ("compensation", _pointer), ("bias", _pointer), ("g", _pointer), ("b", _pointer), ("low", _float),
-        ("high", _float), ("slope", _pointer), ("gate", Int), ("y_is_a_pixel", Int), ("windows", _pointer),
-        ("window_size", Int),
-        ("box", Int * 3), ("from_stride", Int * 3), ("to_stride", Int * 3),
+        ("qmin", Int), ("qmax", Int), ("step_size", _float), ("as_printed", Int), ("adapter", Adapter),
+        ("layout", Int), ("group_stride", Int), ("codes", _pointer),
+        ("winograd", Int), ("plane", ctypes.c_int64), ("transformed", _pointer),
+        ("taps", Int), ("int16_taps", Int), ("offset", _pointer), ("packed", _pointer), ("next", _pointer),
+        ("compensation", _pointer), ("weight_scale", _pointer), ("scale", _pointer), ("raw", Int), ("bias", _pointer),
+        ("tail", EpilogueTail), ("pool", Pool), ("strip", _pointer), ("recompute", _pointer),
+    )  # fmt: skip
+
+
+class ElementwiseOp(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (("tail", EpilogueTail), ("slope", _pointer))
+
+
+class MultiplyOp(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (("y", _pointer), ("y_is_a_pixel", Int))
+
+
+class GateOp(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (("function", Int),)
+
+
+class AvgPoolOp(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (("windows", _pointer), ("window_size", Int))
+
+
+class MeanOp(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (("x_sums", _pointer),)
+
+
+class CopyOp(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (("box", Int * 3), ("from_stride", Int * 3), ("to_stride", Int * 3))
+
+
+class OfKind(ctypes.Union):
+    """What a kind of step needs of its own, under the name of the kind."""
+
+    __slots__ = ()
+    _fields_ = (
+        ("conv", ConvOp), ("elementwise", ElementwiseOp), ("multiply", MultiplyOp), ("gate", GateOp),
+        ("max_pool", Pool), ("avg_pool", AvgPoolOp), ("mean", MeanOp), ("copy", CopyOp),
+    )  # fmt: skip
+
+
+class Op(ctypes.Structure):
+    """A step as `Op` in kernel.h, field for field: what all kinds have, then that of its kind, as in `op.conv.taps`."""
+
+    __slots__ = ()
+    _anonymous_ = ("of_kind",)
+    _fields_ = (
+        ("kind", Int), ("x", _pointer), ("out", _pointer), ("row_sums", _pointer),
+        ("height", Int), ("width", Int), ("channels", Int), ("out_h", Int), ("out_w", Int), ("outputs", Int),
+        ("of_kind", OfKind),
     )  # fmt: skip
 
 

@@ -10,7 +10,17 @@ import numpy as np
 
 from asqcli.artifact import nodes
 from asqcli.engine.native import winograd
-from asqcli.engine.native.bindings import BLOCK, LAYOUT_PIXELS, LAYOUT_ROW_QUADS, OP_CONV, AdapterLayer, Op
+from asqcli.engine.native.bindings import (
+    BLOCK,
+    LAYOUT_PIXELS,
+    LAYOUT_ROW_QUADS,
+    OP_CONV,
+    Adapter,
+    AdapterLayer,
+    ConvOp,
+    EpilogueTail,
+    Op,
+)
 from asqcli.engine.native.fusion import Step
 from asqcli.engine.native.layout import Layout, by_group, layout_of, pack_adapter, padded
 from asqcli.engine.native.memory import Storage
@@ -72,12 +82,12 @@ class Convolutions:
             self._add_pool(op, step)
         if node.weights.bias is not None:
             bias = self.artifact.tensors[node.weights.bias]
-            op.bias = self.memory.share(node.weights.bias, lambda: by_group(bias, parts))
+            op.conv.bias = self.memory.share(node.weights.bias, lambda: by_group(bias, parts))
         if node.inputs[0] in self.recomputed:
             self.recomputations.append((self.recomputed[node.inputs[0]], op))
         if node.activations.adapter is not None:
             self._add_adapter(op, node.inputs[0], node.activations.adapter)
-        set_epilogue(op, step, self.values, parts)
+        op.conv.tail = tail_of(step, self.values, parts)
         if self._is_recomputed(op, step):
             self._recompute(op, step.result)
         else:
@@ -105,10 +115,10 @@ class Convolutions:
         offsets = layout.offsets()
         self.memory.reserve(layout.gap_bytes(len(offsets)))
         top, left, bottom, right = layout.padding
-        op = self.values.op(
-            OP_CONV, node.inputs[0], step.index + 1,
+        conv = ConvOp(
             top=top, left=left, bottom=bottom, right=right, kernel_h=layout.kernel[0], kernel_w=layout.kernel[1],
             stride_h=stride[0], stride_w=stride[1], dilation_h=layout.dilation[0], dilation_w=layout.dilation[1],
+            groups=layout.groups,
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
             as_printed=activations.dequantize_by == "step_size",
             layout=layout.kind, group_stride=layout.group_stride, taps=len(offsets),
@@ -119,8 +129,7 @@ class Convolutions:
             compensation=self.memory.share(f"{weights.codes}/compensation", compensation),
             scale=self.memory.point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32)),
         )  # fmt: skip
-        op.groups = layout.groups
-        return op
+        return self.values.op(OP_CONV, node.inputs[0], step.index + 1, conv=conv)
 
     def _int16_taps(self, node: Node) -> int:
         """Return how many taps' pair sums, of two products each, fit in int16 together."""
@@ -128,19 +137,19 @@ class Convolutions:
         return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)
 
     def _add_pool(self, op: Op, step: Step) -> None:
-        op.pool = max_pool(step.pool, op.out_h, *self.values.image(step.result)[1:])
-        rows = self.threads * op.pool.ring * op.out_w * op.outputs
+        pool = max_pool(step.pool, op.out_h, *self.values.image(step.result)[1:])
+        rows = self.threads * pool.ring * op.out_w * op.outputs
         self.memory.reserve(4 * rows)
-        op.pool.rows = self.memory.point(np.zeros(rows, np.float32))
+        pool.rows = self.memory.point(np.zeros(rows, np.float32))
+        op.conv.pool = pool
 
     def _add_adapter(self, op: Op, source: int, adapter: nodes.Adapter) -> None:
-        tensors, inputs = self.artifact.tensors, op.channels
-        op.adapter_layers, op.beta_output = len(adapter.layers), adapter.output == "relu"
+        tensors, inputs, layers = self.artifact.tensors, op.channels, (AdapterLayer * 2)()
         for k, layer in enumerate(adapter.layers):
             weight = self.memory.share(layer.weight, lambda w=layer.weight: pack_adapter(tensors[w]))
             quantized = layer.row_scale is not None
             scale = tensors[layer.row_scale] if quantized else np.ones(layer.outputs)
-            op.adapter[k] = AdapterLayer(
+            layers[k] = AdapterLayer(
                 int8_weight=weight if quantized else None,
                 float_weight=None if quantized else weight,
                 row_scale=self.memory.share(f"{layer.bias}/row_scale", lambda s=scale: s.astype(np.float64)),
@@ -149,12 +158,18 @@ class Convolutions:
                 outputs=layer.outputs,
             )
             inputs = layer.outputs
-        op.x_sums = self.values.row_sums(source)
-        op.scratch_width = padded(max(op.channels, *(layer.outputs for layer in adapter.layers)), BLOCK)
-        scratch = self.threads * op.scratch_width
+        scratch_width = padded(max(op.channels, *(layer.outputs for layer in adapter.layers)), BLOCK)
+        scratch = self.threads * scratch_width
         self.memory.reserve((2 * 8 + 4) * scratch)
-        op.sums = self.memory.point(np.zeros(2 * scratch))
-        op.means = self.memory.point(np.zeros(scratch, np.float32))
+        op.conv.adapter = Adapter(
+            layer_count=len(adapter.layers),
+            beta_output=adapter.output == "relu",
+            layers=layers,
+            x_sums=self.values.row_sums(source),
+            sums=self.memory.point(np.zeros(2 * scratch)),
+            means=self.memory.point(np.zeros(scratch, np.float32)),
+            scratch_width=scratch_width,
+        )
 
     def _is_recomputed(self, op: Op, step: Step) -> bool:
         """Would the values of a convolution only go to memory for a depthwise one, until the mean of them is known?"""
@@ -164,10 +179,10 @@ class Convolutions:
             and len(readers) == 1
             and isinstance(readers[0], nodes.Conv)
             and self.layout(readers[0]).kind == LAYOUT_ROW_QUADS
-            and op.layout == LAYOUT_PIXELS
-            and op.groups == 1
-            and not op.winograd
-            and op.taps <= FEW_TAPS
+            and op.conv.layout == LAYOUT_PIXELS
+            and op.conv.groups == 1
+            and not op.conv.winograd
+            and op.conv.taps <= FEW_TAPS
             and op.outputs % BLOCK == 0
             and step.other is None
             and step.pool is None
@@ -181,14 +196,14 @@ class Convolutions:
         self.values.storages[result] = Storage(np.empty(0, np.float32), readers, reusable=False)
         strips = self.threads * max(4 * op.out_w * BLOCK, op.outputs)
         self.memory.reserve(4 * strips)
-        op.strip = self.memory.point(np.zeros(strips, np.float32))
+        op.conv.strip = self.memory.point(np.zeros(strips, np.float32))
         self.values.add(result, op)
 
     def link(self, ops: ctypes.Array) -> None:
         """Point from each reader to the convolution that it recomputes, in the array of steps."""
         steps = self.values.steps
         for op, reader in self.recomputations:
-            ops[steps.index(reader)].recompute = ctypes.addressof(ops[steps.index(op)])
+            ops[steps.index(reader)].conv.recompute = ctypes.addressof(ops[steps.index(op)])
 
     def add_codes(self) -> list[np.ndarray]:
         """Give the convolutions memory for codes, and tell each whose weights are needed next; return that memory.
@@ -203,9 +218,10 @@ class Convolutions:
         arrays = [self._bytes(size) if keep else shared for size, keep in zip(sizes, kept, strict=True)]
         following = None
         for op, codes in reversed(list(zip(convs, arrays, strict=True))):
-            op.codes, op.transformed, op.next = codes.ctypes.data, transformed, following
-            if op.layout != LAYOUT_ROW_QUADS:
-                following = op.packed
+            conv = op.conv
+            conv.codes, conv.transformed, conv.next = codes.ctypes.data, transformed, following
+            if conv.layout != LAYOUT_ROW_QUADS:
+                following = conv.packed
         return arrays
 
     def _bytes(self, size: int) -> np.ndarray:
@@ -213,15 +229,17 @@ class Convolutions:
         return self.memory.keep(np.zeros(size, np.uint8))
 
 
-def set_epilogue(op: Op, step: Step, values: Values, groups: int) -> None:
-    """Let a step do the batch norm, the sum and the clamp that are fused with it.
+def tail_of(step: Step, values: Values, groups: int) -> EpilogueTail:
+    """Return the batch norm, the sum and the clamp that are fused with a step.
 
     Args:
         groups: into which its outputs are parted; 0: as one.
     """
     memory, tensors = values.memory, values.artifact.tensors
+    tail = EpilogueTail(low=step.low, high=step.high)
     if step.g is not None:
-        op.g = memory.share(f"{step.g}/{groups}", lambda: by_group(tensors[step.g], groups))
-        op.b = memory.share(f"{step.b}/{groups}", lambda: by_group(tensors[step.b], groups))
-    op.low, op.high = step.low, step.high
-    op.y = None if step.other is None else values.address(step.other)
+        tail.g = memory.share(f"{step.g}/{groups}", lambda: by_group(tensors[step.g], groups))
+        tail.b = memory.share(f"{step.b}/{groups}", lambda: by_group(tensors[step.b], groups))
+    if step.other is not None:
+        tail.y = values.address(step.other)
+    return tail

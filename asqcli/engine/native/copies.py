@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asqcli.artifact import nodes
 from asqcli.engine.interface import NotNative
-from asqcli.engine.native.bindings import OP_COPY, Int
+from asqcli.engine.native.bindings import OP_COPY, CopyOp, Int
 from asqcli.engine.native.values import Values
 
 COPIES = (nodes.Slice, nodes.Pad, nodes.Concat)  # nodes whose input may lie anywhere
@@ -123,9 +123,11 @@ class Copies:
             values.new(result, reusable=box is None)
         op = values.op(
             OP_COPY, source, result,
-            box=(Int * 3)(*(box or (height, width, channels))),
-            from_stride=(Int * 3)(*from_stride),
-            to_stride=(Int * 3)(*(to_stride or (out_w * out_channels, out_channels, 1))),
+            copy=CopyOp(
+                box=(Int * 3)(*(box or (height, width, channels))),
+                from_stride=(Int * 3)(*from_stride),
+                to_stride=(Int * 3)(*(to_stride or (out_w * out_channels, out_channels, 1))),
+            ),
         )  # fmt: skip
         op.x = values.address(source) + 4 * from_at
         op.out = values.address(result) + 4 * to_at

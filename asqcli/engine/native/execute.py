@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from asqcli.artifact.nodes import Conv
-from asqcli.engine.native.bindings import OP_CONV, Op, Pool, library
+from asqcli.engine.native.bindings import OP_CONV, EpilogueTail, Op, Pool, library
 from asqcli.engine.native.planner import Plan
 
 
@@ -49,7 +49,7 @@ def run_observed(plan: Plan, kernel: int, image: np.ndarray, observe) -> np.ndar
         library().asq_run(kernel, ctypes.byref(op), 1)
         if op.kind == OP_CONV:
             (node, layout), codes = next(layers)
-            seen = layout.codes(codes).astype(np.float32) + op.qmin, accumulators
+            seen = layout.codes(codes).astype(np.float32) + op.conv.qmin, accumulators
             conv = isinstance(node, Conv)
             observe(node.name, *(part.transpose(2, 0, 1)[None] if conv else part[0] for part in seen))
     _forget(plan)
@@ -78,7 +78,8 @@ def _accumulators(kernel: int, op: Op) -> np.ndarray:
     """Run a convolution without its epilogue; return (height, width, outputs)."""
     out = np.empty((op.out_h, op.out_w, op.outputs), np.float32)
     raw = Op.from_buffer_copy(op)
-    raw.raw, raw.out, raw.low, raw.high, raw.pool = True, out.ctypes.data, -math.inf, math.inf, Pool()
-    raw.y = raw.g = raw.b = raw.bias = raw.row_sums = None
+    raw.out, raw.row_sums = out.ctypes.data, None
+    raw.conv.raw, raw.conv.bias, raw.conv.pool = True, None, Pool()
+    raw.conv.tail = EpilogueTail(low=-math.inf, high=math.inf)
     library().asq_run(kernel, ctypes.byref(raw), 1)
     return out

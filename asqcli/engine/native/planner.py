@@ -14,9 +14,14 @@ from asqcli.engine.native.bindings import (
     OP_MAX_POOL,
     OP_MEAN,
     OP_MULTIPLY,
+    AvgPoolOp,
+    ElementwiseOp,
+    GateOp,
+    MeanOp,
+    MultiplyOp,
     Op,
 )
-from asqcli.engine.native.convolutions import Convolutions, set_epilogue
+from asqcli.engine.native.convolutions import Convolutions, tail_of
 from asqcli.engine.native.copies import Copies
 from asqcli.engine.native.fusion import Step, fuse
 from asqcli.engine.native.memory import Memory
@@ -78,16 +83,17 @@ class Plan:
             case nodes.Conv() | nodes.Linear():
                 self.convolutions.add(node, step)
             case nodes.BatchNorm() | nodes.Add() | nodes.Clamp():
-                op = self.values.op(OP_ELEMENTWISE, node.inputs[0], step.result)
-                set_epilogue(op, step, self.values, groups=0)
+                elementwise = ElementwiseOp(tail=tail_of(step, self.values, groups=0))
+                op = self.values.op(OP_ELEMENTWISE, node.inputs[0], step.result, elementwise=elementwise)
                 self.values.write(step.result, op)
             case nodes.MaxPool() | nodes.AvgPool() | nodes.AdaptiveAvgPool():
                 self._add_pool(node, step.result)
             case nodes.Gate():
-                op = self.values.op(OP_GATE, node.inputs[0], step.result, gate=GATES.index(node.op))
+                gate = GateOp(function=GATES.index(node.op))
+                op = self.values.op(OP_GATE, node.inputs[0], step.result, gate=gate)
                 self.values.write(step.result, op)
             case nodes.LeakyRelu() | nodes.PRelu():
-                self._add_leak(node, step.result)
+                self._add_leak(node, step)
             case nodes.Mul():
                 self._add_product(node, step.result)
             case _:
@@ -95,33 +101,33 @@ class Plan:
 
     def _add_product(self, node: nodes.Mul, result: int) -> None:
         values, (source, other) = self.values, node.inputs
-        op = values.op(OP_MULTIPLY, source, result, y=values.address(other))
-        op.y_is_a_pixel = values.shapes[other] != values.shapes[source]
-        values.write(result, op)
+        y_is_a_pixel = values.shapes[other] != values.shapes[source]
+        multiply = MultiplyOp(y=values.address(other), y_is_a_pixel=y_is_a_pixel)
+        values.write(result, values.op(OP_MULTIPLY, source, result, multiply=multiply))
 
-    def _add_leak(self, node: nodes.LeakyRelu | nodes.PRelu, result: int) -> None:
+    def _add_leak(self, node: nodes.LeakyRelu | nodes.PRelu, step: Step) -> None:
         values, source = self.values, node.inputs[0]
         slopes = node.negative_slope if isinstance(node, nodes.LeakyRelu) else values.artifact.tensors[node.slope]
-        op = values.op(OP_ELEMENTWISE, source, result)
-        self.memory.reserve(4 * op.channels)
-        op.slope = self.memory.point(np.full(op.channels, slopes, np.float32))
-        values.write(result, op)
+        channels = values.image(source)[0]
+        self.memory.reserve(4 * channels)
+        slope = self.memory.point(np.full(channels, slopes, np.float32))
+        elementwise = ElementwiseOp(tail=tail_of(step, values, groups=0), slope=slope)
+        values.write(step.result, values.op(OP_ELEMENTWISE, source, step.result, elementwise=elementwise))
 
     def _add_pool(self, node: nodes.MaxPool | nodes.AvgPool | nodes.AdaptiveAvgPool, result: int) -> None:
         values, source = self.values, node.inputs[0]
         match node:
             case nodes.MaxPool():
                 op = values.op(OP_MAX_POOL, source, result)
-                op.pool = max_pool(node, op.height, op.out_h, op.out_w)
+                op.max_pool = max_pool(node, op.height, op.out_h, op.out_w)
             case nodes.AdaptiveAvgPool() if node.output_size == values.image(source)[1:]:
                 values.alias(result, source)  # windows of one pixel
                 return
             case nodes.AdaptiveAvgPool() if node.output_size == (1, 1):
-                op = values.op(OP_MEAN, source, result)
-                op.x_sums = values.row_sums(source)
+                op = values.op(OP_MEAN, source, result, mean=MeanOp(x_sums=values.row_sums(source)))
             case _:
                 op = values.op(OP_AVG_POOL, source, result)
-                windows, op.window_size = average_windows(node, (op.height, op.width), (op.out_h, op.out_w))
+                windows, window_size = average_windows(node, (op.height, op.width), (op.out_h, op.out_w))
                 self.memory.reserve(windows.nbytes)
-                op.windows = self.memory.point(windows)
+                op.avg_pool = AvgPoolOp(windows=self.memory.point(windows), window_size=window_size)
         values.write(result, op)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
@@ -73,13 +74,17 @@ class Values:
         for value in set.union(*inputs) & self.storages.keys():
             self.memory.release(self.storages[value], sum(value in read for read in inputs))
 
-    def op(self, kind: int, source: int, result: int, **settings) -> Op:
-        """Return a step from one value to another, without memory for the result."""
+    def op(self, kind: int, source: int, result: int, **of_kind: ctypes.Structure) -> Op:
+        """Return a step from one value to another, without memory for the result.
+
+        Args:
+            of_kind: what this kind needs of its own, as `conv=ConvOp(...)`.
+        """
         channels, height, width = self.image(source)
         outputs, out_h, out_w = self.image(result)
         return Op(
             kind=kind, x=self.address(source), height=height, width=width, channels=channels, outputs=outputs,
-            out_h=out_h, out_w=out_w, low=-math.inf, high=math.inf, groups=1, **settings,
+            out_h=out_h, out_w=out_w, **of_kind,
         )  # fmt: skip
 
     def write(self, value: int, op: Op) -> None:

@@ -1,9 +1,10 @@
-"""The C interface as Python declares it: the constants and structs of csrc/kernel.h, name by name."""
+"""The C interface as Python declares it: the constants of csrc/kernel.h and the structs of a step, name by name."""
 
 from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,32 +13,61 @@ from asqcli.engine.native import bindings
 pytestmark = pytest.mark.native
 
 HEADER = re.sub(r"/\*.*?\*/", "", (bindings.LIBRARY.parent / "kernel.h").read_text(), flags=re.DOTALL)
-TYPES = {
-    "int": ctypes.c_int,
-    "int32_t": ctypes.c_int32,
-    "int64_t": ctypes.c_int64,
-    "float": ctypes.c_float,
-    "Pool": bindings.Pool,
-    "AdapterLayer": bindings.AdapterLayer,
-}
+UNION = "of_kind"
+NUMBERS = {"int": ctypes.c_int, "int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "float": ctypes.c_float}
 
 
-def declared(struct: str) -> list[tuple[str, type]]:
-    """Return (name, type) of the fields of a struct in C."""
-    body = re.search(rf"typedef struct(?: {struct})? {{([^}}]*)}} {struct};", HEADER)[1]
+def declared(name: str) -> type:
+    """Return a number's type, or a struct as the header's text declares it."""
+    if name in NUMBERS:
+        return NUMBERS[name]
+    body = re.search(rf"typedef struct(?: {name})? {{((?:[^{{}}]|{{[^{{}}]*}})*)}} {name};", HEADER)[1]
+    fields = fields_of(body)
+    return type(name, (ctypes.Structure,), {"_anonymous_": [UNION] * (UNION in dict(fields)), "_fields_": fields})
+
+
+def fields_of(body: str) -> list[tuple[str, type]]:
+    """Return (name, type) of the fields that these declarations make; a union without a name is called UNION."""
     fields = []
-    for declaration in filter(None, map(str.strip, body.split(";"))):
-        kind, names = re.fullmatch(r"(?:const )?(?:struct )?(\w+) (.*)", declaration, re.DOTALL).groups()
-        for name in re.split(r",\s*", names):
-            pointer, name, count = re.fullmatch(r"(\*?)(\w+)(?:\[(\d+)\])?", name).groups()
-            type_ = ctypes.c_void_p if pointer else TYPES[kind]
+    for choices, declaration in re.findall(r"union {([^}]*)};|([^;{}]*\S;)", body):
+        if choices:
+            fields.append((UNION, type(UNION, (ctypes.Union,), {"_fields_": fields_of(choices)})))
+            continue
+        kind, names = re.fullmatch(r"\s*(?:const )?(?:struct )?(\w+) (.*);", declaration, re.DOTALL).groups()
+        for declarator in re.split(r",\s*", names):
+            pointer, name, count = re.fullmatch(r"(\*?)(\w+)(?:\[(\d+)\])?", declarator).groups()
+            type_ = ctypes.c_void_p if pointer else declared(kind)
             fields.append((name, type_ * int(count) if count else type_))
     return fields
 
 
-@pytest.mark.parametrize("struct", [bindings.Op, bindings.Pool, bindings.AdapterLayer])
-def test_a_struct_has_the_fields_of_the_header(struct):
-    assert list(struct._fields_) == declared(struct.__name__)
+def leaves(type_: type, at: int = 0, path: str = "") -> Iterator[tuple[str, int, type]]:
+    """Yield (path, offset, type) of every number and pointer in a type, and in the structs and unions inside it."""
+    if issubclass(type_, ctypes.Array):
+        for k in range(type_._length_):
+            yield from leaves(type_._type_, at + k * ctypes.sizeof(type_._type_), f"{path}[{k}]")
+    elif issubclass(type_, ctypes.Structure | ctypes.Union):
+        for name, field in type_._fields_:
+            inside = path if name in getattr(type_, "_anonymous_", ()) else f"{path}.{name}"
+            yield from leaves(field, at + getattr(type_, name).offset, inside)
+    else:
+        yield path, at, type_
+
+
+def test_a_step_has_the_fields_of_the_header_at_the_same_offsets():
+    fields, in_header = list(leaves(bindings.Op)), declared("Op")
+    assert fields == list(leaves(in_header))
+    assert ctypes.sizeof(bindings.Op) == ctypes.sizeof(in_header)
+    some = {".kind", ".conv.taps", ".conv.adapter.layers[1].outputs", ".elementwise.tail.high", ".copy.to_stride[2]"}
+    assert some <= {path for path, _, _ in fields}
+
+
+@pytest.mark.parametrize("name", ["taps", "low"])
+def test_a_step_takes_no_field_that_it_does_not_have(name):
+    with pytest.raises(AttributeError):
+        setattr(bindings.Op(), name, 1)
+    with pytest.raises(AttributeError):
+        bindings.Op(**{name: 1})
 
 
 def test_constants_have_the_values_of_the_header():

@@ -11,7 +11,7 @@ from asqcli.artifact import nodes
 from asqcli.engine import Session
 from asqcli.engine.interface import NotNative
 from asqcli.engine.native import planner
-from asqcli.engine.native.bindings import LAYOUT_PIXELS, LAYOUT_ROW_QUADS
+from asqcli.engine.native.bindings import LAYOUT_PIXELS, LAYOUT_ROW_QUADS, OP_CONV
 from tests.engine.networks import USABLE, Maker, assert_equal
 
 pytestmark = [pytest.mark.usefixtures("small_networks_are_worth_a_team"), pytest.mark.native]
@@ -76,7 +76,8 @@ def test_sums_of_16_bits_at_their_limit(qmax, level, taps):
         if isinstance(node, nodes.Conv):
             make.tensors[node.weights.levels][:] = level
     artifact = make.artifact(3)
-    assert [op.int16_taps for op in planner.Plan(artifact, {}).ops if op.kernel_h == 3] == [taps] * 3
+    convs = [op.conv for op in planner.Plan(artifact, {}).ops if op.kind == OP_CONV]
+    assert [conv.int16_taps for conv in convs if conv.kernel_h == 3] == [taps] * 3
     assert_equal(artifact, np.abs(rng.standard_normal((2, 3, 9, 9))).astype(np.float32) + 1)
 
 
@@ -134,7 +135,7 @@ def test_depthwise_rows_far_apart_are_no_quads():
         flat = make.add(nodes.Reshape, value, shape=(3,))
         make.layer(flat, (3, 3), qmin=-8, qmax=7)
         artifact = make.artifact(3)
-        assert planner.Plan(artifact, {}).ops[0].layout == layout
+        assert planner.Plan(artifact, {}).ops[0].conv.layout == layout
         assert_equal(artifact, rng.standard_normal((2, 3, 17, 17)).astype(np.float32), teams=(2,))
 
 

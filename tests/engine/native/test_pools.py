@@ -29,7 +29,7 @@ def test_a_pool_in_a_convolution_is_observed_and_shared(size):
         flat = make.add(nodes.Reshape, value, shape=(49 * side**2,))
         make.layer(flat, (3, 49 * side**2), qmin=-8, qmax=7, adapter=True)
         artifact = make.artifact(3)
-        pools = [op.pool.out_h for op in planner.Plan(artifact, {}).ops if op.kind == bindings.OP_CONV]
+        pools = [op.conv.pool.out_h for op in planner.Plan(artifact, {}).ops if op.kind == bindings.OP_CONV]
         assert pools == [side, 0]
         assert_equal(artifact, rng.standard_normal((2, 3, size, size)).astype(np.float32), teams=(2, 3))
 

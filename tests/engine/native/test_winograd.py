@@ -67,7 +67,7 @@ def network(rng, size, channels, outputs, largest, bounds, *, adapter=True):
 def forms(session: Session) -> set[int]:
     """The dimensions of Winograd's form of each 3x3 layer."""
     ops = session.network.plans[0].ops
-    return {op.winograd for op in ops if op.kind == OP_CONV and op.kernel_h == 3}
+    return {op.conv.winograd for op in ops if op.kind == OP_CONV and op.conv.kernel_h == 3}
 
 
 KERNELS = [
