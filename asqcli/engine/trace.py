@@ -45,9 +45,9 @@ def trace(artifact: Artifact, image: np.ndarray) -> list[TracedValue]:
 
 
 def checksum(value: np.ndarray) -> str:
-    """Return the CRC-32 of a value's numbers: float32, little-endian, in row-major order, -0 as +0.
+    """Return the CRC-32 of a value's numbers: float32, little-endian, in row-major order.
 
-    >>> checksum(np.array([1.0, -0.0], np.float32)), checksum(np.array([1.0, 0.0], np.float32))
-    ('58e3e4e6', '58e3e4e6')
+    >>> checksum(np.array([1.0, 0.0], np.float32))
+    '58e3e4e6'
     """
-    return f"{zlib.crc32((value + np.float32(0)).astype('<f4').tobytes()):08x}"
+    return f"{zlib.crc32(value.astype('<f4').tobytes()):08x}"

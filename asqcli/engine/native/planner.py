@@ -120,9 +120,6 @@ class Plan:
             case nodes.MaxPool():
                 op = values.op(OP_MAX_POOL, source, result)
                 op.max_pool = max_pool(node, op.height, op.out_h, op.out_w)
-            case nodes.AdaptiveAvgPool() if node.output_size == values.image(source)[1:]:
-                values.alias(result, source)  # windows of one pixel
-                return
             case nodes.AdaptiveAvgPool() if node.output_size == (1, 1):
                 op = values.op(OP_MEAN, source, result, mean=MeanOp(x_sums=values.row_sums(source)))
             case _:

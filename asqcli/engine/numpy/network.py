@@ -121,9 +121,11 @@ def _batch_norm(node: nodes.BatchNorm, tensors: Tensors, x: np.ndarray) -> np.nd
 
 
 def _clamp(node: nodes.Clamp, _, x: np.ndarray) -> np.ndarray:
-    if node.low is node.high is None:
-        return x  # NumPy 1 refuses to clip without a bound
-    return np.clip(x, *(None if bound is None else np.float32(bound) for bound in (node.low, node.high)))
+    # Not np.clip, which gives either zero where one is the bound of the other.
+    for bound, beyond in ((node.low, np.less), (node.high, np.greater)):
+        if bound is not None:
+            x = np.where(beyond(x, np.float32(bound)), np.float32(bound), x)
+    return x
 
 
 def _prelu(node: nodes.PRelu, tensors: Tensors, x: np.ndarray) -> np.ndarray:

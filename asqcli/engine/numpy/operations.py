@@ -86,7 +86,10 @@ def max_pool(
     for i in range(0, extents[0], dilation[0]):
         for j in range(0, extents[1], dilation[1]):
             tap = x[:, :, i : i + rows : step_y, j : j + columns : step_x]
-            out = tap.copy(order="K") if out is None else np.maximum(out, tap, out=out)
+            if out is None:
+                out = tap.copy(order="K")
+            else:  # the first of equal zeros stays, which np.maximum does not promise
+                np.copyto(out, tap, where=(tap > out) | (tap != tap))
     return out
 
 
