@@ -221,7 +221,7 @@ def _open_float(request: Request):
         require_official(recipe.model)
         recipe = recipe.model_copy(update={"pretrained": "official"})
     images = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
-    model = load_float_model(recipe, len(images.classes))
+    model = load_float_model(recipe, len(images.classes), note)
     note(resolved.note)
     note(guess(resolved.origins))
     return model, images, recipe.pretrained, recipe, resolved.origins
