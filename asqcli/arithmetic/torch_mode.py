@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from asqcli.arithmetic import formulas
+from asqcli.arithmetic.windows import reaches_beyond
 
 
 def _adaptive_avg_pool2d(input: Tensor, output_size) -> Tensor:
@@ -36,10 +37,11 @@ def _avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor | None:
-    if ceil_mode or divisor_override is not None:  # the exporter refuses these
-        return None
     kernel_size, border = _pair(kernel_size), _pair(padding)
     stride = kernel_size if stride is None or stride == [] else _pair(stride)
+    beyond = ceil_mode and reaches_beyond(input.shape[2:], kernel_size, stride, border)
+    if beyond or divisor_override is not None:  # the exporter refuses these
+        return None
     padded = F.pad(input, (border[1], border[1], border[0], border[0])) if any(border) else input
     return formulas.avg_pool(torch, padded, kernel_size, stride, border, count_include_pad=count_include_pad)
 

@@ -40,8 +40,17 @@ def write_node(graph: Graph, artifact: Artifact, index: int, inputs: list[str], 
 
 
 def _batch_norm(scope: Scope, node: nodes.BatchNorm) -> str:
-    product = scope.add("Mul", *scope.inputs, scope.tensor(node.g, (-1, 1, 1)), name="multiplied")
-    return scope.add("Add", product, scope.tensor(node.b, (-1, 1, 1)), name="normalized")
+    product = scope.add("Mul", *scope.inputs, _of_channels(scope, node.g), name="multiplied")
+    return scope.add("Add", product, _of_channels(scope, node.b), name="normalized")
+
+
+def _div(scope: Scope, node: nodes.Div) -> str:
+    return scope.add("Div", *scope.inputs, _of_channels(scope, node.divisor), name="quotient")
+
+
+def _of_channels(scope: Scope, name: str) -> str:
+    """Return a tensor of a number for each channel in a shape that goes with the node's input."""
+    return scope.tensor(name, (-1, *[1] * (len(scope.shapes[0]) - 1)))
 
 
 def _clamp(scope: Scope, node: nodes.Clamp) -> str:
@@ -109,8 +118,8 @@ def _leaky_relu(scope: Scope, node: nodes.LeakyRelu) -> str:
 
 
 def _prelu(scope: Scope, node: nodes.PRelu) -> str:
-    shape = (-1, *[1] * (len(scope.shapes[0]) - 1)) if node.slope_per == "channel" else (1,)
-    return scope.add("PRelu", *scope.inputs, scope.tensor(node.slope, shape), name="prelu")
+    slope = _of_channels(scope, node.slope) if node.slope_per == "channel" else scope.tensor(node.slope, (1,))
+    return scope.add("PRelu", *scope.inputs, slope, name="prelu")
 
 
 def _hard_sigmoid(scope: Scope, x: str) -> str:
@@ -158,6 +167,7 @@ WRITERS: dict[type[nodes.Node], Callable[[Scope, nodes.Node], str]] = nodes.for_
         nodes.Linear: quantized_layer,
         nodes.BatchNorm: _batch_norm,
         nodes.Clamp: _clamp,
+        nodes.Div: _div,
         nodes.Gate: _gate,
         nodes.LeakyRelu: _leaky_relu,
         nodes.PRelu: _prelu,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from asqcli.export.operations import elementwise, layers, movement, pools
+from asqcli.export.operations import arithmetic, elementwise, layers, movement, pools
 from asqcli.export.operations.registry import ENTRIES, Entry
 
-MODULES = (layers, elementwise, pools, movement)  # in the order in which they are told
+MODULES = (layers, elementwise, arithmetic, pools, movement)  # in the order in which they are told
 
 
 def _place(entry: Entry) -> int:
