@@ -69,7 +69,7 @@ class Convolutions:
         parts = 0 if layout.kind == LAYOUT_ROW_QUADS else layout.groups  # of the arrays over outputs
         op = self._op(node, step, layout, parts)
         if step.pool is not None:
-            self._add_pool(op, step)
+            self._add_pool(op, step.pool, step.result)
         if node.weights.bias is not None:
             bias = self.artifact.tensors[node.weights.bias]
             op.bias = self.memory.share(node.weights.bias, lambda: by_group(bias, parts))
@@ -127,8 +127,8 @@ class Convolutions:
         largest = int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
         return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)
 
-    def _add_pool(self, op: Op, step: Step) -> None:
-        op.pool = max_pool(step.pool, op.out_h, *self.values.image(step.result)[1:])
+    def _add_pool(self, op: Op, pool: nodes.MaxPool, result: int) -> None:
+        op.pool = max_pool(pool, op.out_h, *self.values.image(result)[1:])
         rows = self.threads * op.pool.ring * op.out_w * op.outputs
         self.memory.reserve(4 * rows)
         op.pool.rows = self.memory.point(np.zeros(rows, np.float32))
@@ -139,7 +139,7 @@ class Convolutions:
         for k, layer in enumerate(adapter.layers):
             weight = self.memory.share(layer.weight, lambda w=layer.weight: pack_adapter(tensors[w]))
             quantized = layer.row_scale is not None
-            scale = tensors[layer.row_scale] if quantized else np.ones(layer.outputs)
+            scale = np.ones(layer.outputs) if layer.row_scale is None else tensors[layer.row_scale]
             op.adapter[k] = AdapterLayer(
                 int8_weight=weight if quantized else None,
                 float_weight=None if quantized else weight,
@@ -184,7 +184,7 @@ class Convolutions:
         op.strip = self.memory.point(np.zeros(strips, np.float32))
         self.values.add(result, op)
 
-    def link(self, ops: ctypes.Array) -> None:
+    def link(self, ops: ctypes.Array[Op]) -> None:
         """Point from each reader to the convolution that it recomputes, in the array of steps."""
         steps = self.values.steps
         for op, reader in self.recomputations:
@@ -220,8 +220,9 @@ def set_epilogue(op: Op, step: Step, values: Values, groups: int) -> None:
         groups: into which its outputs are parted; 0: as one.
     """
     memory, tensors = values.memory, values.artifact.tensors
-    if step.g is not None:
-        op.g = memory.share(f"{step.g}/{groups}", lambda: by_group(tensors[step.g], groups))
-        op.b = memory.share(f"{step.b}/{groups}", lambda: by_group(tensors[step.b], groups))
+    if step.g is not None and step.b is not None:
+        g, b = tensors[step.g], tensors[step.b]
+        op.g = memory.share(f"{step.g}/{groups}", lambda: by_group(g, groups))
+        op.b = memory.share(f"{step.b}/{groups}", lambda: by_group(b, groups))
     op.low, op.high = step.low, step.high
     op.y = None if step.other is None else values.address(step.other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class Values:
         for value in set.union(*inputs) & self.storages.keys():
             self.memory.release(self.storages[value], sum(value in read for read in inputs))
 
-    def op(self, kind: int, source: int, result: int, **settings) -> Op:
+    def op(self, kind: int, source: int, result: int, **settings: Any) -> Op:
         """Return a step from one value to another, without memory for the result."""
         channels, height, width = self.image(source)
         outputs, out_h, out_w = self.image(result)

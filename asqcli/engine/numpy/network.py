@@ -83,7 +83,7 @@ def batch_size(artifact: Artifact) -> int:
 class _QuantizedLayer:
     """A convolution or linear layer: quantize, accumulate, scale, add the bias."""
 
-    def __init__(self, artifact: Artifact, node: nodes.Conv | nodes.Linear, kernel) -> None:
+    def __init__(self, artifact: Artifact, node: nodes.Conv | nodes.Linear, kernel: Kernel) -> None:
         self.name, self.kernel = node.name, kernel
         self.quantize = operations.Quantizer(node.activations, artifact.tensors)
         self.scale = artifact.tensors[node.weights.scale]
@@ -123,7 +123,8 @@ def _batch_norm(node: nodes.BatchNorm, tensors: Tensors, x: np.ndarray) -> np.nd
 def _clamp(node: nodes.Clamp, _, x: np.ndarray) -> np.ndarray:
     if node.low is node.high is None:
         return x  # NumPy 1 refuses to clip without a bound
-    return np.clip(x, *(None if bound is None else np.float32(bound) for bound in (node.low, node.high)))
+    low, high = (None if bound is None else np.float32(bound) for bound in (node.low, node.high))
+    return np.clip(x, low, high)
 
 
 def _avg_pool(node: nodes.AvgPool, _, x: np.ndarray) -> np.ndarray:

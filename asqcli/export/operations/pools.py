@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from torch.nn.modules.utils import _pair
-
+from asqcli.arithmetic.torch_mode import pair
 from asqcli.artifact import nodes
 from asqcli.export.graph import Call, Unsupported, Value
 from asqcli.export.operations.registry import lowers
@@ -15,8 +14,8 @@ def max_pool(
 ) -> Value:
     if return_indices:
         raise Unsupported("it returns indices")
-    kernel_size, padding, dilation = _pair(kernel_size), _pair(padding), _pair(dilation)
-    stride = _pair(stride) if stride else kernel_size
+    kernel_size, padding, dilation = pair(kernel_size), pair(padding), pair(dilation)
+    stride = pair(stride) if stride else kernel_size
     # `ceil_mode` asks for windows beyond the lower and right border: as much border as the last of them needs.
     made, sides = call.result_shape[1:], call.shape_of(input)[1:]
     borders = [
@@ -41,13 +40,13 @@ def avg_pool(
 ) -> Value:
     if ceil_mode or divisor_override is not None:
         raise Unsupported("the engine's average pools have neither `ceil_mode` nor `divisor_override`")
-    kernel_size = _pair(kernel_size)
+    kernel_size = pair(kernel_size)
     return call.emit(
         nodes.AvgPool,
         input,
         kernel_size=kernel_size,
-        stride=_pair(stride) if stride else kernel_size,
-        padding=_pair(padding),
+        stride=pair(stride) if stride else kernel_size,
+        padding=pair(padding),
         count_include_pad=bool(count_include_pad),
     )
 
