@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -124,7 +124,7 @@ class OfficialInput:
         note: in what asq does otherwise, or None.
     """
 
-    values: dict
+    values: dict[str, Any]
     note: str | None
 
 
@@ -153,7 +153,7 @@ def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> n
 
     # googlenet and inception_v3 have auxiliary heads that only training runs, and an initialisation that takes a
     # minute.
-    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    extra: dict[str, Any] = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     # These have parameters for each position in an image of one size.
     if image_size is not None and name.startswith("vit_"):
         extra["image_size"] = image_size

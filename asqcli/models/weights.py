@@ -7,9 +7,10 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -53,7 +54,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     # A safetensors file begins with the length of its JSON header, 8 bytes, then the header.
     state = _read_safetensors(path) if start[8:9] == b"{" else _read_torch(path)
     for name, tensor in state.items():
-        if isinstance(name, str) and is_extra(name):
+        # In a file a name may be anything.
+        if isinstance(name, str) and is_extra(name):  # pyright: ignore[reportUnnecessaryIsInstance]
             continue
         if (wrong := _what_is_wrong(name, tensor)) is not None:
             raise InputError(f"`{printable(str(name))}` in `{path}` {wrong}", _FORMATS)
@@ -84,7 +86,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"weights file `{path}` is corrupt: {printable(first_line(error))}") from error
 
 
-def _read_torch(path: Path) -> dict:
+def _read_torch(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on old formats is none for our user
@@ -122,8 +124,10 @@ def _what_is_wrong(name: object, tensor: object) -> str | None:
     return None
 
 
-_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-_DTYPES |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+_DTYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str, replace_head: bool) -> LoadReport:
@@ -170,7 +174,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str, 
 
 
 @contextlib.contextmanager
-def _loading_errors(source: str) -> Iterator[None]:
+def _loading_errors(source: str) -> Generator[None]:
     """Turn what the network's own loading raises, about a version for example, into an InputError."""
     try:
         yield

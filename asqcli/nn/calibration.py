@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,14 +62,17 @@ def observe_inputs(model: nn.Module, names: list[str], batches: list[Tensor]) ->
     return {name: InputStatistics(lowest[name] < 0, torch.cat(seen[name])) for name in names}
 
 
-def _watch_forward(layer: nn.Module, watch: Callable, undo: ExitStack) -> None:
+def _watch_forward(layer: nn.Module, watch: Callable[..., None], undo: ExitStack) -> None:
     forward = layer.forward
 
-    def watched(*args, **kwargs):
+    def watched(*args: Any, **kwargs: Any) -> Any:
         watch(*args, **kwargs)
         return forward(*args, **kwargs)
 
-    undo.callback(vars(layer).__setitem__ if "forward" in vars(layer) else vars(layer).pop, "forward", forward)
+    if "forward" in vars(layer):
+        undo.callback(vars(layer).__setitem__, "forward", forward)
+    else:
+        undo.callback(lambda: vars(layer).pop("forward"))
     layer.forward = watched
 
 

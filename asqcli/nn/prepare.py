@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -39,7 +39,7 @@ def prepare(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> nn.Mod
 
 
 @contextmanager
-def prepared(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> Iterator[Record]:
+def prepared(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> Generator[Record]:
     """Hold `model` as `prepare` would leave it, and give its run; afterwards it is as it was, the generator included.
 
     Not a copy: what a copy is made of is not what a closure in it calls. A layer whose signedness was not seen yet is
@@ -52,7 +52,9 @@ def prepared(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> Itera
 
 def _put_in(model: nn.Module, specs: list[LayerSpec], example: Tensor, undo: ExitStack) -> Record:
     before = record_or_refuse(model, example)
-    twins = {model.get_submodule(spec.name): _quantized_layer(model.get_submodule(spec.name), spec) for spec in specs}
+    twins: dict[nn.Module, nn.Module] = {
+        model.get_submodule(spec.name): _quantized_layer(model.get_submodule(spec.name), spec) for spec in specs
+    }
     # By identity, and not through named_children, which names a shared module once: each name gets the same new module.
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
@@ -94,22 +96,26 @@ _STATE_HOOKS = (
 )
 
 
-def _quantized_layer(layer: nn.Module, spec: LayerSpec) -> nn.Module:
+def _quantized_layer(layer: nn.Module, spec: LayerSpec) -> QuantConv2d | QuantLinear:
+    assert isinstance(layer, nn.Conv2d | nn.Linear), f"{spec.name} is a {type(layer).__name__}"
     weight_quantizer = activation_quantizer = None
-    linear = isinstance(layer, nn.Linear)
     if spec.weights is not None:
         weight_quantizer = make_weight_quantizer(layer.weight.shape[0], spec.weights)
     if spec.activations is not None:
         assert spec.signed is not None, f"signedness of {spec.name} was never observed"
+        linear = isinstance(layer, nn.Linear)
         channels = layer.in_features if linear else layer.in_channels
         activation_quantizer = make_activation_quantizer(
             channels, spec.activations, signed=spec.signed, channels_last=linear
         )
-    twin = QuantLinear if linear else QuantConv2d
-    return twin.from_float(layer, weight_quantizer, activation_quantizer).to(layer.weight.device)
+    if isinstance(layer, nn.Linear):
+        twin = QuantLinear.from_float(layer, weight_quantizer, activation_quantizer)
+    else:
+        twin = QuantConv2d.from_float(layer, weight_quantizer, activation_quantizer)
+    return twin.to(layer.weight.device)
 
 
-def quant_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def quant_layers(model: nn.Module) -> Iterator[tuple[str, QuantConv2d | QuantLinear]]:
     """Yield (name, layer) for each quantized layer of `model`."""
     return ((name, m) for name, m in model.named_modules() if isinstance(m, QuantConv2d | QuantLinear))
 

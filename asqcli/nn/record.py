@@ -13,9 +13,10 @@ import dis
 import linecache
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ class Operation:
         changed_unseen: was an argument changed in place since by something that is no function of torch?
     """
 
-    function: Callable
-    args: tuple
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
     result: Any
     module: nn.Module | None
@@ -71,7 +72,7 @@ class Operation:
     @property
     def name(self) -> str:
         """The function's name, without the underscores of operators: `mul`, `relu_`, `getitem`, `shape`."""
-        function = self.function
+        function: Any = self.function
         if is_getter(function):
             return function.__self__.__name__
         name = getattr(function, "__name__", str(function))
@@ -181,14 +182,20 @@ class _Recorder(TorchFunctionMode):
                 self._add_sources(tensor, frozenset([name]))
         self._add_sources(example, frozenset([INPUT]))
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         given = [t for t in tensors_in((args, kwargs)) if not nn.parameter.is_lazy(t)]
         if not given:
             return function(*args, **kwargs)
         before = [_version(tensor) for tensor in given]
         unseen = any(self.versions.get(storage_of(t), v) != v for t, v in zip(given, before, strict=True))
-        copied = _copy((args, kwargs))
+        given_args, given_kwargs = _copy((args, kwargs))
         result = args[0].compute_in_float(args[1]) if function is quantized_layer else function(*args, **kwargs)
         changed = [tensor for tensor, version in zip(given, before, strict=True) if _version(tensor) != version]
         module, place, operator = _caller(sys._getframe(1))
@@ -196,7 +203,9 @@ class _Recorder(TorchFunctionMode):
             module = args[0]
         sources = self._sources_of(function, given)
         self.operations.append(
-            Operation(function, *copied, _copy(result), module, place, operator, sources, changed, unseen)
+            Operation(
+                function, given_args, given_kwargs, _copy(result), module, place, operator, sources, changed, unseen
+            )
         )
         for tensor in (*changed, *tensors_in(result)):
             self._add_sources(tensor, sources)
@@ -209,7 +218,7 @@ class _Recorder(TorchFunctionMode):
         self.sources[storage] = self.sources.get(storage, frozenset()) | names
         self.versions[storage] = _version(tensor)
 
-    def _sources_of(self, function: Callable, given: list[Tensor]) -> frozenset[str]:
+    def _sources_of(self, function: Callable[..., Any], given: list[Tensor]) -> frozenset[str]:
         """Return what the results of a function are made from."""
         name = getattr(function, "__name__", "")
         if name in _AS_THE_FIRST:
@@ -257,14 +266,15 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def is_getter(function: Callable) -> bool:
+def is_getter(function: Callable[..., Any]) -> bool:
     """Is a function the getter of a property, such as `shape`?"""
     return getattr(function, "__name__", None) == "__get__"
 
 
-def _caller(frame) -> tuple[nn.Module | None, str, bool]:
+def _caller(caller: FrameType) -> tuple[nn.Module | None, str, bool]:
     """Return the module of torch that called a function, the place in its author's source, and if by an operator."""
-    operator = _opcode(frame).startswith(("BINARY", "INPLACE"))
+    frame: FrameType | None = caller
+    operator = _opcode(caller).startswith(("BINARY", "INPLACE"))
     module = None
     while frame is not None and frame.f_code is not _run.__code__:
         file = frame.f_code.co_filename
@@ -278,5 +288,5 @@ def _caller(frame) -> tuple[nn.Module | None, str, bool]:
     return module, "", operator
 
 
-def _opcode(frame) -> str:
+def _opcode(frame: FrameType) -> str:
     return dis.opname[frame.f_code.co_code[frame.f_lasti]] if frame.f_lasti >= 0 else ""

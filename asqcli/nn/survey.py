@@ -150,7 +150,7 @@ def refuse_unsupported(model: nn.Module) -> None:
                 "asq quantizes Conv2d and Linear layers; choose a convolutional network",
             )
         if isinstance(module, QUANTIZABLE) and type(module) not in QUANTIZABLE:
-            kind = next(kind.__name__ for kind in QUANTIZABLE if isinstance(module, kind))
+            kind = "Linear" if isinstance(module, nn.Linear) else "Conv2d"
             raise UnsupportedError(
                 f"layer `{name}` is a {type(module).__name__}, a {kind} that makes its weights or output its own way",
                 f"asq quantizes plain {kind} layers: put what it does to its weights into them, or into another layer",
@@ -163,6 +163,7 @@ def _refuse_computed(name: str, module: nn.Module) -> None:
         return
     kind = type(module).__name__
     if parametrize.is_parametrized(module):
+        assert isinstance(module.parametrizations, nn.ModuleDict)
         which = next(iter(module.parametrizations))
         raise _computed(name, kind, which, f"`torch.nn.utils.parametrize.remove_parametrizations(layer, '{which}')`")
     for hook in module._forward_pre_hooks.values():
@@ -197,5 +198,6 @@ def _refuse_scripted(name: str, module: nn.Module) -> None:
 def _describe(name: str, module: nn.Module) -> SurveyedLayer:
     if isinstance(module, nn.Linear):
         return SurveyedLayer(name, "linear", module.in_features)
+    assert isinstance(module, nn.Conv2d)
     depthwise = module.groups == module.in_channels > 1
     return SurveyedLayer(name, "depthwise" if depthwise else "conv", module.in_channels)

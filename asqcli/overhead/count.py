@@ -158,25 +158,25 @@ def count_network(model: nn.Module, input_size: int) -> Network:
         raise UnsupportedError(f"for one image the network returns {returned}, not one row of logits")
     if not seen.layers:
         raise UnsupportedError("the network calls no Conv2d or Linear layer that could be quantized")
-    return _describe_network(model, seen, record.calls, counter.multiply_adds, input_size)
+    return _describe_network(model, seen, record.calls, counter.multiply_adds, input_size, seen.output.shape[1])
 
 
 def _describe_network(
-    model: nn.Module, seen: Survey, calls: list[Call], multiply_adds: dict[str, int], input_size: int
+    model: nn.Module, seen: Survey, calls: list[Call], multiply_adds: dict[str, int], input_size: int, outputs: int
 ) -> Network:
     by_name: dict[str, list[Call]] = {}
     for call in calls:
         by_name.setdefault(call.name, []).append(call)
     own = _own_parameters(model)
     modules = dict(model.named_modules())
-    batch_norms = [n for n, module in modules.items() if isinstance(module, nn.BatchNorm2d)]
+    batch_norms = {n: module for n, module in modules.items() if isinstance(module, nn.BatchNorm2d)}
     quantizable = {layer.name: layer.kind for layer in seen.layers}
     others = [n for n in modules if n not in (*quantizable, *batch_norms) and (own[n] or multiply_adds.get(n))]
 
     def layer(name: str, kind: str) -> Layer:
         module, called = modules[name], by_name.get(name, [])
-        kernel = module.weight if name in quantizable else None
-        bias = getattr(module, "bias", None) if name in quantizable else None
+        quantized = module if name in quantizable and isinstance(module, nn.Conv2d | nn.Linear) else None
+        kernel, bias = (None, None) if quantized is None else (quantized.weight, quantized.bias)
         return Layer(
             name=name,
             kind=kind,
@@ -195,12 +195,12 @@ def _describe_network(
     return Network(
         layers=tuple(layer(name, kind) for name, kind in quantizable.items()),
         others=tuple(layer(name, type(modules[name]).__name__) for name in others),
-        batch_norm_channels=sum(modules[n].num_features for n in batch_norms if n in by_name),
+        batch_norm_channels=sum(norm.num_features for n, norm in batch_norms.items() if n in by_name),
         batch_norm_values=sum(_numel(c.input_shape) for n in batch_norms for c in by_name.get(n, [])),
         parameters=sum(p.numel() for p in model.parameters()),
         multiply_adds=sum(multiply_adds.values()),
         input_size=input_size,
-        outputs=seen.output.shape[1],
+        outputs=outputs,
         unused=seen.unused,
         refusal=_refusal(model),
     )

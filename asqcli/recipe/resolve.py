@@ -206,7 +206,7 @@ def _traits(name: object) -> DataTraits:
         return DataTraits("large", 224)
 
 
-def _fill(own: dict, values: dict) -> None:
+def _fill(own: dict[str, Any], values: dict[str, Any]) -> None:
     """Set the keys that are not there, section by section."""
     for key, value in values.items():
         if isinstance(value, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,7 +77,7 @@ def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
     return Start(model, name, warm_up=bool(report.replaced_head))
 
 
-def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict:
+def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:
     """Return the float parameters of a run, its quantizers left out."""
     own = model.state_dict()
     return with_versions({n: t for n, t in checkpoint.model.items() if n in own}, versions_in(checkpoint.model))

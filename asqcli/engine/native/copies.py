@@ -9,6 +9,7 @@ from asqcli.engine.native.values import Values
 
 COPIES = (nodes.Slice, nodes.Pad, nodes.Concat)  # nodes whose input may lie anywhere
 
+Box = tuple[int, int, int]
 View = tuple[int, list[int]]  # where a value begins in its storage, and the strides of its rows, columns and channels
 
 
@@ -120,7 +121,16 @@ class Copies:
         channels, _, width = self.values.image(value)
         return self.views.get(value, (0, [width * channels, channels, 1]))
 
-    def _copy(self, source: int, result: int, *, view: View | None = None, box=None, to_at=0, to_stride=None) -> None:
+    def _copy(
+        self,
+        source: int,
+        result: int,
+        *,
+        view: View | None = None,
+        box: Box | None = None,
+        to_at: int = 0,
+        to_stride: Box | None = None,
+    ) -> None:
         """Add a copy of a box of (rows, columns, channels); strides and offsets in numbers, channels last.
 
         Args:

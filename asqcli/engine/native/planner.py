@@ -75,7 +75,8 @@ class Plan:
 
     def _pools(self, index: int) -> bool:
         """May a convolution, by its node, do the max pool that follows it?"""
-        return self.convolutions.layout(self.values.nodes[index]).by_rows
+        node = self.values.nodes[index]
+        return isinstance(node, nodes.Conv) and self.convolutions.layout(node).by_rows
 
     def _add(self, step: Step) -> None:
         node = self.values.nodes[step.index]

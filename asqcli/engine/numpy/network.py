@@ -83,7 +83,7 @@ def batch_size(artifact: Artifact) -> int:
 class _QuantizedLayer:
     """A convolution or linear layer: quantize, accumulate, scale, add the bias."""
 
-    def __init__(self, artifact: Artifact, node: nodes.Conv | nodes.Linear, kernel) -> None:
+    def __init__(self, artifact: Artifact, node: nodes.Conv | nodes.Linear, kernel: Kernel) -> None:
         self.name, self.kernel = node.name, kernel
         self.quantize = operations.Quantizer(node.activations, artifact.tensors)
         self.scale = artifact.tensors[node.weights.scale]

@@ -7,6 +7,7 @@ that two runtimes can be compared value by value.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -153,15 +154,17 @@ def _concat(scope: Scope, node: nodes.Concat) -> str:
 
 
 def _slice(scope: Scope, node: nodes.Slice) -> str:
-    return scope.slice(*scope.inputs, node.axis + 1, node.start, node.stop, node.step)
+    (x,) = scope.inputs
+    return scope.slice(x, node.axis + 1, node.start, node.stop, node.step)
 
 
 def _pad(scope: Scope, node: nodes.Pad) -> str:
-    return scope.pad_safely(*scope.inputs, node.before, node.after, np.float32(0))
+    (x,) = scope.inputs
+    return scope.pad_safely(x, node.before, node.after, np.float32(0))
 
 
 # Each leaves the value that it returns as the last one.
-WRITERS: dict[type[nodes.Node], Callable[[Scope, nodes.Node], str]] = nodes.for_every_kind(
+WRITERS: dict[type[nodes.Node], Callable[[Scope, Any], str]] = nodes.for_every_kind(
     {
         nodes.Conv: quantized_layer,
         nodes.Linear: quantized_layer,

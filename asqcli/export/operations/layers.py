@@ -10,7 +10,7 @@ from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d, quant
 
 
 @lowers(quantized_layer, says="quantized convolutions and linear layers, batch norm")
-def layer(call: Call, layer: QuantConv2d | QuantLinear | TwoStepBatchNorm2d, x: Value) -> Value:
+def layer(call: Call, layer: QuantConv2d | QuantLinear | TwoStepBatchNorm2d, x: object) -> Value:
     if not isinstance(x, Value):
         raise Unsupported("it computes with something that is not the network's input or made from it")
     if (name := call.graph.layers.get(layer)) is None:
@@ -55,8 +55,8 @@ def _borders(layer: QuantConv2d) -> tuple[int, int, int, int]:
     """Return a convolution's padding, (top, left, bottom, right)."""
     if layer.padding == "valid":
         return 0, 0, 0, 0
-    if layer.padding == "same":  # as torch: the smaller half first
-        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        first = [total // 2 for total in totals]
-        return (*first, *(total - f for total, f in zip(totals, first, strict=True)))
-    return (*layer.padding, *layer.padding)
+    if isinstance(layer.padding, str):  # "same", as torch: the smaller half first
+        down, across = (d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True))
+        return down // 2, across // 2, down - down // 2, across - across // 2
+    down, across = layer.padding
+    return down, across, down, across

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from torch.nn.modules.utils import _pair
-
+from asqcli.arithmetic.torch_mode import pair
 from asqcli.arithmetic.windows import reaches_beyond
 from asqcli.artifact import nodes
 from asqcli.artifact.nodes.base import Shape
@@ -17,8 +16,8 @@ def max_pool(
 ) -> Value:
     if return_indices:
         raise Unsupported("it returns indices")
-    kernel_size, padding, dilation = _pair(kernel_size), _pair(padding), _pair(dilation)
-    stride = _pair(stride) if stride else kernel_size
+    kernel_size, padding, dilation = pair(kernel_size), pair(padding), pair(dilation)
+    stride = pair(stride) if stride else kernel_size
     # `ceil_mode` asks for windows beyond the lower and right border: as much border as the last of them needs.
     made, sides = call.result_shape[1:], call.shape_of(input)[1:]
     borders = [
@@ -41,8 +40,8 @@ def avg_pool(
     count_include_pad=True,
     divisor_override=None,
 ) -> Value:
-    kernel_size, padding = _pair(kernel_size), _pair(padding)
-    stride = _pair(stride) if stride else kernel_size
+    kernel_size, padding = pair(kernel_size), pair(padding)
+    stride = pair(stride) if stride else kernel_size
     if divisor_override is not None:
         raise Unsupported("the engine's average pools have no `divisor_override`")
     if ceil_mode and reaches_beyond(call.shape_of(input)[1:], kernel_size, stride, padding):
