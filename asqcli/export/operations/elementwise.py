@@ -12,6 +12,7 @@ from asqcli.export.graph import Call, Unsupported, Value
 from asqcli.export.operations.registry import lowers
 
 CLAMPS = "ReLU and other clamps"
+IMAGE_DIMENSIONS = 3  # channels, height, width
 
 
 @lowers("clamp", "clip", says=CLAMPS)
@@ -77,6 +78,9 @@ def prelu(call: Call, input, weight) -> Value:
 
 @lowers("add", says="sums")
 def add(call: Call, input, other, *, alpha=1, out=None) -> Value:
+    if alpha == 1 and (operands := _value_and_number(call, input, other)) is not None:
+        value, number = operands
+        return _scale_and_move(call, value, 1.0, number)
     if not isinstance(input, Value) or not isinstance(other, Value):
         raise Unsupported("one of its operands is a constant")
     if call.shape_of(input) != call.shape_of(other):
@@ -88,9 +92,37 @@ def add(call: Call, input, other, *, alpha=1, out=None) -> Value:
 
 @lowers("mul", "multiply", says="products")
 def mul(call: Call, input, other) -> Value:
+    if (operands := _value_and_number(call, input, other)) is not None:
+        value, number = operands
+        return _scale_and_move(call, value, number, -0.0)  # -0.0 leaves the sign of zeros, too
     for x, gate in ((input, other), (other, input)):
         if isinstance(x, Value) and isinstance(gate, Value):
             shape, of_gate = call.shape_of(x), call.shape_of(gate)
             if of_gate == shape or (len(shape) == 3 and of_gate == (shape[0], 1, 1)):
                 return call.emit(nodes.Mul, x, gate)
     raise Unsupported("the factors are not two values of one shape, or a value and one number per channel")
+
+
+def _value_and_number(call: Call, input: object, other: object) -> tuple[Value, float] | None:
+    """Return an image-shaped operand and the Python number beside it; None for other operands.
+
+    A tensor in its place could be changed between the operations of a run, and is not looked at.
+    """
+    for value, number in ((input, other), (other, input)):
+        if isinstance(value, Value) and isinstance(number, int | float) and not isinstance(number, Value):
+            return (value, float(number)) if len(call.shape_of(value)) == IMAGE_DIMENSIONS else None
+    return None
+
+
+def _scale_and_move(call: Call, value: Value, factor: float, addend: float) -> Value:
+    """Add a batch norm's node, which multiplies, then adds, each time rounding."""
+    with np.errstate(over="ignore"):
+        numbers = np.array([factor, addend], np.float32)
+    if not np.isfinite(numbers).all():
+        raise Unsupported("one of its operands is no finite number")
+    channels = call.shape_of(value)[0]
+    g, b = (  # named by the number, so that one that depends on the batch is seen
+        call.graph.store.add(f"{call.name}.{key}.{number}", np.full(channels, number), np.float32)
+        for key, number in zip("gb", numbers, strict=True)
+    )
+    return call.emit(nodes.BatchNorm, value, g=g, b=b)
