@@ -205,11 +205,11 @@ def _open_checkpoint(path: Path, source: str, request: Request):
 
 
 def _open_float(request: Request):
-    from asqcli.cli.console import note
+    from asqcli.cli.console import note, remark
     from asqcli.cli.preprocessing import guess
     from asqcli.data.source import open_data
+    from asqcli.models.official import require_official
     from asqcli.models.registry import require_known
-    from asqcli.models.weights import require_official
     from asqcli.recipe.resolve import resolve
     from asqcli.run.entry import preprocessing_of
     from asqcli.run.start import load_float_model
@@ -221,7 +221,7 @@ def _open_float(request: Request):
         require_official(recipe.model)
         recipe = recipe.model_copy(update={"pretrained": "official"})
     images = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
-    model = load_float_model(recipe, len(images.classes))
+    model = load_float_model(recipe, len(images.classes), remark)
     note(resolved.note)
     note(guess(resolved.origins))
     return model, images, recipe.pretrained, recipe, resolved.origins

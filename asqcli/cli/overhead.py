@@ -48,7 +48,7 @@ def overhead(
         from asqcli.overhead.plot import check_plot
 
         check_plot(plot)
-    from asqcli.models.registry import usual_image_size
+    from asqcli.models.official import usual_image_size
     from asqcli.overhead.count import count_model
 
     network = count_model(model, input_size or usual_image_size(model))

@@ -1,5 +1,7 @@
 """Float networks: the CIFAR ResNets, torchvision's classifiers, and a user's own factories.
 
 registry      a name to a network            cifar_resnet   the family that the paper trains on CIFAR-10
-weights       a file, a run or torchvision's cache to parameters
+weights       a file or a state dict to parameters
+official      torchvision's own weights: which there are, their images' preprocessing, fetching them
+renames       old names and training's heads in torchvision's files
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,18 @@ from torch import nn
 
 from asqcli.artifact.file import is_artifact
 from asqcli.errors import InputError, MachineError
+from asqcli.models.names import is_factory
+from asqcli.models.official import as_official, fetch_official, official_weights_meant, require_official
 from asqcli.models.state import versions_in, with_versions
-from asqcli.models.weights import fetch_official, load_weights, read_weights, require_official
+from asqcli.models.weights import load_weights, read_weights
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe
 from asqcli.run.build import build_network
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.restore import find_checkpoint, restore_model, unproven
 from asqcli.train.reporter import Reporter
+
+SCALED_MEAN = 0.5  # of each channel of the images of GoogLeNet and Inception, once their input is scaled
 
 
 @dataclass
@@ -29,17 +34,19 @@ class Start:
         model: float, with the weights that were asked for.
         weights: where they are from, in words.
         warm_up: does it need float training first?
+        caveat: what the user should know of the weights, in words, or None.
     """
 
     model: nn.Module
     weights: str
     warm_up: bool
+    caveat: str | None = None
 
 
 def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
     """Build the float network and load its weights, as `pretrained` says."""
     model = build_network(recipe, classes, reporter.note)
-    wanted = recipe.pretrained
+    wanted, from_file = recipe.pretrained, False
     if wanted == "none":
         return Start(model, "none", warm_up=True)
     if wanted in ("auto", "official"):
@@ -66,6 +73,9 @@ def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
         )
     else:
         state, name = read_weights(Path(wanted)), wanted
+        from_file = official_weights_meant(recipe.model, wanted) is None
+        if not from_file:
+            state = as_official(recipe.model, state)
     report = load_weights(model, state, source=name, replace_head=True)
     if report.replaced_head:
         reporter.note(
@@ -74,7 +84,24 @@ def start_model(recipe: Recipe, classes: int, reporter: Reporter) -> Start:
         )
     else:
         reporter.note(f"weights: {name}")
-    return Start(model, name, warm_up=bool(report.replaced_head))
+    if report.left_out:
+        reporter.note(f"left out, as only training would run them: {', '.join(report.left_out)}")
+    if (caveat := _untransformed(model, recipe) if from_file else None) is not None:
+        reporter.note(f"note: {caveat}")
+    return Start(model, name, warm_up=bool(report.replaced_head), caveat=caveat)
+
+
+def _untransformed(model: nn.Module, recipe: Recipe) -> str | None:
+    """Return in words that torchvision would scale a network's input if its own weights had been the start.
+
+    A file does not tell whether its network did. Here it does not, unless the images come as that would make them.
+    """
+    if is_factory(recipe.model) or getattr(model, "transform_input", True) or set(recipe.data.mean) == {SCALED_MEAN}:
+        return None
+    return (
+        f"`{recipe.model}` is built with `transform_input=False`; weights that were trained with True, as those made "
+        "from torchvision's own, want --set data.mean=[0.5,0.5,0.5] --set data.std=[0.5,0.5,0.5]"
+    )
 
 
 def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:
@@ -83,9 +110,11 @@ def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:
     return with_versions({n: t for n, t in checkpoint.model.items() if n in own}, versions_in(checkpoint.model))
 
 
-def load_float_model(recipe: Recipe, classes: int) -> nn.Module:
+def load_float_model(recipe: Recipe, classes: int, tell: Callable[[str | None], None] = lambda _: None) -> nn.Module:
     """Return the float network with exactly the weights that `pretrained` names, to be measured as it is.
 
+    Args:
+        tell: hears what the user should know of them, or None.
     Raises:
         MachineError: the official weights cannot be had.
         InputError: the weights do not fit, another number of classes included.
@@ -97,6 +126,7 @@ def load_float_model(recipe: Recipe, classes: int) -> nn.Module:
             f"the weights in `{recipe.pretrained}` are not for the {classes} classes of `{recipe.data.name}`",
             "name their own data with --data",
         )
+    tell(start.caveat)
     size = recipe.data.image_size
     require_logits(survey(start.model, torch.zeros(1, 3, size, size)).output, classes, name=recipe.model)
     return start.model

@@ -14,7 +14,8 @@ from torchvision.ops import DeformConv2d
 
 from asqcli.errors import UnsupportedError, UsageError
 from asqcli.models.meta import build_on_meta
-from asqcli.models.registry import build_model, official_weights, torchvision_classifiers, usual_image_size
+from asqcli.models.official import official_weights, usual_image_size
+from asqcli.models.registry import build_model, torchvision_classifiers
 from asqcli.overhead.count import Network, count_model, count_network
 
 pytestmark = pytest.mark.slow

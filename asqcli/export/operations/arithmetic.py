@@ -6,6 +6,7 @@ whose other operation changes nothing.
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,7 @@ def pow(call: Call, input, exponent) -> Value:
 def div(call: Call, input, other, *, rounding_mode=None, out=None) -> Value:
     if isinstance(other, Value) or rounding_mode is not None:
         raise Unsupported("the engine divides by constants only, and does not round")
-    divisor = _per_channel(call, input, other)
-    name = call.graph.store.add(f"{call.name}.divisor", divisor, np.float32)
-    return call.emit(nodes.Div, input, divisor=name)
+    return call.emit(nodes.Div, input, divisor=_stored(call, input, "divisor", other))
 
 
 @lowers("expand", "expand_as", "broadcast_to", says="expansions of single pixels")
@@ -105,14 +104,18 @@ def _sum(call: Call, input: Any, other: Any) -> Value:
     return _affine(call, value, addend=constant)
 
 
-def _affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = 0.0) -> Value:
-    """Multiply by one constant and add another."""
+def _affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = -0.0) -> Value:
+    """Multiply by one constant and add another; -0.0 leaves the sign of zeros, too."""
     if isinstance(value, Value) and len(call.shape_of(value)) not in (1, 3):
         raise Unsupported(f"it computes with a constant and a value of the shape {call.shape_of(value)}")
-    store, name = call.graph.store, call.name
-    g = store.add(f"{name}.factor", _per_channel(call, value, factor), np.float32)
-    b = store.add(f"{name}.addend", _per_channel(call, value, addend), np.float32)
+    g, b = _stored(call, value, "factor", factor), _stored(call, value, "addend", addend)
     return call.emit(nodes.BatchNorm, value, g=g, b=b, gives=call.shape_of(value))
+
+
+def _stored(call: Call, value: Any, role: str, constant: Any) -> str:
+    """Store a constant for each channel of a value; return its name, which tells one that counts the batch from others."""
+    numbers = np.ascontiguousarray(_per_channel(call, value, constant))
+    return call.graph.store.add(f"{call.name}.{role}.{zlib.crc32(numbers.tobytes()):08x}", numbers, np.float32)
 
 
 def _per_channel(call: Call, value: Any, constant: Any) -> np.ndarray:
@@ -125,6 +128,8 @@ def _per_channel(call: Call, value: Any, constant: Any) -> np.ndarray:
     of_channels = (*ones, *tensor.shape)[1:2]
     if tensor.dim() > len(shape) + 1 or tensor.numel() not in (1, *of_channels) or of_channels not in ((1,), shape[:1]):
         raise Unsupported(f"its constant has the shape {tuple(tensor.shape)}, not one number or one for each channel")
+    if not tensor.isfinite().all():
+        raise Unsupported("one of its operands is no finite number")
     return tensor.flatten().expand(shape[0]).numpy()
 
 

@@ -72,14 +72,16 @@ def getitem(call: Call, input, index) -> Value:
     if Ellipsis in index:
         at = index.index(Ellipsis)
         index = (*index[:at], *[slice(None)] * (dims - len(index) + 1), *index[at + 1 :])
-    if not all(isinstance(i, slice) for i in index) or index[0] != slice(None):
-        raise Unsupported("the engine slices along channels, height and width, and takes no single elements")
+    if not all(type(i) in (slice, int) for i in index) or index[0] != slice(None):
+        raise Unsupported("the engine slices along channels, height and width, or takes one place of them")
     value = input
     for axis, part in enumerate(index[1:]):
         size = call.shape_of(value)[axis]
-        part = slice(*part.indices(size))
+        part = slice(part % size, part % size + 1, 1) if type(part) is int else slice(*part.indices(size))
         if part != slice(0, size, 1):
             value = _slice(call, value, axis, part)
+    if call.shape_of(value) != call.result_shape:  # one place of a side: the side is gone
+        value = call.emit(nodes.Reshape, value, shape=call.result_shape)
     return value
 
 
