@@ -113,7 +113,7 @@ def _affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = -0.0) ->
 
 
 def _stored(call: Call, value: Any, role: str, constant: Any) -> str:
-    """Store a constant for each channel of a value; return its name, which tells one that counts the batch from others."""
+    """Store a constant for each channel of a value; return its name, by which one that counts the batch is seen."""
     numbers = np.ascontiguousarray(_per_channel(call, value, constant))
     return call.graph.store.add(f"{call.name}.{role}.{zlib.crc32(numbers.tobytes()):08x}", numbers, np.float32)
 
