@@ -60,7 +60,8 @@ class OwnProduct(TorchFunctionMode):
         if (name := getattr(function, "__name__", "").strip("_")) in PRODUCTS:
             self.elsewhere = calling_place()
             if own := self._own_parameter((args, kwargs)):
-                self._refuse(f"it calls `{name}` with its `{own}`", self.elsewhere)
+                what = "weight in another form" if own == "weight" else f"`{own}`"
+                self._refuse(f"it calls `{name}` with its {what}", self.elsewhere)
         return function(*args, **kwargs)
 
     def require_one(self) -> None:

@@ -173,7 +173,7 @@ REFUSED = {
     "scaled": (lambda: conv(lambda s, x: once(s, x, s.weight * 2)), NEVER),
     "masked": (lambda: conv(lambda s, x: once(s, x, torch.where(s.weight > 0, s.weight, 0))), NEVER),
     "scaled in training": (lambda: conv(scaled_in_training), NEVER),
-    "detached": (lambda: conv(lambda s, x: once(s, x, s.weight.detach())), "it calls `conv2d` with its `weight`, at"),
+    "detached": (lambda: conv(lambda s, x: once(s, x, s.weight.detach())), "it calls `conv2d` with its weight in ano"),
     "twice": (lambda: conv(lambda s, x: once(s, x, s.weight) - once(s, -x, s.weight)), "it calls `conv2d` more than o"),
     "bias": (lambda: conv(lambda s, x: F.conv2d(x, s.weight, s.bias * 2)), "it calls `conv2d` with another bias than"),
     "in place": (lambda: conv(renormed), "it changes its weight when it is called"),
