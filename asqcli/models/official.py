@@ -7,7 +7,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class OfficialInput:
         note: in what asq does otherwise, or None.
     """
 
-    values: dict
+    values: dict[str, Any]
     note: str | None
 
 
@@ -122,7 +122,7 @@ def fetch_official(name: str) -> tuple[Mapping[str, Tensor], str]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
     try:
-        state = weights.get_state_dict(check_hash=True, progress=False)
+        state = cast("object", weights.get_state_dict(check_hash=True, progress=False))
         if not isinstance(state, Mapping):
             raise TypeError("their file holds no state dict")
     except Exception as error:  # urllib, ssl, socket and hash errors have no common type

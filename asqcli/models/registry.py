@@ -95,7 +95,8 @@ def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> n
 
     from asqcli.models.input_transform import NETWORKS
 
-    build, extra = partial(models.get_model, name, weights=None), dict[str, Any]()
+    build: Callable[..., nn.Module] = partial(models.get_model, name, weights=None)
+    extra: dict[str, Any] = {}
     if name in NETWORKS:  # without the auxiliary heads, which only training runs; torchvision wants the other one said
         build, extra = NETWORKS[name], {"aux_logits": False, "init_weights": True}
     # These have parameters for each position in an image of one size.
