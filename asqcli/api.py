@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -38,10 +39,10 @@ def quantize_module(
     *,
     scheme: str = "post",
     bits: int = 4,
-    weights: dict | None = None,
-    activations: dict | None = None,
+    weights: dict[str, Any] | None = None,
+    activations: dict[str, Any] | None = None,
     first_last: int | str = 8,
-    layers: dict | None = None,
+    layers: dict[str, Any] | None = None,
     start: str = "mse",
 ) -> nn.Module:
     """Put fake quantizers into `model`, in place, with starting values from `batches`, and return it.
@@ -101,9 +102,8 @@ def export_module(
             does not answer as the network does.
         MachineError: the file cannot be written.
     """
-    preprocessing = doc.Input(
-        image_size=image_size, resize=resize or image_size, mean=tuple(map(float, mean)), std=tuple(map(float, std))
-    )
+    colours = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+    preprocessing = doc.Input.model_validate({"image_size": image_size, "resize": resize or image_size, **colours})
     provenance = doc.Provenance(asqcli=__version__, model=type(model).__name__)
     artifact = export_network(model, classes=tuple(classes), preprocessing=preprocessing, provenance=provenance)
     write_atomically(Path(path), write_artifact(artifact), check=Prover(model, preprocessing).prove_artifact)

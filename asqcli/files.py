@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def what_is_wrong(error: ValidationError) -> str:
 
 
 @contextmanager
-def machine_errors(path: Path) -> Iterator[None]:
+def machine_errors(path: Path) -> Generator[None]:
     """Turn the operating system's refusal to write `path` into a MachineError."""
     try:
         yield
@@ -45,7 +45,7 @@ def machine_errors(path: Path) -> Iterator[None]:
         raise MachineError(f"cannot write `{path}`: {error.strerror or error}", hint) from error
 
 
-def write_atomically(path: Path, content: bytes, *, check: Callable[[Path], None] = lambda _: None) -> None:
+def write_atomically(path: Path, content: bytes, *, check: Callable[[Path], object] = lambda _: None) -> None:
     """Write a file so that its name holds the old content or the new, never a part.
 
     Args:

@@ -7,7 +7,7 @@ torchvision's ImageFolder, Resize and CenterCrop give, but for 16-bit grey, of w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,7 +21,7 @@ LARGEST_PIXELS = 2**26  # of a resized image: 256 MiB
 FULL_RANGE_FORMATS = ("PNG", "PPM")  # what these open in mode I has 16 bits, whatever the largest value in the file
 TIFF_BITS, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags, and a value of the second
 
-FilePath = str | os.PathLike
+FilePath = str | os.PathLike[str]
 
 
 def open_image(path: FilePath) -> Image.Image:
@@ -49,7 +49,7 @@ def read_pixels(path: FilePath, *, resize: int, size: int) -> np.ndarray:
 
 
 @contextmanager
-def _naming(path: FilePath) -> Iterator[None]:
+def _naming(path: FilePath) -> Generator[None]:
     """Turn whatever a decoder raises into an InputError that names the file.
 
     Pillow's plugins answer damaged files with OSError, ValueError, SyntaxError, RuntimeError, struct.error, IndexError,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from enum import IntEnum, unique
 
@@ -46,14 +46,15 @@ def seed_everything(*numbers: int) -> None:
     random.seed(seed)
 
 
-def generator_states() -> tuple:
+def generator_states() -> tuple[object, ...]:
     """Return where those generators stand on the CPU, in a form that can be compared."""
-    name, keys, *place = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), (name, keys.tobytes(), *place), random.getstate()
+    numpy = np.random.get_state(legacy=False)
+    place = numpy["state"]["key"].tobytes(), numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]
+    return torch.get_rng_state().numpy().tobytes(), place, random.getstate()
 
 
 @contextmanager
-def held_generators() -> Iterator[None]:
+def held_generators() -> Generator[None]:
     """Let those generators go on afterwards from where they stand, on the CPU."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from asqcli.errors import AsqError, UnsupportedError, first_line, printable, ran
 from asqcli.places import place_of
 
 # Settings of the whole process that such code may leave changed: how to read and to set each.
-SETTINGS = (
+SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.get_default_dtype, torch.set_default_dtype),
     # None, not "cpu": that would stay behind as a mode around every call.
@@ -24,7 +25,7 @@ SETTINGS = (
 
 
 @contextmanager
-def held_settings() -> Iterator[None]:
+def held_settings() -> Generator[None]:
     """Let torch's settings be afterwards what they are."""
     before = [read() for read, _ in SETTINGS]
     try:
@@ -36,7 +37,7 @@ def held_settings() -> Iterator[None]:
 
 
 @contextmanager
-def guest(what: str, hint: str | None = None) -> Iterator[None]:
+def guest(what: str, hint: str | None = None) -> Generator[None]:
     """Run code of a network's author; torch's settings are held.
 
     Args:

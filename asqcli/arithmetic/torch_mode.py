@@ -7,44 +7,54 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from asqcli.arithmetic import formulas
+from asqcli.arithmetic.windows import reaches_beyond
+
+Side = TypeVar("Side", bound=int | None)
 
 
-def _adaptive_avg_pool2d(input: Tensor, output_size) -> Tensor:
-    height, width = _pair(output_size)
+def pair(sides: Side | Iterable[Side]) -> tuple[Side, Side]:
+    """Return what torch takes for both sides at once, or for each, as (down, across)."""
+    down, across = sides if isinstance(sides, Iterable) else (sides, sides)
+    return down, across
+
+
+def _adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None] | None) -> Tensor:
+    height, width = pair(output_size)
     return formulas.adaptive_avg_pool(torch, input, (height or input.shape[2], width or input.shape[3]))
 
 
 def _avg_pool2d(
     input: Tensor,
-    kernel_size,
-    stride=None,
-    padding=0,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor | None:
-    if ceil_mode or divisor_override is not None:  # the exporter refuses these
+    kernel_size, border = pair(kernel_size), pair(padding)
+    stride = kernel_size if stride is None or stride == [] else pair(stride)
+    beyond = ceil_mode and reaches_beyond(input.shape[2:], kernel_size, stride, border)
+    if beyond or divisor_override is not None:  # the exporter refuses these
         return None
-    kernel_size, border = _pair(kernel_size), _pair(padding)
-    stride = kernel_size if stride is None or stride == [] else _pair(stride)
     padded = F.pad(input, (border[1], border[1], border[0], border[0])) if any(border) else input
     return formulas.avg_pool(torch, padded, kernel_size, stride, border, count_include_pad=count_include_pad)
 
 
-def _mean(input: Tensor, dim=None, keepdim: bool = False, **others) -> Tensor | None:
+def _mean(input: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False, **others: Any) -> Tensor | None:
     dims = {d % input.dim() for d in ((dim,) if isinstance(dim, int) else dim or ())}
     if input.dim() != 4 or dims != {2, 3} or others:
         return None
@@ -65,7 +75,7 @@ def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 # Each returns None where it has no fixed form of a call.
-FIXED = {
+FIXED: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
     F.avg_pool2d: _avg_pool2d,
     torch.mean: _mean,
@@ -84,7 +94,7 @@ _ASIDE = ContextVar("_ASIDE", default=False)
 
 
 @contextmanager
-def torchs_own_arithmetic() -> Iterator[None]:
+def torchs_own_arithmetic() -> Generator[None]:
     """Let prepared networks evaluate with torch's functions: for who looks at the functions, not at the values."""
     token = _ASIDE.set(True)
     try:
@@ -96,10 +106,16 @@ def torchs_own_arithmetic() -> Iterator[None]:
 class FixedArithmetic(TorchFunctionMode):
     """While entered, the functions in `FIXED` compute in fixed arithmetic, on float32 tensors."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         fixed = FIXED.get(func)
         if fixed is not None and args and getattr(args[0], "dtype", None) == torch.float32:
-            with torch._C.DisableTorchFunction():
+            with torch.DisableTorchFunction():
                 result = fixed(*args, **(kwargs or {}))
             if result is not None:
                 return result
@@ -112,13 +128,13 @@ class _EnterInEvaluation:
     def __init__(self) -> None:
         self.entered: list[FixedArithmetic | None] = []
 
-    def before(self, module: nn.Module, _) -> None:
+    def before(self, module: nn.Module, _: object) -> None:
         mode = None if module.training or _ASIDE.get() else FixedArithmetic()
         self.entered.append(mode)
         if mode is not None:
             mode.__enter__()
 
-    def after(self, *_) -> None:
+    def after(self, *_: object) -> None:
         mode = self.entered.pop()
         if mode is not None:
             mode.__exit__(None, None, None)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 Windows = list[tuple[int, int]]  # (first, end) of each
+Pair = tuple[int, int]  # down, across
 
 
 def adaptive_windows(pixels: int, windows: int) -> Windows:
@@ -24,3 +27,15 @@ def sliding_windows(pixels: int, length: int, stride: int, border: int) -> Windo
     """
     starts = range(-border, pixels + border - length + 1, stride)
     return [(min(max(start, 0), pixels), min(max(start + length, 0), pixels)) for start in starts]
+
+
+def reaches_beyond(sides: Sequence[int], kernel_size: Pair, stride: Pair, border: Pair) -> bool:
+    """Does torch's `ceil_mode` make a window that begins inside and ends beyond the border?
+
+    >>> reaches_beyond((8, 8), (2, 2), (2, 2), (0, 0)), reaches_beyond((8, 9), (2, 2), (2, 2), (0, 0))
+    (False, True)
+    """
+    return any(
+        (rest := (n + 2 * b - k) % s) and n + 2 * b - rest + s - k < n + b
+        for n, k, s, b in zip(sides, kernel_size, stride, border, strict=True)
+    )

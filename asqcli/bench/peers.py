@@ -13,10 +13,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from asqcli.engine.dispatch import usable_kernels
 from asqcli.errors import AsqError, UsageError, first_line
 from asqcli.models.names import is_factory
 from asqcli.nn.modes import to_evaluation
+
+if TYPE_CHECKING:
+    from asqcli.overhead.count import Network
 
 Run = Callable[[], np.ndarray]
 
@@ -146,7 +150,7 @@ def _settle(model: nn.Module, image_size: int) -> None:
         model(torch.randn(2, 3, image_size, image_size))
 
 
-def _require_same(counted, multiply_adds: int) -> None:
+def _require_same(counted: Network, multiply_adds: int) -> None:
     if counted.multiply_adds != multiply_adds:
         raise NoPeer(
             f"the file's network has {multiply_adds:,} multiply-adds, the float one of its name "
@@ -204,7 +208,7 @@ def _openvino(network: Float, path: Path, **properties: str) -> Run:
     return lambda: request.infer([inputs], share_inputs=True, share_outputs=True)[output]
 
 
-def _compile_elsewhere(path: Path, settings: dict) -> None:
+def _compile_elsewhere(path: Path, settings: dict[str, Any]) -> None:
     """Let another process compile a network first, for OpenVINO 2026.4 dies of DenseNet in 8 bits.
 
     Raises:
@@ -274,7 +278,7 @@ def _need(module: str, *packages: str):
 
 
 @contextlib.contextmanager
-def _compiled_files_in(folder: Path) -> Iterator[None]:
+def _compiled_files_in(folder: Path) -> Generator[None]:
     """Let what torch.compile writes go to `folder`."""
     name = "TORCHINDUCTOR_CACHE_DIR"
     before = os.environ.get(name)

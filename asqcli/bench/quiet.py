@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Drop warnings and log records: the user can do nothing about them."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)

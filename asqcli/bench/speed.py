@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def measure_speed(
     factory: str | None = None,
     seconds: float = SECONDS,
     tell: Callable[[str], None] = lambda _: None,
-) -> dict:
+) -> dict[str, Any]:
     """Return how fast the engine is beside its peers, as the `bench` of `asq infer`.
 
     Args:
@@ -78,7 +79,7 @@ def _peers(
     return build_peers(Float(model, inputs, session.threads, folder), PEERS, lambda name: tell(f"preparing {name}"))
 
 
-def _figures(timings: dict[str, Timing]) -> dict:
+def _figures(timings: dict[str, Timing]) -> dict[str, Any]:
     """Return what the timings say; a ratio is our time over the peer's, below 1 where we are faster."""
     medians = {name: timing.median_ms for name, timing in timings.items()}
     ours = medians.pop(ASQ)

@@ -6,6 +6,7 @@ import ctypes
 import math
 import statistics
 import time
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ KINDS = {
 FORMS = {0: "", 1: ", F(2, 3)", 2: ", F(2x2, 3x3)"}
 
 
-def measure_steps(network: NativeNetwork) -> dict:
+def measure_steps(network: NativeNetwork) -> dict[str, Any]:
     """Return the time of each kind of step on one thread, on one random image.
 
     Returns:
@@ -66,7 +67,7 @@ def _peak(kernel: int) -> float | None:
     return max(rates) or None
 
 
-def _by_name(ops, seconds: list[list[float]], peak: float | None) -> list[dict]:
+def _by_name(ops: ctypes.Array[Op], seconds: list[list[float]], peak: float | None) -> list[dict[str, Any]]:
     names = [_name(op) for op in ops]
     steps = []
     for name in dict.fromkeys(names):

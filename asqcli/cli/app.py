@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -23,14 +23,14 @@ HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep
 class _Command(TyperCommand):
     """A command that may run code of the user's: what that prints goes to stderr."""
 
-    def parse_args(self, context, args):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if any(text == "" or re.fullmatch(r"--[\w-]+=", text) for text in args):  # a path of "" would be this folder
             raise UsageError("an argument or the value of an option is empty", "is a variable of your script not set?")
-        return super().parse_args(context, args)
+        return super().parse_args(ctx, args)
 
-    def invoke(self, context):
+    def invoke(self, ctx: Any) -> Any:
         with streams.prints_to_stderr():
-            return super().invoke(context)
+            return super().invoke(ctx)
 
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -46,7 +46,7 @@ UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errn
 DEBUG_HINT = "run again with --debug to see where"
 
 # The parser's own mistakes. Typer from 0.29 on brings a click of its own, and exports only some subclasses.
-ParserError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+ParserError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def _version(wanted: bool) -> None:
@@ -135,13 +135,13 @@ def _fail(code: int, message: str, hint: str | None, *, has_results: bool = Fals
     return int(code)
 
 
-def _parser_message(error) -> str:
+def _parser_message(error: Any) -> str:
     """Return the parser's message in our style, without the suggestions that our hint makes."""
     text = re.sub(r" ?\((Possible options|Did you mean).*", "", error.format_message()).rstrip(".")
     return text[:1].lower() + text[1:]
 
 
-def _option_hint(error) -> str | None:
+def _option_hint(error: Any) -> str | None:
     """Suggest the nearest option or command; the parser's own suggestions differ between its versions."""
     context = getattr(error, "ctx", None)
     wrong = getattr(error, "option_name", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,7 +37,7 @@ def _console(*, stderr: bool) -> Console:
     return Console(file=stream, highlight=False, markup=False, emoji=False, width=width)
 
 
-def print_json(document: dict) -> None:
+def print_json(document: dict[str, Any]) -> None:
     """Print the one JSON document of a command."""
     results().write(json.dumps(document, indent=2) + "\n")
 
@@ -140,7 +140,7 @@ class ConsoleReporter(Reporter):
             self.progress.start()
 
     def step(self, *, epoch: int, images: int, loss: float, top1: float) -> None:
-        if self.progress is None:
+        if self.progress is None or self.task is None:
             return
         speed = self.progress.tasks[0].speed
         self.progress.update(
@@ -151,7 +151,7 @@ class ConsoleReporter(Reporter):
             state=f"loss {loss:.3f} top-1 {top1:.1f}%",
         )
 
-    def epoch(self, record: dict) -> None:
+    def epoch(self, record: dict[str, Any]) -> None:
         from asqcli.train.adapter_range import span
 
         text = f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, top-1 "

@@ -208,8 +208,8 @@ def _open_float(request: Request):
     from asqcli.cli.console import note
     from asqcli.cli.preprocessing import guess
     from asqcli.data.source import open_data
+    from asqcli.models.official import require_official
     from asqcli.models.registry import require_known
-    from asqcli.models.weights import require_official
     from asqcli.recipe.resolve import resolve
     from asqcli.run.entry import preprocessing_of
     from asqcli.run.start import load_float_model

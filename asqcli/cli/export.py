@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption
 from asqcli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from asqcli.artifact import Artifact
+    from asqcli.data.samples import DataSet, Samples
+    from asqcli.data.splits import Split
+    from asqcli.run.checkpoint import Checkpoint
 
 REAL_IMAGES = 12  # that a file is proven on, beside the fixed ones
 
@@ -52,7 +61,7 @@ def export(
     print_json(document) if json_ else _print_summary(document)
 
 
-def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, model: str | None) -> dict:
+def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, model: str | None) -> dict[str, Any]:
     """Write the network of a checkpoint's `path`, proven, and return what there is to tell of it."""
     from asqcli.artifact.file import part_bytes, write_artifact
     from asqcli.cli.console import remark, warn
@@ -79,7 +88,7 @@ def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, 
     (proof,) = proofs
     if proof is None:
         remark(f"`{file}` was not run beside the network: the package onnxruntime is missing")
-    document = {
+    document: dict[str, Any] = {
         "schema": 1,
         "file": str(file),
         "format": format_.value,
@@ -93,7 +102,7 @@ def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, 
         document["parts"] = part_bytes(artifact)
     if proof is not None:
         document["proof"] = asdict(proof)
-    if data is not None:
+    if data is not None and samples is not None and split is not None:
         document |= _measure(artifact, network, checkpoint, data, samples, split)
     return document
 
@@ -126,7 +135,7 @@ def _refuse_to_overwrite(file: Path, format_: Format) -> None:
         raise UsageError(f"`{file}` is there already, and is no network that asq exported", "choose another `--out`")
 
 
-def _export(checkpoint, network):
+def _export(checkpoint: Checkpoint, network: nn.Module) -> Artifact:
     """Return the network of a run as an artifact, with its preprocessing, classes and provenance."""
     from asqcli import __version__
     from asqcli.artifact import document as doc
@@ -146,13 +155,11 @@ def _export(checkpoint, network):
         seed=recipe.train.seed,
         epochs=recipe.train.epochs,
     )
-    preprocessing = doc.Input(
-        image_size=data.image_size, resize=data.resize, mean=tuple(data.mean), std=tuple(data.std)
-    )
+    preprocessing = doc.Input(image_size=data.image_size, resize=data.resize, mean=data.mean, std=data.std)
     return export_network(network, classes=checkpoint.classes, preprocessing=preprocessing, provenance=provenance)
 
 
-def _open_data(checkpoint, data: str):
+def _open_data(checkpoint: Checkpoint, data: str) -> tuple[DataSet[Samples], Split]:
     """Return (samples, split of the result's images) of the data to measure on."""
     from asqcli.cli.console import tell_of_data
     from asqcli.data.samples import find_samples
@@ -166,7 +173,7 @@ def _open_data(checkpoint, data: str):
     return samples, open_data(data, preprocessing_of(checkpoint.recipe), workers=0, with_train=False).result
 
 
-def _real_inputs(split):
+def _real_inputs(split: Split | None) -> np.ndarray | None:
     """Return a few inputs to compare the file and the network on, or None."""
     if split is None:
         return None
@@ -174,7 +181,9 @@ def _real_inputs(split):
     return inputs.numpy()
 
 
-def _measure(artifact, network, checkpoint, data: str, samples, split) -> dict:
+def _measure(
+    artifact: Artifact, network: nn.Module, checkpoint: Checkpoint, data: str, samples: DataSet[Samples], split: Split
+) -> dict[str, Any]:
     """Return the accuracies of the float network, the trained one and the engine."""
     import os
 
@@ -198,7 +207,7 @@ def _measure(artifact, network, checkpoint, data: str, samples, split) -> dict:
     return accuracies
 
 
-def _proof_in_words(proof: dict) -> str:
+def _proof_in_words(proof: dict[str, Any]) -> str:
     if proof["max_abs_logit_difference"] == 0.0:
         return f"the file was run beside the network on {proof['images']} images: all logits are equal to the bit"
     return (
@@ -207,7 +216,7 @@ def _proof_in_words(proof: dict) -> str:
     )
 
 
-def _print_summary(document: dict) -> None:
+def _print_summary(document: dict[str, Any]) -> None:
     from asqcli.cli.console import percent, print_facts
     from asqcli.cli.preprocessing import in_words
 

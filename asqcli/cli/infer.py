@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +18,11 @@ from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOptio
 from asqcli.errors import CheckFailed, InputError, PartlyUnreadable, UsageError, some_of
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from asqcli.data.samples import DataSet, Samples
     from asqcli.engine import Session
+    from asqcli.engine.interface import Observer
     from asqcli.engine.predict import Prediction
     from asqcli.engine.verify import Verification
 
@@ -70,7 +75,7 @@ def infer(
     """Run an exported network in the integer engine: classes of images, accuracy over a data set, or its speed."""
     _check_arguments(inputs, data, verify, run, bench, batch, trace)
     session = _open(file, kernel, threads)
-    document: dict = {"schema": 1, "file": str(file), "kernel": session.kernel, "threads": session.threads}
+    document: dict[str, Any] = {"schema": 1, "file": str(file), "kernel": session.kernel, "threads": session.threads}
     if bench:
         document["bench"] = _measure_speed(session, batch or 1, model)
         _show_bench(document, json_)
@@ -85,7 +90,7 @@ def infer(
         document |= _accuracy(session, samples)
         batches = _data_batches(session, samples, everything=run is not None)
     else:
-        batches = _file_batches(session, list(image_files(inputs)), top_k, predictions)
+        batches = _file_batches(session, list(image_files(inputs or [])), top_k, predictions)
     verification = _verify(session, batches, run, model) if verify else None
     if data is None:
         deque(batches, maxlen=0)  # files that verification has not read, so none or all
@@ -93,6 +98,7 @@ def infer(
     if verification is not None:
         document["verify"] = _verification(verification, session, run)
     unreadable = [p.error for p in predictions if p.error is not None]
+    message = ""
     if unreadable:
         message = f"{len(unreadable)} of {len(predictions)} images cannot be read: {some_of(unreadable)}"
         document["error"] = {"code": "input", "message": message, "hint": None}
@@ -103,7 +109,15 @@ def infer(
         raise CheckFailed(_difference(verification))
 
 
-def _check_arguments(inputs, data, verify: bool, run, bench: bool, batch: int | None, trace: bool) -> None:
+def _check_arguments(
+    inputs: list[str] | None,
+    data: str | None,
+    verify: bool,
+    run: str | None,
+    bench: bool,
+    batch: int | None,
+    trace: bool,
+) -> None:
     if trace and (data is not None or verify or bench):
         raise UsageError("`--trace` is for one image", "leave out --data, --verify and --bench")
     if bench and (inputs or data is not None or verify or run is not None):
@@ -130,7 +144,7 @@ def _open(file: Path, kernel: str, threads: int | None) -> Session:
     return session
 
 
-def _samples(session: Session, data: str):
+def _samples(session: Session, data: str) -> DataSet[Samples]:
     from asqcli.cli.console import tell_of_data
     from asqcli.data.samples import find_samples
     from asqcli.engine.predict import require_classes
@@ -141,7 +155,7 @@ def _samples(session: Session, data: str):
     return samples
 
 
-def _accuracy(session: Session, samples) -> dict:
+def _accuracy(session: Session, samples: DataSet[Samples]) -> dict[str, Any]:
     from asqcli.cli.preprocessing import described
     from asqcli.engine.predict import measure
 
@@ -156,14 +170,16 @@ def _accuracy(session: Session, samples) -> dict:
     }
 
 
-def _data_batches(session: Session, samples, *, everything: bool):
+def _data_batches(session: Session, samples: DataSet[Samples], *, everything: bool) -> Iterator[np.ndarray]:
     from asqcli.engine.predict import input_batches
 
     chosen = samples.result if everything else samples.result.spread(SPECIFICATION_IMAGES)
     return (inputs for inputs, _ in input_batches(session, chosen, session.batch))
 
 
-def _file_batches(session: Session, paths: list[str], top_k: int, predictions: list[Prediction]):
+def _file_batches(
+    session: Session, paths: list[str], top_k: int, predictions: list[Prediction]
+) -> Iterator[np.ndarray]:
     """Yield the network's input, file after file, and add what it predicts of each to `predictions` meanwhile."""
     from asqcli.engine.predict import predict
 
@@ -173,10 +189,10 @@ def _file_batches(session: Session, paths: list[str], top_k: int, predictions: l
             yield batch[first : first + session.batch]
 
 
-def _verify(session: Session, batches, run: str | None, model: str | None) -> Verification:
+def _verify(session: Session, batches: Iterable[np.ndarray], run: str | None, model: str | None) -> Verification:
     from asqcli.engine.verify import verify
 
-    def ours(inputs, observe):
+    def ours(inputs: np.ndarray, observe: Observer) -> np.ndarray:
         return session.run(inputs, observe=observe)
 
     if run is not None:
@@ -206,7 +222,7 @@ def _trained(session: Session, run: str, model: str | None):
     return TorchRunner(restore_model(checkpoint, source=run, factory=model))
 
 
-def _trace(session: Session, paths: list[str]) -> dict:
+def _trace(session: Session, paths: list[str]) -> dict[str, Any]:
     from dataclasses import asdict
 
     from asqcli.engine.predict import normalize, read_pixels
@@ -219,7 +235,7 @@ def _trace(session: Session, paths: list[str]) -> dict:
     return {"kernel": KERNEL, "image": _named(paths[0]), "trace": [asdict(v) for v in trace(session.artifact, image)]}
 
 
-def _measure_speed(session: Session, batch: int, model: str | None) -> dict:
+def _measure_speed(session: Session, batch: int, model: str | None) -> dict[str, Any]:
     from asqcli.bench.speed import measure_speed
     from asqcli.cli.console import note
 
@@ -231,7 +247,7 @@ def _named(path: str) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def _prediction(prediction: Prediction) -> dict:
+def _prediction(prediction: Prediction) -> dict[str, Any]:
     name = _named(prediction.path)
     if prediction.error is not None:
         return {"input": name, "error": prediction.error}
@@ -239,7 +255,7 @@ def _prediction(prediction: Prediction) -> dict:
     return {"input": name, "classes": classes}
 
 
-def _verification(result: Verification, session: Session, run: str | None) -> dict:
+def _verification(result: Verification, session: Session, run: str | None) -> dict[str, Any]:
     differing = {name: layer for name, layer in result.layers.items() if layer.codes or layer.accumulators}
     return {
         "images": result.images,
@@ -256,14 +272,14 @@ def _verification(result: Verification, session: Session, run: str | None) -> di
     }
 
 
-def _show(document: dict, json_: bool) -> None:
+def _show(document: dict[str, Any], json_: bool) -> None:
     from asqcli.cli.console import print_json
     from asqcli.cli.tables.infer import print_tables
 
     print_json(document) if json_ else print_tables(document)
 
 
-def _show_bench(document: dict, json_: bool) -> None:
+def _show_bench(document: dict[str, Any], json_: bool) -> None:
     from asqcli.cli.console import print_json
     from asqcli.cli.tables.bench import print_bench
 

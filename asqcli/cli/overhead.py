@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from asqcli.cli.options import DebugOption, JsonOption
 from asqcli.errors import CheckFailed, UsageError
+
+if TYPE_CHECKING:
+    from asqcli.overhead.count import Layer, Network
+    from asqcli.quant.spec import LayerSpec
 
 DEFAULT_BITS = "8,4,3,2"
 
@@ -44,7 +48,7 @@ def overhead(
         from asqcli.overhead.plot import check_plot
 
         check_plot(plot)
-    from asqcli.models.registry import usual_image_size
+    from asqcli.models.official import usual_image_size
     from asqcli.overhead.count import count_model
 
     network = count_model(model, input_size or usual_image_size(model))
@@ -68,7 +72,7 @@ def overhead(
         from asqcli.cli.tables.overhead import print_tables
 
         print_tables(document)
-    if over:
+    if max_param_percent is not None and over:
         raise CheckFailed(_excess(over[0], max_param_percent))
 
 
@@ -83,7 +87,7 @@ def _parse_bits(text: str) -> list[int]:
     return [check_bits(width) for width in dict.fromkeys(widths)]
 
 
-def _row(network, bits: int) -> dict:
+def _row(network: Network, bits: int) -> dict[str, Any]:
     """Return the three accounts at one bit-width, as they stand in the JSON document."""
     from asqcli.overhead.hardware import weight_operations
     from asqcli.overhead.published import published_cost
@@ -103,7 +107,7 @@ def _row(network, bits: int) -> dict:
     }
 
 
-def _specs(network, bits: int):
+def _specs(network: Network, bits: int) -> tuple[str, list[LayerSpec]]:
     """Return what `asq quantize MODEL --bits B` makes of the layers: its scheme, POST where that exists, and specs."""
     from asqcli.quant.levels import MAX_POWER_BITS
     from asqcli.recipe.layers import resolve_layers
@@ -117,7 +121,7 @@ def _specs(network, bits: int):
     return scheme, resolve_layers(quantization, network.layers, source="the command line")
 
 
-def _document(model: str, network, rows: list[dict], per_layer: bool) -> dict:
+def _document(model: str, network: Network, rows: list[dict[str, Any]], per_layer: bool) -> dict[str, Any]:
     from asqcli.overhead.hardware import float_operations
 
     document = {
@@ -139,7 +143,7 @@ def _document(model: str, network, rows: list[dict], per_layer: bool) -> dict:
     return document
 
 
-def _layer(layer, has_adapter: bool, rows: list[dict]) -> dict:
+def _layer(layer: Layer, has_adapter: bool, rows: list[dict[str, Any]]) -> dict[str, Any]:
     from asqcli.overhead.adapters import adapter_parameters, adapter_products
     from asqcli.overhead.published import equivalent_operations, quantized_bytes
 
@@ -163,7 +167,7 @@ def _layer(layer, has_adapter: bool, rows: list[dict]) -> dict:
     }
 
 
-def _print_notes(network) -> None:
+def _print_notes(network: Network) -> None:
     """Tell on stderr what keeps the accounts from being the whole truth for this network."""
     from asqcli.cli.console import remark
 
@@ -176,7 +180,7 @@ def _print_notes(network) -> None:
         remark(f"{outside:,} multiply-adds ({share:.1f}%) are in no layer that asq quantizes, and stay in float")
 
 
-def _excess(row: dict, limit: float) -> str:
+def _excess(row: dict[str, Any], limit: float) -> str:
     return (
         f"at {row['bits']} bits the adapters add {row['param_percent']:.2f}% to the parameters, more than "
         f"the {limit:.2f}% asked for"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from asqcli.recipe.defaults import PREPROCESSING
 
@@ -11,13 +11,20 @@ from asqcli.recipe.defaults import PREPROCESSING
 class Preprocessing(Protocol):
     """The `data` of a recipe, or the `input` of an exported file."""
 
-    image_size: int
-    resize: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def resize(self) -> int: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
 
 
-def described(preprocessing: Preprocessing, origins: Mapping[str, str] | str) -> dict:
+def described(preprocessing: Preprocessing, origins: Mapping[str, str] | str) -> dict[str, Any]:
     """Return the preprocessing as it stands in a JSON document.
 
     Args:
@@ -34,7 +41,7 @@ def described(preprocessing: Preprocessing, origins: Mapping[str, str] | str) ->
     }
 
 
-def in_words(preprocessing: dict) -> str:
+def in_words(preprocessing: dict[str, Any]) -> str:
     """Return what `described` gives, for people.
 
     >>> in_words({"image_size": 24, "resize": 28, "interpolation": "bilinear", "mean": [0.5], "std": [0.25],

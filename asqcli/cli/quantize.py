@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,14 @@ from asqcli.cli.options import (
     WeightsOption,
 )
 from asqcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from asqcli.cli.signals import StopSignals
+    from asqcli.quant.spec import LayerSpec
+    from asqcli.recipe.resolve import Request
+    from asqcli.recipe.schema import Recipe
+    from asqcli.run.context import RunContext
+    from asqcli.train.profile import StepProfile
 
 SHOWN_KEYS = 8  # of those that differ
 
@@ -88,13 +96,22 @@ def quantize(
         _start(request, device, threads, out, force, dry_run, profile, json_)
 
 
-def _refuse(given: dict, beside: str) -> None:
+def _refuse(given: dict[str, Any], beside: str) -> None:
     for flag, value in given.items():
         if value:
             raise UsageError(f"`{flag}` makes no sense beside `{beside}`")
 
 
-def _start(request, device, threads, out, force, dry_run, profile, json_) -> None:
+def _start(
+    request: Request,
+    device: str | None,
+    threads: int | None,
+    out: str | None,
+    force: bool,
+    dry_run: bool,
+    profile: bool,
+    json_: bool,
+) -> None:
     from asqcli.cli.console import note
     from asqcli.recipe.resolve import resolve
 
@@ -121,7 +138,7 @@ def _start(request, device, threads, out, force, dry_run, profile, json_) -> Non
     _show_result(result, json_)
 
 
-def _resume(run: str, request, device, threads, json_) -> None:
+def _resume(run: str, request: Request, device: str | None, threads: int | None, json_: bool) -> None:
     from asqcli.cli.console import note
     from asqcli.cli.signals import StopSignals
     from asqcli.recipe.resolve import resolve, resolve_again
@@ -142,7 +159,7 @@ def _resume(run: str, request, device, threads, json_) -> None:
     _show_result(result, json_)
 
 
-def _refuse_another_recipe(stored, asked, run: str) -> None:
+def _refuse_another_recipe(stored: Recipe, asked: Recipe, run: str) -> None:
     if stored == asked:
         return
     before, after = (_flat(r.model_dump(mode="json")) for r in (stored, asked))
@@ -155,14 +172,14 @@ def _refuse_another_recipe(stored, asked, run: str) -> None:
     )
 
 
-def _flat(section: dict, inside: str = "") -> dict:
-    flat = {}
+def _flat(section: dict[str, Any], inside: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
     for key, value in section.items():
         flat |= _flat(value, f"{inside}{key}.") if isinstance(value, dict) else {inside + key: value}
     return flat
 
 
-def _run_context(device, threads, signals):
+def _run_context(device: str | None, threads: int | None, signals: StopSignals) -> RunContext:
     import torch
 
     from asqcli.cli.console import ConsoleReporter
@@ -178,7 +195,7 @@ def _run_context(device, threads, signals):
     )
 
 
-def _show_dry_run(recipe, specs, json_) -> None:
+def _show_dry_run(recipe: Recipe, specs: list[LayerSpec], json_: bool) -> None:
     import yaml
 
     from asqcli.cli.console import print_json, print_layers, stdout
@@ -193,7 +210,7 @@ def _show_dry_run(recipe, specs, json_) -> None:
         print_layers(stdout(), specs)
 
 
-def _show_profile(profile, json_: bool) -> None:
+def _show_profile(profile: StepProfile, json_: bool) -> None:
     from dataclasses import asdict
 
     from asqcli.cli.console import print_facts, print_json
@@ -210,7 +227,7 @@ def _show_profile(profile, json_: bool) -> None:
     print_facts("Where a training step goes (medians, alternating)", facts)
 
 
-def _show_result(result: dict, json_: bool) -> None:
+def _show_result(result: dict[str, Any], json_: bool) -> None:
     from asqcli.cli.console import percent, print_facts, print_json
 
     if json_:

@@ -18,7 +18,7 @@ class StopSignals:
         self.before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
@@ -30,7 +30,7 @@ class StopSignals:
         if self.received is not None:
             raise StopRequested(self.received)
 
-    def _handle(self, number: int, _frame) -> None:
+    def _handle(self, number: int, _frame: object) -> None:
         if not self.polled:
             raise Interruption(number, "stopped before training began")
         if self.received is not None:

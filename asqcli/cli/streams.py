@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TextIO
 
 _results: TextIO | None = None  # while a command runs
@@ -65,7 +65,7 @@ def _text_stream(descriptor: int, encoding: str) -> TextIO:
 
 
 @contextlib.contextmanager
-def prints_to_stderr() -> Iterator[None]:
+def prints_to_stderr() -> Generator[None]:
     """Send to stderr what Python code prints inside; `results` still leads to stdout."""
     global _results
     before, _results = _results, results()

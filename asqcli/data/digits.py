@@ -16,7 +16,6 @@ def load_digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.n
 
     images, labels = load(return_X_y=True)
     pixels = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8).repeat(3, axis=3)
-    train_x, test_x, train_y, test_y = train_test_split(
-        pixels, labels, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels
-    )
+    parts = train_test_split(pixels, labels, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels)
+    train_x, test_x, train_y, test_y = map(np.asarray, parts)
     return (train_x, train_y), (test_x, test_y)

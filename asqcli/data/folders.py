@@ -39,7 +39,7 @@ class Contents:
     """
 
     images: tuple[str, ...]
-    inodes: array
+    inodes: array[int]
     folders: dict[str, Folder]
     hidden: tuple[str, ...]
     others: Counter[str]
@@ -117,7 +117,7 @@ class Folder:
         )
 
 
-def _kind(entry: os.DirEntry) -> str:
+def _kind(entry: os.DirEntry[str]) -> str:
     """Return folder, file, broken or special. Only links cost a look at what they lead to."""
     try:
         if entry.is_dir():
@@ -129,11 +129,11 @@ def _kind(entry: os.DirEntry) -> str:
     return "broken" if entry.is_symlink() else "special"
 
 
-def _real_path(parent: Folder, entry: os.DirEntry) -> str:
+def _real_path(parent: Folder, entry: os.DirEntry[str]) -> str:
     return os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(parent.real, entry.name)
 
 
-def _inode(entry: os.DirEntry) -> int:
+def _inode(entry: os.DirEntry[str]) -> int:
     return (entry.stat().st_ino if entry.is_symlink() else entry.inode()) & INODE_BITS
 
 
@@ -149,7 +149,7 @@ class Walk:
     """
 
     paths: list[str] = field(default_factory=list)
-    inodes: array = field(default_factory=lambda: array("Q"))
+    inodes: array[int] = field(default_factory=lambda: array("Q"))
     visited: list[Folder] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
 

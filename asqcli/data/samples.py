@@ -65,7 +65,8 @@ def spread(length: int, count: int) -> np.ndarray:
 Samples = ArraySamples | FileSamples
 
 
-Part = TypeVar("Part")
+Pixels = tuple[np.ndarray, np.ndarray]  # images and labels
+Part = TypeVar("Part", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ class DataSet(Generic[Part]):
     result_name: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def training(self) -> Part:
+        """What to train on, of a data set that has it."""
+        assert self.train is not None
+        return self.train
+
 
 def find_samples(name: str) -> DataSet[Samples]:
     """Return what the data set `name` holds: digits, cifar10, cifar100, or a folder.
@@ -108,7 +115,7 @@ def find_samples(name: str) -> DataSet[Samples]:
     )
 
 
-def _read_cifar(kind: str, name: str):
+def _read_cifar(kind: str, name: str) -> tuple[tuple[str, ...], Pixels, Pixels]:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     by_name = name in NAMES
@@ -130,12 +137,13 @@ def _read_cifar(kind: str, name: str):
 def _folder_samples(folder: str) -> DataSet[Samples]:
     found = read_image_folder(folder)
     train, val, test = (found.splits.get(split) for split in SPLITS)
+    if test is None and val is not None:
+        test, val = val, None
     if test is not None:
         result_name = f"{_count(test.labels)} of {quoted(test.folder)}"
-    elif val is not None:
-        test, val, result_name = val, None, f"{_count(val.labels)} of {quoted(val.folder)}"
-    if test is not None:
-        return DataSet(found.classes, _files(train), _files(test), _files(val), result_name, found.notes)
+        parts = None if train is None else _files(train), _files(test), None if val is None else _files(val)
+        return DataSet(found.classes, *parts, result_name, found.notes)
+    assert train is not None  # a folder without images is refused
     rest, held_out = _hold_out(train)
     result_name = f"{_count(held_out.labels, 'held-out ')}, a tenth of {quoted(train.folder)}"
     return DataSet(found.classes, rest, held_out, None, result_name, found.notes)
@@ -145,8 +153,8 @@ def _count(labels: np.ndarray, kind: str = "") -> str:
     return f"{len(labels):,} {kind}image{'' if len(labels) == 1 else 's'}"
 
 
-def _files(listing: Listing | None) -> FileSamples | None:
-    return None if listing is None else FileSamples(tuple(listing.paths), listing.labels)
+def _files(listing: Listing) -> FileSamples:
+    return FileSamples(tuple(listing.paths), listing.labels)
 
 
 def _hold_out(train: Listing) -> tuple[FileSamples, FileSamples]:

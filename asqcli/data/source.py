@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -35,18 +34,18 @@ def open_data(name: str, preprocessing: Preprocessing, *, workers: int, with_tra
         )
     found = find_samples(name)
 
-    def read(samples: Samples | None, wanted: bool = True) -> Split | None:
-        if not wanted or samples is None:
-            return None
+    def read(samples: Samples) -> Split:
         if isinstance(samples, ArraySamples):
             return _from_arrays(samples, preprocessing)
         return _from_files(samples, preprocessing, workers)
 
-    return replace(
-        found,
-        train=read(found.train, with_train),
+    return DataSet(
+        classes=found.classes,
+        train=read(found.train) if with_train and found.train is not None else None,
         result=read(found.result),
-        watch=read(found.watch, with_train),
+        watch=read(found.watch) if with_train and found.watch is not None else None,
+        result_name=found.result_name,
+        notes=found.notes,
     )
 
 
@@ -74,5 +73,6 @@ def _from_files(samples: FileSamples, preprocessing: Preprocessing, workers: int
     if failures:
         count = f"{len(failures)} of {len(paths)} images fail: " if len(failures) > 1 else ""
         raise InputError(count + some_of([f.message for f in failures]), failures[0].hint)
-    pixels = torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous()
+    stacked = np.stack([d for d in decoded if isinstance(d, np.ndarray)])
+    pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
     return MemorySplit(pixels, labels, preprocessing)

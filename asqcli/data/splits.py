@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -69,6 +69,10 @@ class Preprocessing:
         return pixels.mul_(multiplier).add_(addend)
 
 
+Request = tuple[int, tuple[int, ...] | None]  # index, seed of the random part to cut out or None
+Sample = tuple[Any, int, InputError | None]  # pixels, label, or why there are none
+
+
 class Split(Protocol):
     """What training and evaluation ask of a split."""
 
@@ -79,7 +83,7 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def train_batches(self, batch_size: int, *, seed: tuple, first: int = 0) -> Iterator[Batch]:
+    def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
         """Yield one pass over all images, shuffled and augmented; `first` batches are passed over.
 
         The batches are of equal size, give or take one image, and of `batch_size` at most: a small last batch would
@@ -101,7 +105,7 @@ def batches_per_pass(split: Split, batch_size: int) -> int:
     return math.ceil(len(split) / batch_size)
 
 
-def _order(split: Split, batch_size: int, seed: tuple, first: int) -> list[tuple[int, Tensor]]:
+def _order(split: Split, batch_size: int, seed: tuple[int, ...], first: int) -> list[tuple[int, Tensor]]:
     """Return (number, indices) of each batch of a pass, from the batch `first` on."""
     permutation = torch.randperm(len(split), generator=generator(*seed))
     batches = permutation.tensor_split(batches_per_pass(split, batch_size))
@@ -119,7 +123,7 @@ class MemorySplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batches(self, batch_size: int, *, seed: tuple, first: int = 0) -> Iterator[Batch]:
+    def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
         for number, indices in _order(self, batch_size, seed, first):
             pixels = self.preprocessing.augment_batch(self.pixels[indices], generator(*seed, number))
             yield self.preprocessing.normalize(pixels), self.labels[indices]
@@ -145,7 +149,7 @@ class FileSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def train_batches(self, batch_size: int, *, seed: tuple, first: int = 0) -> Iterator[Batch]:
+    def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
         order = _order(self, batch_size, seed, first)
         cut = self.preprocessing.augment == "resized_crop"
         requests = [[(int(i), (*seed, number, int(i)) if cut else None) for i in indices] for number, indices in order]
@@ -162,7 +166,7 @@ class FileSplit:
         chosen = spread(len(self), count)
         return replace(self, paths=tuple(self.paths[i] for i in chosen), labels=self.labels[chosen])
 
-    def _load(self, requests: list[list[tuple[int, tuple | None]]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _load(self, requests: list[list[Request]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (pixels (N, 3, H, W) uint8, labels) for each batch of requests."""
         loader = DataLoader(_Decoder(self), batch_sampler=requests, num_workers=self.workers, collate_fn=_collate)
         for pixels, labels, failure in loader:
@@ -171,13 +175,13 @@ class FileSplit:
             yield pixels, labels
 
 
-class _Decoder(Dataset):
+class _Decoder(Dataset[Sample]):
     """Its keys are (index, seed of the random part to cut out, or None for the pixels of evaluation)."""
 
     def __init__(self, split: FileSplit) -> None:
         self.split = split
 
-    def __getitem__(self, request: tuple[int, tuple | None]):
+    def __getitem__(self, request: Request) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]  # torch calls a key index
         index, seed = request
         preprocessing = self.split.preprocessing
         try:
@@ -191,14 +195,18 @@ class _Decoder(Dataset):
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1), int(self.split.labels[index]), None
 
 
-def _random_part(image, size: int, generator: torch.Generator) -> np.ndarray:
+def _random_part(image: Image.Image, size: int, generator: torch.Generator) -> np.ndarray:
     """Return 8 to 100% of the image's area, brought to (size, size, 3), mirrored half of the time."""
     from torchvision.transforms import RandomResizedCrop
 
     # torchvision draws from torch's global generator, which training steps seed anew: borrow it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
-        top, left, height, width = RandomResizedCrop.get_params(image, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
+        top, left, height, width = RandomResizedCrop.get_params(
+            image,  # pyright: ignore[reportArgumentType]  # it takes Pillow's, too
+            scale=[0.08, 1.0],
+            ratio=[3 / 4, 4 / 3],
+        )
         mirrored = torch.rand(()) < 0.5
     pixels = np.asarray(
         image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
@@ -206,7 +214,7 @@ def _random_part(image, size: int, generator: torch.Generator) -> np.ndarray:
     return pixels[:, ::-1] if mirrored else pixels
 
 
-def _collate(samples: list) -> tuple[Tensor | None, Tensor | None, Exception | None]:
+def _collate(samples: list[Sample]) -> tuple[Tensor | None, Tensor | None, Exception | None]:
     for _, _, failure in samples:
         if failure is not None:
             return None, None, failure

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,9 +49,7 @@ def normalize(pixels: np.ndarray, document: Document) -> np.ndarray:
     return images.normalize(pixels, document.input.mean, document.input.std)
 
 
-def predict(
-    session: Session, paths: list[str], *, top_k: int
-) -> Iterator[tuple[list[Prediction], np.ndarray | Sequence]]:
+def predict(session: Session, paths: list[str], *, top_k: int) -> Iterator[tuple[list[Prediction], np.ndarray]]:
     """Yield (predictions of some image files, the network's input from those that can be read), in order.
 
     An image that cannot be read does not stop the others.
@@ -63,7 +62,7 @@ def predict(
     for chunk in (paths[first : first + size] for first in range(0, len(paths), size)):
         decoded = [_try_to_read(path, document) for path in chunk]
         good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
-        inputs = normalize(np.stack(good), document) if good else ()
+        inputs = normalize(np.stack(good), document) if good else np.empty(0, np.float32)
         logits = iter(session.run(inputs) if good else ())
         yield (
             [_prediction(path, pixels, logits, document, top_k) for path, pixels in zip(chunk, decoded, strict=True)],
@@ -92,7 +91,7 @@ def _top_classes(logits: np.ndarray, names: tuple[str, ...], top_k: int) -> tupl
     return tuple(Class(int(i), names[i], float(shares[i])) for i in order)
 
 
-def input_batches(session: Session, samples, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def input_batches(session: Session, samples: Any, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (input (N, 3, H, W) float32, labels (N,)) over samples of `asqcli.data.samples`, `size` at a time."""
     document = session.artifact.document
     for first in range(0, len(samples), size):
@@ -116,7 +115,7 @@ def require_classes(session: Session, classes: tuple[str, ...], data: str) -> No
         raise InputError(f"the classes in `{data}` are not those that the network was trained on")
 
 
-def measure(session: Session, samples) -> Accuracy:
+def measure(session: Session, samples: Any) -> Accuracy:
     """Return the accuracy on samples of `asqcli.data.samples`."""
     counter = AccuracyCounter()
     for inputs, labels in input_batches(session, samples, _chunk_size(session)):

@@ -46,7 +46,8 @@ class Session:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Return (3, height, width) of one input."""
-        return self.artifact.graph.shapes[0]
+        channels, height, width = self.artifact.graph.shapes[0]
+        return channels, height, width
 
     @property
     def batch(self) -> int:

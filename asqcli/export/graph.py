@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -81,7 +82,7 @@ class Call:
         return axis
 
     def emit(
-        self, kind: type[Node], *inputs: Value, name: str | None = None, gives: Shape | None = None, **settings
+        self, kind: type[Node], *inputs: object, name: str | None = None, gives: Shape | None = None, **settings: Any
     ) -> Value:
         """Add a node; return its value.
 
@@ -89,7 +90,8 @@ class Call:
             name: of the layer; otherwise that of the operation.
             gives: the shape of its value; otherwise that of the operation's result.
         """
-        if not all(isinstance(value, Value) for value in inputs):
+        values = tuple(int(value) for value in inputs if isinstance(value, Value))
+        if len(values) != len(inputs):
             raise Unsupported("it computes with something that is not the network's input or made from it")
-        node = kind(name=self.name if name is None else name, inputs=tuple(map(int, inputs)), **settings)
+        node = kind(name=self.name if name is None else name, inputs=values, **settings)
         return self.graph.add(node, self.result_shape if gives is None else gives)

@@ -16,7 +16,6 @@ from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.quant.activation_quantizers import ActivationQuantizer, StepSizeQuantizer
 from asqcli.quant.adapter import Adapter
 from asqcli.quant.levels import INT8_MAX
-from asqcli.quant.spec import WeightSpec
 
 
 class TensorStore:
@@ -25,7 +24,7 @@ class TensorStore:
     def __init__(self) -> None:
         self.tensors: dict[str, np.ndarray] = {}
         self._level_tables: dict[bytes, str] = {}
-        self._descriptions: dict[tuple[Callable, str], Any] = {}
+        self._descriptions: dict[tuple[Callable[..., Any], str], Any] = {}
 
     def once(self, store: Callable[..., Any], name: str, layer: Any) -> Any:
         """Return what `store` makes of a layer, of whose name there is one; it need not be asked again."""
@@ -59,6 +58,7 @@ def require_integers(name: str, layer: QuantConv2d | QuantLinear) -> None:
                 f"layer `{name}` has float {operand}, and the engine runs integers",
                 f"train it with bits for them: `first_last: 8`, or a rule for `{name}` under `layers`",
             )
+    assert layer.weight_quantizer is not None
     if not layer.weight_quantizer.integer:
         largest = max(layer.weight_quantizer.spec.level_table)
         if largest > INT8_MAX:  # the printed 4-bit POT levels
@@ -72,7 +72,8 @@ def require_integers(name: str, layer: QuantConv2d | QuantLinear) -> None:
 @torch.no_grad()
 def store_weights(name: str, layer: QuantConv2d | QuantLinear, store: TensorStore) -> nodes.Weights:
     """Store a layer's weight codes, level table, scales and bias."""
-    spec: WeightSpec = layer.weight_quantizer.spec
+    assert layer.weight_quantizer is not None
+    spec = layer.weight_quantizer.spec
     levels, scale, _ = layer.integer_weight()
     return nodes.Weights(
         shape=tuple(layer.weight.shape),
@@ -108,8 +109,8 @@ def store_activations(name: str, quantizer: ActivationQuantizer, store: TensorSt
 
 
 def _store_adapter(name: str, adapter: Adapter, store: TensorStore) -> nodes.Adapter:
-    layers = []
-    for index, layer in enumerate(adapter.layers):
+    layers: list[nodes.AdapterLayer] = []
+    for index, layer in enumerate(adapter.linears):
         prefix = f"{name}.adapter.{index}"
         weight, row_scale = adapter.integer_weight(layer)
         exact = adapter.spec.bits == "float"

@@ -170,7 +170,9 @@ class _Names:
     def new(self, candidate: str) -> str:
         name = re.sub("[^0-9a-zA-Z_]+", "_", re.sub("(?<=[a-z])([A-Z])", r"_\1", candidate).lower())
         name = f"_{name}" if name[:1].isdigit() else name
-        base, number = re.fullmatch(r"(.*?)(?:_(\d+))?", name).groups()
+        parts = re.fullmatch(r"(.*?)(?:_(\d+))?", name)
+        assert parts is not None  # whatever the name
+        base, number = parts.groups()
         if number is None or name in self.used:
             count = self.counts.get(name, 0)
             if name in self.TAKEN:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +71,7 @@ def float_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in own)
 
 
-def _strings(content: object):
+def _strings(content: object) -> Iterator[str]:
     """Yield every text in nested dicts and lists."""
     if isinstance(content, str):
         yield content

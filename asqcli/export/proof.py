@@ -85,7 +85,7 @@ class Prover:
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
         (logits,) = session.run(None, {session.get_inputs()[0].name: self.inputs})
-        return self._compare(logits, tolerance=ONNX_TOLERANCE)
+        return self._compare(np.asarray(logits), tolerance=ONNX_TOLERANCE)
 
     def _compare(self, logits: np.ndarray, *, tolerance: float) -> Proof:
         equal = logits.shape == self.logits.shape and bool((logits == self.logits).all())

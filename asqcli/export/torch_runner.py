@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from asqcli.engine.interface import Observer
 from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import to_evaluation
 from asqcli.nn.prepare import quant_layers
@@ -23,7 +26,7 @@ class TorchRunner:
         self.model = model
 
     @torch.no_grad()
-    def __call__(self, inputs: np.ndarray, observe) -> np.ndarray:
+    def __call__(self, inputs: np.ndarray, observe: Observer) -> np.ndarray:
         """Return the logits, (N, classes); `observe` as in `asqcli.engine.session`."""
         for name, layer in quant_layers(self.model):
             layer.observe = _observer(name, observe)
@@ -34,7 +37,7 @@ class TorchRunner:
                 layer.observe = None
 
 
-def _observer(name: str, observe):
+def _observer(name: str, observe: Observer) -> Callable[[Tensor, Tensor], None]:
     def seen(codes: Tensor, accumulator: Tensor) -> None:
         # A copy: what the network does in place afterwards may write into them.
         observe(name, codes.numpy().copy(), accumulator.numpy().copy())

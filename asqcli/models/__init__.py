@@ -2,6 +2,8 @@
 
 registry      a name to a network            cifar_resnet   the family that the paper trains on CIFAR-10
 factories     a `module:factory` to a network
-weights       a state dict, or torchvision's cache, into a network
-stored        files of other programs to such a state dict
+stored        files of other programs to a state dict
+official      torchvision's own weights: which there are, their images' preprocessing, fetching them
+renames       old names and training's heads in torchvision's files
+weights       a state dict to parameters
 """

@@ -15,6 +15,8 @@ from asqcli.models.names import IMAGENET_CLASSES
 from asqcli.seeds import seed_everything
 from asqcli.user_code import guest, held_settings, reason_of
 
+Factory = Callable[..., object]
+
 # How factories call the number of classes, the likeliest first.
 CLASS_KEYWORDS = ("num_classes", "n_classes", "classes", "num_labels", "nb_classes", "nclasses", "num_class", "n_class")
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -57,7 +59,7 @@ def takes_classes(name: str) -> bool:
     return _own_keyword(factory) is not None or _passes_on(factory)
 
 
-def _own_keyword(factory: Callable) -> str | None:
+def _own_keyword(factory: Factory) -> str | None:
     """Return the name of the parameter by which a factory takes the number of classes, None where it has none."""
     for name in CLASS_KEYWORDS:
         parameter = inspect.signature(factory).parameters.get(name)
@@ -70,16 +72,16 @@ def _own_keyword(factory: Callable) -> str | None:
     return None
 
 
-def _must_be_told(factory: Callable, keyword: str) -> bool:
+def _must_be_told(factory: Factory, keyword: str) -> bool:
     return inspect.signature(factory).parameters[keyword].default is inspect.Parameter.empty
 
 
-def _passes_on(factory: Callable) -> bool:
+def _passes_on(factory: Factory) -> bool:
     """Does a factory take keywords that it does not name?"""
     return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(factory).parameters.values())
 
 
-def _call_by_any(factory: Callable, num_classes: int, seed: tuple[int, ...] | None) -> object:
+def _call_by_any(factory: Factory, num_classes: int, seed: tuple[int, ...] | None) -> object:
     """Call a factory by the first keyword that whatever it passes it on to knows, or else by none."""
     for keyword in CLASS_KEYWORDS:
         try:
@@ -92,13 +94,13 @@ def _call_by_any(factory: Callable, num_classes: int, seed: tuple[int, ...] | No
     return _call(factory, seed)
 
 
-def _call(factory: Callable, seed: tuple[int, ...] | None, **arguments: object) -> object:
+def _call(factory: Factory, seed: tuple[int, ...] | None, **arguments: object) -> object:
     if seed is not None:
         seed_everything(*seed)  # anew: a module draws only when it is imported for the first time
     return factory(**arguments)
 
 
-def _find_factory(name: str):
+def _find_factory(name: str) -> Factory:
     module_name, _, attribute = name.partition(":")
     by_module = _by_module(module_name, attribute)
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):

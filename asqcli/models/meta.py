@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from asqcli.errors import AsqError
 from asqcli.models.registry import build_model, torchvision_classifiers
 
 SIZE_STEP, LARGEST_TRIED = 32, 256  # pixels
+# By which weights get their first values, of which there are none here; the meta device takes its time over them.
+INITIALISE = frozenset(
+    {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
+    | {Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_}  # of `trunc_normal_`
+)
 # What torchvision's networks normalise with, or derive from.
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
@@ -68,14 +75,22 @@ def _runs(model: nn.Module, size: int, *, single_pixels: bool) -> bool:
     return single_pixels or 1 not in sides
 
 
-class _EmptyOnMeta(TorchFunctionMode):
+class EmptyOnMeta(TorchFunctionMode):
     """Puts what `torch.empty` makes, which is how layers make their weights, on the meta device.
 
     Not all new tensors, as `torch.device("meta")` does: some constructors compute their widths with small ones.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
+        if func in INITIALISE and args[0].is_meta:
+            return args[0]
         if func is torch.empty and kwargs.get("device") is None:
             kwargs = {**kwargs, "device": "meta"}
         return func(*args, **kwargs)
@@ -87,6 +102,6 @@ def build_on_meta(name: str, num_classes: int | None, *, image_size: int | None 
     Raises:
         UsageError, UnsupportedError: as `build_model`; a factory may also raise because its weights have no values.
     """
-    with warnings.catch_warnings(), _EmptyOnMeta():
+    with warnings.catch_warnings(), EmptyOnMeta():
         warnings.simplefilter("ignore")  # weights that a factory loads go nowhere, and torch says so of each
         return build_model(name, num_classes, image_size=image_size).to("meta")

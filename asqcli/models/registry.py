@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,11 +17,7 @@ from asqcli.models.names import CIFAR_DEPTHS, IMAGENET_CLASSES, is_factory
 from asqcli.models.wrappers import unwrap
 from asqcli.seeds import held_generators, seed_everything
 
-if TYPE_CHECKING:
-    from torchvision.models import WeightsEnum
-
-CIFAR_CLASSES, CIFAR_IMAGE_SIZE = 10, 32
-IMAGENET_IMAGE_SIZE = 224
+CIFAR_CLASSES = 10
 LOUD = 2.0  # standard deviation of a head's outputs by that of its inputs; PyTorch's own start has 0.58
 
 
@@ -89,74 +85,22 @@ def torchvision_classifiers() -> list[str]:
     return models.list_models(module=models)
 
 
-def official_weights(name: str) -> WeightsEnum | None:
-    """Return torchvision's ImageNet weights for `name`, or None where it has none.
-
-    The first version that was published, which is what the paper starts from, not the best one.
-    """
-    if is_factory(name) or name in CIFAR_DEPTHS:
-        return None
-    from torchvision import models
-
-    weights = list(models.get_model_weights(name))
-    return next((w for w in weights if w.name == "IMAGENET1K_V1"), weights[0] if weights else None)
-
-
-def usual_image_size(name: str) -> int:
-    """Return the pixels of the images that `name` is made for: what its official weights were measured on, or 224."""
-    if name in CIFAR_DEPTHS:
-        return CIFAR_IMAGE_SIZE
-    if is_factory(name) or name not in torchvision_classifiers() or (weights := official_weights(name)) is None:
-        return IMAGENET_IMAGE_SIZE
-    return getattr(weights.transforms, "keywords", {}).get("crop_size", IMAGENET_IMAGE_SIZE)
-
-
-@dataclass(frozen=True)
-class OfficialInput:
-    """How official weights want their images, by torchvision's own account.
-
-    Attributes:
-        values: image_size, resize, mean and std, as in a recipe's `data`.
-        note: in what asq does otherwise, or None.
-    """
-
-    values: dict
-    note: str | None
-
-
-def official_input(name: str) -> OfficialInput | None:
-    """Return how the official weights of `name` want their images, None where there are none."""
-    if not is_factory(name) and name not in CIFAR_DEPTHS and name not in torchvision_classifiers():
-        return None
-    weights = official_weights(name)
-    if weights is None:
-        return None
-    transforms = weights.transforms()
-    values = {
-        "image_size": transforms.crop_size[0],
-        "resize": transforms.resize_size[0],
-        "mean": list(transforms.mean),
-        "std": list(transforms.std),
-    }
-    interpolation = transforms.interpolation.value
-    if interpolation == "bilinear":
-        return OfficialInput(values, None)
-    return OfficialInput(values, f"note: {weights} resize images with {interpolation} interpolation, asq with bilinear")
-
-
 def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> nn.Module:
     from torchvision import models
 
-    # googlenet and inception_v3 have auxiliary heads that only training runs, and an initialisation that takes a
-    # minute.
-    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    from asqcli.models.input_transform import NETWORKS
+
+    build: Callable[..., nn.Module] = partial(models.get_model, name, weights=None)
+    extra: dict[str, Any] = {}
+    if name in NETWORKS:  # without the auxiliary heads, which only training runs; torchvision wants the other one said
+        build, extra = NETWORKS[name], {"aux_logits": False, "init_weights": True}
     # These have parameters for each position in an image of one size.
     if image_size is not None and name.startswith("vit_"):
         extra["image_size"] = image_size
     if image_size is not None and name.startswith("maxvit_"):
         extra["input_size"] = (image_size, image_size)
     try:
-        model = models.get_model(name, weights=None, num_classes=num_classes, **extra)
+        model = build(num_classes=num_classes, **extra)
     except (Exception, SystemExit) as error:
         size, hint = "", "run again with --debug to see where"
         if image_size is not None:

@@ -34,7 +34,7 @@ def may_be_missing(name: str) -> bool:
     return name.endswith("num_batches_tracked") or is_extra(name)
 
 
-def versions_in(state: Mapping) -> dict[str, int]:
+def versions_in(state: Mapping[str, Any]) -> dict[str, int]:
     """Return the versions that a state dict holds, by module; what a stranger's file has in their place is left out."""
     metadata = getattr(state, "_metadata", None)
     if not isinstance(metadata, Mapping):
@@ -43,19 +43,20 @@ def versions_in(state: Mapping) -> dict[str, int]:
     return {name: v for name, v in versions.items() if isinstance(name, str) and isinstance(v, int)}
 
 
-def with_versions(state: Mapping, versions: Mapping[str, int]) -> OrderedDict:
+def with_versions(state: Mapping[str, Any], versions: Mapping[str, int]) -> OrderedDict[str, Any]:
     """Return a state dict that has these versions in it, as `state_dict()` puts them there."""
     versioned = OrderedDict(state)
-    versioned._metadata = OrderedDict((name, {"version": version}) for name, version in versions.items())
+    metadata = OrderedDict((name, {"version": version}) for name, version in versions.items())
+    versioned._metadata = metadata  # pyright: ignore[reportAttributeAccessIssue]  # torch's own place for it
     return versioned
 
 
-def snapshot(model: nn.Module) -> OrderedDict:
+def snapshot(model: nn.Module) -> dict[str, Any]:
     """Return a state dict that does not follow the model."""
     return copy.deepcopy(model.state_dict())
 
 
-def adopt_versions(model: nn.Module, state: Mapping) -> None:
+def adopt_versions(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Let modules whose layers depend on the version of a state become what it was made from.
 
     Call it on a float network, before `state` is compared with the network's own: shapes may differ before.
@@ -66,7 +67,7 @@ def adopt_versions(model: nn.Module, state: Mapping) -> None:
             model.load_state_dict(with_versions(state, stored), strict=False)
 
 
-def load_state(model: nn.Module, state: Mapping, *, strict: bool = True) -> None:
+def load_state(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> None:
     """Copy a state into `model`, after `adopt_versions` where it is from a file.
 
     Extra state that `state` lacks stays as it is: files of tensors alone have none.
@@ -133,9 +134,11 @@ def _fits_json(value: object) -> bool:
 def _same(a: object, b: object) -> bool:
     if type(a) is not type(b):
         return False
-    if isinstance(a, dict):
+    if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same(v, b[k]) for k, v in a.items())
-    return all(map(_same, a, b)) and len(a) == len(b) if isinstance(a, list) else a == b
+    if isinstance(a, list) and isinstance(b, list):
+        return all(map(_same, a, b)) and len(a) == len(b)
+    return a == b
 
 
 @dataclass(frozen=True)
@@ -153,11 +156,11 @@ class StateParts:
     versions: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, state: Mapping) -> StateParts:
+    def of(cls, state: Mapping[str, Any]) -> StateParts:
         tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
         extra = {name: value for name, value in state.items() if name not in tensors}
         return cls(tensors, extra, versions_in(state))
 
-    def joined(self) -> OrderedDict:
+    def joined(self) -> OrderedDict[str, Any]:
         """Return the state dict again."""
         return with_versions({**self.tensors, **self.extra}, self.versions)

@@ -1,26 +1,21 @@
-"""Pretrained parameters: matched strictly, the head replaced only for another class count; torchvision's own."""
+"""Pretrained parameters: matched strictly, the head replaced only for another class count."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from asqcli.errors import InputError, MachineError, UsageError, first_line, printable, ran_out_of_memory
-from asqcli.models.names import is_factory
-from asqcli.models.registry import official_weights
+from asqcli.errors import InputError, printable, ran_out_of_memory
+from asqcli.models.renames import as_named_now, without_auxiliary_heads
 from asqcli.models.state import adopt_versions, is_extra, load_state, may_be_missing, versions_in, with_versions
 from asqcli.user_code import reason_of
 
 Head = Callable[[], str | None]
 
-DOWNLOAD_TIMEOUT_S = 5
 SHOWN_KEYS = 6
 
 
@@ -30,9 +25,11 @@ class LoadReport:
 
     Attributes:
         replaced_head: names of parameters that kept their random start because the class count differs.
+        left_out: names of auxiliary heads, which the network was built without.
     """
 
     replaced_head: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def load_weights(
@@ -47,8 +44,32 @@ def load_weights(
         head: finds the layer that may keep its random start where the state is for another number of classes.
         about: what else is known of the state, for errors.
     Raises:
-        InputError: names or shapes differ in any other way; the message tables them.
+        InputError: as `fit_weights`; or a tensor is of another kind of numbers, or holds some that are none.
     """
+    state, report = fit_weights(model, state, source=source, head=head, about=about)
+    own = model.state_dict()
+    for name in sorted(n for n in own.keys() & state.keys() if not is_extra(n)):
+        tensor = state[name]
+        if tensor.is_floating_point() != own[name].is_floating_point() and not _counts(name, tensor):
+            raise InputError(f"`{name}` in `{source}` is of type {tensor.dtype}, the network's of {own[name].dtype}")
+        if not (tensor.isfinite() & tensor.to(own[name].dtype).isfinite()).all():
+            raise InputError(f"`{name}` in `{source}` holds NaN or infinity", "its training diverged, or it is broken")
+    with _loading_errors(source):
+        load_state(model, state, strict=False)
+    return report
+
+
+def fit_weights(
+    model: nn.Module, state: Mapping[str, Tensor], *, source: str, head: Head | None = None, about: str = ""
+) -> tuple[Mapping[str, Tensor], LoadReport]:
+    """Return (what of `state` goes into `model`, by its names; the report on it), from names and shapes alone.
+
+    Args:
+        state, source, head, about: as of `load_weights`.
+    Raises:
+        InputError: names or shapes differ in any way but torchvision's own and the head's; the message tables them.
+    """
+    state, left_out = without_auxiliary_heads(model, as_named_now(model.state_dict(), state))
     with _loading_errors(source):
         adopt_versions(model, state)
     own = model.state_dict()
@@ -67,20 +88,12 @@ def load_weights(
             + (f"\n  {about}" if about else ""),
             "is this the right model for these weights?",
         )
-    for name in sorted(set(common) - set(replaced)):
-        tensor = state[name]
-        if tensor.is_floating_point() != own[name].is_floating_point() and not _counts(name, tensor):
-            raise InputError(f"`{name}` in `{source}` is of type {tensor.dtype}, the network's of {own[name].dtype}")
-        if not (tensor.isfinite() & tensor.to(own[name].dtype).isfinite()).all():
-            raise InputError(f"`{name}` in `{source}` holds NaN or infinity", "its training diverged, or it is broken")
     rest = {n: t for n, t in state.items() if n not in replaced}
-    with _loading_errors(source):
-        load_state(model, with_versions(rest, versions_in(state)), strict=False)
-    return LoadReport(tuple(replaced))
+    return with_versions(rest, versions_in(state)), LoadReport(tuple(replaced), left_out)
 
 
 @contextlib.contextmanager
-def _loading_errors(source: str) -> Iterator[None]:
+def _loading_errors(source: str) -> Generator[None]:
     """Turn what the network's own loading raises, about a version for example, into an InputError."""
     try:
         yield
@@ -106,36 +119,3 @@ def _table(columns: dict[str, list[str]]) -> str:
             if len(names) > SHOWN_KEYS:
                 lines.append(f"    .. and {len(names) - SHOWN_KEYS} more")
     return "\n".join(lines)
-
-
-def require_official(name: str) -> None:
-    """Find out whether there are official weights for a known model.
-
-    Raises:
-        UsageError: there are none.
-    """
-    if official_weights(name) is None:
-        own = ", or say `--weights factory` if the factory loads its own" if is_factory(name) else ""
-        raise UsageError(f"`{name}` has no official weights", f"name a file or a run with --weights{own}")
-
-
-def fetch_official(name: str) -> tuple[dict[str, Tensor], str]:
-    """Return (state dict, its name) of torchvision's ImageNet weights, from its cache or the network.
-
-    Raises:
-        MachineError: there are none, downloads are forbidden (`ASQ_OFFLINE=1`), or the download failed.
-    """
-    weights = official_weights(name)
-    if weights is None:
-        raise MachineError(f"there are no official weights for `{name}`")
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-    if not cached.is_file() and os.environ.get("ASQ_OFFLINE") == "1":
-        raise MachineError(f"the official weights of `{name}` are not in the cache and ASQ_OFFLINE forbids downloads")
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
-    try:
-        return weights.get_state_dict(check_hash=True, progress=False), f"torchvision {weights}"
-    except Exception as error:  # urllib, ssl, socket and hash errors have no common type
-        raise MachineError(f"the official weights of `{name}` cannot be had: {first_line(error)}") from error
-    finally:
-        socket.setdefaulttimeout(before)

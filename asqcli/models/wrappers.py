@@ -30,7 +30,7 @@ def _inside(module: nn.Module, found: dict[str, None]) -> nn.Module:
         if module._forward_hooks or module._forward_pre_hooks:
             raise UnsupportedError(f"the network inside {name} has hooks on it", "register them on the network itself")
         found[name] = None
-        module = module._modules[attribute]
+        module = module.get_submodule(attribute)
     return module
 
 

@@ -1,6 +1,7 @@
 """Quantized layers, and how they get into a network.
 
 calls       which modules a network calls, in which order, on inputs of which shape
+callers     which module called a function, and where in its author's source
 record      one run, written down function by function: what export lowers and a proof compares
 modes       evaluation for a while
 survey      run the float network once: which layers can be quantized, on how many channels
@@ -9,4 +10,6 @@ calibration signedness and starting values of the quantizers
 prepare     replace them by quantized layers, as their specs say
 proof       find out from records whether the network calls these, and nothing in their place
 layers      the quantized layers; their evaluation is the integer engine's arithmetic, operation by operation
+layer_calls the functions of torch that layers consist of, as a forward calls them
+derived     twins of layers whose class an author derived from torch's: quantized around that call
 """

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from asqcli.errors import UnsupportedError
+from asqcli.nn.derived import OwnProduct
 from asqcli.nn.forward import run_in_evaluation
+from asqcli.nn.layer_calls import is_derived
 from asqcli.nn.modes import evaluating, modes_in_training
 from asqcli.nn.prepare import prepare, quant_layers
 from asqcli.quant.spec import LayerSpec
@@ -50,7 +53,7 @@ def observe_inputs(model: nn.Module, names: list[str], batches: list[Tensor]) ->
     # Around `forward` and not as hooks: a network may run that without calling the layer.
     with evaluating(model), ExitStack() as undo:
         for name in names:
-            _watch_forward(model.get_submodule(name), partial(keep, name), undo)
+            _watch_forward(model.get_submodule(name), name, partial(keep, name), undo)
         for batch in batches:
             run_in_evaluation(model, batch)
     if missed := [name for name in names if not seen[name]]:
@@ -61,15 +64,23 @@ def observe_inputs(model: nn.Module, names: list[str], batches: list[Tensor]) ->
     return {name: InputStatistics(lowest[name] < 0, torch.cat(seen[name])) for name in names}
 
 
-def _watch_forward(layer: nn.Module, watch: Callable, undo: ExitStack) -> None:
+def _watch_forward(layer: nn.Module, name: str, watch: Callable[..., None], undo: ExitStack) -> None:
+    """Show `watch` each input of a layer's product until `undo`."""
     forward = layer.forward
 
-    def watched(*args, **kwargs):
+    def watched(*args: Any, **kwargs: Any) -> Any:
         watch(*args, **kwargs)
         return forward(*args, **kwargs)
 
-    undo.callback(vars(layer).__setitem__ if "forward" in vars(layer) else vars(layer).pop, "forward", forward)
-    layer.forward = watched
+    def watched_inside(*args: Any, **kwargs: Any) -> Any:
+        with OwnProduct(layer, name, lambda call: watch(call.input)):
+            return forward(*args, **kwargs)
+
+    if "forward" in vars(layer):
+        undo.callback(vars(layer).__setitem__, "forward", forward)
+    else:
+        undo.callback(lambda: vars(layer).pop("forward"))
+    layer.forward = watched_inside if is_derived(layer) else watched
 
 
 def calibrate(model: nn.Module, specs: list[LayerSpec], batches: Iterable[Tensor], *, start: str) -> list[LayerSpec]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(eq=False)
@@ -32,7 +34,7 @@ class Call:
         return what if self.input_shape is None else f"{what}, which gets {tuple(self.input_shape)}"
 
 
-class CallRecord(AbstractContextManager):
+class CallRecord(AbstractContextManager["CallRecord"]):
     """Records every call of a module of `model` inside a `with` block.
 
     A module that is used twice gives two calls; one that goes by two names is called by the first of them.
@@ -46,7 +48,7 @@ class CallRecord(AbstractContextManager):
         self.model = model
         self.calls: list[Call] = []
         self.running: list[Call] = []
-        self._hooks: list = []
+        self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> CallRecord:
         for name, module in self.model.named_modules():
@@ -55,25 +57,25 @@ class CallRecord(AbstractContextManager):
                 self._hooks.append(module.register_forward_hook(self._end))
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
 
-    def _begin(self, name: str):
-        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _begin(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             call = Call(name, module, next((v.shape for v in _tensors((*args, *kwargs.values()))), None))
             self.calls.append(call)
             self.running.append(call)
 
         return hook
 
-    def _end(self, module: nn.Module, _, output: object) -> None:
+    def _end(self, module: nn.Module, _: object, output: object) -> None:
         # Calls further in that ended by an exception, which the network caught itself, are still there.
         while (call := self.running.pop()).module is not module:
             pass
         call.output_shape = output.shape if isinstance(output, Tensor) else None
 
 
-def _tensors(values: tuple) -> Iterator[Tensor]:
+def _tensors(values: tuple[Any, ...]) -> Iterator[Tensor]:
     return (value for value in values if isinstance(value, Tensor))

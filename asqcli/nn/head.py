@@ -70,7 +70,8 @@ def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 def _like(layer: nn.Module, classes: int) -> nn.Module | None:
     """Return a new layer like a head, for another number of classes; None where there is none like it."""
     if type(layer) is nn.Linear:
-        return nn.Linear(layer.in_features, classes, bias=layer.bias is not None)
+        with_bias = layer.bias is not None  # pyright: ignore[reportUnnecessaryComparison]
+        return nn.Linear(layer.in_features, classes, bias=with_bias)
     if type(layer) is nn.Conv2d and layer.groups == 1:
         return nn.Conv2d(
             layer.in_channels,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _held: ContextVar[dict[nn.Module, _Kept] | None] = ContextVar("held", default=No
 
 
 @contextmanager
-def weights_held() -> Iterator[None]:
+def weights_held() -> Generator[None]:
     """Let every layer quantize its weight once in this context; within another one nothing changes.
 
     A tensor that is written to meanwhile is quantized anew, unless that goes by its `data`, which leaves no trace.

@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from asqcli.arithmetic.constants import EXACT_FLOAT32
@@ -23,11 +27,31 @@ from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 
-def quantized_layer(layer: nn.Module, input: Tensor) -> Tensor:
-    """Return what a layer of this file makes of its input; a function of torch, so that a mode can see it as one."""
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution goes over its input.
+
+    Attributes:
+        stride, dilation: vertical and horizontal.
+        padding: vertical and horizontal; or `same` or `valid`.
+        groups: of channels.
+    """
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+
+
+def quantized_layer(layer: _QuantLayer | TwoStepBatchNorm2d, input: Tensor, *geometry: Geometry) -> Tensor:
+    """Return what a layer of this file makes of its input; a function of torch, so that a mode can see it as one.
+
+    Args:
+        geometry: of a convolution; without it that of the layer's own attributes.
+    """
     if has_torch_function_unary(input):
-        return handle_torch_function(quantized_layer, (input,), layer, input)
-    return without_autocast(layer.compute, input)
+        return handle_torch_function(quantized_layer, (input,), layer, input, *geometry)
+    return without_autocast(lambda x: layer.compute(x, *geometry), input)
 
 
 def without_autocast(function: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
@@ -38,11 +62,25 @@ def without_autocast(function: Callable[[Tensor], Tensor], input: Tensor) -> Ten
         return function(input.float())
 
 
-class _QuantLayer:
+if TYPE_CHECKING:
+    MixedIn = nn.Module  # always mixed into one
+else:
+    MixedIn = object
+
+
+class _QuantLayer(MixedIn):
     """What QuantConv2d and QuantLinear share; mixed into nn.Conv2d and nn.Linear.
 
     Either quantizer may be None: that operand stays in float, and evaluation is then plain float arithmetic.
     """
+
+    if TYPE_CHECKING:
+        weight: Tensor
+        bias: Tensor | None
+
+        def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor: ...
+        @staticmethod
+        def _over_channels(per_channel: Tensor) -> Tensor: ...
 
     weight_quantizer: WeightQuantizer | None
     activation_quantizer: ActivationQuantizer | None
@@ -52,25 +90,25 @@ class _QuantLayer:
     def forward(self, input: Tensor) -> Tensor:
         return quantized_layer(self, input)
 
-    def compute(self, input: Tensor) -> Tensor:
+    def compute(self, input: Tensor, *geometry: Geometry) -> Tensor:
         """Return the product of the quantized operands, with the bias."""
         if self.training or self.weight_quantizer is None or self.activation_quantizer is None:
-            return self._forward_fake(input)
-        return self._forward_integer(input)
+            return self._forward_fake(input, *geometry)
+        return self._forward_integer(input, self.activation_quantizer, *geometry)
 
-    def compute_in_float(self, input: Tensor) -> Tensor:
+    def compute_in_float(self, input: Tensor, *geometry: Geometry) -> Tensor:
         """Return what the float layer gives: for who looks at shapes."""
-        return self._product(input, self.weight, self.bias)
+        return self._product(input, self.weight, self.bias, *geometry)
 
-    def _forward_fake(self, x: Tensor) -> Tensor:
+    def _forward_fake(self, x: Tensor, *geometry: Geometry) -> Tensor:
         x_hat = x if self.activation_quantizer is None else self.activation_quantizer(x)
         weight = self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
-        return self._product(x_hat, weight, self.bias)
+        return self._product(x_hat, weight, self.bias, *geometry)
 
-    def _forward_integer(self, x: Tensor) -> Tensor:
-        codes, activation_scale = self.activation_quantizer.quantize(x)
+    def _forward_integer(self, x: Tensor, quantizer: ActivationQuantizer, *geometry: Geometry) -> Tensor:
+        codes, activation_scale = quantizer.quantize(x)
         levels, weight_scale, largest_row = self.integer_weight()
-        accumulator = self._accumulate(codes, levels, self.activation_quantizer.largest_code * largest_row)
+        accumulator = self._accumulate(codes, levels, quantizer.largest_code * largest_row, *geometry)
         if self.observe is not None:
             self.observe(codes, accumulator)
         v = accumulator.to(codes.dtype) * (activation_scale * self._over_channels(weight_scale))
@@ -78,21 +116,28 @@ class _QuantLayer:
 
     def integer_weight(self) -> tuple[Tensor, Tensor, float]:
         """Return (levels, weight_scale, the largest sum of the levels' magnitudes over an output channel)."""
+        quantizer = self.weight_quantizer
+        assert quantizer is not None
 
         def quantized() -> tuple[Tensor, Tensor, float]:
-            levels, scale = self.weight_quantizer.to_levels(self.weight)
+            levels, scale = quantizer.to_levels(self.weight)
             return levels, scale, levels.double().abs().flatten(1).sum(dim=1).max().item()
 
-        return held(self, [self.weight, *self.weight_quantizer.parameters()], quantized)
+        return held(self, [self.weight, *quantizer.parameters()], quantized)
 
-    def _accumulate(self, codes: Tensor, levels: Tensor, largest_sum: float) -> Tensor:
+    def _accumulate(self, codes: Tensor, levels: Tensor, largest_sum: float, *geometry: Geometry) -> Tensor:
         """Return the integer accumulators, in the dtype of `codes` or, where that cannot hold them, in float64."""
         if largest_sum < EXACT_FLOAT32:
-            accumulator = self._product(codes, levels, None)
+            accumulator = self._product(codes, levels, None, *geometry)
         else:
-            accumulator = self._product(codes.double(), levels.double(), None)
+            accumulator = self._product(codes.double(), levels.double(), None, *geometry)
         # A GPU may convolve by transforms that leave a fraction; the sum of whole numbers is a whole number.
-        return accumulator.round() if accumulator.is_cuda and self.weight_quantizer.integer else accumulator
+        whole = self.weight_quantizer is not None and self.weight_quantizer.integer
+        return accumulator.round() if accumulator.is_cuda and whole else accumulator
+
+
+Twin = TypeVar("Twin", bound=nn.Module)
+Quantized = TypeVar("Quantized", bound=_QuantLayer)
 
 
 class QuantConv2d(_QuantLayer, nn.Conv2d):
@@ -108,8 +153,11 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         """Return a quantized twin of `layer` that shares its parameters and hooks."""
         return _with_quantizers(_twin(cls, layer), weight_quantizer, activation_quantizer)
 
-    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(x, weight, bias)
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Geometry) -> Tensor:
+        if not geometry:
+            return self._conv_forward(x, weight, bias)
+        [g] = geometry
+        return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
 
     @staticmethod
     def _over_channels(per_channel: Tensor) -> Tensor:
@@ -130,16 +178,16 @@ class QuantLinear(_QuantLayer, nn.Linear):
         return _with_quantizers(_twin(cls, layer), weight_quantizer, activation_quantizer)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return nn.functional.linear(x, weight, bias)
+        return F.linear(x, weight, bias)
 
     @staticmethod
     def _over_channels(per_channel: Tensor) -> Tensor:
         return per_channel
 
 
-def _twin(kind: type, layer: nn.Module):
+def _twin(kind: type[Twin], layer: nn.Module) -> Twin:
     """Return `layer` as another class: its parameters, its hooks, and whatever else was given to it."""
-    twin = kind.__new__(kind)
+    twin = object.__new__(kind)
     vars(twin).update(vars(layer))
     for container in ("_parameters", "_buffers", "_modules"):
         vars(twin)[container] = copy.copy(vars(layer)[container])
@@ -147,7 +195,9 @@ def _twin(kind: type, layer: nn.Module):
     return twin
 
 
-def _with_quantizers(twin, weight_quantizer, activation_quantizer):
+def _with_quantizers(
+    twin: Quantized, weight_quantizer: WeightQuantizer | None, activation_quantizer: ActivationQuantizer | None
+) -> Quantized:
     twin.weight_quantizer, twin.activation_quantizer = weight_quantizer, activation_quantizer
     twin.train(twin.training)
     return twin
@@ -171,19 +221,22 @@ class TwoStepBatchNorm2d(nn.BatchNorm2d):
     def compute(self, input: Tensor) -> Tensor:
         """Return the normalised input."""
         if self.training or self.running_mean is None:
-            return super().forward(input)
+            return self.compute_in_float(input)
         g, b = self.multiplier_and_addend()
         return input.mul(g.reshape(-1, 1, 1)).add_(b.reshape(-1, 1, 1))
 
     def compute_in_float(self, input: Tensor) -> Tensor:
-        """Return what the float layer gives: for who looks at shapes."""
-        return super().forward(input)
+        """Return what the float layer gives."""
+        return _BatchNorm.forward(self, input)
 
     def multiplier_and_addend(self) -> tuple[Tensor, Tensor]:
         """Return (g, b), (C,) each, float32."""
-        gamma = 1.0 if self.weight is None else self.weight.double()
-        g = gamma / (self.running_var.double() + self.eps).sqrt()
-        b = -self.running_mean.double() * g
-        if self.bias is not None:
+        mean, variance = self.running_mean, self.running_var
+        assert mean is not None and variance is not None
+        # Torch's types forget that a batch norm may have neither weight nor bias.
+        gamma = 1.0 if self.weight is None else self.weight.double()  # pyright: ignore[reportUnnecessaryComparison]
+        g = gamma / (variance.double() + self.eps).sqrt()
+        b = -mean.double() * g
+        if self.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
             b = b + self.bias.double()
         return g.float(), b.float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from torch import nn
@@ -13,7 +13,7 @@ from asqcli.user_code import guest
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Generator[None]:
     """Hold `model` in evaluation mode, and its quantized weights; afterwards each module is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     to_evaluation(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from asqcli.arithmetic.torch_mode import evaluate_in_fixed_arithmetic
 from asqcli.errors import UnsupportedError
+from asqcli.nn.derived import derived_norm, derived_twin, first_calls, try_both_modes
+from asqcli.nn.layer_calls import in_channels, is_derived
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
 from asqcli.nn.proof import prove
-from asqcli.nn.record import Record, record_or_refuse
+from asqcli.nn.record import Operation, Record, executions, record_or_refuse
 from asqcli.quant.activation_quantizers import ActivationQuantizer, make_activation_quantizer
 from asqcli.quant.spec import LayerSpec
 from asqcli.quant.weight_quantizers import WeightQuantizer, make_weight_quantizer
@@ -39,7 +41,7 @@ def prepare(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> nn.Mod
 
 
 @contextmanager
-def prepared(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> Iterator[Record]:
+def prepared(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> Generator[Record]:
     """Hold `model` as `prepare` would leave it, and give its run; afterwards it is as it was, the generator included.
 
     Not a copy: what a copy is made of is not what a closure in it calls. A layer whose signedness was not seen yet is
@@ -52,21 +54,47 @@ def prepared(model: nn.Module, specs: list[LayerSpec], example: Tensor) -> Itera
 
 def _put_in(model: nn.Module, specs: list[LayerSpec], example: Tensor, undo: ExitStack) -> Record:
     before = record_or_refuse(model, example)
-    twins = {model.get_submodule(spec.name): _quantized_layer(model.get_submodule(spec.name), spec) for spec in specs}
+    twins = _twins(model, specs, executions(before))
     # By identity, and not through named_children, which names a shared module once: each name gets the same new module.
-    for parent in list(model.modules()):
+    # What has a twin keeps its children, and the twin gets theirs.
+    for parent in [*(module for module in model.modules() if module not in twins), *twins.values()]:
         for name, child in parent._modules.items():
-            if type(child) is nn.BatchNorm2d and child not in twins:
-                twins[child] = TwoStepBatchNorm2d.from_float(child)
             if child in twins:
                 undo.callback(parent._modules.__setitem__, name, child)
                 parent._modules[name] = twins[child]
     _refuse_what_cannot_be_shared(model, twins)
     for hook in evaluate_in_fixed_arithmetic(model):
         undo.callback(hook.remove)
-    after = record_or_refuse(model, example)
+    with first_calls(twins[layer] for layer in twins if is_derived(layer) and not _is_norm(layer)) as calls:
+        after = record_or_refuse(model, example)
     prove(twins, before, after)
+    for twin, (args, kwargs) in calls.items():
+        try_both_modes(twin, args, kwargs)
     return after
+
+
+def _twins(
+    model: nn.Module, specs: list[LayerSpec], runs: dict[nn.Module, list[Operation]]
+) -> dict[nn.Module, nn.Module]:
+    """Return what takes the place of each layer: of the specified ones, and of batch norms.
+
+    Args:
+        runs: of the float layers.
+    """
+    layers = {model.get_submodule(spec.name): spec for spec in specs}
+    twins = {layer: _quantized_layer(layer, spec, runs.get(layer, [])) for layer, spec in layers.items()}
+    for norm in filter(_is_norm, model.modules()):
+        if isinstance(norm, nn.BatchNorm2d) and not is_derived(norm):
+            twin = TwoStepBatchNorm2d.from_float(norm)
+        else:
+            twin = derived_norm(norm, runs.get(norm, []))
+        if twin is not None:
+            twins[norm] = twin
+    return twins
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
 
 
 def _refuse_what_cannot_be_shared(model: nn.Module, twins: dict[nn.Module, nn.Module]) -> None:
@@ -94,22 +122,27 @@ _STATE_HOOKS = (
 )
 
 
-def _quantized_layer(layer: nn.Module, spec: LayerSpec) -> nn.Module:
-    weight_quantizer = activation_quantizer = None
+def _quantized_layer(layer: nn.Module, spec: LayerSpec, runs: list[Operation]) -> nn.Module:
+    assert isinstance(layer, nn.Conv2d | nn.Linear), f"{spec.name} is a {type(layer).__name__}"
     linear = isinstance(layer, nn.Linear)
+    weight_quantizer = activation_quantizer = None
     if spec.weights is not None:
         weight_quantizer = make_weight_quantizer(layer.weight.shape[0], spec.weights)
     if spec.activations is not None:
         assert spec.signed is not None, f"signedness of {spec.name} was never observed"
-        channels = layer.in_features if linear else layer.in_channels
         activation_quantizer = make_activation_quantizer(
-            channels, spec.activations, signed=spec.signed, channels_last=linear
+            in_channels(layer, runs), spec.activations, signed=spec.signed, channels_last=linear
         )
-    twin = QuantLinear if linear else QuantConv2d
-    return twin.from_float(layer, weight_quantizer, activation_quantizer).to(layer.weight.device)
+    if is_derived(layer):
+        twin = derived_twin(layer, spec.name, weight_quantizer, activation_quantizer)
+    elif isinstance(layer, nn.Linear):
+        twin = QuantLinear.from_float(layer, weight_quantizer, activation_quantizer)
+    else:
+        twin = QuantConv2d.from_float(layer, weight_quantizer, activation_quantizer)
+    return twin.to(layer.weight.device)
 
 
-def quant_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def quant_layers(model: nn.Module) -> Iterator[tuple[str, QuantConv2d | QuantLinear]]:
     """Yield (name, layer) for each quantized layer of `model`."""
     return ((name, m) for name, m in model.named_modules() if isinstance(m, QuantConv2d | QuantLinear))
 

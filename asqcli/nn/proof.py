@@ -12,6 +12,7 @@ from collections import Counter
 from torch import nn
 
 from asqcli.errors import UnsupportedError, some_of
+from asqcli.nn.layer_calls import is_derived, own_calls
 from asqcli.nn.record import INPUT, Operation, Record, executions
 
 PRODUCTS = (
@@ -38,9 +39,12 @@ def prove(twins: dict[nn.Module, nn.Module], before: Record, after: Record) -> N
     _refuse_ways_past(twins, names, after)
     runs = Counter(operation.module for operation in after.operations if operation.is_layer)
     for layer, own in executions(before).items():
-        if layer in twins and len(own) != runs[twins[layer]]:
+        if layer not in twins:
+            continue
+        times = len(own_calls(layer, own)) if is_derived(layer) else len(own)
+        if times != runs[twins[layer]]:
             raise UnsupportedError(
-                f"layer `{names.get(twins[layer], '')}` ({type(layer).__name__}) runs {_times(len(own))} in the float "
+                f"{_title(layer, twins, names)} runs {_times(times)} in the float "
                 f"network, and {_times(runs[twins[layer]])} once it is quantized{own[0].place}",
                 f"{_CALL_BY_NAME}; a forward must not choose its layers by the values of tensors",
             )
@@ -63,22 +67,25 @@ def _refuse_ways_past(twins: dict[nn.Module, nn.Module], names: dict[nn.Module, 
     owners = {
         f"{name}.{tensor}": (module, tensor)
         for name, module in after.model.named_modules(remove_duplicate=False)
-        if module in originals
+        if module in originals and not _runs_its_authors_norm(originals[module])
         for tensor in _SHARED
     }
     for operation in after.operations:
         if operation.is_layer or not operation.gives_values:
             continue
+        if operation.module in twins:
+            raise UnsupportedError(
+                f"{_title(operation.module, twins, names)}, which is replaced by a quantized one, is called "
+                f"itself{operation.place}",
+                _CALL_BY_NAME,
+            )
         owned = sorted(source for source in operation.sources if source in owners)
         if owned:
             twin, tensor = owners[owned[0]]
-            layer = f"layer `{names[twin]}` ({type(originals[twin]).__name__})"
-            if operation.module in twins:
-                raise UnsupportedError(
-                    f"{layer}, which is replaced by a quantized one, is called itself{operation.place}", _CALL_BY_NAME
-                )
+            layer = originals[twin]
+            where = "beside its product" if is_derived(layer) else "outside of it"
             raise UnsupportedError(
-                f"the {tensor} of {layer} is used outside of it by `{operation.name}`{operation.place}",
+                f"the {tensor} of {_title(layer, twins, names)} is used {where} by `{operation.name}`{operation.place}",
                 "what a layer computes when it is called is quantized: call it, or use a parameter of the network's "
                 "own, which stays in float",
             )
@@ -88,6 +95,15 @@ def _refuse_ways_past(twins: dict[nn.Module, nn.Module], names: dict[nn.Module, 
                 f"a {type(module).__name__} is called that is no layer of the network{operation.place}",
                 f"it would be neither trained nor saved: {_CALL_BY_NAME}",
             )
+
+
+def _runs_its_authors_norm(layer: nn.Module) -> bool:
+    """Does the twin of a layer run a forward that may use the tensors of its batch norm in other ways, too?"""
+    return is_derived(layer) and not isinstance(layer, nn.Conv2d | nn.Linear)
+
+
+def _title(layer: nn.Module, twins: dict[nn.Module, nn.Module], names: dict[nn.Module, str]) -> str:
+    return f"layer `{names.get(twins[layer], '')}` ({type(layer).__name__})"
 
 
 def _with(operation: Operation) -> str:

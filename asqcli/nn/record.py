@@ -9,32 +9,23 @@ holds a call of one, and not what is inside.
 from __future__ import annotations
 
 import contextlib
-import dis
-import linecache
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from asqcli.arithmetic.torch_mode import torchs_own_arithmetic
 from asqcli.errors import AsqError, UnsupportedError, first_line, ran_out_of_memory
+from asqcli.nn.callers import LAYER_FUNCTIONS, caller_of, place_of_raise, run
 from asqcli.nn.layers import quantized_layer
 from asqcli.nn.modes import evaluating
 
 INPUT = ""  # among the sources of a tensor; the others are names of parameters and buffers
 
-_TORCH = str(Path(torch.__file__).parent)
-_TORCH_MODULES = str(Path(nn.__file__).parent / "modules")
-_NO_AUTHORS = (_TORCH + "/", _TORCH + "\\", str(Path(__file__).parent), str(Path(__file__).parents[1] / "quant"))
-
-_LAYER_FUNCTIONS = (F.conv2d, F.linear, F.batch_norm)  # what the layers that can have twins call, once in a run each
 # Functions that take no more than the form of a tensor: of all but the first, and of the first.
 _AS_THE_FIRST = ("to", "type_as", "view_as", "expand_as", "reshape_as")
 _AS_NOTHING = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones",
@@ -49,7 +40,8 @@ class Operation:
         function: as torch names it to a mode: a function, a method or a property's getter of `torch.Tensor`.
         args, kwargs: of the call; lists and dicts in them are copies.
         result: a tensor, several, or anything else.
-        module: the layer that was called: a quantized one, or the module of torch whose forward called the function.
+        module: the layer that was called: a quantized one; the module of torch whose forward called the function; or
+            one of an author's own class, where that called what layers call.
         place: where that stands in its author's source, such as ", at my_net.py:12: `x = x * 2`", or nothing.
         operator: was it written as one, such as `+=`?
         sources: names of what the result is made from: parameters, buffers and `INPUT`.
@@ -57,8 +49,8 @@ class Operation:
         changed_unseen: was an argument changed in place since by something that is no function of torch?
     """
 
-    function: Callable
-    args: tuple
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
     kwargs: dict[str, Any]
     result: Any
     module: nn.Module | None
@@ -71,7 +63,7 @@ class Operation:
     @property
     def name(self) -> str:
         """The function's name, without the underscores of operators: `mul`, `relu_`, `getitem`, `shape`."""
-        function = self.function
+        function: Any = self.function
         if is_getter(function):
             return function.__self__.__name__
         name = getattr(function, "__name__", str(function))
@@ -122,7 +114,7 @@ def record(model: nn.Module, example: Tensor) -> Record:
         if "torch._dynamo" in sys.modules:  # compiled functions would hide what they do
             around.enter_context(torch.compiler.set_stance("force_eager"))
         around.enter_context(recorder)
-        output = _run(model, example)
+        output = run(model, example)
     return Record(model, example, output, recorder.operations)
 
 
@@ -130,7 +122,7 @@ def executions(record: Record) -> dict[nn.Module, list[Operation]]:
     """Return the runs of each float layer that can have a twin, in the order of their first; called or not, it ran."""
     found: dict[nn.Module, list[Operation]] = {}
     for operation in record.operations:
-        if operation.module is not None and operation.function in _LAYER_FUNCTIONS:
+        if operation.module is not None and operation.function in LAYER_FUNCTIONS:
             found.setdefault(operation.module, []).append(operation)
     return found
 
@@ -148,20 +140,9 @@ def record_or_refuse(model: nn.Module, example: Tensor) -> Record:
             raise
         raise UnsupportedError(
             f"the network fails on a batch of shape {tuple(example.shape)}: {type(error).__name__}: "
-            f"{first_line(error)}{_place_of(error)}",
+            f"{first_line(error)}{place_of_raise(error)}",
             "run again with --debug to see where",
         ) from error
-
-
-def _place_of(error: BaseException) -> str:
-    """Return where in its author's source an exception was raised."""
-    frames = [f for f, _ in traceback.walk_tb(error.__traceback__)]
-    return _caller(frames[-1])[1]
-
-
-def _run(model: nn.Module, example: Tensor) -> Any:
-    """The frame at which the way back to an author's source ends."""
-    return model(example)
 
 
 class _Recorder(TorchFunctionMode):
@@ -181,22 +162,30 @@ class _Recorder(TorchFunctionMode):
                 self._add_sources(tensor, frozenset([name]))
         self._add_sources(example, frozenset([INPUT]))
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         given = [t for t in tensors_in((args, kwargs)) if not nn.parameter.is_lazy(t)]
         if not given:
             return function(*args, **kwargs)
         before = [_version(tensor) for tensor in given]
         unseen = any(self.versions.get(storage_of(t), v) != v for t, v in zip(given, before, strict=True))
-        copied = _copy((args, kwargs))
-        result = args[0].compute_in_float(args[1]) if function is quantized_layer else function(*args, **kwargs)
+        given_args, given_kwargs = _copy((args, kwargs))
+        result = args[0].compute_in_float(*args[1:]) if function is quantized_layer else function(*args, **kwargs)
         changed = [tensor for tensor, version in zip(given, before, strict=True) if _version(tensor) != version]
-        module, place, operator = _caller(sys._getframe(1))
+        module, place, operator = caller_of(sys._getframe(1), function)
         if function is quantized_layer:
             module = args[0]
         sources = self._sources_of(function, given)
         self.operations.append(
-            Operation(function, *copied, _copy(result), module, place, operator, sources, changed, unseen)
+            Operation(
+                function, given_args, given_kwargs, _copy(result), module, place, operator, sources, changed, unseen
+            )
         )
         for tensor in (*changed, *tensors_in(result)):
             self._add_sources(tensor, sources)
@@ -209,7 +198,7 @@ class _Recorder(TorchFunctionMode):
         self.sources[storage] = self.sources.get(storage, frozenset()) | names
         self.versions[storage] = _version(tensor)
 
-    def _sources_of(self, function: Callable, given: list[Tensor]) -> frozenset[str]:
+    def _sources_of(self, function: Callable[..., Any], given: list[Tensor]) -> frozenset[str]:
         """Return what the results of a function are made from."""
         name = getattr(function, "__name__", "")
         if name in _AS_THE_FIRST:
@@ -257,26 +246,6 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def is_getter(function: Callable) -> bool:
+def is_getter(function: Callable[..., Any]) -> bool:
     """Is a function the getter of a property, such as `shape`?"""
     return getattr(function, "__name__", None) == "__get__"
-
-
-def _caller(frame) -> tuple[nn.Module | None, str, bool]:
-    """Return the module of torch that called a function, the place in its author's source, and if by an operator."""
-    operator = _opcode(frame).startswith(("BINARY", "INPLACE"))
-    module = None
-    while frame is not None and frame.f_code is not _run.__code__:
-        file = frame.f_code.co_filename
-        if module is None and file.startswith(_TORCH_MODULES):
-            owner = frame.f_locals.get("self")
-            module = owner if isinstance(owner, nn.Module) else None
-        if not file.startswith(_NO_AUTHORS):
-            code = linecache.getline(file, frame.f_lineno).strip()
-            return module, f", at {Path(file).name}:{frame.f_lineno}: `{code}`", operator
-        frame = frame.f_back
-    return module, "", operator
-
-
-def _opcode(frame) -> str:
-    return dis.opname[frame.f_code.co_code[frame.f_lasti]] if frame.f_lasti >= 0 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,13 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from asqcli.errors import AsqError, UnsupportedError, ran_out_of_memory
 from asqcli.nn.calls import Call, CallRecord
+from asqcli.nn.layer_calls import groups, in_channels, is_derived
 from asqcli.nn.layers import QuantConv2d, QuantLinear
-from asqcli.nn.record import executions, record
+from asqcli.nn.record import Operation, executions, record
 from asqcli.user_code import held_settings, reason_of
 
 QUANTIZABLE = (nn.Conv2d, nn.Linear)
+INSIDE_OTHERS = (nn.modules.linear.NonDynamicallyQuantizableLinear,)  # whose weight attention takes; it calls none
 # Layers with weights that multiply activations and that would stay in float unnoticed.
 UNSUPPORTED = (
     nn.Conv1d,
@@ -45,7 +48,7 @@ class SurveyedLayer:
     """
 
     name: str
-    kind: str
+    kind: Literal["conv", "depthwise", "linear"]
     in_channels: int
 
 
@@ -101,11 +104,14 @@ def survey(model: nn.Module, example: Tensor, *, size_option: str = "--set data.
             reason_of(error),
             f"it must take images of 3 channels; try another `{size_option}`",
         ) from error
-    names = {module: name for name, module in model.named_modules() if type(module) in QUANTIZABLE}
-    executed = {names[module]: module for module in executions(run) if module in names}
-    layers = tuple(_describe(name, module) for name, module in executed.items())
-    candidates = (name for name, module in model.named_modules() if type(module) in QUANTIZABLE)
-    return Survey(layers, tuple(name for name in candidates if name not in executed), run.output)
+    names: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
+    runs = {module: own for module, own in executions(run).items() if module in names}
+    for call in calls.calls:  # of a kind of its own, which may have made its product in another way
+        if call.module in names and is_derived(call.module):
+            runs.setdefault(call.module, [])
+    layers = tuple(_describe(names[module], module, own) for module, own in runs.items())
+    unused = (name for module, name in names.items() if module not in runs and type(module) not in INSIDE_OTHERS)
+    return Survey(layers, tuple(unused), run.output)
 
 
 def require_logits(output: object, classes: int, *, name: str) -> None:
@@ -149,12 +155,6 @@ def refuse_unsupported(model: nn.Module) -> None:
                 f"layer `{name}` is a {type(module).__name__}, which asq cannot quantize",
                 "asq quantizes Conv2d and Linear layers; choose a convolutional network",
             )
-        if isinstance(module, QUANTIZABLE) and type(module) not in QUANTIZABLE:
-            kind = next(kind.__name__ for kind in QUANTIZABLE if isinstance(module, kind))
-            raise UnsupportedError(
-                f"layer `{name}` is a {type(module).__name__}, a {kind} that makes its weights or output its own way",
-                f"asq quantizes plain {kind} layers: put what it does to its weights into them, or into another layer",
-            )
 
 
 def _refuse_computed(name: str, module: nn.Module) -> None:
@@ -163,6 +163,7 @@ def _refuse_computed(name: str, module: nn.Module) -> None:
         return
     kind = type(module).__name__
     if parametrize.is_parametrized(module):
+        assert isinstance(module.parametrizations, nn.ModuleDict)
         which = next(iter(module.parametrizations))
         raise _computed(name, kind, which, f"`torch.nn.utils.parametrize.remove_parametrizations(layer, '{which}')`")
     for hook in module._forward_pre_hooks.values():
@@ -194,8 +195,9 @@ def _refuse_scripted(name: str, module: nn.Module) -> None:
         )
 
 
-def _describe(name: str, module: nn.Module) -> SurveyedLayer:
+def _describe(name: str, module: nn.Module, runs: list[Operation]) -> SurveyedLayer:
+    channels = in_channels(module, runs)
     if isinstance(module, nn.Linear):
-        return SurveyedLayer(name, "linear", module.in_features)
-    depthwise = module.groups == module.in_channels > 1
-    return SurveyedLayer(name, "depthwise" if depthwise else "conv", module.in_channels)
+        return SurveyedLayer(name, "linear", channels)
+    depthwise = groups(module, runs) == channels > 1
+    return SurveyedLayer(name, "depthwise" if depthwise else "conv", channels)

@@ -17,8 +17,11 @@ from asqcli.models.meta import build_on_meta
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.nn.calls import Call, CallRecord
+from asqcli.nn.layer_calls import is_derived
+from asqcli.nn.prepare import prepared
 from asqcli.nn.survey import RunError, Survey, refuse_unsupported, survey
 from asqcli.overhead.products import ProductCounter
+from asqcli.quant.spec import LayerSpec
 
 LARGEST_TRIED = 1024  # pixels, in the search for a size that works
 
@@ -158,32 +161,33 @@ def count_network(model: nn.Module, input_size: int) -> Network:
         raise UnsupportedError(f"for one image the network returns {returned}, not one row of logits")
     if not seen.layers:
         raise UnsupportedError("the network calls no Conv2d or Linear layer that could be quantized")
-    return _describe_network(model, seen, record.calls, counter.multiply_adds, input_size)
+    outputs = seen.output.shape[1]
+    return _describe_network(model, seen, record.calls, counter.multiply_adds, example, outputs)
 
 
 def _describe_network(
-    model: nn.Module, seen: Survey, calls: list[Call], multiply_adds: dict[str, int], input_size: int
+    model: nn.Module, seen: Survey, calls: list[Call], multiply_adds: dict[str, int], example: Tensor, outputs: int
 ) -> Network:
     by_name: dict[str, list[Call]] = {}
     for call in calls:
         by_name.setdefault(call.name, []).append(call)
     own = _own_parameters(model)
     modules = dict(model.named_modules())
-    batch_norms = [n for n, module in modules.items() if isinstance(module, nn.BatchNorm2d)]
-    quantizable = {layer.name: layer.kind for layer in seen.layers}
+    batch_norms = {n: module for n, module in modules.items() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)}
+    quantizable = {layer.name: layer for layer in seen.layers}
     others = [n for n in modules if n not in (*quantizable, *batch_norms) and (own[n] or multiply_adds.get(n))]
 
     def layer(name: str, kind: str) -> Layer:
         module, called = modules[name], by_name.get(name, [])
-        kernel = module.weight if name in quantizable else None
-        bias = getattr(module, "bias", None) if name in quantizable else None
+        quantized = module if name in quantizable and isinstance(module, nn.Conv2d | nn.Linear) else None
+        kernel, bias = (None, None) if quantized is None else (quantized.weight, quantized.bias)
         return Layer(
             name=name,
             kind=kind,
             parameters=sum(p.numel() for p in own[name]),
             weights=0 if kernel is None else kernel.numel(),
             biases=0 if bias is None else bias.numel(),
-            in_channels=0 if kernel is None else kernel.shape[1] * getattr(module, "groups", 1),
+            in_channels=quantizable[name].in_channels if name in quantizable else 0,
             out_channels=0 if kernel is None else kernel.shape[0],
             calls=len(called),
             multiply_adds=multiply_adds.get(name, 0),
@@ -193,16 +197,16 @@ def _describe_network(
         )
 
     return Network(
-        layers=tuple(layer(name, kind) for name, kind in quantizable.items()),
+        layers=tuple(layer(name, surveyed.kind) for name, surveyed in quantizable.items()),
         others=tuple(layer(name, type(modules[name]).__name__) for name in others),
-        batch_norm_channels=sum(modules[n].num_features for n in batch_norms if n in by_name),
+        batch_norm_channels=sum(norm.num_features for n, norm in batch_norms.items() if n in by_name),
         batch_norm_values=sum(_numel(c.input_shape) for n in batch_norms for c in by_name.get(n, [])),
         parameters=sum(p.numel() for p in model.parameters()),
         multiply_adds=sum(multiply_adds.values()),
-        input_size=input_size,
-        outputs=seen.output.shape[1],
+        input_size=example.shape[-1],
+        outputs=outputs,
         unused=seen.unused,
-        refusal=_refusal(model),
+        refusal=_refusal(model, seen, example),
     )
 
 
@@ -216,9 +220,14 @@ def _own_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return own
 
 
-def _refusal(model: nn.Module) -> str | None:
+def _refusal(model: nn.Module, seen: Survey, example: Tensor) -> str | None:
+    derived = [layer for layer in seen.layers if is_derived(model.get_submodule(layer.name))]
+    specs = [LayerSpec(name=layer.name, kind=layer.kind, weights=None, activations=None) for layer in derived]
     try:
         refuse_unsupported(model)
+        if specs:  # of what torch's own classes do nothing need be found out
+            with prepared(model, specs, example):
+                pass
     except UnsupportedError as error:
         return error.message
     return None

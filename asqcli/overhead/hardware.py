@@ -20,10 +20,10 @@ from asqcli.overhead.adapters import adapter_products, adapter_widths
 from asqcli.overhead.count import Network
 from asqcli.overhead.published import multiply_adds
 from asqcli.quant.levels import MAX_POWER_BITS
-from asqcli.quant.spec import AnyWeightSpec, LevelWeights
+from asqcli.quant.spec import AnyLevelWeights
 
 UNIFORM = "uniform"
-WITH_LEVELS = tuple(kind for kind in get_args(AnyWeightSpec) if issubclass(kind, LevelWeights))
+WITH_LEVELS: tuple[type[AnyLevelWeights], ...] = get_args(AnyLevelWeights)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def weight_operations(network: Network, bits: int) -> dict[str, Operations]:
     kinds = {UNIFORM: Operations(0, 0, at_ends + in_middle, at_ends + in_middle)}
     if bits > MAX_POWER_BITS:
         return kinds
-    powers = {}
+    powers: dict[str, Operations] = {}
     for spec in (kind(bits=bits) for kind in WITH_LEVELS):
         shifts = round(in_middle * shift_share(spec.level_set.magnitudes))
         powers[spec.quantizer] = Operations(shifts, in_middle - shifts, at_ends, at_ends + in_middle)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from asqcli.errors import MachineError, UsageError
 from asqcli.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]  # of the command's JSON: one bit-width
 
 COLOURS = {"published": "#9a9a9a", "stored": "#d1652c", "compute": "#3b75af"}
 BAR_WIDTH = 0.38
@@ -27,7 +34,7 @@ def check_plot(path: Path) -> None:
         raise MachineError("`--plot` needs matplotlib", "pip install 'asqcli[report]'")
 
 
-def write_plot(path: Path, title: str, rows: Sequence[dict]) -> None:
+def write_plot(path: Path, title: str, rows: Sequence[Row]) -> None:
     """Draw the chart into a PNG file.
 
     Args:
@@ -40,7 +47,7 @@ def write_plot(path: Path, title: str, rows: Sequence[dict]) -> None:
     write_atomically(path, picture.getvalue())
 
 
-def _draw(title: str, rows: Sequence[dict]):
+def _draw(title: str, rows: Sequence[Row]) -> Figure:
     from matplotlib.figure import Figure  # not pyplot, which looks for a screen
 
     figure = Figure(figsize=(9, 4), layout="constrained")
@@ -55,7 +62,7 @@ def _draw(title: str, rows: Sequence[dict]):
     return figure
 
 
-def _bars(axes, rows: Sequence[dict], keys: dict[str, str], colours: Sequence[str]) -> None:
+def _bars(axes: Axes, rows: Sequence[Row], keys: dict[str, str], colours: Sequence[str]) -> None:
     """Draw a group of bars for each bit-width, one bar for each key, with its number on top."""
     for k, (label, key) in enumerate(keys.items()):
         places = [place + (k - (len(keys) - 1) / 2) * BAR_WIDTH for place in range(len(rows))]

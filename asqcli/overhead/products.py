@@ -7,8 +7,10 @@ that are listed here as multiplying unseen, are refused; any other counts as not
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from asqcli.errors import UnsupportedError
@@ -23,7 +25,9 @@ class ProductCounter(TorchDispatchMode):
         self.record = record
         self.multiply_adds: dict[str, int] = {}  # by the name of the module
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func._schema.name.removeprefix("aten::") not in _MULTIPLY_ADDS:
             with self:  # in inference mode conv2d and linear come as they are, not as what they consist of
@@ -43,17 +47,37 @@ class ProductCounter(TorchDispatchMode):
         return out
 
 
-def _convolution(out, x, weight, bias, stride, padding, dilation, transposed, *_) -> int:
+def _convolution(
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    *_: object,
+) -> int:
     # Each output value is a sum over one filter; transposed, each input value is spread over one.
     return (x if transposed else out).numel() * (weight.numel() // weight.shape[0])
 
 
-def _attention(out, query, key, value, *_) -> int:
+def _attention(out: object, query: Tensor, key: Tensor, value: Tensor, *_: object) -> int:
     queries, length = query.numel() // query.shape[-1], key.shape[-2]
     return queries * length * (query.shape[-1] + value.shape[-1])
 
 
-def _embedding_bag(out, weight, indices, offsets, scale_grad=False, mode=0, sparse=False, weights=None, *_) -> int:
+def _embedding_bag(
+    out: object,
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    weights: Tensor | None = None,
+    *_: object,
+) -> int:
     return 0 if weights is None else indices.numel() * weight.shape[1]  # without weights a sum
 
 

@@ -105,6 +105,7 @@ def adapter_bytes(widths: Iterable[int], bits: int = 8) -> int:
 def stored_layer(layer: Layer, spec: LayerSpec) -> StoredLayer:
     """Return what an export stores of a layer that is quantized as `spec` says; both operands are quantized."""
     weights, adapter = spec.weights, spec.adapter
+    assert weights is not None
     return StoredLayer(
         weights=layer.weights,
         code_bits=weights.code_bits,

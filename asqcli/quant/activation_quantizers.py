@@ -82,7 +82,7 @@ class StepSizeQuantizer(ActivationQuantizer):
             qmax=self.qmax,
             step_gradient_scale=gradient_scale(x[0].numel(), self.qmax),
         )
-        return x_hat / beta if self.dequantizes_as_printed else x_hat
+        return x_hat / beta if beta is not None and self.dequantizes_as_printed else x_hat
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.adapter is None:
@@ -227,4 +227,5 @@ def make_activation_quantizer(
             return PactQuantizer(spec, signed=signed)
         case OffsetActivations():
             return OffsetQuantizer(spec, signed=signed)
-    raise TypeError(f"no quantizer of activations is made from a {type(spec).__name__}")
+        case _:
+            raise TypeError(f"no quantizer of activations is made from a {type(spec).__name__}")

@@ -36,10 +36,15 @@ class Adapter(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(spec.widths(channels)))
         self.spec, self.channels_last = spec, channels_last
-        last = self.layers[-1]
+        last = self.linears[-1]
         # Near 0 but not at 0: at 0 the hidden layer would get no gradient in the first step.
         nn.init.normal_(last.weight, std=0.01 / channels**0.5)
         nn.init.constant_(last.bias, 1.0 if spec.output == "relu" else 0.0)
+
+    @property
+    def linears(self) -> list[nn.Linear]:
+        """Its layers, in order."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return beta, (N, 1, .., 1) with as many dimensions as `x`, float32.
@@ -55,8 +60,8 @@ class Adapter(nn.Module):
         pooled_dims = [d for d in range(1, x.dim()) if d != channel_dim]
         # Not x.mean(): its backward writes a tensor of the size of x, that of a sum does not.
         hidden = x.sum(dim=pooled_dims) / math.prod(x.shape[d] for d in pooled_dims) if pooled_dims else x
-        for layer in self.layers:
-            if layer is not self.layers[0]:
+        for index, layer in enumerate(self.linears):
+            if index:
                 hidden = F.relu(hidden)
             weight = layer.weight
             if self.spec.bits != "float":
@@ -67,8 +72,9 @@ class Adapter(nn.Module):
     def _eval_output(self, x: Tensor) -> Tensor:
         if not self.channels_last:
             x = x.movedim(1, -1).contiguous()
-        layers = [(*self.integer_weight(layer), layer.bias) for layer in self.layers]
-        return formulas.adapter(torch, formulas.mean(torch, x), [[t.double() for t in layer] for layer in layers])
+        layers = [(*self.integer_weight(layer), layer.bias) for layer in self.linears]
+        in_double = [(weight.double(), scale.double(), bias.double()) for weight, scale, bias in layers]
+        return formulas.adapter(torch, formulas.mean(torch, x), in_double)
 
     def extra_repr(self) -> str:
         return str(self.spec)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -27,7 +29,7 @@ def fake_quantize_pact(x: Tensor, clipping_threshold: Tensor, *, qmin: int, qmax
 
 class _PactFakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, clipping_threshold, qmin, qmax):
+    def forward(ctx: Any, x: Tensor, clipping_threshold: Tensor, qmin: int, qmax: int) -> Tensor:
         step_size = clipping_threshold / qmax
         x_hat = quantize(x, step_size, qmin=qmin, qmax=qmax).mul_(step_size)
         ctx.save_for_backward(x, x_hat, clipping_threshold)
@@ -36,7 +38,7 @@ class _PactFakeQuantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, x_hat, clipping_threshold = ctx.saved_tensors
         scaled = x * (1.0 / (clipping_threshold / ctx.bounds[1]))
         grad_x = torch.ops.aten.hardtanh_backward(grad, scaled, *ctx.bounds)
@@ -73,7 +75,7 @@ def zero_point(step_size: Tensor, offset: Tensor, qmax: int) -> Tensor:
 
 class _OffsetFakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, step_size, offset, qmax, gradient_scale):
+    def forward(ctx: Any, x: Tensor, step_size: Tensor, offset: Tensor, qmax: int, gradient_scale: float) -> Tensor:
         zero = zero_point(step_size, offset, qmax)
         x_hat = (x * (1.0 / step_size)).round_().add_(zero).clamp_(0, qmax).sub_(zero).mul_(step_size)
         ctx.save_for_backward(x, x_hat, step_size, zero)
@@ -82,7 +84,7 @@ class _OffsetFakeQuantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, x_hat, step_size, zero = ctx.saved_tensors
         scaled = x * (1.0 / step_size)
         grad_x = torch.ops.aten.hardtanh_backward(grad, scaled + zero, 0, ctx.qmax)

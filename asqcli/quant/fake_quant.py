@@ -8,6 +8,7 @@ engine that multiplies must see the codes that training saw.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +82,15 @@ def fake_quantize(
 
 class _UniformFakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, step_size, beta, qmin, qmax, step_gradient_scale):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        step_size: Tensor,
+        beta: Tensor | None,
+        qmin: int,
+        qmax: int,
+        step_gradient_scale: float,
+    ) -> Tensor:
         adapted_step_size = step_size if beta is None else step_size * beta
         x_hat = quantize(x, adapted_step_size, qmin=qmin, qmax=qmax).mul_(adapted_step_size)
         ctx.save_for_backward(x, x_hat, step_size, beta)
@@ -90,7 +99,7 @@ class _UniformFakeQuantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, x_hat, step_size, beta = ctx.saved_tensors
         adapted_step_size = step_size if beta is None else step_size * beta
         reciprocal = 1.0 / adapted_step_size
@@ -181,7 +190,9 @@ def fake_quantize_to_levels(
 
 class _LevelFakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, clipping_threshold, level_set, threshold_gradient_scale):
+    def forward(
+        ctx: Any, weight: Tensor, clipping_threshold: Tensor, level_set: LevelSet, threshold_gradient_scale: float
+    ) -> Tensor:
         levels, scale = quantize_to_levels(weight, clipping_threshold, level_set)
         w_hat = levels.mul_(scale)
         ctx.save_for_backward(weight, w_hat, clipping_threshold)
@@ -190,7 +201,7 @@ class _LevelFakeQuantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         weight, w_hat, clipping_threshold = ctx.saved_tensors
         scaled = weight * (1.0 / (clipping_threshold / ctx.largest))
         grad_weight = torch.ops.aten.hardtanh_backward(grad, scaled, -ctx.largest, ctx.largest)

@@ -16,6 +16,7 @@ that 2-bit POST is ternary fits 2^b - 1. `printed=True` gives the printed set, w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, product
@@ -140,7 +141,7 @@ def _size(bits: int, printed: bool) -> tuple[int, int]:
     return (2 ** (bits - 1), bits + 1) if printed else (2 ** (bits - 1) - 1, bits)
 
 
-def _in_lowest_terms(values) -> tuple[int, ...]:
+def _in_lowest_terms(values: Iterable[int]) -> tuple[int, ...]:
     values = tuple(values)
     divisor = math.gcd(*values)
     return tuple(v // divisor for v in values)

@@ -7,7 +7,7 @@ that of the keys in files of runs.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -42,6 +42,10 @@ class QuantizerSpec(Strict):
     ('post 4 bits (7/5, per tensor)', 'lsq 8 bits')
     """
 
+    if TYPE_CHECKING:
+        quantizer: str
+        bits: int
+
     def __str__(self) -> str:
         options = ", ".join(self.options())
         return f"{self.quantizer} {self.bits} bits" + (f" ({options})" if options else "")
@@ -57,6 +61,9 @@ class WeightSpec(QuantizerSpec):
     Attributes:
         per: channel or tensor, what shares one scale.
     """
+
+    if TYPE_CHECKING:
+        per: Scale
 
     @property
     @abstractmethod
@@ -117,7 +124,7 @@ class PostWeights(LevelWeights):
 
     quantizer: Literal["post"] = "post"
     grid: Literal["7/5", "17/12", "exact"] = Field(
-        DEFAULT_GRID,
+        default=DEFAULT_GRID,
         description="the fraction that stands for √2: `7/5` (1% off, small integers, faster), `17/12` (0.2% off), "
         "`exact` (not for integers)",
     )
@@ -155,7 +162,7 @@ class ApotWeights(LevelWeights):
     """Additive powers of two (Li et al. 2020)."""
 
     quantizer: Literal["apot"] = "apot"
-    normalize: bool = Field(False, description="its weight normalisation")
+    normalize: bool = Field(default=False, description="its weight normalisation")
 
     @property
     def level_set(self) -> LevelSet:
@@ -173,15 +180,15 @@ class AdapterSpec(Strict):
     """The module that adapts the step size to each input: Eq. 4."""
 
     hidden: int | str = Field(
-        "quarter",
+        default="quarter",
         description=f"hidden units: a quarter of the channels, in linear layers at most {WIDEST_QUARTER}; or a number",
         json_schema_extra={
             "anyOf": [{"const": "quarter"}, {"type": "integer", "minimum": 1, "maximum": MOST_HIDDEN}],
         },
     )
-    bits: Literal[8, "float"] = Field(8, description="bits of the adapter's weights")
+    bits: Literal[8, "float"] = Field(default=8, description="bits of the adapter's weights")
     output: Literal["reciprocal", "relu"] = Field(
-        "reciprocal",
+        default="reciprocal",
         description="`reciprocal`: beta = 1 + t, for t below zero 1 / (1 - t); `relu`: the paper's form, which can die",
     )
 
@@ -193,7 +200,7 @@ class AdapterSpec(Strict):
         """
         if channels < NARROW:
             return channels, 1
-        return channels, channels // HIDDEN_RATIO if self.hidden == "quarter" else self.hidden, 1
+        return channels, self.hidden if isinstance(self.hidden, int) else channels // HIDDEN_RATIO, 1
 
     def bounded(self, kind: str, channels: int) -> AdapterSpec:
         """Return what a new layer gets: `quarter` is a number where it would make the adapter larger than the layer.
@@ -213,7 +220,7 @@ class AdapterSpec(Strict):
 
     @field_validator("hidden")
     @classmethod
-    def _quarter_or_units(cls, value):
+    def _quarter_or_units(cls, value: int | str) -> int | str:
         if value != "quarter" and not (isinstance(value, int) and 1 <= value <= MOST_HIDDEN):
             raise ValueError(f"choose quarter or a number of units from 1 to {MOST_HIDDEN}")
         return value
@@ -237,7 +244,7 @@ class AsqActivations(ActivationSpec):
     bits: EightBits
     adapter: AdapterSpec = AdapterSpec()
     dequantize_by: Literal["adapted_step_size", "step_size"] = Field(
-        "adapted_step_size",
+        default="adapted_step_size",
         description="the step size that turns codes into values; `step_size`: Eq. 6 as printed",
     )
 
@@ -259,7 +266,8 @@ class OffsetActivations(ActivationSpec):
     bits: EightBits
 
 
-AnyWeightSpec = UniformWeights | PostWeights | PotWeights | ApotWeights
+AnyLevelWeights = PostWeights | PotWeights | ApotWeights
+AnyWeightSpec = UniformWeights | AnyLevelWeights
 AnyActivationSpec = LsqActivations | AsqActivations | PactActivations | OffsetActivations
 
 
@@ -285,4 +293,5 @@ class LayerSpec(Strict):
 
     def with_adapter(self, adapter: AdapterSpec) -> LayerSpec:
         """Return the spec with another adapter, of a layer that has one."""
+        assert isinstance(self.activations, AsqActivations)
         return self.model_copy(update={"activations": self.activations.model_copy(update={"adapter": adapter})})

@@ -16,7 +16,7 @@ from asqcli.quant.fake_quant import (
     quantize,
     quantize_to_levels,
 )
-from asqcli.quant.spec import ApotWeights, LevelWeights, UniformWeights, WeightSpec
+from asqcli.quant.spec import AnyWeightSpec, ApotWeights, LevelWeights, UniformWeights, WeightSpec
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
 
 START_SAMPLES, START_SAMPLES_PER_ROW = 2**16, 2**10
@@ -170,7 +170,7 @@ class LevelWeightQuantizer(WeightQuantizer):
         return (weight - weight.mean()) / weight.std() if self.normalize else weight
 
 
-def make_weight_quantizer(channels: int, spec: WeightSpec) -> WeightQuantizer:
+def make_weight_quantizer(channels: int, spec: AnyWeightSpec) -> WeightQuantizer:
     """Return the quantizer that `spec` describes, for weights of `channels` output channels."""
     if isinstance(spec, UniformWeights):
         return UniformWeightQuantizer(channels, spec)

@@ -6,8 +6,9 @@ run. cli/USAGE.md tables them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 PREPROCESSING = ("image_size", "resize", "mean", "std")  # keys of `data`
 DEFAULT_DATA = "digits"
@@ -53,7 +54,9 @@ ADAMW = Rate(5e-4, "adamw", RAMP_STEPS)
 DIGITS_DEEP, DIGITS_DEEP_WARMUP = Rate(0.005, "sgd", RAMP_STEPS), Rate(0.01, "sgd", RAMP_STEPS)
 
 
-def defaults(kind: str, image_size: int, network: Network, *, train: dict, float_only: bool) -> dict:
+def defaults(
+    kind: str, image_size: int, network: Network, *, train: Mapping[str, Any], float_only: bool
+) -> dict[str, Any]:
     """Return the raw recipe that everything else is laid over.
 
     Args:
@@ -99,7 +102,7 @@ def _rates(kind: str, network: Network) -> tuple[Rate, Rate]:
     return schedule.rate, schedule.warmup_rate
 
 
-def _rate_keys(rate: Rate, usual: Rate, stated: object) -> dict:
+def _rate_keys(rate: Rate, usual: Rate, stated: object) -> dict[str, Any]:
     """Return the keys of a phase's rate, or of the one that goes with the optimizer that is stated.
 
     None where a rate is stated: it is then SGD's, without a ramp, unless more is said.

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from asqcli.recipe.defaults import DEFAULT_BITS, DEFAULT_DATA, DEFAULT_SCHEME, defaults
 from asqcli.recipe.schema import SCHEMES, Recipe
+
+Schema = dict[str, Any]  # a part of pydantic's JSON schema
 
 DEPENDS = "-"  # a default that recipe/defaults.py chooses by the data and the network
 REQUIRED = "must be given"
@@ -60,11 +63,11 @@ class _Walk:
         sections: the schema's definitions, by name.
     """
 
-    def __init__(self, sections: dict) -> None:
+    def __init__(self, sections: Schema) -> None:
         self.sections = sections
         self.fallbacks = _fallbacks()
 
-    def section(self, schema: dict, inside: str) -> Iterator[Key]:
+    def section(self, schema: Schema, inside: str) -> Iterator[Key]:
         """Yield the keys of a section that stands at the dotted path `inside`, and those of the sections in it."""
         for name, field in schema["properties"].items():
             path = f"{inside}{name}"
@@ -77,7 +80,7 @@ class _Walk:
                     yield Key(path, "mapping", "off", field["description"])
                 yield from self.section(section, f"{path}.")
 
-    def _by_quantizer(self, references: list[dict], path: str) -> Iterator[Key]:
+    def _by_quantizer(self, references: list[Schema], path: str) -> Iterator[Key]:
         """Yield the keys of `weights` or `activations`, of which each quantizer has its own."""
         sections = [self._resolve(reference["$ref"]) for reference in references]
         quantizers = {section["properties"]["quantizer"]["const"]: section for section in sections}
@@ -97,24 +100,24 @@ class _Walk:
                 plain = self._key(f"{path}.{key}", field)
                 yield Key(plain.path, _values_by_owner(owners), plain.default, only + plain.meaning)
 
-    def _key(self, path: str, field: dict) -> Key:
+    def _key(self, path: str, field: Schema) -> Key:
         return Key(path, _values(field), self._default(path, field), field["description"])
 
-    def _default(self, path: str, field: dict) -> str:
+    def _default(self, path: str, field: Schema) -> str:
         if path in self.fallbacks:
             return self.fallbacks[path]
         if "default" not in field:
             return REQUIRED
         return "off" if field["default"] is None else _value(field["default"])
 
-    def _section_of(self, field: dict) -> dict | None:
+    def _section_of(self, field: Schema) -> Schema | None:
         """Return the section that a key holds, which may be optional, or None where it holds a value."""
         for member in (field, *field.get("allOf", ()), *field.get("anyOf", ())):
             if "$ref" in member:
                 return self._resolve(member["$ref"])
         return None
 
-    def _resolve(self, reference: str) -> dict:
+    def _resolve(self, reference: str) -> Schema:
         return self.sections[reference.rpartition("/")[2]]
 
 
@@ -127,7 +130,7 @@ def _fallbacks() -> dict[str, str]:
     return dict.fromkeys(_dotted(chosen), DEPENDS) | {key: _value(value) for key, value in named.items()}
 
 
-def _dotted(section: dict, inside: str = "") -> Iterator[str]:
+def _dotted(section: dict[str, Any], inside: str = "") -> Iterator[str]:
     for key, value in section.items():
         if isinstance(value, dict):
             yield from _dotted(value, f"{inside}{key}.")
@@ -135,7 +138,7 @@ def _dotted(section: dict, inside: str = "") -> Iterator[str]:
             yield inside + key
 
 
-def _values_by_owner(owners: dict[str, dict]) -> str:
+def _values_by_owner(owners: dict[str, Schema]) -> str:
     """Return what a key takes; where that differs between quantizers, for each of them."""
     names: dict[str, list[str]] = {}
     for name, field in owners.items():
@@ -145,7 +148,7 @@ def _values_by_owner(owners: dict[str, dict]) -> str:
     return "; ".join(f"{_quoted(owned)}: {values}" for values, owned in names.items())
 
 
-def _values(field: dict) -> str:
+def _values(field: Schema) -> str:
     """Return what a key takes, in words.
 
     >>> _values({"anyOf": [{"type": "integer", "minimum": 0}, {"const": "auto"}]})
@@ -161,7 +164,7 @@ def _values(field: dict) -> str:
     return f"{words.get(field['type'], 'mapping')} {_bounds(field)}".rstrip()
 
 
-def _bounds(field: dict) -> str:
+def _bounds(field: Schema) -> str:
     """Return the bounds of a number, in words.
 
     >>> _bounds({"minimum": 2, "maximum": 8}), _bounds({"exclusiveMinimum": 0, "maximum": 1})

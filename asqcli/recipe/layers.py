@@ -9,16 +9,19 @@ layers:
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
 from asqcli.errors import RecipeError, did_you_mean
-from asqcli.quant.spec import LayerSpec, LsqActivations, QuantizerSpec, UniformWeights
-from asqcli.recipe.mistakes import OPERANDS, Mistake, Source, mistake_in_words, models_by_quantizer
+from asqcli.quant.spec import LayerSpec, LsqActivations, UniformWeights
+from asqcli.recipe.mistakes import OPERANDS, Keys, Mistake, Source, mistake_in_words, models_by_quantizer
 from asqcli.recipe.schema import FloatOperand, Quantization
 from asqcli.strict import Strict
+
+Section = Strict | dict[str, Any]  # a layer's `weights` or `activations`, checked or not yet
 
 SHOWN_NAMES = 5
 _FLOAT = FloatOperand()
@@ -38,7 +41,7 @@ class Layer(Protocol):
     def in_channels(self) -> int: ...
 
 
-def drop_inapplicable(section: dict, quantizer: str | None, operand: str) -> None:
+def drop_inapplicable(section: dict[str, Any], quantizer: object, operand: str) -> None:
     """Before `quantizer` is laid over `section`, take out the keys that it does not know."""
     model = models_by_quantizer(operand).get(quantizer) if isinstance(quantizer, str) else None
     if model is not None and section.get("quantizer") != quantizer:
@@ -57,9 +60,9 @@ def resolve_layers(recipe: Quantization, layers: Sequence[Layer], *, source: str
     """
     names = [layer.name for layer in layers]
     mistakes = _unmatched(recipe, names, source)
-    operands: list[dict[str, QuantizerSpec | None]] = []
+    operands: list[dict[str, Any]] = []
     for name in names:
-        own = {}
+        own: dict[str, Any] = {}
         for operand in OPERANDS:
             section, wrong = _operand(recipe, operand, name, at_end=name in (names[0], names[-1]))
             mistakes += [m for m in wrong if m not in mistakes]
@@ -70,8 +73,8 @@ def resolve_layers(recipe: Quantization, layers: Sequence[Layer], *, source: str
     return [_spec(layer, own) for layer, own in zip(layers, operands, strict=True)]
 
 
-def _spec(layer: Layer, operands: dict[str, QuantizerSpec | None]) -> LayerSpec:
-    spec = LayerSpec(name=layer.name, kind=layer.kind, **operands)
+def _spec(layer: Layer, operands: dict[str, Any]) -> LayerSpec:
+    spec = LayerSpec.model_validate({"name": layer.name, "kind": layer.kind, **operands})
     return spec.with_adapter(spec.adapter.bounded(layer.kind, layer.in_channels)) if spec.adapter else spec
 
 
@@ -86,9 +89,10 @@ def _unmatched(recipe: Quantization, names: list[str], source: str) -> list[Mist
     ]
 
 
-def _operand(recipe: Quantization, operand: str, name: str, *, at_end: bool) -> tuple[Strict | dict, list[Mistake]]:
+def _operand(recipe: Quantization, operand: str, name: str, *, at_end: bool) -> tuple[Section, list[Mistake]]:
     """Return one layer's `weights` or `activations` under all rules that match it, and the mistakes in these."""
-    section, mistakes = _base(recipe, operand, at_end=at_end), []
+    section: Section = _base(recipe, operand, at_end=at_end)
+    mistakes: list[Mistake] = []
     for pattern, rule in recipe.layers.items():
         if fnmatch.fnmatchcase(name, pattern):
             section, wrong = _overlay_rule(section, getattr(rule, operand), operand, pattern, _Plain())
@@ -101,7 +105,7 @@ def rule_mistakes(source: Source) -> list[Mistake]:
 
     A rule may match the first or the last layer, so one that fits their policy is not wrong.
     """
-    mistakes = []
+    mistakes: list[Mistake] = []
     for pattern, rule in source.values["layers"].items():
         for operand in OPERANDS:
             change = rule.get(operand) if isinstance(rule, dict) else None
@@ -114,10 +118,10 @@ def rule_mistakes(source: Source) -> list[Mistake]:
 
 
 def _overlay_rule(
-    base: Strict | dict, change: dict, operand: str, pattern: str, source: Source
-) -> tuple[Strict | dict, list[Mistake]]:
+    base: Section, change: dict[str, Any], operand: str, pattern: str, source: Source
+) -> tuple[Section, list[Mistake]]:
     """Return what a rule's change makes of what lies under it, checked; or unchecked, and the mistakes in it."""
-    section = base.model_dump() if isinstance(base, Strict) else dict(base)
+    section: dict[str, Any] = base.model_dump() if isinstance(base, Strict) else dict(base)
     drop_inapplicable(section, change.get("quantizer"), operand)
     for key, value in change.items():
         both_sections = isinstance(value, dict) and isinstance(section.get(key), dict)
@@ -142,10 +146,11 @@ def _base(recipe: Quantization, operand: str, *, at_end: bool) -> Strict:
     return _END_LAYERS[operand]
 
 
+@dataclass(frozen=True)
 class _Plain:
     """A source that names no place: the rule's own path says enough."""
 
-    values: ClassVar[dict] = {}
+    values: Mapping[str, Any] = field(default_factory=dict)
 
-    def where(self, path) -> str:
+    def where(self, path: Keys) -> str:
         return ""

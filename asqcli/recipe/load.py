@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from asqcli.errors import InputError, RecipeError, UsageError, did_you_mean
 from asqcli.recipe.defaults import DEFAULT_BITS, DEFAULT_SCHEME
 from asqcli.recipe.layers import drop_inapplicable, rule_mistakes
-from asqcli.recipe.mistakes import OPERANDS, Keys, mistake_in_words
+from asqcli.recipe.mistakes import OPERANDS, Keys, Mistake, mistake_in_words
 from asqcli.recipe.schema import SCHEMES, Quantization, Recipe
 
 LARGEST_INT_BITS = 64  # Python itself refuses to print numbers of some thousand digits
@@ -30,10 +32,10 @@ Checked = TypeVar("Checked", bound=Quantization)
 class Draft:
     """A recipe before it is checked: nested mappings, and where each value came from."""
 
-    values: dict = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     origins: dict[Keys, str] = field(default_factory=dict)
 
-    def overlay(self, values: dict, origin: str, at: Keys = ()) -> None:
+    def overlay(self, values: dict[str, Any], origin: str, at: Keys = ()) -> None:
         """Lay a nested mapping over this one; a change of quantizer drops the keys that the new one does not know."""
         target = self.section(at)
         if len(at) == 1 and at[0] in OPERANDS:
@@ -74,7 +76,7 @@ class Draft:
             return ""
         return f" (from {origin})" if origin.startswith("--") else f" in `{origin}`"
 
-    def section(self, at: Keys) -> dict:
+    def section(self, at: Keys) -> dict[str, Any]:
         """Return the mapping at `at`, made where it is missing.
 
         Raises:
@@ -90,7 +92,7 @@ class Draft:
         return section
 
 
-def read_recipe(path: Path) -> dict:
+def read_recipe(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
     Raises:
@@ -127,29 +129,31 @@ class StrictLoader(yaml.SafeLoader):
     level.
     """
 
-    def compose_node(self, parent, index) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             problem = f"the alias `*{event.anchor}` is not allowed, write out what it stands for"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+            raise ComposerError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
-    def construct_object(self, node, deep=False) -> Any:
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             value = super().construct_object(node, deep)
             if isinstance(value, int) and value.bit_length() > LARGEST_INT_BITS:
                 raise ValueError
         except (ValueError, ArithmeticError, LookupError, AttributeError) as error:  # of 2001-99-99, `!!bool maybe`, ..
             problem = f"{reprlib.repr(node.value)} cannot be read as `{node.tag.rpartition(':')[2]}`"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+            raise ConstructorError(None, None, problem, node.start_mark) from error
         return value
 
-    def construct_mapping(self, node, deep=False) -> dict:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []  # `!!map [a]` is none
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # Of `!!map [a]` it is none, whatever its type says.
+        mapping = isinstance(node, yaml.MappingNode)  # pyright: ignore[reportUnnecessaryIsInstance]
+        pairs = node.value if mapping else []
         keys = [self.construct_object(key, deep=deep) for key, _ in pairs]
         for place, (key, (key_node, _)) in enumerate(zip(keys, pairs, strict=True)):
             if key in keys[:place]:
-                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` stands twice", key_node.start_mark)
+                raise ConstructorError(None, None, f"key `{key}` stands twice", key_node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -161,7 +165,7 @@ StrictLoader.add_implicit_resolver(
 )
 
 
-def scheme_values(scheme: str) -> dict:
+def scheme_values(scheme: str) -> dict[str, Any]:
     """Return the quantizers that a scheme's name stands for.
 
     Raises:
@@ -213,7 +217,8 @@ def check(draft: Draft, source: str, model: type[Checked] = Recipe) -> Checked:
     Raises:
         RecipeError: with every mistake that was found, those in layer rules included.
     """
-    mistakes = []
+    recipe = None
+    mistakes: list[Mistake] = []
     try:
         recipe = model.model_validate(draft.values)
     except ValidationError as error:
@@ -221,6 +226,6 @@ def check(draft: Draft, source: str, model: type[Checked] = Recipe) -> Checked:
     rules, operands = draft.values.get("layers"), (draft.values.get(o) for o in OPERANDS)
     if isinstance(rules, dict) and all(isinstance(o, dict) for o in operands):
         mistakes += rule_mistakes(draft)
-    if mistakes:
+    if recipe is None or mistakes:
         raise RecipeError(mistakes, source)
     return recipe

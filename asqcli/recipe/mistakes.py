@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from pydantic import BaseModel
 
@@ -12,6 +13,9 @@ from asqcli.errors import did_you_mean
 from asqcli.quant.bounds import MAX_BITS
 from asqcli.quant.spec import LevelWeights
 from asqcli.recipe.schema import Activations, LayerRule, Recipe, Weights
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Mistake = tuple[str, str | None]  # message, hint
 Keys = tuple[str, ...]
@@ -47,7 +51,8 @@ _TYPES = {
 class Source(Protocol):
     """What a message needs to know of the draft: the values, and where each came from."""
 
-    values: dict
+    @property
+    def values(self) -> Mapping[str, Any]: ...
 
     def where(self, path: Keys) -> str: ...
 
@@ -58,27 +63,28 @@ def models_by_quantizer(operand: str) -> dict[str, type[BaseModel]]:
     return {member.model_fields["quantizer"].default: member for member in members}
 
 
-def mistake_in_words(error: dict, source: Source, *, inside: Keys = ()) -> Mistake:
+def mistake_in_words(error: ErrorDetails, source: Source, *, inside: Keys = ()) -> Mistake:
     """Turn one of pydantic's errors into (message, hint).
 
     Args:
         error: an entry of `ValidationError.errors()`.
         inside: the path of the section that was checked, when it was not the whole recipe.
     """
-    path = _key_path((*inside, *(str(part) for part in error["loc"])))
+    location = tuple(map(str, error["loc"]))
+    path = _key_path((*inside, *location))
     key, where, given, kind = ".".join(path), source.where(path), error.get("input"), error["type"]
     limits = error.get("ctx", {})
     if given is None or isinstance(given, bool):
         given = json.dumps(given)  # as YAML has it, not as Python
     operand = next((p for p in path if p in OPERANDS), None)
     if kind == "extra_forbidden":
-        known = _known_keys(path[:-1], error["loc"])
+        known = _known_keys(path[:-1], location)
         return f"unknown key `{key}`{where}", did_you_mean(path[-1], known) or f"known keys: {', '.join(known)}"
     if kind == "missing" and path[-1].isdigit():
         return f"`{'.'.join(path[:-1])}` is `{list(given)}`{where}, it must be a list of three numbers", None
     if kind == "missing":
         return f"`{key}` is missing", None
-    if kind == "union_tag_invalid":
+    if kind == "union_tag_invalid" and operand is not None:
         choices = list(models_by_quantizer(operand))
         tag, where = str(limits["tag"]), source.where((*path, "quantizer"))
         return f"`{key}.quantizer` is `{tag}`{where}, choose {', '.join(choices)}", did_you_mean(tag, choices)
@@ -86,7 +92,7 @@ def mistake_in_words(error: dict, source: Source, *, inside: Keys = ()) -> Mista
         choices = [str(c) for c in _literal_choices(limits["expected"])]
         return f"`{key}` is `{given}`{where}, choose {', '.join(choices)}", did_you_mean(str(given), choices)
     if kind in _BOUNDS and path[-1] == "bits" and operand is not None:
-        return _wrong_bits(key, where, given, models_by_quantizer(operand)[error["loc"][-2]])
+        return _wrong_bits(key, where, error["input"], models_by_quantizer(operand)[location[-2]])
     if kind in _BOUNDS:
         plain = {k: f"{v:g}" if isinstance(v, float) else v for k, v in limits.items()}
         return f"`{key}` is {given}{where}, it must be {_BOUNDS[kind].format(**plain)}", None
@@ -127,7 +133,7 @@ def _section_model(annotation: Any) -> type[BaseModel]:
     return next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
 
 
-def _known_keys(section: Keys, location: tuple) -> list[str]:
+def _known_keys(section: Keys, location: Keys) -> list[str]:
     """Return the keys of the section in which an unknown one was found."""
     model: type[BaseModel] = Recipe
     for key in section:

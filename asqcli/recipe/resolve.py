@@ -15,7 +15,7 @@ from asqcli.recipe.shipped import find_recipe
 
 if TYPE_CHECKING:
     from asqcli.models.meta import ClassifierTraits
-    from asqcli.models.registry import OfficialInput
+    from asqcli.models.official import OfficialInput
 
 
 _TRAINING = Recipe.model_fields.keys() - {"model", "pretrained", "data"}
@@ -151,16 +151,16 @@ def _official(draft: load.Draft, kind: str, measuring: bool) -> OfficialInput | 
     if all(key in draft.section(("data",)) for key in PREPROCESSING):
         return None
     model, wanted = draft.values.get("model"), draft.values.get("pretrained", "auto")
-    if not isinstance(model, str) or is_factory(model) or made_for_small_images(model):
+    if not isinstance(model, str) or is_factory(model) or made_for_small_images(model) or not isinstance(wanted, str):
         return None
-    if wanted not in ("auto", "official") or not (measuring or kind == "large" or wanted == "official"):
-        return None
-    from asqcli.models.registry import official_input
+    from asqcli.models.official import official_input
 
-    found = official_input(model)
+    found = official_input(model, wanted)
     if found is None or measuring or kind == "large":
         return found
-    return replace(found, values={key: found.values[key] for key in ("mean", "std")})
+    # Whether `auto` finds weights is not known yet; their mean and deviation suit any.
+    note = None if wanted == "auto" else found.note
+    return replace(found, values={key: found.values[key] for key in ("mean", "std")}, note=note)
 
 
 def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
@@ -206,7 +206,7 @@ def _traits(name: object) -> DataTraits:
         return DataTraits("large", 224)
 
 
-def _fill(own: dict, values: dict) -> None:
+def _fill(own: dict[str, Any], values: dict[str, Any]) -> None:
     """Set the keys that are not there, section by section."""
     for key, value in values.items():
         if isinstance(value, dict):

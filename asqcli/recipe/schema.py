@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -37,8 +37,8 @@ Activations = Annotated[FloatOperand | AnyActivationSpec, Field(discriminator="q
 class LayerRule(Strict):
     """What differs in the layers that a pattern matches; keys as in `weights` and `activations`."""
 
-    weights: dict = Field(default_factory=dict)
-    activations: dict = Field(default_factory=dict)
+    weights: dict[Any, Any] = Field(default_factory=dict)
+    activations: dict[Any, Any] = Field(default_factory=dict)
 
 
 class Data(Strict):
@@ -52,17 +52,17 @@ class Data(Strict):
         description="length of the shorter side before the centre crop, pixels"
     )
     mean: Means = Field(
-        IMAGENET_MEAN, description="mean of each channel of pixels scaled to 0 .. 1; by default ImageNet's"
+        default=IMAGENET_MEAN, description="mean of each channel of pixels scaled to 0 .. 1; by default ImageNet's"
     )
     std: Deviations = Field(
-        IMAGENET_STD, description="deviation of each channel of pixels scaled to 0 .. 1; by default ImageNet's"
+        default=IMAGENET_STD, description="deviation of each channel of pixels scaled to 0 .. 1; by default ImageNet's"
     )
     augment: Literal["none", "shift", "shift_flip", "resized_crop"] = Field(
         description="what is changed at random in training images: shifts, flips too, or random parts of the image"
     )
-    padding: Annotated[int, Field(ge=1, le=256)] = Field(4, description="pixels of border for shifts")
+    padding: Annotated[int, Field(ge=1, le=256)] = Field(default=4, description="pixels of border for shifts")
     workers: Annotated[int, Field(ge=0)] = Field(
-        2, description="processes that decode images which do not fit in memory"
+        default=2, description="processes that decode images which do not fit in memory"
     )
 
     @model_validator(mode="after")
@@ -73,7 +73,7 @@ class Data(Strict):
 
     @field_validator("mean", "std", mode="before")
     @classmethod
-    def _lists_are_tuples(cls, value):
+    def _lists_are_tuples(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
 
@@ -102,10 +102,10 @@ class Distillation(Strict):
     """A float teacher: the network as it was before quantization."""
 
     weight: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5, description="share of the loss that is the distance from the teacher"
+        default=0.5, description="share of the loss that is the distance from the teacher"
     )
     temperature: Annotated[float, Field(gt=0)] = Field(
-        4.0, description="divisor of both networks' logits before the softmax"
+        default=4.0, description="divisor of both networks' logits before the softmax"
     )
 
 
@@ -116,36 +116,39 @@ class Train(Strict):
     batch_size: Annotated[int, Field(ge=1)] = Field(description="images per step")
     lr: LearningRate
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.9, description="of SGD; of AdamW the first moment's decay (the second's is 0.99)"
+        default=0.9, description="of SGD; of AdamW the first moment's decay (the second's is 0.99)"
     )
     weight_decay: Annotated[float, Field(ge=0, le=LARGEST_RATE)] = Field(
-        1e-4, description="acts on the weights of convolutions and linear layers only"
+        default=1e-4, description="acts on the weights of convolutions and linear layers only"
     )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        0,
+        default=0,
         description="of everything random: PyTorch's, NumPy's and Python's generators, before each build of the "
         "network and each step",
     )
-    max_steps: Annotated[int, Field(ge=1)] | None = Field(None, description="stop after so many steps; no warm-up then")
+    max_steps: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="stop after so many steps; no warm-up then"
+    )
     warmup: Warmup
     optimizer: Optimizer = "sgd"
     lr_ramp_steps: RampSteps = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of the target that is spread over all classes"
+        default=0.0, description="share of the target that is spread over all classes"
     )
     distillation: Distillation | None = Field(
-        None, description="the float network as a teacher, such as `{weight: 0.5, temperature: 4.0}`"
+        default=None, description="the float network as a teacher, such as `{weight: 0.5, temperature: 4.0}`"
     )
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None,
+        default=None,
         description="exponential moving average of all parameters, such as 0.999; the average, with fresh batch-norm "
         "statistics, is the result",
     )
     freeze_oscillations: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="hold weights that jump to and fro more often than this, in jumps per step, such as 0.02"
+        default=None,
+        description="hold weights that jump to and fro more often than this, in jumps per step, such as 0.02",
     )
     batch_norm_batches: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto",
+        default="auto",
         description="training batches to estimate batch-norm statistics from, before every evaluation and kept "
         "checkpoint; `auto`: about 1,000 images' worth, where running averages lag behind the weights; 0: never",
     )
@@ -154,9 +157,9 @@ class Train(Strict):
 class Calibration(Strict):
     """Starting values of steps and thresholds, from training batches."""
 
-    batches: Annotated[int, Field(ge=1)] = Field(4, description="training batches for the starting values")
+    batches: Annotated[int, Field(ge=1)] = Field(default=4, description="training batches for the starting values")
     start: Literal["mse", "lsq"] = Field(
-        "mse",
+        default="mse",
         description="`mse`: least squared error (for activations, where that would round three quarters of them to 0, "
         "LSQ's); `lsq`: 2 mean|x| / sqrt(qmax), activations and uniform weights (`lsq+` activations: the whole range)",
     )
@@ -168,10 +171,10 @@ class Quantization(Strict):
     weights: Weights
     activations: Activations
     first_last: Literal[8, "same", "float"] = Field(
-        8, description="bits of the first and last layer; `same`: those of the others, without adapters"
+        default=8, description="bits of the first and last layer; `same`: those of the others, without adapters"
     )
     layers: dict[str, LayerRule] = Field(
-        {},
+        default={},
         description="rules for single layers, `PATTERN: {weights: .., activations: ..}`, with the keys above; later "
         "rules lie over earlier ones",
     )
@@ -193,7 +196,7 @@ class _Subject(Strict):
         description="as on the command line: a name, or your own `package.module:factory`"
     )
     pretrained: Annotated[str, StringConstraints(min_length=1)] = Field(
-        "auto", description="as `--weights`: `auto`, `official`, `factory`, `none`, a file or a run folder"
+        default="auto", description="as `--weights`: `auto`, `official`, `factory`, `none`, a file or a run folder"
     )
     data: Data
 

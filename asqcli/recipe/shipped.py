@@ -36,7 +36,7 @@ def find_recipe(name: str) -> Path:
 
 def header(path: Path) -> list[str]:
     """Return the comment lines at the top of a recipe, without their marks."""
-    lines = []
+    lines: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break

@@ -69,18 +69,21 @@ Count = Annotated[int, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
+UNKNOWN: Any = None  # of every type, and so allowed nowhere else
+
+
 class _Facts(Strict):
     """`Progress.facts`; None stands for what is not known yet, and never in a file."""
 
     weights: str
-    warmup_epochs: Count = None
-    float_trained: bool = None
-    float_top1: Percent = None
-    calibrated_top1: Percent = None
-    best_warmup: Percent = None
-    best_float: Percent = None
-    best_qat: Percent = None
-    warnings: list[str] = None
+    warmup_epochs: Count = UNKNOWN
+    float_trained: bool = UNKNOWN
+    float_top1: Percent = UNKNOWN
+    calibrated_top1: Percent = UNKNOWN
+    best_warmup: Percent = UNKNOWN
+    best_float: Percent = UNKNOWN
+    best_qat: Percent = UNKNOWN
+    warnings: list[str] = UNKNOWN
 
 
 class _Progress(Strict):
@@ -95,7 +98,7 @@ class _Progress(Strict):
 
 
 class _CalibratedLayer(LayerSpec):
-    signed: bool
+    signed: bool  # pyright: ignore[reportGeneralTypeIssues]  # which pydantic lets a subclass require
 
 
 class StateParameters(Strict):
@@ -123,7 +126,7 @@ class _Document(StateParameters):
             raise ValueError(f"the recipe has no phase {phase}")
         if (phase == "qat") != bool(self.plans):
             raise ValueError(f"{len(self.plans)} layers are quantized in the phase {phase}")
-        if phase == "qat" and None in (facts.float_top1, facts.calibrated_top1):
+        if phase == "qat" and not {"float_top1", "calibrated_top1"} <= facts.model_fields_set:
             raise ValueError("`progress.facts` lacks float_top1 or calibrated_top1")
         if self.progress.images < self.progress.step:
             raise ValueError("`progress` has more steps than images")
@@ -137,7 +140,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         MachineError: it cannot be written; what stood there before stays.
     """
     parts = StateParts.of(checkpoint.model)
-    document = {
+    document: dict[str, Any] = {
         "format": FORMAT,
         "recipe": checkpoint.recipe.model_dump(mode="json"),
         "progress": asdict(checkpoint.progress),
@@ -259,5 +262,5 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from asqcli.train.loop import Phase
 DEAD_SAMPLE = 64  # images
 
 
-def require_learning(phase: Phase, record: dict) -> None:
+def require_learning(phase: Phase, record: dict[str, Any]) -> None:
     """End a phase that trains nothing: at once where all images get one answer, else when half of it is over.
 
     Args:
@@ -25,9 +26,10 @@ def require_learning(phase: Phase, record: dict) -> None:
     Raises:
         NotLearningError: says what to change.
     """
-    reached = {"loss": None if phase.objective.teacher else record["train_loss"], "top1": record["train_top1"]}
     if record["steps"] < FEWEST_STEPS or not Guessing.among(phase.split.labels).is_not_beaten(
-        **reached, images=min(_images_seen(phase, record), len(phase.split))
+        loss=None if phase.objective.teacher else record["train_loss"],
+        top1=record["train_top1"],
+        images=min(_images_seen(phase, record), len(phase.split)),
     ):
         return
     dead = answers_alike(phase.model, _sample(phase.split).to(phase.device))
@@ -49,7 +51,7 @@ def require_learning(phase: Phase, record: dict) -> None:
 
 
 def gap_in_words(
-    phase: Phase, record: dict, measure: Callable[[Split], Accuracy], *, keeps_statistics: bool
+    phase: Phase, record: dict[str, Any], measure: Callable[[Split], Accuracy], *, keeps_statistics: bool
 ) -> str | None:
     """Return what evaluation makes of training images, where training saw something else in them; else None.
 
@@ -76,7 +78,7 @@ def gap_in_words(
     return text + "the network computes something else in evaluation; so does batch norm over very small batches"
 
 
-def _images_seen(phase: Phase, record: dict) -> int:
+def _images_seen(phase: Phase, record: dict[str, Any]) -> int:
     """Return how many images an epoch's figures are over."""
     return min(record["steps"], phase.steps_per_epoch) * phase.settings.batch_size
 

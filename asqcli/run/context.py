@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -61,7 +62,7 @@ def select_device(name: str | None) -> torch.device:
     return device
 
 
-def environment(context: RunContext) -> dict:
+def environment(context: RunContext) -> dict[str, Any]:
     """Return what a run ran on, for the record."""
     packages = ("asqcli", "torch", "torchvision", "numpy", "pillow")
     return {

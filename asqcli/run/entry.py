@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
 
 def start_run(
     recipe: Recipe, context: RunContext, *, source: str, out: str | None, force: bool, given: str | None
-) -> dict:
+) -> dict[str, Any]:
     """Do a run from the start; everything that can be wrong is looked at before the run's folder is made.
 
     Args:
@@ -57,7 +58,9 @@ def start_run(
     return _interruptible(folder, context, lambda: run.fresh(start, specs))
 
 
-def resume_run(folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None) -> dict:
+def resume_run(
+    folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None
+) -> dict[str, Any]:
     """Go on with a run that was interrupted.
 
     Args:
@@ -100,7 +103,7 @@ def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
     if not specs:
         raise UsageError("`--profile` compares the quantized step with the float one: nothing is quantized here")
     t, device = recipe.train, context.device
-    batches = data.train.train_batches(t.batch_size, seed=(t.seed, Stream.CALIBRATION))
+    batches = data.training.train_batches(t.batch_size, seed=(t.seed, Stream.CALIBRATION))
     some = [(x.to(device), y.to(device)) for _, (x, y) in zip(range(recipe.calibration.batches), batches, strict=False)]
     model, classes = start.model.to(device), len(data.classes)
     return profile_step(model, specs, some, t, start=recipe.calibration.start, classes=classes)
@@ -108,14 +111,16 @@ def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
 
 def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Split], Start, list[LayerSpec]]:
     data = _open_training_data(recipe, context)
-    context.reporter.note(f"data: {len(data.train):,} training images, {data.result_name}, {len(data.classes)} classes")
-    for part, split in (("training", data.train), ("test", data.result)):
+    context.reporter.note(
+        f"data: {len(data.training):,} training images, {data.result_name}, {len(data.classes)} classes"
+    )
+    for part, split in (("training", data.training), ("test", data.result)):
         if lacking := len(data.classes) - len(split.labels.unique()):
             have = "has" if lacking == 1 else "have"
             context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
     start = start_model(recipe, len(data.classes), context.reporter.note)
-    if start.note is not None:
-        context.reporter.note(start.note)
+    for note in start.notes:
+        context.reporter.note(note)
     specs = _specify(recipe, start.model, data.classes, context, source)
     require_trainable(
         start.model,
@@ -155,7 +160,7 @@ def _open_training_data(recipe: Recipe, context: RunContext) -> DataSet[Split]:
     return data
 
 
-def _interruptible(folder: RunFolder, context: RunContext, work: Callable[[], dict]) -> dict:
+def _interruptible(folder: RunFolder, context: RunContext, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Do the work; a stop between the phases needs no checkpoint of its own."""
     try:
         context.poll()  # from here on a signal is asked for, not taken at once

@@ -6,7 +6,7 @@ changed, everything loads without a word and answers otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,13 @@ class _Functions(TorchFunctionMode):
 
     inexact = False
 
-    def __torch_function__(self, func: Callable, types, args=(), kwargs=None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = (resolve_name(func) or getattr(func, "__name__", "")).rpartition(".")[2]
         self.inexact = self.inexact or (name not in _EXACT and next(tensors_in(result), None) is not None)

@@ -16,7 +16,7 @@ import shutil
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -121,7 +121,7 @@ class RunFolder:
         """Return the file of a checkpoint, `LAST` or `BEST`, or of the `TEACHER`."""
         return self.path / CHECKPOINTS / name
 
-    def write_recipe(self, resolved: dict, given: str | None) -> None:
+    def write_recipe(self, resolved: dict[str, Any], given: str | None) -> None:
         """Store the resolved recipe, and the text of the file that was given."""
         text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
         write_atomically(self.path / RECIPE, text.encode())
@@ -139,7 +139,7 @@ class RunFolder:
         except (ValidationError, UsageError) as error:
             raise InputError(f"`{self.path / RECIPE}` is not a resolved recipe any more") from error
 
-    def write_environment(self, environment: dict) -> None:
+    def write_environment(self, environment: dict[str, Any]) -> None:
         """Store what the run ran on."""
         write_atomically(self.path / ENVIRONMENT, _json(environment))
 
@@ -151,7 +151,7 @@ class RunFolder:
         """
         return (self._read_json(ENVIRONMENT, _Environment) or {}).get("threads")
 
-    def append_metrics(self, record: dict) -> None:
+    def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to the metrics."""
         with machine_errors(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -163,11 +163,11 @@ class RunFolder:
             kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
             write_atomically(path, "".join(kept).encode())
 
-    def write_result(self, result: dict) -> None:
+    def write_result(self, result: dict[str, Any]) -> None:
         """Store the result, which marks the run as finished."""
         write_atomically(self.path / RESULT, _json(result))
 
-    def result(self) -> dict | None:
+    def result(self) -> dict[str, Any] | None:
         """Return the result of a finished run, or None.
 
         Raises:
@@ -175,7 +175,7 @@ class RunFolder:
         """
         return self._read_json(RESULT, _Result)
 
-    def _read_json(self, name: str, model: type[BaseModel]) -> dict | None:
+    def _read_json(self, name: str, model: type[BaseModel]) -> dict[str, Any] | None:
         """Return the content of a file, checked against `model`, or None where there is no file."""
         path = self.path / name
         if not path.is_file():
@@ -196,13 +196,15 @@ def _make_numbered(path: Path) -> Path:
 
     Whoever makes a folder owns it: between looking for a free name and taking it another run could do the same.
     """
+    folder = path
     with machine_errors(path):
         path.parent.mkdir(exist_ok=True)
-        for number in count(1):
-            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        for number in count(2):
             with suppress(FileExistsError):
                 folder.mkdir()
-                return folder
+                break
+            folder = path.with_name(f"{path.name}-{number}")
+    return folder
 
 
 def _refuse_to_delete(path: Path) -> None:
@@ -227,5 +229,5 @@ def _refuse_to_delete(path: Path) -> None:
                 )
 
 
-def _json(content: dict) -> bytes:
+def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()

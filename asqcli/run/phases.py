@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,11 +70,11 @@ class Run:
         self.specs: list[LayerSpec] = []  # of the network as it stands: empty while it is float
         self.started = time.perf_counter()
         self.phase: Phase | None = None  # the latest
-        self.last_epoch: dict | None = None  # of it, where one was trained here
+        self.last_epoch: dict[str, Any] | None = None  # of it, where one was trained here
 
-    def fresh(self, start: Start, specs: list[LayerSpec]) -> dict:
+    def fresh(self, start: Start, specs: list[LayerSpec]) -> dict[str, Any]:
         """Run everything; return the result."""
-        facts = {"weights": start.weights}
+        facts: dict[str, Any] = {"weights": start.weights}
         warmup = self.recipe.train.warmup
         if not self.recipe.quantized:
             return self._train_float(Progress("float", facts=facts))
@@ -87,7 +88,7 @@ class Run:
             self.norms.reestimate(self.recipe.calibration.batches)
         return self._quantize(progress, specs)
 
-    def resume(self, checkpoint: Checkpoint, specs: list[LayerSpec]) -> dict:
+    def resume(self, checkpoint: Checkpoint, specs: list[LayerSpec]) -> dict[str, Any]:
         """Go on from a checkpoint; return the result."""
         self.specs, progress = checkpoint.specs, checkpoint.progress
         self.folder.cut_metrics(progress.metrics_lines)
@@ -105,13 +106,13 @@ class Run:
         settings = self._settings(**warmup.model_dump())
         self._train(self._phase(settings, progress, Objective(), {}, checkpoint))
 
-    def _train_float(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
+    def _train_float(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
         objective = Objective(label_smoothing=self.recipe.train.label_smoothing)
         phase = self._phase(self._settings(), progress, objective, self._average(), checkpoint)
         self._train(phase)
         return self._finish(phase)
 
-    def _quantize(self, progress: Progress, specs: list[LayerSpec]) -> dict:
+    def _quantize(self, progress: Progress, specs: list[LayerSpec]) -> dict[str, Any]:
         """From a float network to the result."""
         facts = progress.facts
         facts["float_top1"] = self._evaluate().top1
@@ -128,7 +129,7 @@ class Run:
         self.context.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
         return self._train_qat(Progress("qat", metrics_lines=progress.metrics_lines, facts=facts))
 
-    def _train_qat(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict:
+    def _train_qat(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
         train = self.recipe.train
         objective = Objective(label_smoothing=train.label_smoothing)
         if train.distillation is not None:
@@ -164,7 +165,7 @@ class Run:
             state = TrainingState(checkpoint.optimizer, checkpoint.hooks)
         self.phase = Phase(
             self.model,
-            self.data.train,
+            self.data.training,
             settings,
             progress,
             device=self.context.device,
@@ -175,7 +176,7 @@ class Run:
         )
         return self.phase
 
-    def _settings(self, **changes) -> PhaseSettings:
+    def _settings(self, **changes: Any) -> PhaseSettings:
         t = self.recipe.train
         values = {field.name: getattr(t, field.name) for field in fields(PhaseSettings)}
         return PhaseSettings(**{**values, **changes})
@@ -184,7 +185,7 @@ class Run:
         context, progress = self.context, phase.progress
         self.last_epoch = None
 
-        def after_epoch(record: dict) -> None:
+        def after_epoch(record: dict[str, Any]) -> None:
             self.last_epoch = record
             best = f"best_{progress.phase}"
             better = self.data.watch is not None and record["top1"] > progress.facts.get(best, -1.0)
@@ -237,7 +238,7 @@ class Run:
         self.context.reporter.note(f"warning: {text}")
         phase.progress.facts.setdefault("warnings", []).append(text)
 
-    def _watch(self, phase: Phase) -> dict:
+    def _watch(self, phase: Phase) -> dict[str, Any]:
         """Return what to put beside an epoch: accuracy on the validation split, else on the result's images; betas."""
         self.norms.refresh(phase)
         with record_betas(self.model) as betas, self._averaged(phase):
@@ -246,7 +247,7 @@ class Run:
         return {**watched, "beta": betas} if betas else watched
 
     @contextmanager
-    def _averaged(self, phase: Phase) -> Iterator[None]:
+    def _averaged(self, phase: Phase) -> Generator[None]:
         """Hold the model at the average of its weights, where there is one, with statistics of its own."""
         average = phase.hooks.get(AVERAGE)
         if average is None:
@@ -297,7 +298,7 @@ class Run:
     def _training_images(self, count: int, stream: int) -> Iterator[torch.Tensor]:
         """Yield `count` batches of shuffled training images on the device; `stream` names the order."""
         t = self.recipe.train
-        batches = self.data.train.train_batches(t.batch_size, seed=(t.seed, stream))
+        batches = self.data.training.train_batches(t.batch_size, seed=(t.seed, stream))
         for _, (images, _) in zip(range(count), batches, strict=False):
             self.context.poll()
             yield images.to(self.context.device)
@@ -311,7 +312,7 @@ class Run:
             self.norms.refresh(phase, averaged=average is not None)
             self._save(LAST, phase)
 
-    def _finish(self, phase: Phase) -> dict:
+    def _finish(self, phase: Phase) -> dict[str, Any]:
         """Measure the last weights, never the best epoch, and write the result."""
         self._finalize_weights(phase)
         with record_betas(self.model) as betas:

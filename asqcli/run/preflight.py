@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +66,8 @@ def _require_same_answers(model: nn.Module, image: Tensor, tell: Callable[[str],
     """Refuse a network that draws random numbers in evaluation, and tell of autocast inside."""
     cast: list[str] = []
 
-    def look(name: str):
-        def hook(*_) -> None:
+    def look(name: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
             if torch.is_autocast_enabled("cpu"):
                 cast.append(name)
 
@@ -119,9 +120,9 @@ def _require_gradients(model: nn.Module, images: Tensor, classes: int, tell: Cal
 
 
 @contextmanager
-def _held_tensors(model: nn.Module) -> Iterator[None]:
+def _held_tensors(model: nn.Module) -> Generator[None]:
     """Let parameters and buffers be afterwards what they are; a forward in training moves statistics."""
-    held = [
+    held: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [
         (tensors, name, tensor, tensor.detach().clone())
         for module in model.modules()
         for tensors in (module._parameters, module._buffers)

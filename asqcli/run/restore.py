@@ -86,9 +86,9 @@ def restore_model(checkpoint: Checkpoint, *, source: str, factory: str | None = 
 
 def _require_layers(model: nn.Module, specs: list[LayerSpec]) -> None:
     for spec in specs:
-        kind = type(model.get_submodule(spec.name))
-        if kind is not (nn.Linear if spec.kind == "linear" else nn.Conv2d):
-            raise ValueError(f"layer {spec.name} is a {kind.__name__}, and was quantized as {spec.kind}")
+        layer = model.get_submodule(spec.name)
+        if not isinstance(layer, nn.Linear if spec.kind == "linear" else nn.Conv2d):
+            raise ValueError(f"layer {spec.name} is a {type(layer).__name__}, and was quantized as {spec.kind}")
 
 
 def require_factory_named(name: str, factory: str | None, source: str) -> None:

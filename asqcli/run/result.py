@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from asqcli.accuracy import Accuracy
 from asqcli.recipe.schema import Recipe, scheme_of
@@ -14,7 +15,7 @@ SCHEMA = 1
 
 def result_document(
     recipe: Recipe, progress: Progress, accuracy: Accuracy, *, run: str, measured_on: str, betas: Ranges, seconds: float
-) -> dict:
+) -> dict[str, Any]:
     """Return what a run came to.
 
     Args:

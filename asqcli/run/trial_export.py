@@ -61,7 +61,7 @@ def _trial(model: nn.Module, specs: list[LayerSpec], example: Tensor, classes: t
         artifact = export_network(
             model,
             classes=classes,
-            preprocessing=doc.Input(image_size=size, resize=size, mean=(0.0,) * 3, std=(1.0,) * 3),
+            preprocessing=doc.Input(image_size=size, resize=size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
             provenance=doc.Provenance(asqcli="", model=""),
         )
     parts = part_bytes(artifact)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 
 from asqcli.nn.prepare import quant_layers
 
@@ -14,12 +14,12 @@ Ranges = dict[str, tuple[float, float]]  # layer: the smallest and the largest b
 
 
 @contextmanager
-def record_betas(model: nn.Module) -> Iterator[Ranges]:
+def record_betas(model: nn.Module) -> Generator[Ranges]:
     """Give the range of each adapter's beta over what `model` sees meanwhile, by the names of the layers."""
     ranges: Ranges = {}
 
-    def hook(name: str):
-        def seen(_adapter, _inputs, beta) -> None:
+    def hook(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def seen(_adapter: nn.Module, _inputs: object, beta: Tensor) -> None:
             low, high = ranges.get(name, (math.inf, -math.inf))
             ranges[name] = min(low, beta.min().item()), max(high, beta.max().item())
 

@@ -20,7 +20,7 @@ SETTLED = 3.0  # momentum times steps: by then e^-3, 5%, is left of the statisti
 MOST_IMAGES, FEWEST_IMAGES = 1024, 256  # to estimate from
 
 
-def updated_norms(model: nn.Module) -> list[nn.Module]:
+def updated_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """Return the batch norms whose running statistics training moves; those that their author holds still are not.
 
     Args:
@@ -30,7 +30,7 @@ def updated_norms(model: nn.Module) -> list[nn.Module]:
     return [n for n in norms if n.training and n.track_running_stats and n.momentum != 0]
 
 
-def lagging_norms(model: nn.Module, *, steps: int, from_scratch: bool) -> list[nn.Module]:
+def lagging_norms(model: nn.Module, *, steps: int, from_scratch: bool) -> list[nn.modules.batchnorm._BatchNorm]:
     """Return the batch norms whose running statistics cannot have followed the weights.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -22,8 +24,8 @@ def first_nonfinite(model: nn.Module, images: Tensor) -> str | None:
         return "the images"
     found: list[str] = []
 
-    def look(name: str):
-        def hook(_, __, output) -> None:
+    def look(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_: nn.Module, __: object, output: object) -> None:
             if not found and isinstance(output, Tensor) and not output.isfinite().all():
                 found.append(name)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,12 +81,13 @@ def has_auxiliary_outputs(output: object) -> bool:
     return not isinstance(output, Tensor)
 
 
-def _outputs(output: object) -> Iterable:
+def _outputs(output: object) -> Iterable[object]:
     """Yield a network's outputs, the one to take first."""
     if isinstance(output, Mapping):
-        named = dict(output)
+        named: Any = dict(output)
     elif isinstance(output, tuple | list):
-        named = output._asdict() if hasattr(output, "_asdict") else dict(enumerate(output))
+        as_dict = getattr(output, "_asdict", None)
+        named = dict(enumerate(output)) if as_dict is None else as_dict()
     else:
         return [output]
     return [*(named[name] for name in LOGITS if name in named), *named.values()]

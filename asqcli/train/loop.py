@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -131,8 +132,8 @@ class Phase:
         *,
         reporter: Reporter,
         poll: Callable[[], None],
-        watch: Callable[[], dict],
-        after_epoch: Callable[[dict], None],
+        watch: Callable[[], dict[str, Any]],
+        after_epoch: Callable[[dict[str, Any]], None],
         save: Callable[[], None],
     ) -> None:
         """Train to the end of the phase.
@@ -193,7 +194,7 @@ class Phase:
         project_steps(self.model)
         for hook in self.hooks.values():
             hook.after_step(self.model)
-        return value, (logits.argmax(dim=1) == labels).sum().item()
+        return value, int((logits.argmax(dim=1) == labels).sum())
 
     def _diverged(self, loss: float, images: torch.Tensor) -> None:
         p, origin = self.progress, first_nonfinite(self.model, images)
@@ -203,7 +204,7 @@ class Phase:
             self.lower_rate,
         )
 
-    def _close_epoch(self, watched: dict, seconds: float) -> dict:
+    def _close_epoch(self, watched: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Move the progress to the next epoch; return the record of this one."""
         p = self.progress
         record = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ UPDATES = "step"
 KEPT = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", UPDATES}}  # of each parameter
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return an optimizer's groups: weight decay on the weights of convolutions and linear layers, none on all else.
 
     Steps, thresholds, adapters, batch norm and biases are not decayed: a decayed step shrinks the range that it

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -117,7 +118,7 @@ class _Step:
     def _logits(self, images: Tensor) -> Tensor:
         return logits_in_training(self.model, images, self.classes)
 
-    def _timed(self, section: str, work: Callable):
+    def _timed(self, section: str, work: Callable[[], Any]) -> Any:
         begin = time.perf_counter()
         result = work()
         if self.batches[0][0].is_cuda:
@@ -133,7 +134,7 @@ def _operators(step: _Step) -> dict[str, float]:
         for _ in range(TRACED_STEPS):
             step()
     parts: dict[str, float] = {}
-    for event in trace.events():
+    for event in trace.events() or ():
         part = _part_of(event)
         parts[part] = parts.get(part, 0.0) + event.self_cpu_time_total
     total = sum(parts.values())
@@ -141,7 +142,7 @@ def _operators(step: _Step) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
-def _part_of(event) -> str:
+def _part_of(event: Any) -> str:
     """Return the part that an operator belongs to: its own, or that of the nearest caller that has one."""
     while event is not None:
         for key, part in PARTS.items():

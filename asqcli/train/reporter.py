@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a reporter can be had without torch
     from asqcli.quant.spec import LayerSpec
@@ -23,5 +23,5 @@ class Reporter:
     def step(self, *, epoch: int, images: int, loss: float, top1: float) -> None:
         """A step of `images` images is done; loss and top1 (percent) are running means over the epoch."""
 
-    def epoch(self, record: dict) -> None:
+    def epoch(self, record: dict[str, Any]) -> None:
         """An epoch is done; `record` is its line of metrics.jsonl."""

@@ -74,10 +74,14 @@ class OscillationFreezer:
 
     def __init__(self, model: nn.Module, threshold: float, momentum: float = 0.01) -> None:
         self.threshold, self.momentum = threshold, momentum
-        self.layers = {name: m for name, m in quant_layers(model) if self._can_hold(m.weight_quantizer)}
+        self.layers = {
+            name: (layer, quantizer)
+            for name, layer in quant_layers(model)
+            if (quantizer := layer.weight_quantizer) is not None and self._can_hold(quantizer)
+        }
         self.tensors: dict[str, Tensor] = {}
-        for name, layer in self.layers.items():
-            levels = self._levels(layer)
+        for name, (layer, quantizer) in self.layers.items():
+            levels = self._levels(layer.weight, quantizer)
             self.tensors |= {
                 f"{name}/levels": levels,
                 f"{name}/mean": levels.clone(),
@@ -88,11 +92,11 @@ class OscillationFreezer:
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
-        for name, layer in self.layers.items():
+        for name, (layer, quantizer) in self.layers.items():
             levels, mean, direction, frequency, frozen = (
                 self.tensors[f"{name}/{part}"] for part in ("levels", "mean", "direction", "frequency", "frozen")
             )
-            now, scale = layer.weight_quantizer.to_levels(layer.weight)
+            now, scale = quantizer.to_levels(layer.weight)
             now = torch.where(frozen, levels, now)  # the optimizer moves what is held, too
             jump = (now - levels).sign()
             oscillated = (jump != 0) & (jump == -direction)
@@ -100,7 +104,7 @@ class OscillationFreezer:
             frequency.lerp_(oscillated.to(frequency.dtype), self.momentum)
             mean.lerp_(now, self.momentum)
             begin = ~frozen & (frequency > self.threshold)
-            levels.copy_(torch.where(begin, layer.weight_quantizer.nearest_level(mean), now))
+            levels.copy_(torch.where(begin, quantizer.nearest_level(mean), now))
             frozen |= begin
             real = levels * scale.reshape(-1, *[1] * (levels.dim() - 1))
             layer.weight.copy_(torch.where(frozen, real, layer.weight))
@@ -113,11 +117,11 @@ class OscillationFreezer:
             self.tensors[name].copy_(tensor)
 
     @staticmethod
-    def _can_hold(quantizer: WeightQuantizer | None) -> bool:
+    def _can_hold(quantizer: WeightQuantizer) -> bool:
         """With APoT's normalisation a level is no fixed value of its weight."""
-        return quantizer is not None and not getattr(quantizer, "normalize", False)
+        return not getattr(quantizer, "normalize", False)
 
     @staticmethod
     @torch.no_grad()
-    def _levels(layer: nn.Module) -> Tensor:
-        return layer.weight_quantizer.to_levels(layer.weight)[0].clone()
+    def _levels(weight: Tensor, quantizer: WeightQuantizer) -> Tensor:
+        return quantizer.to_levels(weight)[0].clone()

@@ -9,8 +9,8 @@ import struct
 from parts import FLOATS, INTEGERS, Parts, any_node
 
 OPERATIONS = ("conv", "linear", "batch_norm", "clamp", "sigmoid", "silu", "hardsigmoid", "hardswish", "gelu",
-              "gelu_tanh", "leaky_relu", "prelu", "add", "mul", "max_pool", "avg_pool", "adaptive_avg_pool", "reshape",
-              "transpose", "concat", "slice", "pad", "exec", "__class__")  # fmt: skip
+              "gelu_tanh", "leaky_relu", "prelu", "div", "add", "mul", "max_pool", "avg_pool", "adaptive_avg_pool",
+              "reshape", "transpose", "concat", "slice", "pad", "exec", "__class__")  # fmt: skip
 GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish", "gelu", "gelu_tanh")
 SIDES = (1, 1, 2, 3, 4, 5, 7, 8, 16, 33, 64, 100, 256, 512, 1000, 2048, 4096)
 

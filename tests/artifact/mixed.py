@@ -22,6 +22,7 @@ class MixedNet(nn.Module):
         x = F.leaky_relu(self.norm(self.stem(x)), 0.1)
         x = F.hardswish(x + self.depthwise(x))
         x = torch.cat([F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 2)], dim=1)
+        x = x / 1.5 - 0.25
         x = F.silu(self.slopes(self.grouped(F.pad(x.clamp(-1, 4), (1, 1, 0, 1)))))
         x = x * torch.sigmoid(self.squeeze(F.adaptive_avg_pool2d(x, 1)))
         first, second = x.transpose(2, 3).chunk(2, dim=1)

@@ -113,6 +113,10 @@ class Reader:
         (x, shape), g, b = value, self.tensor(node["g"]), self.tensor(node["b"])
         return {k: v * f32(g[k[0]]) + f32(b[k[0]]) for k, v in x.items()}, shape
 
+    def div(self, node: dict, value: Value) -> Value:
+        divisor = self.tensor(node["divisor"])
+        return {k: v / f32(divisor[k[0]]) for k, v in value[0].items()}, value[1]
+
     def clamp(self, node: dict, value: Value) -> Value:
         (x, shape), low, high = value, node["low"], node["high"]
         x = x if low is None else {k: max(v, f32(low)) for k, v in x.items()}

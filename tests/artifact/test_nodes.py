@@ -68,7 +68,7 @@ MOVED = {
 REFUSED = {
     "image too small": (node(nodes.MaxPool, **POOL, padding=(0,) * 4, dilation=(1, 2)), [(8, 6, 4)], "the window is"),
     "no image": (node(nodes.AdaptiveAvgPool, output_size=(1, 1)), [(8,)], "it needs (channels, height, width)"),
-    "batch norm": (node(nodes.BatchNorm, g="g", b="b"), [(8,)], "it needs (channels, height, width)"),
+    "batch norm": (node(nodes.BatchNorm, g="g", b="b"), [(8, 6)], "it needs (channels, height, width) or"),
     "add": (node(nodes.Add, inputs=(0, 1)), [(8, 6, 9), (8, 1, 1)], "the shapes differ"),
     "mul": (node(nodes.Mul, inputs=(0, 1)), [(8, 1, 1), (8, 6, 9)], "the second factor is neither"),
     "reshape": (node(nodes.Reshape, shape=(7,)), [(8,)], "new shape (7,)"),

@@ -11,6 +11,7 @@ SOURCE = """
 import random
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import prune
 
 class Net(nn.Module):
@@ -48,6 +49,31 @@ def pruned():
     prune.l1_unstructured(net.conv, "weight", amount=0.5)
     return net
 
+class Same(nn.Conv2d):
+    def forward(self, x):
+        rest = [max(k - (n - 1) % s - 1, 0) for n, k, s in zip(x.shape[-2:], self.kernel_size, self.stride)]
+        x = F.pad(x, [rest[1] // 2, rest[1] - rest[1] // 2, rest[0] // 2, rest[0] - rest[0] // 2])
+        return super().forward(x)
+
+class NormAct(nn.BatchNorm2d):
+    def forward(self, x):
+        return F.silu(super().forward(x))
+
+class Head(nn.Linear):
+    def forward(self, x):
+        return F.linear(x.flatten(1), self.weight.to(x.dtype), self.bias)
+
+def derived(num_classes=10, stem=Same):
+    features = stem(3, 8, 3, stride=2, bias=False), NormAct(8), Same(8, 8, 3, groups=8), nn.SyncBatchNorm(8)
+    return nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), Head(8, num_classes))
+
+class Centred(Same):
+    def forward(self, x):
+        return F.conv2d(x, self.weight - self.weight.mean(), self.bias, self.stride)
+
+def centred(num_classes=10):
+    return derived(num_classes, Centred)
+
 class Raises(Net):
     def forward(self, x):
         if len(x) > 2:
@@ -81,11 +107,27 @@ def test_one_network_with_everything_odd_is_the_same_in_every_command(folder):
     assert asq(*verify, cwd=folder).returncode == 0
 
 
+def test_layers_of_own_classes_go_through_every_command(folder):
+    done = asq("quantize", "odd:derived", "--out", "d", "--json", *QUICK, cwd=folder)
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr
+    exported = json.loads(asq("export", "d", "--model", "odd:derived", "--data", "digits", "--json", cwd=folder).stdout)
+    assert exported["quantized_top1"] == exported["integer_top1"] == json.loads(done.stdout)["top1"]
+    verify = ("infer", "d/d.asq", "--data", "digits", "--verify", "--run", "d", "--model", "odd:derived", "--json")
+    verified = json.loads(asq(*verify, cwd=folder).stdout)["verify"]
+    assert verified["max_abs_logit_difference"] == verified["code_mismatches"] == 0
+    layers = asq("overhead", "odd:derived", "--input-size", "16", "--per-layer", "--json", cwd=folder)
+    assert [(layer["name"], layer["kind"]) for layer in json.loads(layers.stdout)["layers"]] == [
+        ("0", "conv"), ("2", "depthwise"), ("5", "linear")
+    ]  # fmt: skip
+
+
 def test_what_cannot_be_trained_is_refused_before_there_is_a_folder(folder):
+    centred = "layer `0` is a Centred, a Conv2d that makes its weights or output its own way: it never calls `conv2d`"
+    fails(4, centred, "quantize", "odd:centred", "--out", "r", cwd=folder)
     fails(4, "the weight of layer `conv` (Conv2d) is computed", "quantize", "odd:pruned", "--out", "r", cwd=folder)
     assert not (folder / "r").exists()
 
 
 def test_what_a_network_raises_in_a_run_is_told_with_its_place(folder):
-    where = ", at odd.py:45: `raise KeyError("
+    where = ", at odd.py:71: `raise KeyError("
     fails(4, where, "quantize", "odd:Raises", "--out", "r", *QUICK, cwd=folder)

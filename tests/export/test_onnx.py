@@ -62,6 +62,8 @@ EXACT = {
     "residual": lambda x: F.relu(x + F.relu(x)),
     "product": lambda x: x * F.relu(x),
     "halves": sum_of_halves,
+    "numbers": lambda x: 0.1 + x * -0.75,
+    "one channel": lambda x: torch.cat([x[:, -1].unsqueeze(1) * 2, x[:, 1:]], dim=1),
     "every second": lambda x: x[:, ::2, 1:, :-1:3],
     "shuffle": lambda x: x.view(x.size(0), 2, 4, SIZE, SIZE).transpose(1, 2).reshape(x.size(0), 8, SIZE, SIZE),
     "pad": lambda x: F.pad(x, (1, 0, 2, 3)),

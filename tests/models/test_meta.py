@@ -5,7 +5,8 @@ import torch
 
 from asqcli.errors import UnsupportedError
 from asqcli.models.meta import ClassifierTraits, build_on_meta, classifier_traits
-from asqcli.models.registry import build_model, usual_image_size
+from asqcli.models.official import usual_image_size
+from asqcli.models.registry import build_model
 
 
 @pytest.mark.parametrize("name", ["resnet20", "resnet18", "regnet_x_400mf", "convnext_tiny"])

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from asqcli.errors import InputError, MachineError
+from asqcli.errors import InputError
 from asqcli.models.registry import build_model
-from asqcli.models.weights import fetch_official, load_weights
+from asqcli.models.weights import load_weights
 
 
 @pytest.fixture
@@ -36,24 +36,6 @@ def test_a_head_for_other_classes_is_replaced_and_said(state):
     assert torch.equal(model.conv1.weight, state["conv1.weight"]) and model.linear.weight.shape == (7, 64)
     with pytest.raises(InputError, match="another shape"):
         load_weights(build_model("resnet20", 7), state, source="x")
-
-
-def test_official_weights_offline(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(MachineError, match="ASQ_OFFLINE"):
-        fetch_official("resnet18")
-    with pytest.raises(MachineError, match="no official weights"):
-        fetch_official("resnet20")
-
-
-def test_official_weights_from_the_cache(monkeypatch, tmp_path):
-    """A file of the right name in torchvision's cache is used; one with the wrong content is refused by its hash."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    torch.save(build_model("resnet18", 1000).state_dict(), cache / "resnet18-f37072fd.pth")
-    state, name = fetch_official("resnet18")
-    assert "IMAGENET1K_V1" in name and state["fc.weight"].shape == (1000, 512)
 
 
 @pytest.mark.parametrize("counted", [torch.tensor(7.0), torch.tensor(6.5)])

@@ -14,7 +14,8 @@ from torchvision.ops import DeformConv2d
 
 from asqcli.errors import UnsupportedError, UsageError
 from asqcli.models.meta import build_on_meta
-from asqcli.models.registry import build_model, official_weights, torchvision_classifiers, usual_image_size
+from asqcli.models.official import official_weights, usual_image_size
+from asqcli.models.registry import build_model, torchvision_classifiers
 from asqcli.overhead.count import Network, count_model, count_network
 
 pytestmark = pytest.mark.slow
@@ -72,6 +73,34 @@ def test_layers_worked_by_hand(device):
     assert network.layers[1].in_channels == 8 and network.layers[1].output_shape == (12, 8, 8)
     assert [layer.name for layer in network.middle] == list(BY_HAND)[1:-1]
     assert [layer.name for layer in network.ends] == ["stem.0", "head"]
+
+
+class Padded(nn.Conv2d):
+    """Pads by itself, and knows its groups from its input."""
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, groups=x.shape[1])
+
+
+class Centred(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_layers_of_own_classes_are_counted_as_those_that_they_derive_from(device):
+    norm = type("Norm", (nn.BatchNorm2d,), {})(4)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Padded(1, 4, 2), norm, nn.SyncBatchNorm(4), nn.Flatten())
+    model.append(nn.Linear(4 * 64, 2)).to(device)
+    network = count_network(model, 8)
+    depthwise = network.layers[1]
+    assert (depthwise.kind, depthwise.in_channels, depthwise.multiply_adds) == ("depthwise", 4, 4 * 64 * 4)
+    assert network.refusal is None and network.batch_norm_channels == 8 and network.others == ()
+    assert type(model[1]) is Padded and model[2] is norm
+    model[0] = Centred(3, 4, 1, device=device)
+    refused = count_network(model, 8)
+    assert refused.multiply_adds == network.multiply_adds
+    assert "layer `0` is a Centred, a Conv2d that makes its weights" in refused.refusal
 
 
 def test_a_weight_that_two_layers_share_is_counted_once():

@@ -65,7 +65,7 @@ def saved(path, classes):
 def test_a_head_that_is_defined_first_is_replaced_for_other_classes():
     net = saved("w.pth", 10)
     start = start_model(recipe_for("HeadFirst", "w.pth"), 2, print)
-    assert start.warm_up and start.note.endswith("a new head for 2 (fc.bias, fc.weight)")
+    assert start.warm_up and start.notes[0].endswith("a new head for 2 (fc.bias, fc.weight)")
     assert torch.equal(start.model.conv.weight, net.conv.weight) and start.model.fc.out_features == 2
     with pytest.raises(InputError, match="not for the 2 classes"):
         load_float_model(recipe_for("HeadFirst", "w.pth"), 2, print)
@@ -109,4 +109,4 @@ def test_weights_of_a_factory_where_there_is_none():
             resolve(Request("resnet20", None, None, None, {"pretrained": ("factory", "")}, [])).recipe, 10, print
         )
     start = start_model(recipe_for("HeadFirst", "auto"), 10, print)
-    assert start.warm_up and "if the factory loads its own, say `--weights factory`" in start.note
+    assert start.warm_up and "if the factory loads its own, say `--weights factory`" in start.notes[0]

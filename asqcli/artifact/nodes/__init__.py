@@ -9,7 +9,7 @@ kinds        all of them together, and a guard for tables by kind
 """
 
 from asqcli.artifact.nodes.base import Node
-from asqcli.artifact.nodes.elementwise import Add, BatchNorm, Clamp, Gate, LeakyRelu, Mul, PRelu
+from asqcli.artifact.nodes.elementwise import Add, BatchNorm, Clamp, Div, Gate, LeakyRelu, Mul, PRelu
 from asqcli.artifact.nodes.kinds import KINDS, AnyNode, for_every_kind
 from asqcli.artifact.nodes.layers import Activations, Adapter, AdapterLayer, Conv, Linear, QuantizedLayer, Weights
 from asqcli.artifact.nodes.movement import Concat, Pad, Reshape, Slice, Transpose
@@ -17,6 +17,6 @@ from asqcli.artifact.nodes.pools import AdaptiveAvgPool, AvgPool, MaxPool
 
 __all__ = [
     "KINDS", "Activations", "Adapter", "AdapterLayer", "AdaptiveAvgPool", "Add", "AnyNode", "AvgPool", "BatchNorm",
-    "Clamp", "Concat", "Conv", "Gate", "LeakyRelu", "Linear", "MaxPool", "Mul", "Node", "PRelu", "Pad",
-    "QuantizedLayer", "Reshape", "Slice", "Transpose", "Weights", "for_every_kind",
+    "Clamp", "Concat", "Conv", "Div", "Gate", "LeakyRelu", "Linear", "MaxPool", "Mul", "Node", "PRelu",
+    "Pad", "QuantizedLayer", "Reshape", "Slice", "Transpose", "Weights", "for_every_kind",
 ]  # fmt: skip

@@ -38,7 +38,15 @@ class BatchNorm(Elementwise, Node):
             yield TensorSpec(name, "float32", (inputs[0][0],), "batch_norms")
 
     def problem(self, inputs: Sequence[Shape]) -> str | None:
-        return None if len(inputs[0]) == 3 else "it needs (channels, height, width)"
+        return None if len(inputs[0]) in (1, 3) else "it needs (channels, height, width) or (channels,)"
+
+
+class Div(Elementwise, Node):
+    op: Literal["div"] = "div"
+    divisor: TensorName
+
+    def tensors(self, inputs: Sequence[Shape]) -> Iterator[TensorSpec]:
+        yield TensorSpec(self.divisor, "float32", (inputs[0][0],), "floats")
 
 
 class Clamp(WithoutTensors, Elementwise, Node):

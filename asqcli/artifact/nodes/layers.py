@@ -219,7 +219,7 @@ class Linear(QuantizedLayer, Node):
     op: Literal["linear"] = "linear"
     activations: Activations
     weights: Weights
-    groups: ClassVar[int] = 1
+    groups: ClassVar[int] = 1  # pyright: ignore[reportIncompatibleVariableOverride]  # a document has it for Conv alone
 
     def problem(self, inputs: Sequence[Shape]) -> str | None:
         (x,), shape = inputs, self.weights.shape

@@ -26,7 +26,9 @@ class Pool(WithoutTensors):
     """What holds for kinds of node that look at an image through `windows`."""
 
     if TYPE_CHECKING:
-        windows: Windows
+
+        @property
+        def windows(self) -> Windows: ...
 
     def problem(self, inputs: Sequence[Shape]) -> str | None:
         if len(inputs[0]) != 3:

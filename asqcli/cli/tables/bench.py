@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich import box
 from rich.table import Table
 
@@ -11,7 +13,7 @@ WIDTH = 100
 SHOWN = 0.01  # steps that take less of the time are told together
 
 
-def print_bench(bench: dict) -> None:
+def print_bench(bench: dict[str, Any]) -> None:
     """Print how long each engine takes, and what that was measured on."""
     console = stdout()
     images = "1 image" if bench["batch"] == 1 else f"{bench['batch']} images"
@@ -46,7 +48,7 @@ def print_bench(bench: dict) -> None:
         _say(f"missing {', '.join(names)}: {reason}")
 
 
-def _print_steps(bench: dict) -> None:
+def _print_steps(bench: dict[str, Any]) -> None:
     """Print where the engine's time goes, step by step on one thread."""
     peak = bench["peak_gmacs"]
     table = Table(box=box.SIMPLE_HEAD)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 
 from asqcli.cli.console import percent, print_facts, print_table, stdout
@@ -10,7 +12,7 @@ from asqcli.cli.streams import showable
 from asqcli.errors import printable
 
 
-def print_tables(document: dict) -> None:
+def print_tables(document: dict[str, Any]) -> None:
     """Print what was asked for: the classes of images, the accuracy over a data set, what verification found."""
     if "trace" in document:
         _print_trace(document)
@@ -22,7 +24,7 @@ def print_tables(document: dict) -> None:
         _print_verification(document["verify"])
 
 
-def _print_trace(document: dict) -> None:
+def _print_trace(document: dict[str, Any]) -> None:
     table = Table()
     table.add_column("value", justify="right")
     for heading in ("node", "op", "shape", "CRC-32"):
@@ -33,7 +35,7 @@ def _print_trace(document: dict) -> None:
     print_table(stdout(), f"Values of {_text(document['image'])}, by the kernel {document['kernel']}", table)
 
 
-def _print_predictions(document: dict) -> None:
+def _print_predictions(document: dict[str, Any]) -> None:
     table = Table()
     for heading in ("image", "class"):
         table.add_column(heading, overflow="fold")
@@ -48,14 +50,14 @@ def _print_predictions(document: dict) -> None:
     print_table(stdout(), f"Most likely classes, by the kernel {document['kernel']}", table)
 
 
-def _print_accuracy(document: dict) -> None:
+def _print_accuracy(document: dict[str, Any]) -> None:
     facts = {"measured on": document["measured_on"], "kernel": document["kernel"]}
     facts["preprocessing"] = in_words(document["preprocessing"])
     facts |= {"top-1": percent(document["top1"]), "top-5": percent(document["top5"])}
     print_facts("Accuracy", {**facts, "loss": f"{document['loss']:.4f}"})
 
 
-def _print_verification(verify: dict) -> None:
+def _print_verification(verify: dict[str, Any]) -> None:
     logits = f"{verify['logit_mismatches']:,}"
     if verify["logit_mismatches"]:
         logits += f", by up to {verify['max_abs_logit_difference']:.3g}"

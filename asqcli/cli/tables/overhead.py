@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -15,7 +16,7 @@ from asqcli.errors import printable
 LARGE_BYTES = 100e6  # of a float network, from which on sizes are told in MB
 
 
-def print_tables(document: dict) -> None:
+def print_tables(document: dict[str, Any]) -> None:
     """Print the accounts, one table each, on stdout."""
     console, size = stdout(), document["input_size"]
     _say(console, f"{document['model']} on one image of {size}x{size} pixels, {document['outputs']:,} outputs")
@@ -41,7 +42,7 @@ def print_tables(document: dict) -> None:
         _say(console, f"  {what}s: {multiplications:,.3f} multiplications, {additions:,.3f} additions")
 
 
-def _layers(layers: Sequence[dict]) -> Table:
+def _layers(layers: Sequence[dict[str, Any]]) -> Table:
     table = _table("layer", "kind", "output", "parameters", "multiply-adds", "adapter", left=3)
     for layer in layers:
         table.add_row(
@@ -55,7 +56,7 @@ def _layers(layers: Sequence[dict]) -> Table:
     return table
 
 
-def _published(rows: Sequence[dict]) -> Table:
+def _published(rows: Sequence[dict[str, Any]]) -> Table:
     table = _table("bits", "network", "adapters", "param %", "operations", "of adapters", "compute %")
     for row in rows:
         cost = row["published"]
@@ -71,7 +72,7 @@ def _published(rows: Sequence[dict]) -> Table:
     return table
 
 
-def _stored(rows: Sequence[dict], float_bytes: int, unit_bytes: float) -> Table:
+def _stored(rows: Sequence[dict[str, Any]], float_bytes: int, unit_bytes: float) -> Table:
     some_float = any(row["stored"]["floats"] for row in rows)
     headings = ["bits", "scheme", "codes", "scales", "norms", *(["float"] if some_float else []), "adapters"]
     table = _table(*headings, "total", "of float", "param %", left=2)
@@ -89,10 +90,10 @@ def _stored(rows: Sequence[dict], float_bytes: int, unit_bytes: float) -> Table:
     return table
 
 
-def _operations(rows: Sequence[dict]) -> Table:
+def _operations(rows: Sequence[dict[str, Any]]) -> Table:
     table = _table("bits", "weights", "shifts", "look-ups", "multiplications", "additions", left=2)
     for row in rows:
-        alike: dict[tuple, list[str]] = {}  # at few bits several kinds of weights are the same set of levels
+        alike: dict[tuple[Any, ...], list[str]] = {}  # at few bits several kinds of weights are the same set of levels
         for weights, operations in row["operations"].items():
             alike.setdefault(tuple(operations.values()), []).append(weights)
         for values, weights in alike.items():

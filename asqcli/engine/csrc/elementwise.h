@@ -15,6 +15,7 @@ static void elementwise(const Op *op, int first, int last) {
     const float *x = op->x + at, *y = tail->y ? tail->y + at : NULL;
     /* Copies: `out` might be what the compiler takes for these. */
     const float *const g = tail->g, *const b = tail->b, *const slope = op->elementwise.slope;
+    const float *const divisor = op->elementwise.divisor;
     const float low = tail->low, high = tail->high;
     const int channels = op->channels;
     float *out = op->out + at;
@@ -22,6 +23,7 @@ static void elementwise(const Op *op, int first, int last) {
         INDEPENDENT
         for (int c = 0; c < channels; c++) {
             float v = x[c];
+            if (divisor) v = v / divisor[c];
             if (g) {
                 v = v * g[c];
                 v = v + b[c];

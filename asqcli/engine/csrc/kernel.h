@@ -148,6 +148,7 @@ typedef struct {
 
 typedef struct {
     EpilogueTail tail;            /* arrays over outputs: [outputs padded to BLOCK] */
+    const float *divisor;         /* [channels], before all that, or null */
     const float *slope;           /* [channels], of numbers that are not above 0, before the clamp; or null */
 } ElementwiseOp;
 

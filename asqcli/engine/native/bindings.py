@@ -59,7 +59,7 @@ class ConvOp(ctypes.Structure):
 
 class ElementwiseOp(ctypes.Structure):
     __slots__ = ()
-    _fields_ = (("tail", EpilogueTail), ("slope", _pointer))
+    _fields_ = (("tail", EpilogueTail), ("divisor", _pointer), ("slope", _pointer))
 
 
 class MultiplyOp(ctypes.Structure):

@@ -79,7 +79,7 @@ class Convolutions:
         parts = 0 if layout.kind == LAYOUT_ROW_QUADS else layout.groups  # of the arrays over outputs
         op = self._op(node, step, layout, parts)
         if step.pool is not None:
-            self._add_pool(op, step)
+            self._add_pool(op, step.pool, step.result)
         if node.weights.bias is not None:
             bias = self.artifact.tensors[node.weights.bias]
             op.conv.bias = self.memory.share(node.weights.bias, lambda: by_group(bias, parts))
@@ -136,8 +136,8 @@ class Convolutions:
         largest = int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
         return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)
 
-    def _add_pool(self, op: Op, step: Step) -> None:
-        pool = max_pool(step.pool, op.out_h, *self.values.image(step.result)[1:])
+    def _add_pool(self, op: Op, node: nodes.MaxPool, result: int) -> None:
+        pool = max_pool(node, op.out_h, *self.values.image(result)[1:])
         rows = self.threads * pool.ring * op.out_w * op.outputs
         self.memory.reserve(4 * rows)
         pool.rows = self.memory.point(np.zeros(rows, np.float32))
@@ -148,7 +148,7 @@ class Convolutions:
         for k, layer in enumerate(adapter.layers):
             weight = self.memory.share(layer.weight, lambda w=layer.weight: pack_adapter(tensors[w]))
             quantized = layer.row_scale is not None
-            scale = tensors[layer.row_scale] if quantized else np.ones(layer.outputs)
+            scale = np.ones(layer.outputs) if layer.row_scale is None else tensors[layer.row_scale]
             layers[k] = AdapterLayer(
                 int8_weight=weight if quantized else None,
                 float_weight=None if quantized else weight,
@@ -199,7 +199,7 @@ class Convolutions:
         op.conv.strip = self.memory.point(np.zeros(strips, np.float32))
         self.values.add(result, op)
 
-    def link(self, ops: ctypes.Array) -> None:
+    def link(self, ops: ctypes.Array[Op]) -> None:
         """Point from each reader to the convolution that it recomputes, in the array of steps."""
         steps = self.values.steps
         for op, reader in self.recomputations:
@@ -237,9 +237,10 @@ def tail_of(step: Step, values: Values, groups: int) -> EpilogueTail:
     """
     memory, tensors = values.memory, values.artifact.tensors
     tail = EpilogueTail(low=step.low, high=step.high)
-    if step.g is not None:
-        tail.g = memory.share(f"{step.g}/{groups}", lambda: by_group(tensors[step.g], groups))
-        tail.b = memory.share(f"{step.b}/{groups}", lambda: by_group(tensors[step.b], groups))
+    if step.g is not None and step.b is not None:
+        g, b = tensors[step.g], tensors[step.b]
+        tail.g = memory.share(f"{step.g}/{groups}", lambda: by_group(g, groups))
+        tail.b = memory.share(f"{step.b}/{groups}", lambda: by_group(b, groups))
     if step.other is not None:
         tail.y = values.address(step.other)
     return tail

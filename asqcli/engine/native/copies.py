@@ -9,6 +9,7 @@ from asqcli.engine.native.values import Values
 
 COPIES = (nodes.Slice, nodes.Pad, nodes.Concat)  # nodes whose input may lie anywhere
 
+Box = tuple[int, int, int]
 View = tuple[int, list[int]]  # where a value begins in its storage, and the strides of its rows, columns and channels
 
 
@@ -39,7 +40,9 @@ class Copies:
                 self._flatten(source, result)
             case nodes.Slice():
                 self._slice(node, source, result)
-            case nodes.Concat() if node.axis == 0:
+            case nodes.Transpose() if len(shapes[source]) == 3:
+                self._transpose(node, source, result)
+            case nodes.Concat():
                 self._concat(node, result)
             case nodes.Pad() if len(node.before) == 3:
                 self._pad(node, source, result)
@@ -90,12 +93,22 @@ class Copies:
         else:
             self._copy(source, result, view=(at, stride), box=(height, width, channels))
 
+    def _transpose(self, node: nodes.Transpose, source: int, result: int) -> None:
+        stride, (first, second) = self._axis_strides(result), node.axes
+        stride[first], stride[second] = stride[second], stride[first]
+        self._copy(source, result, to_stride=(stride[1], stride[2], stride[0]))
+
     def _concat(self, node: nodes.Concat, result: int) -> None:
-        at = 0
+        at, stride = 0, self._axis_strides(result)[node.axis]
         for source in node.inputs:
             channels, height, width = self.values.image(source)
             self._copy(source, result, box=(height, width, channels), to_at=at)
-            at += channels
+            at += self.values.shapes[source][node.axis] * stride
+
+    def _axis_strides(self, value: int) -> list[int]:
+        """Return how far neighbours along (channels, height, width) lie from each other, channels last."""
+        channels, _, width = self.values.image(value)
+        return [1, width * channels, channels]
 
     def _pad(self, node: nodes.Pad, source: int, result: int) -> None:
         channels, height, width = self.values.image(source)
@@ -108,7 +121,16 @@ class Copies:
         channels, _, width = self.values.image(value)
         return self.views.get(value, (0, [width * channels, channels, 1]))
 
-    def _copy(self, source: int, result: int, *, view: View | None = None, box=None, to_at=0, to_stride=None) -> None:
+    def _copy(
+        self,
+        source: int,
+        result: int,
+        *,
+        view: View | None = None,
+        box: Box | None = None,
+        to_at: int = 0,
+        to_stride: Box | None = None,
+    ) -> None:
         """Add a copy of a box of (rows, columns, channels); strides and offsets in numbers, channels last.
 
         Args:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from asqcli.artifact.nodes import Conv
+from asqcli.engine.interface import Observer
 from asqcli.engine.native.bindings import OP_CONV, EpilogueTail, Op, Pool, library
 from asqcli.engine.native.planner import Plan
 
@@ -16,7 +17,7 @@ from asqcli.engine.native.planner import Plan
 class Team(Protocol):
     """Threads that share the work on one image."""
 
-    def run(self, kernel: int, ops: ctypes.Array) -> None: ...
+    def run(self, kernel: int, ops: ctypes.Array[Op]) -> None: ...
 
 
 def run(plan: Plan, kernel: int, images: np.ndarray, team: Team | None = None) -> np.ndarray:
@@ -38,7 +39,7 @@ def run(plan: Plan, kernel: int, images: np.ndarray, team: Team | None = None) -
     return logits
 
 
-def run_observed(plan: Plan, kernel: int, image: np.ndarray, observe) -> np.ndarray:
+def run_observed(plan: Plan, kernel: int, image: np.ndarray, observe: Observer) -> np.ndarray:
     """As `run`, step by step; tell `observe` of each layer's codes and accumulators."""
     image = _as_read(plan, image[None])
     _take(plan, image)
@@ -47,7 +48,7 @@ def run_observed(plan: Plan, kernel: int, image: np.ndarray, observe) -> np.ndar
         # Before the step itself, which leaves behind what those after it read.
         accumulators = _accumulators(kernel, op) if op.kind == OP_CONV else None
         library().asq_run(kernel, ctypes.byref(op), 1)
-        if op.kind == OP_CONV:
+        if accumulators is not None:
             (node, layout), codes = next(layers)
             seen = layout.codes(codes).astype(np.float32) + op.conv.qmin, accumulators
             conv = isinstance(node, Conv)

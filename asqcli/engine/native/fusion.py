@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from asqcli.artifact.nodes import Add, BatchNorm, Clamp, Conv, Linear, MaxPool, Pad, Slice
+from asqcli.artifact.nodes import Add, BatchNorm, Clamp, Conv, Linear, MaxPool, Node, Pad, Slice
 
 FIRST = (Conv, Linear, BatchNorm, Add, Clamp)  # nodes that absorb others
 
@@ -40,7 +40,7 @@ class Step:
         return (self.index, *self.absorbed)
 
 
-def fuse(nodes: Sequence, consumers: Sequence[Sequence[int]], pools: Callable[[int], bool]) -> list[Step]:
+def fuse(nodes: Sequence[Node], consumers: Sequence[Sequence[int]], pools: Callable[[int], bool]) -> list[Step]:
     """Return the steps of a network in the order in which they are run.
 
     Args:
@@ -56,7 +56,7 @@ def fuse(nodes: Sequence, consumers: Sequence[Sequence[int]], pools: Callable[[i
 
 
 class _Fusion:
-    def __init__(self, nodes: Sequence, consumers: Sequence[Sequence[int]], pools: Callable[[int], bool]) -> None:
+    def __init__(self, nodes: Sequence[Node], consumers: Sequence[Sequence[int]], pools: Callable[[int], bool]) -> None:
         self.nodes, self.consumers, self.pools = nodes, consumers, pools
         self.steps: list[Step] = []
         self.begun: set[int] = set()  # nodes that have a step, or get one now
@@ -73,7 +73,7 @@ class _Fusion:
         self.made.add(step.result)
 
     @staticmethod
-    def _begin(step: Step, node) -> None:
+    def _begin(step: Step, node: Node) -> None:
         match node:
             case BatchNorm():
                 step.g, step.b = node.g, node.b
@@ -81,6 +81,8 @@ class _Fusion:
                 step.other = node.inputs[1]
             case Clamp():
                 _absorb_clamp(step, node)
+            case _:
+                pass
 
     def _absorb(self, step: Step, following: int) -> bool:
         """Let a step absorb the node that follows, if it can."""

@@ -200,7 +200,9 @@ def layout_of(
     if isinstance(node, Linear):
         return Layout(LAYOUT_PIXELS, channels, height, width, outputs, 1, (1, 1), (1, 1), (0, 0, 0, 0))
     kind = LAYOUT_PLANES if planar else LAYOUT_ROW_QUADS if node.groups == channels == outputs > 1 else LAYOUT_PIXELS
-    layout = Layout(kind, channels, height, width, outputs, node.groups, tuple(kernel), node.dilation, node.padding)
+    layout = Layout(
+        kind, channels, height, width, outputs, node.groups, (kernel[0], kernel[1]), node.dilation, node.padding
+    )
     if kind == LAYOUT_ROW_QUADS and layout.row_quads > kernel[0]:  # rows far apart: most products would be with zeros
         layout = replace(layout, kind=LAYOUT_PIXELS)
     if winograd and layout.row_is_contiguous and kernel == [3, 3] and node.stride == node.dilation == (1, 1):

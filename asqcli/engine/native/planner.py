@@ -75,7 +75,8 @@ class Plan:
 
     def _pools(self, index: int) -> bool:
         """May a convolution, by its node, do the max pool that follows it?"""
-        return self.convolutions.layout(self.values.nodes[index]).by_rows
+        node = self.values.nodes[index]
+        return isinstance(node, nodes.Conv) and self.convolutions.layout(node).by_rows
 
     def _add(self, step: Step) -> None:
         node = self.values.nodes[step.index]
@@ -93,7 +94,10 @@ class Plan:
                 op = self.values.op(OP_GATE, node.inputs[0], step.result, gate=gate)
                 self.values.write(step.result, op)
             case nodes.LeakyRelu() | nodes.PRelu():
-                self._add_leak(node, step)
+                slopes = node.negative_slope if isinstance(node, nodes.LeakyRelu) else self._tensor(node.slope)
+                self._add_by_channel(step, slope=slopes)
+            case nodes.Div():
+                self._add_by_channel(step, divisor=self._tensor(node.divisor))
             case nodes.Mul():
                 self._add_product(node, step.result)
             case _:
@@ -105,13 +109,16 @@ class Plan:
         multiply = MultiplyOp(y=values.address(other), y_is_a_pixel=y_is_a_pixel)
         values.write(result, values.op(OP_MULTIPLY, source, result, multiply=multiply))
 
-    def _add_leak(self, node: nodes.LeakyRelu | nodes.PRelu, step: Step) -> None:
-        values, source = self.values, node.inputs[0]
-        slopes = node.negative_slope if isinstance(node, nodes.LeakyRelu) else values.artifact.tensors[node.slope]
+    def _tensor(self, name: str) -> np.ndarray:
+        return self.values.artifact.tensors[name]
+
+    def _add_by_channel(self, step: Step, **operands: np.ndarray | float) -> None:
+        """Add a step by numbers; the operands are fields of it, a number for each channel or one for all."""
+        values, source = self.values, self.values.nodes[step.index].inputs[0]
         channels = values.image(source)[0]
         self.memory.reserve(4 * channels)
-        slope = self.memory.point(np.full(channels, slopes, np.float32))
-        elementwise = ElementwiseOp(tail=tail_of(step, values, groups=0), slope=slope)
+        arrays = {key: self.memory.point(np.full(channels, numbers, np.float32)) for key, numbers in operands.items()}
+        elementwise = ElementwiseOp(tail=tail_of(step, values, groups=0), **arrays)
         values.write(step.result, values.op(OP_ELEMENTWISE, source, step.result, elementwise=elementwise))
 
     def _add_pool(self, node: nodes.MaxPool | nodes.AvgPool | nodes.AdaptiveAvgPool, result: int) -> None:

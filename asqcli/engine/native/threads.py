@@ -7,7 +7,7 @@ import weakref
 from contextlib import suppress
 from threading import Thread
 
-from asqcli.engine.native.bindings import library
+from asqcli.engine.native.bindings import Op, library
 
 USUAL_SLEEPS = 2  # of a team, in an image: the first barrier waits for threads that have slept
 MOST_ALONE = 256  # images
@@ -34,7 +34,7 @@ class ThreadTeam:
                 self.threads += 1
         weakref.finalize(self, lambda: library().asq_shutdown(ctypes.addressof(state)))
 
-    def run(self, kernel: int, ops) -> None:
+    def run(self, kernel: int, ops: ctypes.Array[Op]) -> None:
         """Run a plan; each thread does its part of every step.
 
         Where other work takes a core, the threads wait for each other at every step, and all together are slower than

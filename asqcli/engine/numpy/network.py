@@ -83,7 +83,7 @@ def batch_size(artifact: Artifact) -> int:
 class _QuantizedLayer:
     """A convolution or linear layer: quantize, accumulate, scale, add the bias."""
 
-    def __init__(self, artifact: Artifact, node: nodes.Conv | nodes.Linear, kernel) -> None:
+    def __init__(self, artifact: Artifact, node: nodes.Conv | nodes.Linear, kernel: Kernel) -> None:
         self.name, self.kernel = node.name, kernel
         self.quantize = operations.Quantizer(node.activations, artifact.tensors)
         self.scale = artifact.tensors[node.weights.scale]
@@ -116,8 +116,8 @@ class _QuantizedLayer:
 
 
 def _batch_norm(node: nodes.BatchNorm, tensors: Tensors, x: np.ndarray) -> np.ndarray:
-    v = x * tensors[node.g][:, None, None]
-    return np.add(v, tensors[node.b][:, None, None], out=v)
+    v = x * _of_channels(tensors[node.g], x)
+    return np.add(v, _of_channels(tensors[node.b], x), out=v)
 
 
 def _clamp(node: nodes.Clamp, _, x: np.ndarray) -> np.ndarray:
@@ -129,7 +129,12 @@ def _clamp(node: nodes.Clamp, _, x: np.ndarray) -> np.ndarray:
 
 
 def _prelu(node: nodes.PRelu, tensors: Tensors, x: np.ndarray) -> np.ndarray:
-    return np.where(x > 0, x, x * tensors[node.slope].reshape(-1, *[1] * (x.ndim - 2)))
+    return np.where(x > 0, x, x * _of_channels(tensors[node.slope], x))
+
+
+def _of_channels(numbers: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return a number for each channel, or one for all, in a shape that goes with `x`."""
+    return numbers.reshape(-1, *[1] * (x.ndim - 2))
 
 
 def _avg_pool(node: nodes.AvgPool, _, x: np.ndarray) -> np.ndarray:
@@ -153,6 +158,7 @@ COMPUTE: dict[type[nodes.Node], Callable[..., np.ndarray]] = nodes.for_every_kin
         nodes.Linear: _quantized_layer,
         nodes.BatchNorm: _batch_norm,
         nodes.Clamp: _clamp,
+        nodes.Div: lambda node, tensors, x: x / _of_channels(tensors[node.divisor], x),
         nodes.Gate: lambda node, _, x: operations.gate(node.op, x),
         nodes.LeakyRelu: lambda node, _, x: np.where(x > 0, x, x * np.float32(node.negative_slope)),
         nodes.PRelu: _prelu,

@@ -6,6 +6,7 @@ Arrays are (N, C, H, W) or (N, features), float32, whatever their order in memor
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from types import ModuleType
 
 import numpy as np
@@ -82,14 +83,11 @@ def max_pool(
     x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=-np.inf)
     extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel_size, strict=True)]
     rows, columns = ((n - e) // s * s + 1 for n, e, s in zip(x.shape[2:], extents, stride, strict=True))
-    (step_y, step_x), out = stride, None
-    for i in range(0, extents[0], dilation[0]):
-        for j in range(0, extents[1], dilation[1]):
-            tap = x[:, :, i : i + rows : step_y, j : j + columns : step_x]
-            if out is None:
-                out = tap.copy(order="K")
-            else:  # the first of equal zeros stays, which np.maximum does not promise
-                np.copyto(out, tap, where=(tap > out) | (tap != tap))
+    offsets = product(range(0, extents[0], dilation[0]), range(0, extents[1], dilation[1]))
+    first, *others = (x[:, :, i : i + rows : stride[0], j : j + columns : stride[1]] for i, j in offsets)
+    out = first.copy(order="K")
+    for tap in others:  # the first of equal zeros stays, which np.maximum does not promise
+        np.copyto(out, tap, where=(tap > out) | (tap != tap))
     return out
 
 
@@ -101,10 +99,15 @@ def gate(op: str, x: np.ndarray) -> np.ndarray:
 
 def _in_parts(formula: Callable[[ModuleType, np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
     """Return a formula's value for each number, from parts that stay in the cache whatever the order in memory."""
-    flags, operands = ["buffered", "external_loop"], [["readonly"], ["writeonly", "allocate"]]
     with (
         np.errstate(invalid="ignore"),  # a NaN is no whole number, but passes through
-        np.nditer([x, None], flags, operands, op_dtypes=[np.float32] * 2, buffersize=PART) as parts,
+        np.nditer(
+            [x, None],
+            ["buffered", "external_loop"],
+            [["readonly"], ["writeonly", "allocate"]],
+            op_dtypes=[np.float32] * 2,
+            buffersize=PART,
+        ) as parts,
     ):
         for part, out in parts:
             out[...] = formula(np, part)

@@ -103,7 +103,9 @@ class ShiftLutKernel:
         return magnitude.table[image - layer.qmin]
 
     @staticmethod
-    def _sum(products: np.ndarray, index: np.ndarray, sign: np.ndarray, layer: Layer, size) -> np.ndarray:
+    def _sum(
+        products: np.ndarray, index: np.ndarray, sign: np.ndarray, layer: Layer, size: tuple[int, ...]
+    ) -> np.ndarray:
         """Return one output channel: products added where the weight is above 0, subtracted where below.
 
         Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,10 @@ class Graph:
     """
 
     def __init__(self, reserved: Iterable[str]) -> None:
-        self.nodes: list = []
-        self.constants: list = []
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
         self._taken = set(reserved)
-        self._constant_of: dict[tuple, str] = {}
+        self._constant_of: dict[tuple[Any, ...], str] = {}
 
     def unique(self, name: str) -> str:
         """Return `name`, with a number where it is taken, and take it."""
@@ -43,7 +44,7 @@ class Graph:
             self.constants.append(numpy_helper.from_array(array, self._constant_of[key]))
         return self._constant_of[key]
 
-    def add(self, op: str, *inputs: str, name: str, **attributes) -> str:
+    def add(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
         """Add an operator of one output; return the name of its value.
 
         Args:

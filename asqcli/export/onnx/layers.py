@@ -18,7 +18,7 @@ def quantized_layer(scope: Scope, node: Conv | Linear) -> str:
     weights, activations = node.weights, node.activations
     per_channel = (-1, 1, 1) if isinstance(node, Conv) else (-1,)
     step = scope.artifact.tensors[activations.step_size][0]
-    adapted = None if activations.adapter is None else _adapted_step_size(scope, node)
+    adapted = None if activations.adapter is None else _adapted_step_size(scope, node, activations.adapter)
     codes = _codes(scope, node, step, adapted)
     if adapted is None or activations.dequantize_by == "step_size":
         scale = scope.constant("scale", (step * scope.artifact.tensors[weights.scale]).reshape(per_channel))
@@ -80,14 +80,14 @@ def _over_pixels(scope: Scope, node: Conv | Linear, x: str) -> str:
     return scope.add("Unsqueeze", x, scope.integers("pixel_axes", 2, 3), name="over_pixels")
 
 
-def _adapted_step_size(scope: Scope, node: Conv | Linear) -> str:
+def _adapted_step_size(scope: Scope, node: Conv | Linear, adapter: Adapter) -> str:
     """Return step_size * beta, (N, 1): a float32 number, as double.
 
     A quotient or product of float32 numbers in double, rounded, is that in float32. In float32 onnxruntime (1.31)
     would make x / step of x * (1 / step), which is another number, and merge the scale of a matrix product with the
     first step of a batch for all its samples.
     """
-    (hidden,), adapter = scope.inputs, node.activations.adapter
+    (hidden,) = scope.inputs
     if isinstance(node, Conv):
         hidden = scope.add("Flatten", channel_means(scope), name="channel_means")
     hidden = scope.cast(hidden, DOUBLE, name="adapter_input")

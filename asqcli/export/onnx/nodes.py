@@ -7,6 +7,7 @@ that two runtimes can be compared value by value.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -40,8 +41,17 @@ def write_node(graph: Graph, artifact: Artifact, index: int, inputs: list[str], 
 
 
 def _batch_norm(scope: Scope, node: nodes.BatchNorm) -> str:
-    product = scope.add("Mul", *scope.inputs, scope.tensor(node.g, (-1, 1, 1)), name="multiplied")
-    return scope.add("Add", product, scope.tensor(node.b, (-1, 1, 1)), name="normalized")
+    product = scope.add("Mul", *scope.inputs, _of_channels(scope, node.g), name="multiplied")
+    return scope.add("Add", product, _of_channels(scope, node.b), name="normalized")
+
+
+def _div(scope: Scope, node: nodes.Div) -> str:
+    return scope.add("Div", *scope.inputs, _of_channels(scope, node.divisor), name="quotient")
+
+
+def _of_channels(scope: Scope, name: str) -> str:
+    """Return a tensor of a number for each channel in a shape that goes with the node's input."""
+    return scope.tensor(name, (-1, *[1] * (len(scope.shapes[0]) - 1)))
 
 
 def _clamp(scope: Scope, node: nodes.Clamp) -> str:
@@ -109,8 +119,8 @@ def _leaky_relu(scope: Scope, node: nodes.LeakyRelu) -> str:
 
 
 def _prelu(scope: Scope, node: nodes.PRelu) -> str:
-    shape = (-1, *[1] * (len(scope.shapes[0]) - 1)) if node.slope_per == "channel" else (1,)
-    return scope.add("PRelu", *scope.inputs, scope.tensor(node.slope, shape), name="prelu")
+    slope = _of_channels(scope, node.slope) if node.slope_per == "channel" else scope.tensor(node.slope, (1,))
+    return scope.add("PRelu", *scope.inputs, slope, name="prelu")
 
 
 def _hard_sigmoid(scope: Scope, x: str) -> str:
@@ -144,20 +154,23 @@ def _concat(scope: Scope, node: nodes.Concat) -> str:
 
 
 def _slice(scope: Scope, node: nodes.Slice) -> str:
-    return scope.slice(*scope.inputs, node.axis + 1, node.start, node.stop, node.step)
+    (x,) = scope.inputs
+    return scope.slice(x, node.axis + 1, node.start, node.stop, node.step)
 
 
 def _pad(scope: Scope, node: nodes.Pad) -> str:
-    return scope.pad_safely(*scope.inputs, node.before, node.after, np.float32(0))
+    (x,) = scope.inputs
+    return scope.pad_safely(x, node.before, node.after, np.float32(0))
 
 
 # Each leaves the value that it returns as the last one.
-WRITERS: dict[type[nodes.Node], Callable[[Scope, nodes.Node], str]] = nodes.for_every_kind(
+WRITERS: dict[type[nodes.Node], Callable[[Scope, Any], str]] = nodes.for_every_kind(
     {
         nodes.Conv: quantized_layer,
         nodes.Linear: quantized_layer,
         nodes.BatchNorm: _batch_norm,
         nodes.Clamp: _clamp,
+        nodes.Div: _div,
         nodes.Gate: _gate,
         nodes.LeakyRelu: _leaky_relu,
         nodes.PRelu: _prelu,

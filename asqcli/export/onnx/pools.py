@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
 from asqcli.arithmetic.windows import adaptive_windows
@@ -91,11 +93,8 @@ def _sums(scope: Scope, x: str, axis: int, windows: list[Window]) -> str:
     size, step = end - start, max(1, windows[1][0] - start) if len(windows) > 1 else 1
     regular = windows == [(i, i + size) for i in range(start, last + 1, step)]
     if regular and size <= len(windows):
-        total = None
-        for pixel in range(size):
-            tap = scope.slice(x, axis, start + pixel, last + pixel + 1, step)
-            total = tap if total is None else scope.add("Add", total, tap, name="sum")
-        return total
+        taps = (scope.slice(x, axis, start + pixel, last + pixel + 1, step) for pixel in range(size))
+        return reduce(lambda total, tap: scope.add("Add", total, tap, name="sum"), taps)
     axes = scope.integers("axis", axis)
     parts = [scope.add("ReduceSum", scope.slice(x, axis, *window, 1), axes, name="sum") for window in windows]
     return parts[0] if len(parts) == 1 else scope.add("Concat", *parts, name="sums", axis=axis)

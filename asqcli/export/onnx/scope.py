@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from asqcli.artifact import Artifact
@@ -28,7 +30,7 @@ class Scope:
         self.name = node.name or node.op
         self.shapes: list[Shape] = [artifact.graph.shapes[value] for value in node.inputs]
 
-    def add(self, op: str, *inputs: str, name: str, **attributes) -> str:
+    def add(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
         """Add an operator; return the name of its value."""
         return self.graph.add(op, *inputs, name=f"{self.name}/{name}", **attributes)
 

@@ -2,7 +2,8 @@
 
 registry     the decorator that says which functions of torch a handler is for, and what to call it
 layers       quantized layers, batch norm
-elementwise  clamps, gates, sums, products
+elementwise  clamps, gates and other functions of one number
+arithmetic   sums, differences, products, quotients
 pools        pools, means
 movement     reshapes, slices and what changes nothing
 table        all of them

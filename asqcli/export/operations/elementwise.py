@@ -73,24 +73,3 @@ def prelu(call: Call, input, weight) -> Value:
         raise Unsupported("its slopes are made from the network's input")
     slope = call.graph.store.add(f"{call.name}.slope", weight, np.float32)
     return call.emit(nodes.PRelu, input, slope=slope, slope_per="layer" if weight.numel() == 1 else "channel")
-
-
-@lowers("add", says="sums")
-def add(call: Call, input, other, *, alpha=1, out=None) -> Value:
-    if not isinstance(input, Value) or not isinstance(other, Value):
-        raise Unsupported("one of its operands is a constant")
-    if call.shape_of(input) != call.shape_of(other):
-        raise Unsupported(f"its operands have the shapes {call.shape_of(input)} and {call.shape_of(other)}")
-    if alpha != 1:
-        raise Unsupported("it has a factor")
-    return call.emit(nodes.Add, input, other)
-
-
-@lowers("mul", "multiply", says="products")
-def mul(call: Call, input, other) -> Value:
-    for x, gate in ((input, other), (other, input)):
-        if isinstance(x, Value) and isinstance(gate, Value):
-            shape, of_gate = call.shape_of(x), call.shape_of(gate)
-            if of_gate == shape or (len(shape) == 3 and of_gate == (shape[0], 1, 1)):
-                return call.emit(nodes.Mul, x, gate)
-    raise Unsupported("the factors are not two values of one shape, or a value and one number per channel")

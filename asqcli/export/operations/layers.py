@@ -6,21 +6,23 @@ from asqcli.artifact import nodes
 from asqcli.export.graph import Call, Unsupported, Value
 from asqcli.export.integers import require_integers, store_activations, store_batch_norm, store_weights
 from asqcli.export.operations.registry import lowers
-from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d, quantized_layer
+from asqcli.nn.layers import Geometry, QuantConv2d, QuantLinear, TwoStepBatchNorm2d, quantized_layer
 
 
 @lowers(quantized_layer, says="quantized convolutions and linear layers, batch norm")
-def layer(call: Call, layer: QuantConv2d | QuantLinear | TwoStepBatchNorm2d, x: Value) -> Value:
+def layer(
+    call: Call, layer: QuantConv2d | QuantLinear | TwoStepBatchNorm2d, x: object, geometry: Geometry | None = None
+) -> Value:
     if not isinstance(x, Value):
         raise Unsupported("it computes with something that is not the network's input or made from it")
     if (name := call.graph.layers.get(layer)) is None:
         raise Unsupported("it is no layer of the network")
     if isinstance(layer, TwoStepBatchNorm2d):
         return _batch_norm(call, x, layer, name)
-    return _product(call, x, layer, name)
+    return _product(call, x, layer, name, geometry)
 
 
-def _product(call: Call, x: Value, layer: QuantConv2d | QuantLinear, name: str) -> Value:
+def _product(call: Call, x: Value, layer: QuantConv2d | QuantLinear, name: str, geometry: Geometry | None) -> Value:
     require_integers(name, layer)
     store = call.graph.store
     activations = store.once(store_activations, name, layer.activation_quantizer)
@@ -29,18 +31,17 @@ def _product(call: Call, x: Value, layer: QuantConv2d | QuantLinear, name: str) 
         if len(call.shape_of(x)) != 1:
             raise Unsupported(f"its input has the shape {call.shape_of(x)} for one image, not (features,)")
         return call.emit(nodes.Linear, x, name=name, activations=activations, weights=weights)
-    if layer.padding_mode != "zeros":
-        raise Unsupported(f"it pads with `{layer.padding_mode}`, and the engine with zeros")
+    geometry = geometry or _own_geometry(layer)
     return call.emit(
         nodes.Conv,
         x,
         name=name,
         activations=activations,
         weights=weights,
-        stride=tuple(layer.stride),
-        padding=_borders(layer),
-        dilation=tuple(layer.dilation),
-        groups=layer.groups,
+        stride=tuple(geometry.stride),
+        padding=_borders(geometry, layer.weight.shape[2:]),
+        dilation=tuple(geometry.dilation),
+        groups=geometry.groups,
     )
 
 
@@ -51,12 +52,18 @@ def _batch_norm(call: Call, x: Value, layer: TwoStepBatchNorm2d, name: str) -> V
     return call.emit(nodes.BatchNorm, x, name=name, g=g, b=b)
 
 
-def _borders(layer: QuantConv2d) -> tuple[int, int, int, int]:
+def _own_geometry(layer: QuantConv2d) -> Geometry:
+    if layer.padding_mode != "zeros":
+        raise Unsupported(f"it pads with `{layer.padding_mode}`, and the engine with zeros")
+    return Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def _borders(geometry: Geometry, kernel_size: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Return a convolution's padding, (top, left, bottom, right)."""
-    if layer.padding == "valid":
+    if geometry.padding == "valid":
         return 0, 0, 0, 0
-    if layer.padding == "same":  # as torch: the smaller half first
-        totals = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        first = [total // 2 for total in totals]
-        return (*first, *(total - f for total, f in zip(totals, first, strict=True)))
-    return (*layer.padding, *layer.padding)
+    if isinstance(geometry.padding, str):  # "same", as torch: the smaller half first
+        down, across = (d * (k - 1) for d, k in zip(geometry.dilation, kernel_size, strict=True))
+        return down // 2, across // 2, down - down // 2, across - across // 2
+    down, across = geometry.padding
+    return down, across, down, across

@@ -12,13 +12,31 @@ def reshape(call: Call, input, *_, **__) -> Value:
     return call.emit(nodes.Reshape, input, shape=call.result_shape)
 
 
-@lowers("transpose", says="transposes")
+@lowers("transpose", "swapaxes", "swapdims", says="transposes")
 def transpose(call: Call, input, dim0, dim1) -> Value:
     dims = len(call.shape_of(input)) + 1
     axes = tuple(d % dims - 1 for d in (dim0, dim1))
     if min(axes) < 0:
         raise Unsupported("it moves the batch")
     return call.emit(nodes.Transpose, input, axes=axes)
+
+
+@lowers("permute", says="permutations")
+def permute(call: Call, input, *dims) -> Value:
+    wanted = list(dims[0] if isinstance(dims[0], tuple | list) else dims)
+    count = len(call.shape_of(input)) + 1
+    wanted = [d % count for d in wanted]
+    if wanted[0] != 0:
+        raise Unsupported("it moves the batch")
+    value, order = input, list(range(count))
+    for place, dim in enumerate(wanted):
+        at = order.index(dim)
+        if at != place:
+            order[place], order[at] = order[at], order[place]
+            shape = list(call.shape_of(value))
+            shape[place - 1], shape[at - 1] = shape[at - 1], shape[place - 1]
+            value = call.emit(nodes.Transpose, value, axes=(place - 1, at - 1), gives=tuple(shape))
+    return value
 
 
 @lowers("cat", "concat", "concatenate", says="concatenation")
@@ -54,14 +72,16 @@ def getitem(call: Call, input, index) -> Value:
     if Ellipsis in index:
         at = index.index(Ellipsis)
         index = (*index[:at], *[slice(None)] * (dims - len(index) + 1), *index[at + 1 :])
-    if not all(isinstance(i, slice) for i in index) or index[0] != slice(None):
-        raise Unsupported("the engine slices along channels, height and width, and takes no single elements")
+    if not all(type(i) in (slice, int) for i in index) or index[0] != slice(None):
+        raise Unsupported("the engine slices along channels, height and width, or takes one place of them")
     value = input
     for axis, part in enumerate(index[1:]):
         size = call.shape_of(value)[axis]
-        part = slice(*part.indices(size))
+        part = slice(part % size, part % size + 1, 1) if type(part) is int else slice(*part.indices(size))
         if part != slice(0, size, 1):
             value = _slice(call, value, axis, part)
+    if call.shape_of(value) != call.result_shape:  # one place of a side: the side is gone
+        value = call.emit(nodes.Reshape, value, shape=call.result_shape)
     return value
 
 
@@ -73,16 +93,40 @@ def _slice(call: Call, input: Value, axis: int, part: slice) -> Value:
     )
 
 
-@lowers("pad", says="padding with zeros")
+@lowers("pad", says="padding")
 def pad(call: Call, input, pad, mode="constant", value=None) -> Value:
-    if mode != "constant" or value not in (None, 0):
-        raise Unsupported("the engine pads with zeros")
+    if mode == "constant" and value not in (None, 0):
+        raise Unsupported("the engine pads with zeros, or with pixels of the image")
     dims = len(call.shape_of(input))
     if len(pad) > 2 * dims or min(pad) < 0:
         raise Unsupported(f"it pads by {tuple(pad)}")
     pairs = [tuple(pad[i : i + 2]) for i in range(0, len(pad), 2)]  # torch names the last dimension first
     pairs = [*pairs, *[(0, 0)] * (dims - len(pairs))][::-1]
+    if mode != "constant":
+        for axis, borders in enumerate(pairs):
+            input = _with_pixels_around(call, input, axis, borders, mode)
+        return input
     return call.emit(nodes.Pad, input, before=tuple(b for b, _ in pairs), after=tuple(a for _, a in pairs))
+
+
+def _with_pixels_around(call: Call, value: Value, axis: int, borders: tuple[int, int], mode: str) -> Value:
+    """Put copies of a value's own pixels before and after it along an axis."""
+    if borders == (0, 0):
+        return value
+    shape, (before, after) = list(call.shape_of(value)), borders
+    last = shape[axis] - 1
+    match mode:
+        case "reflect":
+            places = [*range(before, 0, -1)], [last - 1 - i for i in range(after)]
+        case "replicate":
+            places = [0] * before, [last] * after
+        case "circular":
+            places = [last + 1 - before + i for i in range(before)], [*range(after)]
+        case _:
+            raise Unsupported(f"it pads with `{mode}`")
+    first, second = ([_slice(call, value, axis, slice(i, i + 1, 1)) for i in side] for side in places)
+    shape[axis] += before + after
+    return call.emit(nodes.Concat, *first, value, *second, axis=axis, gives=tuple(shape))
 
 
 @lowers("dropout", "dropout2d", "alpha_dropout", says="dropout")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from torch.nn.modules.utils import _pair
-
+from asqcli.arithmetic.torch_mode import pair
+from asqcli.arithmetic.windows import reaches_beyond
 from asqcli.artifact import nodes
+from asqcli.artifact.nodes.base import Shape
 from asqcli.export.graph import Call, Unsupported, Value
 from asqcli.export.operations.registry import lowers
 
@@ -15,8 +16,8 @@ def max_pool(
 ) -> Value:
     if return_indices:
         raise Unsupported("it returns indices")
-    kernel_size, padding, dilation = _pair(kernel_size), _pair(padding), _pair(dilation)
-    stride = _pair(stride) if stride else kernel_size
+    kernel_size, padding, dilation = pair(kernel_size), pair(padding), pair(dilation)
+    stride = pair(stride) if stride else kernel_size
     # `ceil_mode` asks for windows beyond the lower and right border: as much border as the last of them needs.
     made, sides = call.result_shape[1:], call.shape_of(input)[1:]
     borders = [
@@ -39,17 +40,57 @@ def avg_pool(
     count_include_pad=True,
     divisor_override=None,
 ) -> Value:
-    if ceil_mode or divisor_override is not None:
-        raise Unsupported("the engine's average pools have neither `ceil_mode` nor `divisor_override`")
-    kernel_size = _pair(kernel_size)
+    kernel_size, padding = pair(kernel_size), pair(padding)
+    stride = pair(stride) if stride else kernel_size
+    if divisor_override is not None:
+        raise Unsupported("the engine's average pools have no `divisor_override`")
+    if ceil_mode and reaches_beyond(call.shape_of(input)[1:], kernel_size, stride, padding):
+        raise Unsupported("by `ceil_mode` its last windows reach beyond the border, and the engine's do not")
     return call.emit(
         nodes.AvgPool,
         input,
         kernel_size=kernel_size,
-        stride=_pair(stride) if stride else kernel_size,
-        padding=_pair(padding),
+        stride=stride,
+        padding=padding,
         count_include_pad=bool(count_include_pad),
     )
+
+
+@lowers("adaptive_max_pool2d", says="adaptive max pools")
+def adaptive_max_pool(call: Call, input, output_size, return_indices=False) -> Value:
+    if return_indices:
+        raise Unsupported("it returns indices")
+    return _max_over_equal_windows(call, input, call.result_shape)
+
+
+@lowers("amax", says="adaptive max pools")
+def amax(call: Call, input, dim=(), keepdim=False) -> Value:
+    dims, shape = {d % 4 for d in ((dim,) if isinstance(dim, int) else dim)}, call.shape_of(input)
+    if len(shape) != 3 or dims != {2, 3}:
+        raise Unsupported("the engine takes the largest over height and width together")
+    pooled = _max_over_equal_windows(call, input, (shape[0], 1, 1))
+    return pooled if keepdim else call.emit(nodes.Reshape, pooled, shape=call.result_shape)
+
+
+def _max_over_equal_windows(call: Call, input: Value, made: Shape) -> Value:
+    sides = call.shape_of(input)[1:]
+    if any(n % out for n, out in zip(sides, made[1:], strict=True)):
+        raise Unsupported(f"its windows differ in size: it makes {made[1:]} of {sides}")
+    window = tuple(n // out for n, out in zip(sides, made[1:], strict=True))
+    return call.emit(
+        nodes.MaxPool, input, kernel_size=window, stride=window, padding=(0,) * 4, dilation=(1, 1), gives=made
+    )
+
+
+@lowers("interpolate", says="nearest upsampling")
+def interpolate(
+    call: Call, input, size=None, scale_factor=None, mode="nearest", align_corners=None,
+    recompute_scale_factor=None, antialias=False,
+) -> Value:  # fmt: skip
+    sides, made = call.shape_of(input)[1:], call.result_shape[1:]
+    if mode != "nearest" or len(made) != 2 or any(out % n for out, n in zip(made, sides, strict=True)):
+        raise Unsupported("the engine makes images larger by whole factors and `nearest` only")
+    return call.emit(nodes.AdaptiveAvgPool, input, output_size=made)  # windows of one pixel
 
 
 @lowers("adaptive_avg_pool2d", says="adaptive average pools")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,15 +23,15 @@ class Entry:
         says: what the engine can do by it, for errors.
     """
 
-    handler: Callable
-    functions: tuple[Callable, ...]
+    handler: Callable[..., Any]
+    functions: tuple[Callable[..., Any], ...]
     says: str
 
 
 ENTRIES: list[Entry] = []
 
 
-def lowers(*functions: Callable | str, says: str) -> Callable[[Callable], Callable]:
+def lowers(*functions: Callable[..., Any] | str, says: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator: what follows makes nodes of calls of these functions.
 
     Args:
@@ -44,14 +45,14 @@ def lowers(*functions: Callable | str, says: str) -> Callable[[Callable], Callab
     if taken := [f for entry in ENTRIES for f in entry.functions if f in found]:
         raise LookupError(f"{taken[0]} has a handler already")
 
-    def register(handler: Callable) -> Callable:
+    def register(handler: Callable[..., Any]) -> Callable[..., Any]:
         ENTRIES.append(Entry(handler, found, says))
         return handler
 
     return register
 
 
-def _named(name: str) -> list[Callable]:
+def _named(name: str) -> list[Callable[..., Any]]:
     """Return the functions and methods of that name, the ones in place among them."""
     forms = (getattr(library, form, None) for library in LIBRARIES for form in (name, f"{name}_"))
     found = [function for function in forms if callable(function)]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from asqcli.export.operations import elementwise, layers, movement, pools
+from asqcli.export.operations import arithmetic, elementwise, layers, movement, pools
 from asqcli.export.operations.registry import ENTRIES, Entry
 
-MODULES = (layers, elementwise, pools, movement)  # in the order in which they are told
+MODULES = (layers, elementwise, arithmetic, pools, movement)  # in the order in which they are told
 
 
 def _place(entry: Entry) -> int:
     return [module.__name__ for module in MODULES].index(entry.handler.__module__)
 
 
-HANDLERS: dict[Callable, Callable] = {function: entry.handler for entry in ENTRIES for function in entry.functions}
+HANDLERS: dict[Callable[..., Any], Callable[..., Any]] = {
+    function: entry.handler for entry in ENTRIES for function in entry.functions
+}
 *_MOST, _LAST = dict.fromkeys(entry.says for entry in sorted(ENTRIES, key=_place))  # each once, in order
 SUPPORTED = f"the engine has {', '.join(_MOST)} and {_LAST}"

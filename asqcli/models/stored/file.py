@@ -7,9 +7,11 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from asqcli.errors import InputError, first_line, printable, ran_out_of_memory
 from asqcli.files import check_readable
@@ -37,7 +39,7 @@ _OTHER_FILES = (
 )
 
 
-def read_file(path: Path) -> dict:
+def read_file(path: Path) -> dict[Any, Any]:
     """Return what is in a file, tensors on the CPU: safetensors, or `torch.save` read without running its code.
 
     Raises:
@@ -102,15 +104,17 @@ def _refuse_other_archives(path: Path) -> None:
         raise InputError(f"`{path}` is a ZIP archive, but not of weights: it holds {printable(some)}", _UNPACK)
 
 
-def _read_safetensors(path: Path) -> dict:
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # what a header claims can fail in safetensors, in torch or in the allocator
         raise InputError(f"weights file `{path}` is corrupt: {printable(first_line(error))}") from error
 
 
-def _read_torch(path: Path) -> dict:
-    allowed: list[Callable | tuple[Callable, str]] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+def _read_torch(path: Path) -> dict[Any, Any]:
+    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        (stand_in, name) for name, stand_in in STAND_INS.items()
+    ]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")  # torch's advice on old formats is none for our user

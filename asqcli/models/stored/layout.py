@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.errors import InputError, printable, some_of
+from asqcli.models.renames import as_named_now
 from asqcli.models.state import is_extra, may_be_missing, with_versions
 from asqcli.models.stored.file import FORMATS, read_file
 from asqcli.models.stored.tree import Place, Tree
@@ -29,8 +30,10 @@ AVERAGED = {"ema", "swa", "average", "averaged", "avg"}  # words in the names of
 USUAL = WRAPPERS | {
     "state_dict", "model", "net", "network", "model_state_dict", "model_state", "params", "weights",
 }  # fmt: skip
-_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-_DTYPES |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+_DTYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class StoredState:
     """A state dict from a file.
 
     Attributes:
-        state: by the network's names as far as these are there, with the versions of modules.
+        state: by the network's names, or old ones of torchvision's, as far as these are there, with the versions of
+            modules.
         about: how much of the network it has, and what else the file holds, for an error where it does not fit.
     """
 
@@ -49,6 +53,8 @@ class StoredState:
 @dataclass(eq=False)
 class _Candidate:
     """What lies under a place, by names that are the network's where they fit.
+
+    Its names may be old ones of torchvision's, which fit as well; whoever loads the state renames them.
 
     Attributes:
         named: values by these names; what is no tensor only where the network has its name.
@@ -101,10 +107,11 @@ def read_weights(path: Path, model: nn.Module, tell: Callable[[str], None] = lam
     about = f"{len(required) - best.missing} of the network's {len(required)} names are there; {_outermost(content)}"
     if best.place:
         about += f"; most names fit under {best.where}"
-    modules = {_without_wrappers(name): name for name, _ in model.named_modules()} if best.renamed else {}
+    modules = {_without_wrappers(name): name for name, _ in model.named_modules()}
 
     def rename(module: str) -> str:
-        return modules.get(_without_wrappers(module), module)
+        short = _without_wrappers(module)
+        return modules.get(short, short) if best.renamed else module
 
     return StoredState(with_versions(best.named, tree.versions_under(best.place, rename)), about)
 
@@ -126,10 +133,11 @@ def _candidate(place: Place, named: dict[str, Any], own: Mapping[str, Any], *, r
         return name in own or ((isinstance(value, Tensor) or is_extra(name)) and _last(name) not in COUNTERS)
 
     kept = {name: value for name, value in named.items() if counts(name, value)}
-    missing = sum(name not in kept for name in own if not may_be_missing(name))
+    now = as_named_now(own, kept)
+    missing = sum(name not in now for name in own if not may_be_missing(name))
     shapes = {name: value.shape for name, value in own.items() if isinstance(value, Tensor)}
-    fitting = sum(isinstance(value, Tensor) and value.shape == shapes.get(name) for name, value in kept.items())
-    unexpected = sum(name not in own for name in kept)
+    fitting = sum(isinstance(value, Tensor) and value.shape == shapes.get(name) for name, value in now.items())
+    unexpected = sum(name not in own for name in now)
     return _Candidate(place, kept, renamed, missing, fitting, unexpected)
 
 
@@ -184,7 +192,7 @@ def _require_tensors(path: Path, best: _Candidate, tree: Tree) -> None:
             raise InputError(f"`{printable(name)}` in `{path}` {wrong}", FORMATS)
 
 
-def _outermost(content: Mapping) -> str:
+def _outermost(content: Mapping[Any, Any]) -> str:
     """Return in words what a file holds outermost."""
     keys = [f"`{printable(str(key))}`" for key in content]
     return f"outermost the file holds {some_of(keys)}" if keys else "it is empty"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 class ForeignObject:
     """Stands for any object; keeps nothing of it."""
 
-    def __new__(cls, *_: object, **__: object):
+    def __new__(cls, *_: object, **__: object) -> ForeignObject:
         return super().__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None:
@@ -31,14 +32,14 @@ class ForeignObject:
 class ForeignDict:
     """Makes a plain dict in the place of a kind of dict: torch's loader fills no other."""
 
-    def __new__(cls, *_: object, **__: object):
+    def __new__(cls, *_: object, **__: object) -> OrderedDict[Any, Any]:
         return OrderedDict()
 
 
 class ForeignList:
     """Makes a plain list in the place of a kind of list."""
 
-    def __new__(cls, *_: object, **__: object):
+    def __new__(cls, *_: object, **__: object) -> list[Any]:
         return []
 
 
@@ -57,7 +58,7 @@ class Array:
     """A `numpy.ndarray`: its parts, as they stand in the file."""
 
     def __init__(self, *_: object) -> None:
-        self.state: object = None
+        self.state: Any = None
 
     def __setstate__(self, state: object) -> None:
         self.state = state
@@ -65,7 +66,7 @@ class Array:
     def tensor(self) -> Tensor | None:
         """Return the array, None where it is not one of plain numbers."""
         try:
-            _, shape, kind, by_columns, raw = self.state  # pyright: ignore[reportGeneralTypeIssues]
+            _, shape, kind, by_columns, raw = self.state
             if not isinstance(raw, bytes) or not re.fullmatch(r"[fiu][1248]|b1", kind.code):
                 return None
             numbers = np.frombuffer(raw, np.dtype(kind.order + kind.code))

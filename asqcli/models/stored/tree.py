@@ -24,14 +24,14 @@ class Tree:
         odd_names: of dicts that name a tensor by something else than text, their places, each to (that name,).
     """
 
-    def __init__(self, content: Mapping) -> None:
+    def __init__(self, content: Mapping[Any, Any]) -> None:
         self.values: dict[Place, Any] = {}
         self.odd_names: dict[Place, tuple[object]] = {}
         self._dicts: dict[Place, Place] = {}  # places of values to those of the dicts that hold them
         self._versions: dict[Place, int] = {}  # of modules
         self._add(content, ())
 
-    def _add(self, content: Mapping, place: Place) -> None:
+    def _add(self, content: Mapping[Any, Any], place: Place) -> None:
         for module, version in versions_in(content).items():
             self._versions[(*place, *(module.split(".") if module else ()))] = version
         for key, value in content.items():

@@ -186,6 +186,18 @@ def test_weights_beside_numbers_and_as_arrays(read, net):
     assert holds(read({"model": {name: tensor.numpy() for name, tensor in state.items()}})[0], state)
 
 
+def test_old_names_of_torchvisions_networks_fit(read):
+    layer = nn.Sequential(OrderedDict(norm1=nn.BatchNorm2d(3), conv1=nn.Conv2d(3, 4, 1)))
+    model = nn.Sequential(OrderedDict(denselayer1=layer))
+    raw = model.state_dict()
+    for now in layer._modules:
+        raw = OrderedDict((name.replace(now, f"{now[:-1]}.1"), tensor) for name, tensor in raw.items())
+    average = others(raw)
+    assert holds(read({"state_dict": prefixed("module.", raw), "epoch": 1}, model)[0], raw)
+    state, (told,) = read({"model": raw, "model_ema": average}, model)
+    assert holds(state, average) and "averaged weights go first" in told
+
+
 def test_safetensors_with_a_prefix(tmp_path, net):
     save_file(prefixed("module.", net.state_dict()), tmp_path / "w.safetensors")
     assert holds(read_weights(tmp_path / "w.safetensors", net).state, net.state_dict())

@@ -1,0 +1,138 @@
+"""Sums, differences, products and quotients of values and constants; parameters as torch's.
+
+A constant is a number, or a tensor of one number or one for each channel. A sum or product with it is a batch norm,
+whose other operation changes nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+import torch
+
+from asqcli.artifact import nodes
+from asqcli.artifact.nodes.base import Shape
+from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.operations.registry import lowers
+
+
+@lowers("add", says="sums")
+def add(call: Call, input, other, *, alpha=1, out=None) -> Value:
+    if alpha != 1:
+        raise Unsupported("it has a factor")
+    return _sum(call, input, other)
+
+
+@lowers("sub", "subtract", says="differences")
+def sub(call: Call, input, other, *, alpha=1, out=None) -> Value:
+    if alpha != 1:
+        raise Unsupported("it has a factor")
+    if isinstance(other, Value):
+        return (
+            _sum(call, input, _affine(call, other, factor=-1.0))
+            if isinstance(input, Value)
+            else rsub(call, other, input)
+        )
+    return _affine(call, input, addend=-_constant(other))
+
+
+@lowers("rsub", "__rsub__", says="differences")
+def rsub(call: Call, input, other, *, alpha=1) -> Value:
+    if alpha != 1 or isinstance(other, Value):
+        raise Unsupported("it has a factor, or is written as a method")
+    return _affine(call, input, factor=-1.0, addend=other)
+
+
+@lowers("neg", "negative", says="differences")
+def neg(call: Call, input) -> Value:
+    return _affine(call, input, factor=-1.0)
+
+
+@lowers("mul", "multiply", says="products")
+def mul(call: Call, input, other, *, out=None) -> Value:
+    if not isinstance(input, Value) or not isinstance(other, Value):
+        value, constant = (input, other) if isinstance(input, Value) else (other, input)
+        return _affine(call, value, factor=constant)
+    for x, gate in ((input, other), (other, input)):
+        shape, of_gate = call.shape_of(x), call.shape_of(gate)
+        if of_gate == shape or (len(shape) == 3 and of_gate == (shape[0], 1, 1)):
+            return call.emit(nodes.Mul, x, gate)
+    return call.emit(nodes.Mul, expanded(call, input), expanded(call, other))
+
+
+@lowers("square", says="products")
+def square(call: Call, input) -> Value:
+    return call.emit(nodes.Mul, input, input)
+
+
+@lowers("pow", "__pow__", says="products")
+def pow(call: Call, input, exponent) -> Value:
+    if isinstance(exponent, Value | torch.Tensor) or exponent != 2:
+        raise Unsupported("the engine knows no power but the second")
+    return square(call, input)
+
+
+@lowers("div", "divide", "true_divide", says="quotients by constants")
+def div(call: Call, input, other, *, rounding_mode=None, out=None) -> Value:
+    if isinstance(other, Value) or rounding_mode is not None:
+        raise Unsupported("the engine divides by constants only, and does not round")
+    return call.emit(nodes.Div, input, divisor=_stored(call, input, "divisor", other))
+
+
+@lowers("expand", "expand_as", "broadcast_to", says="expansions of single pixels")
+def expand(call: Call, input, *_, **__) -> Value:
+    return expanded(call, input)
+
+
+def expanded(call: Call, value: Value) -> Value:
+    """Return a value in the shape of the operation's result: itself, or each channel's one number at every pixel."""
+    shape, wanted = call.shape_of(value), call.result_shape
+    if shape == wanted:
+        return value
+    if len(wanted) != 3 or shape != (wanted[0], 1, 1):
+        raise Unsupported(f"it brings the shape {shape} to {wanted}")
+    # Windows of one pixel, which is that of all.
+    return call.emit(nodes.AdaptiveAvgPool, value, output_size=wanted[1:], gives=wanted)
+
+
+def _sum(call: Call, input: Any, other: Any) -> Value:
+    if isinstance(input, Value) and isinstance(other, Value):
+        return call.emit(nodes.Add, expanded(call, input), expanded(call, other))
+    value, constant = (input, other) if isinstance(input, Value) else (other, input)
+    return _affine(call, value, addend=constant)
+
+
+def _affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = -0.0) -> Value:
+    """Multiply by one constant and add another; -0.0 leaves the sign of zeros, too."""
+    if isinstance(value, Value) and len(call.shape_of(value)) not in (1, 3):
+        raise Unsupported(f"it computes with a constant and a value of the shape {call.shape_of(value)}")
+    g, b = _stored(call, value, "factor", factor), _stored(call, value, "addend", addend)
+    return call.emit(nodes.BatchNorm, value, g=g, b=b, gives=call.shape_of(value))
+
+
+def _stored(call: Call, value: Any, role: str, constant: Any) -> str:
+    """Store a constant for each channel of a value; return its name, by which one that counts the batch is seen."""
+    numbers = np.ascontiguousarray(_per_channel(call, value, constant))
+    return call.graph.store.add(f"{call.name}.{role}.{zlib.crc32(numbers.tobytes()):08x}", numbers, np.float32)
+
+
+def _per_channel(call: Call, value: Any, constant: Any) -> np.ndarray:
+    """Return a constant as a number for each channel of a value, (C,)."""
+    if not isinstance(value, Value):
+        raise Unsupported("it computes with something that is not the network's input or made from it")
+    shape: Shape = call.shape_of(value)
+    tensor = _constant(constant)
+    ones = (1,) * (len(shape) + 1 - tensor.dim())
+    of_channels = (*ones, *tensor.shape)[1:2]
+    if tensor.dim() > len(shape) + 1 or tensor.numel() not in (1, *of_channels) or of_channels not in ((1,), shape[:1]):
+        raise Unsupported(f"its constant has the shape {tuple(tensor.shape)}, not one number or one for each channel")
+    if not tensor.isfinite().all():
+        raise Unsupported("one of its operands is no finite number")
+    return tensor.flatten().expand(shape[0]).numpy()
+
+
+def _constant(constant: Any) -> torch.Tensor:
+    """Return a number or tensor as float32 on the CPU."""
+    return torch.as_tensor(constant).detach().to("cpu", torch.float32)

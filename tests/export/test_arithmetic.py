@@ -1,0 +1,129 @@
+"""What public networks write between their layers: exported, on a native kernel, and equal to the bit."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from asqcli.api import export_module, quantize_module
+from asqcli.engine import load
+from asqcli.engine.dispatch import NATIVE_KERNELS, usable_kernels
+from asqcli.errors import UnsupportedError
+
+SIZE, CHANNELS = 8, 6
+PER_CHANNEL = torch.linspace(-1, 2, CHANNELS).reshape(1, CHANNELS, 1, 1)
+OF_PIXELS = torch.linspace(-1, 1, SIZE * SIZE).reshape(SIZE, SIZE)
+
+
+class Net(nn.Module):
+    def __init__(self, middle) -> None:
+        super().__init__()
+        self.middle = middle
+        self.stem, self.norm = nn.Conv2d(3, CHANNELS, 3, padding=1), nn.BatchNorm2d(CHANNELS)
+        with torch.no_grad():
+            channels = middle(torch.zeros(1, CHANNELS, SIZE, SIZE)).shape[1]
+        self.conv, self.head = nn.Conv2d(channels, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.conv(self.middle(self.norm(self.stem(x)))).mean((2, 3)))
+
+
+def in_place(x):
+    x = x * 1
+    x -= 0.25
+    x *= PER_CHANNEL
+    x /= 3
+    return x
+
+
+def shuffled(x):
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).permute(0, 2, 1, 3, 4).reshape(n, c, h, w)
+
+
+MADE = {
+    "hard swish by hand": lambda x: x * F.relu6(x + 3) / 6,
+    "scaled sum": lambda x: x + 0.1 * F.relu(x),
+    "number first": lambda x: 2 - x,
+    "minus": lambda x: -x,
+    "difference": lambda x: F.relu(x) - F.sigmoid(x),
+    "sum of a list": lambda x: sum([x, F.relu(x), F.silu(x)]),
+    "a number for each channel": lambda x: (x - PER_CHANNEL) / (PER_CHANNEL + 1.5) * PER_CHANNEL,
+    "one number in a tensor": lambda x: x * torch.tensor(0.3) + torch.tensor([0.7]),
+    "in place": in_place,
+    "squares": lambda x: x.square() - x**2 / 2,
+    "a pixel added": lambda x: x + F.adaptive_avg_pool2d(x, 1),
+    "a pixel first": lambda x: x.mean((2, 3), keepdim=True) + x,
+    "expanded": lambda x: x * x.mean((2, 3), keepdim=True).expand_as(x),
+    "permuted": lambda x: shuffled(x).permute(0, 1, 3, 2),
+    "swapped": lambda x: x.swapaxes(2, 3),
+    "windows that fit, ceil_mode": lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False),
+    "the window beyond is dropped": lambda x: F.avg_pool2d(x, 2, 3, 1, ceil_mode=True),
+    "largest": lambda x: F.adaptive_max_pool2d(x, 1),
+    "largest of windows": nn.AdaptiveMaxPool2d((2, 4)),
+    "amax": lambda x: x + x.amax((2, 3), keepdim=True),
+    "reflection": nn.ReflectionPad2d((1, 2, 3, 0)),
+    "replication": lambda x: F.pad(x, (2, 1, 0, 1), mode="replicate"),
+    "around": lambda x: F.pad(x, (2, 1, 0, 1), mode="circular"),
+    "upsampled": lambda x: F.interpolate(x, scale_factor=3) * 0.5,
+    "upsampled to a size": nn.Upsample(size=(8, 16)),
+}
+REFUSED = {
+    "pixels of their own": (lambda x: x + OF_PIXELS, r"constant has the shape \(8, 8\)"),
+    "division by a value": (lambda x: x / (x * x + 1), "divides by constants only"),
+    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "does not round"),
+    "third power": (lambda x: x**3, "no power but the second"),
+    "with a factor": (lambda x: torch.add(x, x, alpha=0.5), "it has a factor"),
+    "uneven windows": (lambda x: F.adaptive_max_pool2d(x, 3), "its windows differ in size"),
+    "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "by whole factors and `nearest`"),
+    "uneven nearest": (lambda x: F.interpolate(x, size=12), "by whole factors"),
+    "beyond the border": (lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "reach beyond the border"),
+    "the batch": (lambda x: x.permute(1, 0, 2, 3).permute(1, 0, 2, 3), "it moves the batch"),
+    "a constant of many axes": (lambda x: (x.view(-1, 2, 3, 8, 8) + 1).reshape(x.shape), "a value of the shape"),
+}
+
+
+def quantized(middle) -> nn.Module:
+    torch.manual_seed(0)
+    net = Net(middle)
+    images = torch.randn(8, 3, SIZE, SIZE)
+    net.train()(images)
+    return quantize_module(net.eval(), [images], start="lsq").eval()
+
+
+@pytest.mark.parametrize("chosen", MADE)
+def test_exported_and_equal(chosen, tmp_path):
+    """`export_module` compares all logits with the network's, and raises where one differs."""
+    net = quantized(MADE[chosen])
+    export_module(net, tmp_path / "net.asq", image_size=SIZE, classes="abcd")
+    session, images = load(tmp_path / "net.asq"), torch.randn(5, 3, SIZE, SIZE)
+    if set(NATIVE_KERNELS) & set(usable_kernels()):
+        assert session.kernel in NATIVE_KERNELS
+    with torch.no_grad():
+        expected = net(images).numpy()
+    assert (session.run(images.numpy()) == expected).all() and expected.std(axis=0).min() > 0
+
+
+@pytest.mark.parametrize("chosen", REFUSED)
+def test_refused_with_the_reason(chosen, tmp_path):
+    middle, text = REFUSED[chosen]
+    net = quantized(middle)
+    with pytest.raises(UnsupportedError, match=text):
+        export_module(net, tmp_path / "net.asq", image_size=SIZE, classes="abcd")
+
+
+def test_constants_of_an_operation_are_not_those_of_a_layer_of_its_name(tmp_path):
+    class Named(Net):
+        def __init__(self) -> None:
+            super().__init__(lambda x: x)
+            self.mul = nn.BatchNorm2d(CHANNELS)
+
+        def forward(self, x):
+            return self.head(self.conv(self.mul(self.stem(x) * 3)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    net = Named()
+    images = torch.randn(8, 3, SIZE, SIZE)
+    net.train()(images)
+    quantize_module(net.eval(), [images])
+    export_module(net.eval(), tmp_path / "net.asq", image_size=SIZE, classes="abcd")
