@@ -83,6 +83,10 @@ REFUSED = {
         lambda x: F.pad(F.interpolate(x, scale_factor=32), (130, 130, 0, 0), mode="reflect")[:, :, ::32, ::32],
         r"`pad` .* beyond what the engine takes: inputs: .* at most 256",
     ),
+    "in double": (
+        lambda x: (x * torch.tensor([0.1], dtype=torch.float64)).float(),
+        r"`mul` .* it computes in torch.float64",
+    ),
     "an infinite slope": (lambda x: F.leaky_relu(x, float("inf")), "beyond what the engine takes: negative_slope: "),
     "a constant of many axes": (lambda x: (x.view(-1, 2, 3, 8, 8) + 1).reshape(x.shape), "a value of the shape"),
 }
