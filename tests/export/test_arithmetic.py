@@ -87,6 +87,7 @@ REFUSED = {
         lambda x: (x * torch.tensor([0.1], dtype=torch.float64)).float(),
         r"`mul` .* it computes in torch.float64",
     ),
+    "inside of vmap": (lambda x: torch.vmap(lambda image: image * 2)(x), "made from"),
     "an infinite slope": (lambda x: F.leaky_relu(x, float("inf")), "beyond what the engine takes: negative_slope: "),
     "a constant of many axes": (lambda x: (x.view(-1, 2, 3, 8, 8) + 1).reshape(x.shape), "a value of the shape"),
 }
