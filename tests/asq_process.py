@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
 QUICK = ("--max-steps", "2", "--set", "data.image_size=16", "--threads", "1")
 
 
-def asq(*args, cwd, env=None) -> subprocess.CompletedProcess:
-    """Run `asq` and check what holds for every command: no traceback, one error line first where it fails."""
+def asq(*args, cwd, env=None, before=()) -> subprocess.CompletedProcess:
+    """Run `asq` and check what holds for every command: no traceback, one error line first where it fails.
+
+    Args:
+        before: a program that runs it, with its arguments.
+    """
     done = subprocess.run(
-        [sys.executable, "-m", "asqcli", *(arg if isinstance(arg, bytes) else str(arg) for arg in args)],
+        [*before, sys.executable, "-m", "asqcli", *(arg if isinstance(arg, bytes) else str(arg) for arg in args)],
         cwd=cwd,
         env={**os.environ, "ASQ_OFFLINE": "1", "TORCH_HOME": str(cwd), **(env or {})},
         capture_output=True,
@@ -22,6 +27,19 @@ def asq(*args, cwd, env=None) -> subprocess.CompletedProcess:
     assert "Traceback" not in done.stderr, done.stderr
     assert (done.returncode == 0) == ("error: " not in done.stderr), done.stderr
     return done
+
+
+def obeying_permissions() -> tuple[str, ...] | None:
+    """Return what to run a command by so that it obeys the permissions of files: root does so only without privileges.
+
+    None: root cannot give them up here.
+    """
+    if os.geteuid() != 0:
+        return ()
+    without = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--")
+    if shutil.which("setpriv") is None or subprocess.run([*without, "true"], capture_output=True).returncode:
+        return None
+    return without
 
 
 def fails(code, text, *args, cwd, hint=None, prints=False, **kwargs):

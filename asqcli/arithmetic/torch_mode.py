@@ -26,8 +26,9 @@ Side = TypeVar("Side", bound=int | None)
 
 
 def pair(sides: Side | Iterable[Side]) -> tuple[Side, Side]:
-    """Return what torch takes for both sides at once, or for each, as (down, across)."""
-    down, across = sides if isinstance(sides, Iterable) else (sides, sides)
+    """Return what torch takes for both sides at once, also as a list of one, or for each, as (down, across)."""
+    given = tuple(sides) if isinstance(sides, Iterable) else (sides,)
+    down, across = given * 2 if len(given) == 1 else given
     return down, across
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from asqcli.artifact.nodes import AnyNode, Node
 from asqcli.artifact.nodes.base import Shape
@@ -93,5 +94,9 @@ class Call:
         values = tuple(int(value) for value in inputs if isinstance(value, Value))
         if len(values) != len(inputs):
             raise Unsupported("it computes with something that is not the network's input or made from it")
-        node = kind(name=self.name if name is None else name, inputs=values, **settings)
+        try:
+            node = kind(name=self.name if name is None else name, inputs=values, **settings)
+        except ValidationError as error:
+            (where, *_), reason = error.errors()[0]["loc"], error.errors()[0]["msg"]
+            raise Unsupported(f"it is beyond what the engine takes: {where}: {reason}") from error
         return self.graph.add(node, self.result_shape if gives is None else gives)

@@ -27,6 +27,7 @@ from asqcli.nn import layers
 from asqcli.nn.callers import calling_place
 from asqcli.nn.layer_calls import LayerCall
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d, quantized_layer
+from asqcli.nn.modes import modes_held
 from asqcli.nn.proof import PRODUCTS
 from asqcli.nn.record import Operation, storage_of, tensors_in
 from asqcli.seeds import held_generators
@@ -215,22 +216,20 @@ def try_both_modes(twin: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None
     Raises:
         UnsupportedError: it makes its weights or output its own way in one of them.
     """
-    modes = [(module, module.training) for module in twin.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in twin.buffers()]
     weight, kept = twin.weight, twin.weight.clone()
     state = weight.data_ptr(), weight._version
     try:
-        for training in (False, True):
-            for module, _ in modes:
-                module.training = training
-            with held_generators():
-                _run_as_guest(partial(twin.forward, *args, **kwargs))
-            same = twin.weight is weight and (weight.data_ptr(), weight._version) == state
-            if not same or not (weight.is_meta or torch.equal(weight, kept)):
-                raise _refusal(twin, twin._layer_name, "it changes its weight when it is called")
+        with modes_held(twin):
+            for training in (False, True):
+                for module in twin.modules():
+                    module.training = training
+                with held_generators():
+                    _run_as_guest(partial(twin.forward, *args, **kwargs))
+                same = twin.weight is weight and (weight.data_ptr(), weight._version) == state
+                if not same or not (weight.is_meta or torch.equal(weight, kept)):
+                    raise _refusal(twin, twin._layer_name, "it changes its weight when it is called")
     finally:
-        for module, training in modes:
-            module.training = training
         for buffer, before in buffers:
             buffer.copy_(before)
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from asqcli.arithmetic.torch_mode import pair
 from asqcli.nn.layers import Geometry
 from asqcli.nn.record import Operation
 
@@ -67,8 +68,8 @@ def in_channels(layer: nn.Module, runs: Iterable[Operation]) -> int:
 
 
 def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1) -> LayerCall:
-    padding = padding if isinstance(padding, str) else _both(padding)
-    geometry = Geometry(_both(stride), padding, _both(dilation), int(groups))
+    padding = padding if isinstance(padding, str) else pair(padding)
+    geometry = Geometry(pair(stride), padding, pair(dilation), int(groups))
     return LayerCall(input, {"weight": weight, "bias": bias}, geometry)
 
 
@@ -86,10 +87,3 @@ def _batch_norm(
 
 # With torch's names and defaults: a call may name its arguments or not.
 _READERS = {F.conv2d: _conv2d, F.linear: _linear, F.batch_norm: _batch_norm}
-
-
-def _both(size) -> tuple[int, int]:
-    """Return a size as torch takes it, once for both directions or for each, as two."""
-    sizes = (size,) if isinstance(size, int) else tuple(map(int, size))
-    vertical, horizontal = sizes * 2 if len(sizes) == 1 else sizes
-    return vertical, horizontal

@@ -15,11 +15,18 @@ from asqcli.user_code import guest
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None]:
     """Hold `model` in evaluation mode, and its quantized weights; afterwards each module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    to_evaluation(model)
-    try:
+    with modes_held(model):
+        to_evaluation(model)
         with weights_held():
             yield
+
+
+@contextmanager
+def modes_held(model: nn.Module) -> Generator[None]:
+    """Let each module be in the mode afterwards that it is in now."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
     finally:
         for module, training in modes:
             module.training = training
@@ -54,9 +61,6 @@ def to_training(model: nn.Module) -> None:
 
 def modes_in_training(model: nn.Module) -> dict[str, bool]:
     """Return which modules train after `model.train()`, by name; the modes stay as they are."""
-    modes = [(module, module.training) for module in model.modules()]
-    to_training(model)
-    trained = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
-    for module, training in modes:
-        module.training = training
-    return trained
+    with modes_held(model):
+        to_training(model)
+        return {name: module.training for name, module in model.named_modules(remove_duplicate=False)}

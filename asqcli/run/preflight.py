@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from asqcli.errors import UnsupportedError, some_of
 from asqcli.models.state import refuse_unsaveable
 from asqcli.nn.forward import forward_in_evaluation
-from asqcli.nn.modes import evaluating, to_training
+from asqcli.nn.modes import evaluating, modes_held, to_training
 from asqcli.nn.survey import QUANTIZABLE
 from asqcli.seeds import generator_states, held_generators, seed_everything
 from asqcli.train.forward import backward_errors, forward_in_training, has_auxiliary_outputs, pick_logits
@@ -99,19 +99,14 @@ def _require_same_answers(model: nn.Module, image: Tensor, tell: Callable[[str],
 
 def _require_gradients(model: nn.Module, images: Tensor, classes: int, tell: Callable[[str], None]) -> None:
     """Take half a step: the loss of a batch and its gradients, which are thrown away."""
-    modes = [(module, module.training) for module in model.modules()]
-    to_training(model)
-    try:
-        with torch.enable_grad():
-            output = forward_in_training(model, images)
-            logits = pick_logits(output, len(images), classes)
-            loss = F.cross_entropy(logits, torch.zeros(len(images), dtype=torch.int64))
-            with backward_errors():
-                parameters = [p for p in model.parameters() if p.requires_grad]
-                torch.autograd.grad(loss, parameters, allow_unused=True)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with modes_held(model), torch.enable_grad():
+        to_training(model)
+        output = forward_in_training(model, images)
+        logits = pick_logits(output, len(images), classes)
+        loss = F.cross_entropy(logits, torch.zeros(len(images), dtype=torch.int64))
+        with backward_errors():
+            parameters = [p for p in model.parameters() if p.requires_grad]
+            torch.autograd.grad(loss, parameters, allow_unused=True)
     if has_auxiliary_outputs(output):
         tell(
             f"in training the network returns several outputs ({type(output).__name__}): the logits among them are "

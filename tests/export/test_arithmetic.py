@@ -79,6 +79,16 @@ REFUSED = {
     "uneven nearest": (lambda x: F.interpolate(x, size=12), "by whole factors"),
     "beyond the border": (lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "reach beyond the border"),
     "the batch": (lambda x: x.permute(1, 0, 2, 3).permute(1, 0, 2, 3), "it moves the batch"),
+    "more pixels around than a node has inputs": (
+        lambda x: F.pad(F.interpolate(x, scale_factor=32), (130, 130, 0, 0), mode="reflect")[:, :, ::32, ::32],
+        r"`pad` .* beyond what the engine takes: inputs: .* at most 256",
+    ),
+    "in double": (
+        lambda x: (x * torch.tensor([0.1], dtype=torch.float64)).float(),
+        r"`mul` .* it computes in torch.float64",
+    ),
+    "inside of vmap": (lambda x: torch.vmap(lambda image: image * 2)(x), "made from"),
+    "an infinite slope": (lambda x: F.leaky_relu(x, float("inf")), "beyond what the engine takes: negative_slope: "),
     "a constant of many axes": (lambda x: (x.view(-1, 2, 3, 8, 8) + 1).reshape(x.shape), "a value of the shape"),
 }
 

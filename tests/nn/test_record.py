@@ -40,6 +40,7 @@ def after_convolution(function):
         (lambda net, x: net.relu(x), ["relu"]),
         (lambda net, x: torch.cat([part for part in x], 0), ["dim", "unbind", "cat"]),  # noqa: C416  `list` asks for its length
         (lambda net, x: x.relu_().add_(x), ["relu_", "add_"]),
+        (lambda net, x: x + torch.eye(6).to_sparse().to_dense(), ["to_sparse", "to_dense", "add"]),  # without storage
     ],
 )
 def test_functions_by_every_way_of_calling(function, names):

@@ -55,13 +55,13 @@ def test_large_adapters_are_told_with_what_would_make_them_small(tmp_path):
 
 
 def test_what_cannot_be_exported_is_told_before_training():
-    [text] = told(wide(nn.GELU()))
-    assert text.startswith("what is trained here cannot be exported: layer `1` (GELU)")
+    [text] = told(wide(nn.Mish()))
+    assert text.startswith("what is trained here cannot be exported: layer `1` (Mish)")
 
 
 def test_users_of_the_python_api_are_told_the_same():
-    with pytest.warns(AsqWarning, match=r"what is trained here cannot be exported: layer `1` \(GELU\)"):
-        quantize_module(wide(nn.GELU()), [torch.randn(4, 3, 8, 8)])
+    with pytest.warns(AsqWarning, match=r"what is trained here cannot be exported: layer `1` \(Mish\)"):
+        quantize_module(wide(nn.Mish()), [torch.randn(4, 3, 8, 8)])
     with pytest.warns(AsqWarning, match="the adapters will take"):
         quantize_module(wide(nn.ReLU()), [torch.randn(4, 3, 8, 8)])
 

@@ -128,8 +128,8 @@ def _clamp(node: nodes.Clamp, _, x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _prelu(node: nodes.PRelu, tensors: Tensors, x: np.ndarray) -> np.ndarray:
-    return np.where(x > 0, x, x * _of_channels(tensors[node.slope], x))
+def _leak(x: np.ndarray, slope: np.ndarray | np.floating) -> np.ndarray:
+    return np.where(x > 0, x, x * slope)
 
 
 def _of_channels(numbers: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -160,8 +160,8 @@ COMPUTE: dict[type[nodes.Node], Callable[..., np.ndarray]] = nodes.for_every_kin
         nodes.Clamp: _clamp,
         nodes.Div: lambda node, tensors, x: x / _of_channels(tensors[node.divisor], x),
         nodes.Gate: lambda node, _, x: operations.gate(node.op, x),
-        nodes.LeakyRelu: lambda node, _, x: np.where(x > 0, x, x * np.float32(node.negative_slope)),
-        nodes.PRelu: _prelu,
+        nodes.LeakyRelu: lambda node, _, x: _leak(x, np.float32(node.negative_slope)),
+        nodes.PRelu: lambda node, tensors, x: _leak(x, _of_channels(tensors[node.slope], x)),
         nodes.Add: lambda _node, _, x, y: x + y,
         nodes.Mul: lambda _node, _, x, y: x * y,
         nodes.MaxPool: lambda node, _, x: operations.max_pool(

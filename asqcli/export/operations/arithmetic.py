@@ -29,13 +29,11 @@ def add(call: Call, input, other, *, alpha=1, out=None) -> Value:
 def sub(call: Call, input, other, *, alpha=1, out=None) -> Value:
     if alpha != 1:
         raise Unsupported("it has a factor")
-    if isinstance(other, Value):
-        return (
-            _sum(call, input, _affine(call, other, factor=-1.0))
-            if isinstance(input, Value)
-            else rsub(call, other, input)
-        )
-    return _affine(call, input, addend=-_constant(other))
+    if not isinstance(other, Value):
+        return _affine(call, input, addend=-_constant(other))
+    if not isinstance(input, Value):
+        return rsub(call, other, input)
+    return _sum(call, input, _affine(call, other, factor=-1.0, gives=call.shape_of(other)))
 
 
 @lowers("rsub", "__rsub__", says="differences")
@@ -104,12 +102,12 @@ def _sum(call: Call, input: Any, other: Any) -> Value:
     return _affine(call, value, addend=constant)
 
 
-def _affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = -0.0) -> Value:
-    """Multiply by one constant and add another; -0.0 leaves the sign of zeros, too."""
+def _affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = -0.0, gives: Shape | None = None) -> Value:
+    """Multiply by one constant and add another; -0.0 leaves the sign of zeros, too. `gives`: as for `Call.emit`."""
     if isinstance(value, Value) and len(call.shape_of(value)) not in (1, 3):
         raise Unsupported(f"it computes with a constant and a value of the shape {call.shape_of(value)}")
     g, b = _stored(call, value, "factor", factor), _stored(call, value, "addend", addend)
-    return call.emit(nodes.BatchNorm, value, g=g, b=b, gives=call.shape_of(value))
+    return call.emit(nodes.BatchNorm, value, g=g, b=b, gives=gives)
 
 
 def _stored(call: Call, value: Any, role: str, constant: Any) -> str:
