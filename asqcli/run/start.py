@@ -34,16 +34,23 @@ class Start:
     Attributes:
         model: float, with the weights that were asked for.
         weights: where they are from, in words.
-        warm_up: does it need float training first?
+        pretrained: are there weights? False where all are random.
+        new_head: the layer that is random, for another number of classes, if any.
         notes: what a run tells of all this, the caveat included.
         caveat: what whoever uses the weights should know of them, in words, or None.
     """
 
     model: nn.Module
     weights: str
-    warm_up: bool
+    pretrained: bool
+    new_head: str | None = None
     notes: tuple[str, ...] = ()
     caveat: str | None = None
+
+    @property
+    def needs_training(self) -> bool:
+        """Does it need float training first?"""
+        return not self.pretrained or self.new_head is not None
 
 
 def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> Start:
@@ -58,10 +65,10 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     built = build_with_head(recipe, classes, tell)
     model = built.model
     if wanted == "none":
-        return Start(model, "none", warm_up=True)
+        return Start(model, "none", pretrained=False)
     if wanted == "factory":
         name = "the factory's own"
-        return Start(model, name, warm_up=built.new_head is not None, notes=(f"weights: {name}",))
+        return Start(model, name, pretrained=True, new_head=built.new_head, notes=(f"weights: {name}",))
     if wanted in ("auto", "official"):
         if wanted == "official":
             require_official(recipe.model)
@@ -72,7 +79,7 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
                 raise MachineError(error.message, "give a file with --weights, or --weights none") from error
             own = "; if the factory loads its own, say `--weights factory`" if is_factory(recipe.model) else ""
             note = f"no pretrained weights: {error.message}{own}"
-            return Start(model, f"none ({error.message})", warm_up=True, notes=(note,))
+            return Start(model, f"none ({error.message})", pretrained=False, notes=(note,))
     elif (checkpoint_path := find_checkpoint(wanted)) is not None:
         name, checkpoint = wanted, load_checkpoint(checkpoint_path)
         if checkpoint.recipe.model == recipe.model:  # else it is another network that the caller wants
@@ -93,7 +100,8 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
             state = as_official(recipe.model, state)
     report = load_weights(model, state, source=name, head=lambda: find_head(model, _example(recipe)), about=about)
     caveat = _untransformed(model, recipe) if from_file else None
-    return Start(model, name, bool(report.replaced_head), tuple(_notes(name, classes, report, caveat)), caveat)
+    new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
+    return Start(model, name, True, new_head, tuple(_notes(name, classes, report, caveat)), caveat)
 
 
 def _require_factory(name: str) -> None:
@@ -153,7 +161,7 @@ def load_float_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) 
         UnsupportedError: the network cannot be built or run, or returns something else than logits.
     """
     start = start_model(recipe, classes, tell)
-    if start.warm_up and recipe.pretrained != "none":
+    if start.needs_training and recipe.pretrained != "none":
         raise InputError(
             f"the weights of `{recipe.pretrained}` are not for the {classes} classes of `{recipe.data.name}`",
             "name their own data with --data",

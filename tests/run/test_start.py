@@ -65,7 +65,7 @@ def saved(path, classes):
 def test_a_head_that_is_defined_first_is_replaced_for_other_classes():
     net = saved("w.pth", 10)
     start = start_model(recipe_for("HeadFirst", "w.pth"), 2, print)
-    assert start.warm_up and start.notes[0].endswith("a new head for 2 (fc.bias, fc.weight)")
+    assert start.needs_training and start.notes[0].endswith("a new head for 2 (fc.bias, fc.weight)")
     assert torch.equal(start.model.conv.weight, net.conv.weight) and start.model.fc.out_features == 2
     with pytest.raises(InputError, match="not for the 2 classes"):
         load_float_model(recipe_for("HeadFirst", "w.pth"), 2, print)
@@ -86,7 +86,9 @@ def test_weights_of_the_factory_are_kept_as_they_come(tmp_path, write_image_fold
     small = ("train.max_steps=1", "train.batch_size=4", "train.lr=1e-6")
     recipe = recipe_for("trained", "factory", *small, **{"data.name": (str(images), "--data")})
     start = start_model(recipe, 2, print)
-    assert not start.warm_up and all(torch.equal(t, start.model.state_dict()[n]) for n, t in net.state_dict().items())
+    assert not start.needs_training and all(
+        torch.equal(t, start.model.state_dict()[n]) for n, t in net.state_dict().items()
+    )
     context = RunContext(torch.device("cpu"), Reporter())
     result = entry.start_run(recipe, context, source="test", out="run", force=False, given=None)
     assert result["float_trained"]
@@ -100,7 +102,7 @@ def test_weights_of_the_factory_for_other_classes():
     saved("own.pth", 10)
     told = []
     start = start_model(recipe_for("of_ten", "factory"), 2, told.append)
-    assert start.warm_up and "a new head for 2 classes (fc)" in told[0]
+    assert start.needs_training and "a new head for 2 classes (fc)" in told[0]
 
 
 def test_weights_of_a_factory_where_there_is_none():
@@ -109,4 +111,4 @@ def test_weights_of_a_factory_where_there_is_none():
             resolve(Request("resnet20", None, None, None, {"pretrained": ("factory", "")}, [])).recipe, 10, print
         )
     start = start_model(recipe_for("HeadFirst", "auto"), 10, print)
-    assert start.warm_up and "if the factory loads its own, say `--weights factory`" in start.notes[0]
+    assert start.needs_training and "if the factory loads its own, say `--weights factory`" in start.notes[0]
