@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.artifact.file import is_artifact
-from asqcli.errors import InputError, MachineError, UsageError
+from asqcli.errors import InputError, MachineError, UsageError, some_of
 from asqcli.models.names import is_factory
 from asqcli.models.official import as_official, fetch_official, official_weights_meant, require_official
 from asqcli.models.state import versions_in, with_versions
@@ -20,7 +20,7 @@ from asqcli.models.weights import LoadReport, load_weights
 from asqcli.nn.head import find_head
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe
-from asqcli.run.build import build_with_head
+from asqcli.run.build import Built, build_network, build_with_head
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.restore import find_checkpoint, restore_model, unproven
 
@@ -67,8 +67,7 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     if wanted == "none":
         return Start(model, "none", pretrained=False)
     if wanted == "factory":
-        name = "the factory's own"
-        return Start(model, name, pretrained=True, new_head=built.new_head, notes=(f"weights: {name}",))
+        return _from_factory(recipe, classes, built)
     if wanted in ("auto", "official"):
         if wanted == "official":
             require_official(recipe.model)
@@ -102,6 +101,32 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     caveat = _untransformed(model, recipe) if from_file else None
     new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
     return Start(model, name, True, new_head, tuple(_notes(name, classes, report, caveat)), caveat)
+
+
+def _from_factory(recipe: Recipe, classes: int, built: Built) -> Start:
+    """Return the start of a network with the weights that its factory loads, which may be all but the head's.
+
+    What another seed would draw otherwise is random, and was not loaded.
+    """
+    other = dict(build_network(_reseeded(recipe), classes).named_parameters())
+    own = dict(built.model.named_parameters())
+    drawn = [name for name, p in own.items() if not torch.equal(p, other[name])]
+    model, name = built.model, "the factory's own"
+    if not drawn:
+        return Start(model, name, pretrained=True, notes=(f"weights: {name}",))
+    head = find_head(model, _example(recipe))
+    beside = [name for name in drawn if name.rpartition(".")[0] != head]
+    if head is None or 2 * sum(own[n].numel() for n in beside) > sum(p.numel() for p in own.values()):
+        note = f"warning: `{recipe.model}` starts at random, it loads no weights or few ({some_of(drawn)})"
+        return Start(model, "none (the factory loads none, or few)", pretrained=False, notes=(note,))
+    note = f"weights: {name}, but for a head that starts at random ({head})"
+    if beside:
+        note += f"\nwarning: at random start also {some_of(beside)}"
+    return Start(model, name, pretrained=True, new_head=head, notes=(note,))
+
+
+def _reseeded(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": recipe.train.seed ^ 1})})
 
 
 def _require_factory(name: str) -> None:

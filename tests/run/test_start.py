@@ -33,7 +33,13 @@ def trained(num_classes=10):
     return net
 
 def of_ten():
-    return HeadFirst()
+    return trained()
+
+def all_but_the_head(num_classes=10):
+    net = HeadFirst(num_classes)
+    kept = {n: t for n, t in torch.load("own.pth").items() if not n.startswith("fc.")}
+    net.load_state_dict(kept, strict=False)
+    return net
 """
 
 
@@ -102,7 +108,22 @@ def test_weights_of_the_factory_for_other_classes():
     saved("own.pth", 10)
     told = []
     start = start_model(recipe_for("of_ten", "factory"), 2, told.append)
+    assert start.pretrained and start.new_head == "fc"
     assert start.needs_training and "a new head for 2 classes (fc)" in told[0]
+
+
+def test_a_factory_may_load_all_but_its_head():
+    net = saved("own.pth", 10)
+    start = start_model(recipe_for("all_but_the_head", "factory"), 2, print)
+    assert start.pretrained and start.new_head == "fc" and "a head that starts at random (fc)" in start.notes[0]
+    assert torch.equal(start.model.conv.weight, net.conv.weight)
+
+
+def test_a_factory_that_loads_nothing():
+    start = start_model(recipe_for("HeadFirst", "factory"), 2, print)
+    assert not start.pretrained and "starts at random, it loads no weights or few" in start.notes[0]
+    with pytest.raises(InputError, match="are not for the 2 classes"):
+        load_float_model(recipe_for("HeadFirst", "factory"), 2, print)
 
 
 def test_weights_of_a_factory_where_there_is_none():
