@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from asqcli.artifact.file import is_artifact
 from asqcli.errors import InputError, MachineError, UsageError, some_of
+from asqcli.models.input_transform import missing_transform
 from asqcli.models.names import is_factory
 from asqcli.models.official import as_official, fetch_official, official_weights_meant, require_official
 from asqcli.models.state import versions_in, with_versions
@@ -23,8 +24,6 @@ from asqcli.recipe.schema import Recipe
 from asqcli.run.build import Built, build_network, build_with_head
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.restore import find_checkpoint, restore_model, unproven
-
-SCALED_MEAN = 0.5  # of each channel of the images of GoogLeNet and Inception, once their input is scaled
 
 
 @dataclass
@@ -98,7 +97,7 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
         if not from_file:
             state = as_official(recipe.model, state)
     report = load_weights(model, state, source=name, head=lambda: find_head(model, _example(recipe)), about=about)
-    caveat = _untransformed(model, recipe) if from_file else None
+    caveat = missing_transform(model, recipe.model, recipe.data.mean) if from_file else None
     new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
     return Start(model, name, True, new_head, tuple(_notes(name, classes, report, caveat)), caveat)
 
@@ -154,19 +153,6 @@ def _notes(name: str, classes: int, report: LoadReport, caveat: str | None) -> I
         yield f"left out, as only training would run them: {', '.join(report.left_out)}"
     if caveat is not None:
         yield f"note: {caveat}"
-
-
-def _untransformed(model: nn.Module, recipe: Recipe) -> str | None:
-    """Return in words that torchvision would scale a network's input if its own weights had been the start.
-
-    A file does not tell whether its network did. Here it does not, unless the images come as that would make them.
-    """
-    if is_factory(recipe.model) or getattr(model, "transform_input", True) or set(recipe.data.mean) == {SCALED_MEAN}:
-        return None
-    return (
-        f"`{recipe.model}` is built with `transform_input=False`; weights that were trained with True, as those made "
-        "from torchvision's own, want --set data.mean=[0.5,0.5,0.5] --set data.std=[0.5,0.5,0.5]"
-    )
 
 
 def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:
