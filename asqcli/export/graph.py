@@ -19,7 +19,28 @@ class Value(int):
 
 
 class Unsupported(Exception):
-    """An operation that the engine has no node for; the reason, without its place."""
+    """An operation that the engine has no node for; the reason, without its place.
+
+    Attributes:
+        hint: what to do about it, where more is known than what the engine has instead.
+    """
+
+    def __init__(self, reason: str, hint: str | None = None) -> None:
+        super().__init__(reason)
+        self.hint = hint
+
+
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """What stands for a tensor that the artifact has no value of.
+
+    Attributes:
+        reason: why nothing can compute with it.
+        output: the value that stands for it where it is what the network returns.
+    """
+
+    reason: str
+    output: Value | None = None
 
 
 class GraphBuilder:

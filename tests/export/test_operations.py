@@ -19,10 +19,10 @@ def test_a_name_stands_for_functions_and_methods_also_in_place():
 def test_errors_tell_all_that_the_engine_has():
     assert SUPPORTED == (
         "the engine has quantized convolutions and linear layers, batch norm, ReLU and other clamps, sigmoid, SiLU, "
-        "hard sigmoid, hard swish, GELU, leaky ReLU, PReLU, sums, differences, products, quotients by constants, "
-        "expansions of single pixels, max pools, average pools, adaptive max pools, nearest upsampling, adaptive "
-        "average pools, means over pixels, reshapes, transposes, permutations, concatenation, chunks, splits, slices, "
-        "padding, dropout and copies"
+        "hard sigmoid, hard swish, GELU, leaky ReLU, PReLU, log_softmax at the end, sums, differences, products, "
+        "quotients by constants, expansions of single pixels, max pools, average pools, adaptive max pools, nearest "
+        "upsampling, adaptive average pools, means over pixels, reshapes, transposes, permutations, concatenation, "
+        "chunks, splits, slices, padding, dropout and copies"
     )
 
 

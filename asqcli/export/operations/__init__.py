@@ -6,9 +6,11 @@ elementwise  clamps, gates and other functions of one number
 arithmetic   sums, differences, products, quotients
 pools        pools, means
 movement     reshapes, slices and what changes nothing
+lacking      what networks have and the engine does not: why, and what to do instead
 table        all of them
 """
 
+from asqcli.export.operations.lacking import lacking
 from asqcli.export.operations.table import HANDLERS, SUPPORTED
 
-__all__ = ["HANDLERS", "SUPPORTED"]
+__all__ = ["HANDLERS", "SUPPORTED", "lacking"]

@@ -41,7 +41,7 @@ def lowers(*functions: Callable[..., Any] | str, says: str) -> Callable[[Callabl
     Raises:
         LookupError: torch has nothing of that name, or another handler has it already.
     """
-    found = tuple(f for function in functions for f in (_named(function) if isinstance(function, str) else [function]))
+    found = tuple(f for function in functions for f in (named(function) if isinstance(function, str) else [function]))
     if taken := [f for entry in ENTRIES for f in entry.functions if f in found]:
         raise LookupError(f"{taken[0]} has a handler already")
 
@@ -52,7 +52,7 @@ def lowers(*functions: Callable[..., Any] | str, says: str) -> Callable[[Callabl
     return register
 
 
-def _named(name: str) -> list[Callable[..., Any]]:
+def named(name: str) -> list[Callable[..., Any]]:
     """Return the functions and methods of that name, the ones in place among them."""
     forms = (getattr(library, form, None) for library in LIBRARIES for form in (name, f"{name}_"))
     found = [function for function in forms if callable(function)]
