@@ -7,9 +7,11 @@ changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import reduce
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -22,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from asqcli.arithmetic import formulas
 from asqcli.arithmetic.windows import reaches_beyond
 
+Dims = int | Sequence[int] | None
 Side = TypeVar("Side", bound=int | None)
 
 
@@ -55,12 +58,53 @@ def _avg_pool2d(
     return formulas.avg_pool(torch, padded, kernel_size, stride, border, count_include_pad=count_include_pad)
 
 
-def _mean(input: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False, **others: Any) -> Tensor | None:
-    dims = {d % input.dim() for d in ((dim,) if isinstance(dim, int) else dim or ())}
-    if input.dim() != 4 or dims != {2, 3} or others:
+def _mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, axis: Dims = None, **others: Any) -> Tensor | None:
+    dims = _dimensions(input, dim if axis is None else axis)
+    if others or dims is None:
         return None
-    pooled = formulas.adaptive_avg_pool(torch, input, (1, 1))
-    return pooled if keepdim else pooled.flatten(1)
+    if _one_by_one(input, dims):
+        return _sum_of_places(input, dims[0], keepdim) / input.new_full((1,), input.shape[dims[0]])
+    if len(dims) == 2:
+        means = formulas.adaptive_avg_pool(torch, input, (1, 1)).flatten(1)
+    else:
+        lines = input.movedim(dims[0], 1)
+        means = formulas.mean(torch, lines.reshape(*lines.shape[:2], -1)).reshape(lines.shape[:1] + lines.shape[2:])
+    return means.reshape([1 if d in dims else n for d, n in enumerate(input.shape)]) if keepdim else means
+
+
+def _sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, axis: Dims = None, **others: Any) -> Tensor | None:
+    dims = _dimensions(input, dim if axis is None else axis)
+    if dims is None or others:
+        return None
+    if _one_by_one(input, dims):
+        return _sum_of_places(input, dims[0], keepdim)
+    means = _mean(input, dims, keepdim)
+    return None if means is None else means * math.prod(input.shape[d] for d in dims)
+
+
+def _dimensions(input: Tensor, dim: Dims) -> list[int] | None:
+    """Return the dimensions that a sum or mean has a fixed order for: one of them, or height and width."""
+    dims = sorted({d % max(input.dim(), 1) for d in ((dim,) if isinstance(dim, int) else dim or ())})
+    return dims if len(dims) == 1 or (input.dim() == 4 and dims == [2, 3]) else None
+
+
+def _one_by_one(input: Tensor, dims: list[int]) -> bool:
+    """Are the places along a dimension added in float32? That before the images or beyond an image's, as of stacks."""
+    return dims == [0] or input.dim() > 4
+
+
+def _sum_of_places(input: Tensor, dim: int, keepdim: bool) -> Tensor:
+    total = reduce(torch.add, input.unbind(dim))
+    return total.unsqueeze(dim) if keepdim else total
+
+
+def _with_factor(add: Callable[[Tensor, Any], Tensor]) -> Callable[..., Tensor | None]:
+    """Return a sum or difference that rounds the product of `other` and `alpha`; torch's own may not."""
+
+    def sum_or_difference(input: Tensor, other: Any, *, alpha: float = 1, **others: Any) -> Tensor | None:
+        return None if alpha == 1 or others else add(input, other * alpha)
+
+    return sum_or_difference
 
 
 def _gate(formula: Callable[[ModuleType, Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -81,6 +125,14 @@ FIXED: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     F.avg_pool2d: _avg_pool2d,
     torch.mean: _mean,
     Tensor.mean: _mean,
+    torch.add: _with_factor(torch.add),
+    torch.sub: _with_factor(torch.sub),
+    Tensor.add: _with_factor(torch.add),
+    Tensor.sub: _with_factor(torch.sub),
+    Tensor.add_: _with_factor(Tensor.add_),
+    Tensor.sub_: _with_factor(Tensor.sub_),
+    torch.sum: _sum,
+    Tensor.sum: _sum,
     torch.sigmoid: _gate(formulas.sigmoid),
     Tensor.sigmoid: _gate(formulas.sigmoid),
     F.sigmoid: _gate(formulas.sigmoid),

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from asqcli.artifact.nodes import AnyNode
 from asqcli.errors import UnsupportedError
-from asqcli.export.graph import Call, GraphBuilder, Unread, Unsupported, Value
+from asqcli.export.graph import Call, GraphBuilder, Stack, Unread, Unsupported, Value
 from asqcli.export.integers import TensorStore
-from asqcli.export.operations import HANDLERS, SUPPORTED, lacking
+from asqcli.export.operations import HANDLERS, SUPPORTED, TAKES_STACKS, lacking
 from asqcli.nn.record import INPUT, Operation, Record, is_getter, map_tensors, storage_of, tensors_in
 
 STALE = Unread("it reads a part of a tensor that was changed in place since")  # of a view
@@ -95,10 +95,15 @@ class Lowering:
             raise Unsupported("it reads a tensor that was changed in place by something that is no function of torch")
         if any(tensor.is_inference() for tensor in tensors_in(operation.result)):
             raise Unsupported("it runs in inference mode, in which torch does not tell what is changed in place")
-        args, kwargs = map_tensors((operation.args, operation.kwargs), self._value)
         handler = HANDLERS.get(operation.function)
         if handler is None:
             raise lacking(operation.function, "layer" if operation.module in self.graph.layers else "operation")
+
+        def given(tensor: Tensor) -> Any:
+            value = self._value(tensor)
+            return call.joined(value) if isinstance(value, Stack) and handler not in TAKES_STACKS else value
+
+        args, kwargs = map_tensors((operation.args, operation.kwargs), given)
         try:
             inspect.signature(handler).bind(call, *args, **kwargs)
         except TypeError as error:

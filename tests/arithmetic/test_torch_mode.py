@@ -15,6 +15,13 @@ CALLS = {
     "module pool": nn.AdaptiveAvgPool2d((7, None)),
     "mean": lambda x: x.mean([2, 3]),
     "mean, kept": lambda x: torch.mean(x, dim=(-1, -2), keepdim=True),
+    "mean along one side": lambda x: x.mean(3),
+    "mean over channels": lambda x: torch.mean(x, 1, keepdim=True),
+    "mean of lines": lambda x: x.flatten(2).mean(axis=-1),
+    "sum of pixels": lambda x: x.sum((2, 3), keepdim=True) / 143,
+    "sum over channels": lambda x: torch.sum(x, dim=1),
+    "factor": lambda x: torch.add(x, x, alpha=0.3),
+    "factor, in place": lambda x: x.sub_(x * 0.1, alpha=0.7),
     "windows": nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False),
     "functional windows": lambda x: F.avg_pool2d(x, 2),
     "sigmoid": nn.Sigmoid(),
@@ -34,6 +41,17 @@ def test_every_way_of_calling_is_caught_and_close_to_torch(call):
         ours = call(X.clone())
     assert ours.dtype == torch.float32 and not torch.equal(ours, torchs)
     assert torch.allclose(ours, torchs, atol=1e-6)
+
+
+def test_places_before_the_images_and_beyond_an_image_are_added_one_by_one():
+    parts = [X * factor for factor in (1, 0.1, 3, 0.7, 1 / 7, 0.3, 11, 0.9, 2)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    with FixedArithmetic():
+        for dim in (0, 1, 4):
+            assert torch.equal(torch.stack(parts, dim).sum(dim), total)
+            assert torch.equal(torch.stack(parts, dim).mean(dim), total / 9)
 
 
 def test_what_has_no_fixed_form_is_left_alone():

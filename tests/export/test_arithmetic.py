@@ -6,26 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from asqcli.api import export_module, quantize_module
-from asqcli.engine import load
-from asqcli.engine.dispatch import NATIVE_KERNELS, usable_kernels
 from asqcli.errors import UnsupportedError
+from tests.export.between import CHANNELS, SIZE, Net, assert_exported, quantized
 
-SIZE, CHANNELS = 8, 6
 PER_CHANNEL = torch.linspace(-1, 2, CHANNELS).reshape(1, CHANNELS, 1, 1)
 OF_PIXELS = torch.linspace(-1, 1, SIZE * SIZE).reshape(SIZE, SIZE)
-
-
-class Net(nn.Module):
-    def __init__(self, middle) -> None:
-        super().__init__()
-        self.middle = middle
-        self.stem, self.norm = nn.Conv2d(3, CHANNELS, 3, padding=1), nn.BatchNorm2d(CHANNELS)
-        with torch.no_grad():
-            channels = middle(torch.zeros(1, CHANNELS, SIZE, SIZE)).shape[1]
-        self.conv, self.head = nn.Conv2d(channels, 8, 1), nn.Linear(8, 4)
-
-    def forward(self, x):
-        return self.head(self.conv(self.middle(self.norm(self.stem(x)))).mean((2, 3)))
 
 
 def in_place(x):
@@ -44,6 +29,10 @@ def shuffled(x):
 MADE = {
     "hard swish by hand": lambda x: x * F.relu6(x + 3) / 6,
     "scaled sum": lambda x: x + 0.1 * F.relu(x),
+    "with a factor": lambda x: torch.add(x, F.relu(x), alpha=0.3) * torch.sub(x, 2, alpha=0.7),
+    "with a factor, in place": lambda x: (x * 1).add_(F.relu(x), alpha=0.3).sub_(x, alpha=-0.7),
+    "a constant with a value's factor": lambda x: torch.add(PER_CHANNEL, x, alpha=0.3),
+    "the other way round": lambda x: torch.rsub(x, F.relu(x)) + torch.rsub(x, 1.0),
     "number first": lambda x: 2 - x,
     "minus": lambda x: -x,
     "difference": lambda x: F.relu(x) - F.sigmoid(x),
@@ -73,7 +62,7 @@ REFUSED = {
     "division by a value": (lambda x: x / (x * x + 1), "divides by constants only"),
     "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "does not round"),
     "third power": (lambda x: x**3, "no power but the second"),
-    "with a factor": (lambda x: torch.add(x, x, alpha=0.5), "it has a factor"),
+    "with a factor, the other way round": (lambda x: torch.rsub(x, F.relu(x), alpha=0.5), "it has a factor"),
     "uneven windows": (lambda x: F.adaptive_max_pool2d(x, 3), "its windows differ in size"),
     "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "by whole factors and `nearest`"),
     "uneven nearest": (lambda x: F.interpolate(x, size=12), "by whole factors"),
@@ -93,25 +82,9 @@ REFUSED = {
 }
 
 
-def quantized(middle) -> nn.Module:
-    torch.manual_seed(0)
-    net = Net(middle)
-    images = torch.randn(8, 3, SIZE, SIZE)
-    net.train()(images)
-    return quantize_module(net.eval(), [images], start="lsq").eval()
-
-
 @pytest.mark.parametrize("chosen", MADE)
 def test_exported_and_equal(chosen, tmp_path):
-    """`export_module` compares all logits with the network's, and raises where one differs."""
-    net = quantized(MADE[chosen])
-    export_module(net, tmp_path / "net.asq", image_size=SIZE, classes="abcd")
-    session, images = load(tmp_path / "net.asq"), torch.randn(5, 3, SIZE, SIZE)
-    if set(NATIVE_KERNELS) & set(usable_kernels()):
-        assert session.kernel in NATIVE_KERNELS
-    with torch.no_grad():
-        expected = net(images).numpy()
-    assert (session.run(images.numpy()) == expected).all() and expected.std(axis=0).min() > 0
+    assert_exported(MADE[chosen], tmp_path / "net.asq")
 
 
 @pytest.mark.parametrize("chosen", REFUSED)

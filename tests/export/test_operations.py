@@ -21,8 +21,9 @@ def test_errors_tell_all_that_the_engine_has():
         "the engine has quantized convolutions and linear layers, batch norm, ReLU and other clamps, sigmoid, SiLU, "
         "hard sigmoid, hard swish, GELU, leaky ReLU, PReLU, log_softmax at the end, sums, differences, products, "
         "quotients by constants, expansions of single pixels, max pools, average pools, adaptive max pools, nearest "
-        "upsampling, adaptive average pools, means over pixels, reshapes, transposes, permutations, concatenation, "
-        "chunks, splits, slices, padding, dropout and copies"
+        "upsampling, adaptive average pools, means along dimensions, sums along dimensions, largest values along a "
+        "dimension, maxima and minima, reshapes, transposes, permutations, concatenation, chunks, splits, stacks, "
+        "unbinding, slices, padding, dropout and copies"
     )
 
 

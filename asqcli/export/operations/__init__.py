@@ -4,13 +4,14 @@ registry     the decorator that says which functions of torch a handler is for, 
 layers       quantized layers, batch norm
 elementwise  clamps, gates and other functions of one number
 arithmetic   sums, differences, products, quotients
-pools        pools, means
+pools        pools, upsampling
+reductions   sums, means and largest values along dimensions
 movement     reshapes, slices and what changes nothing
 lacking      what networks have and the engine does not: why, and what to do instead
 table        all of them
 """
 
 from asqcli.export.operations.lacking import lacking
-from asqcli.export.operations.table import HANDLERS, SUPPORTED
+from asqcli.export.operations.table import HANDLERS, SUPPORTED, TAKES_STACKS
 
-__all__ = ["HANDLERS", "SUPPORTED", "lacking"]
+__all__ = ["HANDLERS", "SUPPORTED", "TAKES_STACKS", "lacking"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asqcli.artifact import nodes
-from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.graph import NO_VALUE, Call, Unsupported, Value
 from asqcli.export.integers import require_integers, store_activations, store_batch_norm, store_weights
 from asqcli.export.operations.registry import lowers
 from asqcli.nn.layers import Geometry, QuantConv2d, QuantLinear, TwoStepNorm, quantized_layer
@@ -14,7 +14,7 @@ def layer(
     call: Call, layer: QuantConv2d | QuantLinear | TwoStepNorm, x: object, geometry: Geometry | None = None
 ) -> Value:
     if not isinstance(x, Value):
-        raise Unsupported("it computes with something that is not the network's input or made from it")
+        raise Unsupported(NO_VALUE)
     if (name := call.graph.layers.get(layer)) is None:
         raise Unsupported("it is no layer of the network")
     if isinstance(layer, TwoStepNorm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asqcli.artifact import nodes
-from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.graph import Call, Stack, Unsupported, Value
 from asqcli.export.operations.registry import lowers
 
 
@@ -65,13 +65,45 @@ def _pieces(call: Call, input: Value, dim: int) -> list[Value]:
     return values
 
 
+@lowers("stack", says="stacks")
+def stack(call: Call, tensors, dim=0, *, out=None) -> Stack:
+    shapes = {call.shape_of(tensor) for tensor in tensors}
+    rank = len(shapes.pop()) + 2
+    return Stack(tuple(tensors), dim % rank, rank)
+
+
+@lowers("unbind", says="unbinding", takes_stacks=True)
+def unbind(call: Call, input, dim=0) -> list[Value]:
+    if isinstance(input, Stack):
+        if dim % input.rank == input.dim:
+            return list(input.values)
+        input = call.joined(input)
+    return places(call, input, call.axis(input, dim))
+
+
+def places(call: Call, value: Value, axis: int) -> list[Value]:
+    """Return what lies at each place of an axis, which is gone."""
+    shape = call.shape_of(value)
+    if len(shape) == 1:
+        raise Unsupported("it takes single numbers")
+    if axis == 0 and len(shape) > 3:  # groups of channels: the channels of an image as often as not
+        each, rest = shape[1], shape[2:]
+        value = call.reshaped(value, (shape[0] * each, *rest))
+        return [_slice(call, value, 0, slice(first, first + each, 1)) for first in range(0, shape[0] * each, each)]
+    slices = (_slice(call, value, axis, slice(place, place + 1, 1)) for place in range(shape[axis]))
+    return [call.reshaped(part, (*shape[:axis], *shape[axis + 1 :])) for part in slices]
+
+
 @lowers("__getitem__", says="slices")
 def getitem(call: Call, input, index) -> Value:
     index = index if isinstance(index, tuple) else (index,)
     dims = len(call.shape_of(input)) + 1
+    taken = len([part for part in index if part is not None])
     if Ellipsis in index:
         at = index.index(Ellipsis)
-        index = (*index[:at], *[slice(None)] * (dims - len(index) + 1), *index[at + 1 :])
+        index = (*index[:at], *[slice(None)] * (dims - taken + 1), *index[at + 1 :])
+    if index[0] is not None:  # what it adds is in the result's shape
+        index = tuple(part for part in index if part is not None)
     if not all(type(i) in (slice, int) for i in index) or index[0] != slice(None):
         raise Unsupported("the engine slices along channels, height and width, or takes one place of them")
     value = input
@@ -80,7 +112,7 @@ def getitem(call: Call, input, index) -> Value:
         part = slice(part % size, part % size + 1, 1) if type(part) is int else slice(*part.indices(size))
         if part != slice(0, size, 1):
             value = _slice(call, value, axis, part)
-    if call.shape_of(value) != call.result_shape:  # one place of a side: the side is gone
+    if call.shape_of(value) != call.result_shape:  # one place of a side: the side is gone; None: there is one more
         value = call.emit(nodes.Reshape, value, shape=call.result_shape)
     return value
 

@@ -1,4 +1,4 @@
-"""Pools and means; parameters as torch's."""
+"""Pools and upsampling; parameters as torch's."""
 
 from __future__ import annotations
 
@@ -63,15 +63,6 @@ def adaptive_max_pool(call: Call, input, output_size, return_indices=False) -> V
     return _max_over_equal_windows(call, input, call.result_shape)
 
 
-@lowers("amax", says="adaptive max pools")
-def amax(call: Call, input, dim=(), keepdim=False) -> Value:
-    dims, shape = {d % 4 for d in ((dim,) if isinstance(dim, int) else dim)}, call.shape_of(input)
-    if len(shape) != 3 or dims != {2, 3}:
-        raise Unsupported("the engine takes the largest over height and width together")
-    pooled = _max_over_equal_windows(call, input, (shape[0], 1, 1))
-    return pooled if keepdim else call.emit(nodes.Reshape, pooled, shape=call.result_shape)
-
-
 def _max_over_equal_windows(call: Call, input: Value, made: Shape) -> Value:
     sides = call.shape_of(input)[1:]
     if any(n % out for n, out in zip(sides, made[1:], strict=True)):
@@ -96,12 +87,3 @@ def interpolate(
 @lowers("adaptive_avg_pool2d", says="adaptive average pools")
 def adaptive_avg_pool(call: Call, input, output_size) -> Value:
     return call.emit(nodes.AdaptiveAvgPool, input, output_size=call.result_shape[1:])
-
-
-@lowers("mean", says="means over pixels")
-def mean(call: Call, input, dim=None, keepdim=False) -> Value:
-    dims, shape = {d % 4 for d in ((dim,) if isinstance(dim, int) else dim or ())}, call.shape_of(input)
-    if len(shape) != 3 or dims != {2, 3}:
-        raise Unsupported("the engine takes means over height and width together")
-    pooled = call.emit(nodes.AdaptiveAvgPool, input, output_size=(1, 1), gives=(shape[0], 1, 1))
-    return pooled if keepdim else call.emit(nodes.Reshape, pooled, shape=call.result_shape)

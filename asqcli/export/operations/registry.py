@@ -21,23 +21,28 @@ class Entry:
         handler: takes a `Call` and the arguments of torch's function, by their names, and returns the value.
         functions: of torch; what a record holds.
         says: what the engine can do by it, for errors.
+        takes_stacks: may an argument be a `Stack`? Otherwise it gets the value that joins it.
     """
 
     handler: Callable[..., Any]
     functions: tuple[Callable[..., Any], ...]
     says: str
+    takes_stacks: bool
 
 
 ENTRIES: list[Entry] = []
 
 
-def lowers(*functions: Callable[..., Any] | str, says: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def lowers(
+    *functions: Callable[..., Any] | str, says: str, takes_stacks: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator: what follows makes nodes of calls of these functions.
 
     Args:
         functions: themselves, or by the name that they have in torch, torch.nn.functional or torch.Tensor; that with
             `_`, which works in place, is meant by it, too.
         says: what the engine has by it, a noun; handlers may share it.
+        takes_stacks: may it get a `Stack`?
     Raises:
         LookupError: torch has nothing of that name, or another handler has it already.
     """
@@ -46,7 +51,7 @@ def lowers(*functions: Callable[..., Any] | str, says: str) -> Callable[[Callabl
         raise LookupError(f"{taken[0]} has a handler already")
 
     def register(handler: Callable[..., Any]) -> Callable[..., Any]:
-        ENTRIES.append(Entry(handler, found, says))
+        ENTRIES.append(Entry(handler, found, says, takes_stacks))
         return handler
 
     return register
