@@ -6,7 +6,10 @@ elementwise  clamps, gates and other functions of one number
 arithmetic   sums, differences, products, quotients
 pools        pools, upsampling
 reductions   sums, means and largest values along dimensions
-movement     reshapes, slices and what changes nothing
+movement     reshapes, permutations, joins and what changes nothing
+slices       parts of values
+pads         borders and crops
+repeats      expansions, repetitions
 lacking      what networks have and the engine does not: why, and what to do instead
 table        all of them
 """

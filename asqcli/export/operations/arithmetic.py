@@ -16,6 +16,7 @@ from asqcli.artifact import nodes
 from asqcli.artifact.nodes.base import Shape
 from asqcli.export.graph import NO_VALUE, Call, Unsupported, Value
 from asqcli.export.operations.registry import lowers
+from asqcli.export.operations.repeats import expanded
 
 
 @lowers("add", says="sums")
@@ -76,22 +77,6 @@ def div(call: Call, input, other, *, rounding_mode=None, out=None) -> Value:
     if isinstance(other, Value) or rounding_mode is not None:
         raise Unsupported("the engine divides by constants only, and does not round")
     return divided(call, input, other)
-
-
-@lowers("expand", "expand_as", "broadcast_to", says="expansions of single pixels")
-def expand(call: Call, input, *_, **__) -> Value:
-    return expanded(call, input)
-
-
-def expanded(call: Call, value: Value) -> Value:
-    """Return a value in the shape of the operation's result: itself, or each channel's one number at every pixel."""
-    shape, wanted = call.shape_of(value), call.result_shape
-    if shape == wanted:
-        return value
-    if len(wanted) != 3 or shape != (wanted[0], 1, 1):
-        raise Unsupported(f"it brings the shape {shape} to {wanted}")
-    # Windows of one pixel, which is that of all.
-    return call.emit(nodes.AdaptiveAvgPool, value, output_size=wanted[1:], gives=wanted)
 
 
 def _sum(call: Call, input: Any, other: Any) -> Value:

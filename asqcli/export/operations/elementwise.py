@@ -23,6 +23,16 @@ def clamp(call: Call, input, min=None, max=None) -> Value:
     return call.emit(nodes.Clamp, input, low=bounds[0], high=bounds[1])
 
 
+@lowers("clamp_min", says=CLAMPS)
+def clamp_min(call: Call, input, min) -> Value:
+    return clamp(call, input, min)
+
+
+@lowers("clamp_max", says=CLAMPS)
+def clamp_max(call: Call, input, max) -> Value:
+    return clamp(call, input, max=max)
+
+
 @lowers("relu", says=CLAMPS)
 def relu(call: Call, input, inplace=False) -> Value:
     return clamp(call, input, 0.0)

@@ -15,10 +15,11 @@ import torch
 from asqcli.artifact import nodes
 from asqcli.artifact.nodes.base import Shape
 from asqcli.export.graph import Call, Stack, Unread, Unsupported, Value
-from asqcli.export.operations.arithmetic import affine, divided, expanded
+from asqcli.export.operations.arithmetic import affine, divided
 from asqcli.export.operations.elementwise import clamp
-from asqcli.export.operations.movement import places
 from asqcli.export.operations.registry import lowers
+from asqcli.export.operations.repeats import expanded
+from asqcli.export.operations.slices import places
 
 Dims = int | Iterable[int] | None
 LARGEST = "largest values along a dimension"

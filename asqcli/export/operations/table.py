@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from asqcli.export.operations import arithmetic, elementwise, layers, movement, pools, reductions
+from asqcli.export.operations import arithmetic, elementwise, layers, movement, pads, pools, reductions, repeats, slices
 from asqcli.export.operations.registry import ENTRIES, Entry
 
-MODULES = (layers, elementwise, arithmetic, pools, reductions, movement)  # in the order in which they are told
+# In the order in which they are told.
+MODULES = (layers, elementwise, arithmetic, repeats, pools, reductions, movement, slices, pads)
 
 
 def _place(entry: Entry) -> int:
