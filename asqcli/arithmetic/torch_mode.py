@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from asqcli.arithmetic import formulas
-from asqcli.arithmetic.windows import reaches_beyond
+from asqcli.arithmetic.windows import Pair, pieces_with_ceil, reaches_beyond
 
 Dims = int | Sequence[int] | None
 Side = TypeVar("Side", bound=int | None)
@@ -51,11 +51,33 @@ def _avg_pool2d(
 ) -> Tensor | None:
     kernel_size, border = pair(kernel_size), pair(padding)
     stride = kernel_size if stride is None or stride == [] else pair(stride)
-    beyond = ceil_mode and reaches_beyond(input.shape[2:], kernel_size, stride, border)
-    if beyond or divisor_override is not None:  # the exporter refuses these
+    if divisor_override is not None:  # which the exporter refuses
         return None
-    padded = F.pad(input, (border[1], border[1], border[0], border[0])) if any(border) else input
-    return formulas.avg_pool(torch, padded, kernel_size, stride, border, count_include_pad=count_include_pad)
+    if ceil_mode and reaches_beyond(input.shape[2:], kernel_size, stride, border):
+        return _avg_pool_beyond(input, kernel_size, stride, border, count_include_pad)
+    return formulas.avg_pool(
+        torch, _with_zeros(input, border), kernel_size, stride, border, count_include_pad=count_include_pad
+    )
+
+
+def _avg_pool_beyond(
+    input: Tensor, kernel_size: Pair, stride: Pair, border: Pair, count_include_pad: bool
+) -> Tensor | None:
+    sides = zip(input.shape[2:], kernel_size, stride, border, strict=True)
+    down, across = (pieces_with_ceil(*side, border_counts=count_include_pad) for side in sides)
+    if down is None or across is None:  # the exporter refuses these
+        return None
+    if count_include_pad:
+        input = _with_zeros(input, border)
+    rows = [
+        [_avg_pool2d(input[:, :, a:b, c:d], (k, m), stride, (p, q), False, False) for c, d, m, q in across]
+        for a, b, k, p in down
+    ]
+    return torch.cat([torch.cat([part for part in row if part is not None], 3) for row in rows], 2)
+
+
+def _with_zeros(input: Tensor, border: Pair) -> Tensor:
+    return F.pad(input, (border[1], border[1], border[0], border[0])) if any(border) else input
 
 
 def _mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, axis: Dims = None, **others: Any) -> Tensor | None:

@@ -1,5 +1,7 @@
 """While a prepared network evaluates, pools and gates compute in fixed arithmetic, whatever way they are called."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -59,7 +61,19 @@ def test_what_has_no_fixed_form_is_left_alone():
     with FixedArithmetic():
         assert torch.equal(X.mean(), expected)
         assert X.double().mean([2, 3]).dtype == torch.float64
-        assert F.avg_pool2d(X, 2, ceil_mode=True).shape == (3, 5, 7, 6)
+        assert F.avg_pool2d(X, 2, divisor_override=3).shape == (3, 5, 6, 5)
+
+
+@pytest.mark.parametrize("count_include_pad", [True, False])
+def test_windows_beyond_the_border_are_those_of_torch(count_include_pad):
+    images = torch.stack([X[0, 0], X[1, 0]])[:, None]
+    for size, length, stride in product(range(4, 9), range(2, 5), range(1, 5)):
+        for border in range(length // 2 + 1):
+            settings = ((length, 3), (stride, 2), (border, 1), True, count_include_pad)
+            torchs = F.avg_pool2d(images[:, :, :size], *settings)
+            with FixedArithmetic():
+                ours = F.avg_pool2d(images[:, :, :size], *settings)
+            assert torch.allclose(ours, torchs, atol=1e-6), (size, settings)
 
 
 def test_pools_do_not_depend_on_the_batch():

@@ -46,16 +46,9 @@ MADE = {
     "expanded": lambda x: x * x.mean((2, 3), keepdim=True).expand_as(x),
     "permuted": lambda x: shuffled(x).permute(0, 1, 3, 2),
     "swapped": lambda x: x.swapaxes(2, 3),
-    "windows that fit, ceil_mode": lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False),
-    "the window beyond is dropped": lambda x: F.avg_pool2d(x, 2, 3, 1, ceil_mode=True),
-    "largest": lambda x: F.adaptive_max_pool2d(x, 1),
-    "largest of windows": nn.AdaptiveMaxPool2d((2, 4)),
-    "amax": lambda x: x + x.amax((2, 3), keepdim=True),
     "reflection": nn.ReflectionPad2d((1, 2, 3, 0)),
     "replication": lambda x: F.pad(x, (2, 1, 0, 1), mode="replicate"),
     "around": lambda x: F.pad(x, (2, 1, 0, 1), mode="circular"),
-    "upsampled": lambda x: F.interpolate(x, scale_factor=3) * 0.5,
-    "upsampled to a size": nn.Upsample(size=(8, 16)),
 }
 REFUSED = {
     "pixels of their own": (lambda x: x + OF_PIXELS, r"constant has the shape \(8, 8\)"),
@@ -63,10 +56,6 @@ REFUSED = {
     "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "does not round"),
     "third power": (lambda x: x**3, "no power but the second"),
     "with a factor, the other way round": (lambda x: torch.rsub(x, F.relu(x), alpha=0.5), "it has a factor"),
-    "uneven windows": (lambda x: F.adaptive_max_pool2d(x, 3), "its windows differ in size"),
-    "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "by whole factors and `nearest`"),
-    "uneven nearest": (lambda x: F.interpolate(x, size=12), "by whole factors"),
-    "beyond the border": (lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True), "reach beyond the border"),
     "the batch": (lambda x: x.permute(1, 0, 2, 3).permute(1, 0, 2, 3), "it moves the batch"),
     "more pixels around than a node has inputs": (
         lambda x: F.pad(F.interpolate(x, scale_factor=32), (130, 130, 0, 0), mode="reflect")[:, :, ::32, ::32],

@@ -20,7 +20,7 @@ def pad(call: Call, input, pad, mode="constant", value=None) -> Value:
     borders = [(max(before, 0), max(after, 0)) for before, after in pairs]
     if mode == "constant":
         if borders != [(0, 0)] * dims or borders == pairs:
-            input = _with_zeros_around(call, input, borders)
+            input = with_zeros_around(call, input, borders)
     else:
         for axis, sides in enumerate(borders):
             input = _with_pixels_around(call, input, axis, sides, mode)
@@ -30,7 +30,8 @@ def pad(call: Call, input, pad, mode="constant", value=None) -> Value:
     return input
 
 
-def _with_zeros_around(call: Call, value: Value, borders: list[tuple[int, int]]) -> Value:
+def with_zeros_around(call: Call, value: Value, borders: list[tuple[int, int]]) -> Value:
+    """Return a value with so many zeros before and after it along each axis."""
     before, after = (tuple(pair[side] for pair in borders) for side in (0, 1))
     shape = tuple(b + n + a for b, n, a in zip(before, call.shape_of(value), after, strict=True))
     return call.emit(nodes.Pad, value, before=before, after=after, gives=shape)

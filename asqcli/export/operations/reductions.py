@@ -17,6 +17,7 @@ from asqcli.artifact.nodes.base import Shape
 from asqcli.export.graph import Call, Stack, Unread, Unsupported, Value
 from asqcli.export.operations.arithmetic import affine, divided
 from asqcli.export.operations.elementwise import clamp
+from asqcli.export.operations.pools import largest_of_windows
 from asqcli.export.operations.registry import lowers
 from asqcli.export.operations.repeats import expanded
 from asqcli.export.operations.slices import places
@@ -138,12 +139,8 @@ def _average(call: Call, image: Value, size: tuple[int, int]) -> Value:
 
 
 def _largest(call: Call, image: Value, size: tuple[int, int]) -> Value:
-    channels, height, width = call.shape_of(image)
-    window = height // size[0], width // size[1]
-    return call.emit(
-        nodes.MaxPool, image, kernel_size=window, stride=window, padding=(0,) * 4, dilation=(1, 1),
-        gives=(channels, *size),
-    )  # fmt: skip
+    _, height, width = call.shape_of(image)
+    return largest_of_windows(call, image, (height // size[0], width // size[1]))
 
 
 def _along(call: Call, value: Value, axes: set[int], pool: Callable[[Value, tuple[int, int]], Value]) -> Value:
