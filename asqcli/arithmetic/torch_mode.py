@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import reduce
+from functools import partial, reduce
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -158,6 +158,13 @@ FIXED: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     torch.sigmoid: _gate(formulas.sigmoid),
     Tensor.sigmoid: _gate(formulas.sigmoid),
     F.sigmoid: _gate(formulas.sigmoid),
+    torch.sigmoid_: partial(_gate(formulas.sigmoid), inplace=True),
+    Tensor.sigmoid_: partial(_gate(formulas.sigmoid), inplace=True),
+    torch.tanh: _gate(formulas.tanh),
+    Tensor.tanh: _gate(formulas.tanh),
+    F.tanh: _gate(formulas.tanh),
+    torch.tanh_: partial(_gate(formulas.tanh), inplace=True),
+    Tensor.tanh_: partial(_gate(formulas.tanh), inplace=True),
     F.silu: _gate(formulas.silu),
     F.hardsigmoid: _gate(formulas.hardsigmoid),
     F.hardswish: _gate(formulas.hardswish),

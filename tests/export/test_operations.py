@@ -20,10 +20,10 @@ def test_errors_tell_all_that_the_engine_has():
     assert SUPPORTED == (
         "the engine has quantized convolutions and linear layers, batch norm, ReLU and other clamps, sigmoid, SiLU, "
         "hard sigmoid, hard swish, GELU, leaky ReLU, PReLU, log_softmax at the end, sums, differences, products, "
-        "quotients by constants, expansions, repetitions, max pools, average pools, adaptive max pools, nearest "
+        "tanh, quotients by constants, expansions, repetitions, max pools, average pools, adaptive max pools, nearest "
         "resampling, adaptive average pools, means along dimensions, sums along dimensions, largest values along a "
-        "dimension, maxima and minima, reshapes, transposes, permutations, shuffles of channels and pixels, "
-        "concatenation, stacks, dropout, copies, chunks, splits, unbinding, slices and padding"
+        "dimension, maxima and minima, magnitudes, reshapes, transposes, permutations, shuffles of channels and "
+        "pixels, concatenation, stacks, dropout, copies, chunks, splits, unbinding, slices and padding"
     )
 
 

@@ -72,6 +72,13 @@ def pow(call: Call, input, exponent) -> Value:
     return square(call, input)
 
 
+@lowers("tanh", says="tanh")
+def tanh(call: Call, input) -> Value:
+    """As in `asqcli.arithmetic.formulas`: of a sigmoid."""
+    gate = call.emit(nodes.Gate, affine(call, input, factor=2.0), op="sigmoid")
+    return affine(call, gate, factor=2.0, addend=-1.0)
+
+
 @lowers("div", "divide", "true_divide", says="quotients by constants")
 def div(call: Call, input, other, *, rounding_mode=None, out=None) -> Value:
     if isinstance(other, Value) or rounding_mode is not None:

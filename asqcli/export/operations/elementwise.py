@@ -38,6 +38,13 @@ def relu(call: Call, input, inplace=False) -> Value:
     return clamp(call, input, 0.0)
 
 
+@lowers("threshold", says=CLAMPS)
+def threshold(call: Call, input, threshold, value, inplace=False) -> Value:
+    if threshold != value:
+        raise Unsupported("the number that it puts in is not its threshold")
+    return clamp(call, input, threshold)
+
+
 @lowers("hardtanh", says=CLAMPS)
 def hardtanh(call: Call, input, min_val=-1.0, max_val=1.0, inplace=False) -> Value:
     return clamp(call, input, min_val, max_val)

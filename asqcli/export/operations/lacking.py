@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from asqcli.export.graph import Unsupported
 from asqcli.export.operations.registry import named
 
-_OWN_STATISTICS = "it normalises by the image's own numbers, and the engine by numbers that training leaves behind"
+_OTHER_NORM = "it normalises in another way than by the statistics that a batch norm keeps, which the engine has alone"
 _USE_BATCH_NORM = "use nn.BatchNorm2d in its place, or nn.BatchNorm1d"
 
 # By the functions' names in torch: the reason, and a hint.
@@ -23,7 +23,7 @@ _KNOWN = {
         "it takes a power of sums, which the engine does not",
         "leave it out, as newer forms of such networks do, or use nn.BatchNorm2d in its place",
     ),
-    ("instance_norm", "layer_norm", "group_norm", "rms_norm", "normalize"): (_OWN_STATISTICS, _USE_BATCH_NORM),
+    ("instance_norm", "layer_norm", "group_norm", "rms_norm", "normalize"): (_OTHER_NORM, _USE_BATCH_NORM),
 }
 _BY_FUNCTION = {f: text for names, text in _KNOWN.items() for name in names if hasattr(F, name) for f in named(name)}
 

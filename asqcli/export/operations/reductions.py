@@ -84,6 +84,11 @@ def minimum(call: Call, input, other) -> Value:
     return affine(call, largest, factor=-1.0)
 
 
+@lowers("abs", "absolute", says="magnitudes")
+def abs(call: Call, input) -> Value:
+    return largest_of(call, [input, affine(call, input, factor=-1.0)])
+
+
 def _with_number(input: object, other: object) -> tuple[Value, float]:
     value, constant = (input, other) if isinstance(input, Value) else (other, input)
     if not isinstance(value, Value) or not isinstance(constant, torch.Tensor) or constant.numel() != 1:

@@ -54,7 +54,7 @@ def repeat(call: Call, input, *repeats, dims=None) -> Value:
     times = list(first if isinstance(first, tuple | list) else repeats)
     shape: Shape = call.shape_of(input)
     times = [*[1] * (len(shape) + 1 - len(times)), *times]
-    if len(times) != len(shape) + 1 or times[0] != 1:
+    if len(times) != len(shape) + 1 or times[0] != 1 or any(type(number) is not int for number in times):
         raise Unsupported("it repeats the images of the batch, or adds a dimension")
     for axis, number in enumerate(times[1:]):
         if number != 1:

@@ -94,13 +94,17 @@ def index_select(call: Call, input, dim, index) -> Value:
 
 @lowers("narrow", says="slices")
 def narrow(call: Call, input, dim, start, length) -> Value:
+    if type(start) is not int:
+        raise Unsupported(SLICES)
     axis = call.axis(input, dim)
-    start = int(start) % call.shape_of(input)[axis]
+    start %= call.shape_of(input)[axis]
     return sliced(call, input, axis, slice(start, start + length, 1))
 
 
 @lowers("select", says="slices")
 def select(call: Call, input, dim, index) -> Value:
+    if type(index) is not int:
+        raise Unsupported(SLICES)
     axis = call.axis(input, dim)
     place = index % call.shape_of(input)[axis]
     return call.reshaped(sliced(call, input, axis, slice(place, place + 1, 1)), call.result_shape)
