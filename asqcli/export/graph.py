@@ -111,11 +111,19 @@ class Call:
             raise Unsupported(f"it gives a tensor of shape {shape} for a batch of {batch}")
         return shape[1:]
 
-    def shape_of(self, value: Value) -> Shape:
-        """Return the shape of a value, without the batch."""
+    def shape_of(self, value: object) -> Shape:
+        """Return the shape of a value, without the batch; a constant is refused."""
         if not isinstance(value, Value):
             raise Unsupported(NO_VALUE)
         return self.graph.shapes[value]
+
+    def image_of(self, value: object) -> tuple[int, int, int]:
+        """Return (channels, height, width) of a value; one that is no image is refused."""
+        shape = self.shape_of(value)
+        if len(shape) != 3:
+            raise Unsupported(f"it works on images, (N, channels, height, width), and gets the shape {shape} for one")
+        channels, height, width = shape
+        return channels, height, width
 
     def axis(self, value: Value, dim: int) -> int:
         """Return which axis of a value is a dimension of torch's tensor, whose first is the batch."""

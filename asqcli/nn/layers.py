@@ -221,7 +221,7 @@ class TwoStepNorm(MixedIn):
         eps: float
 
     @classmethod
-    def from_float(cls: type[Norm], layer: _BatchNorm) -> Norm:
+    def from_float(cls: type[Norm], layer: nn.Module) -> Norm:
         """Return a twin of `layer` that shares its parameters, statistics and hooks."""
         return _twin(cls, layer)
 

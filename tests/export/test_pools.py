@@ -27,6 +27,7 @@ MADE = {
 REFUSED = {
     "bilinear": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), "and not by `bilinear`"),
     "uneven nearest": (lambda x: F.interpolate(x, size=12), r"it makes \(12, 12\) pixels of \(8, 8\)"),
+    "lines": (lambda x: F.max_pool2d(x[:, 0], 2)[:, None], r"it works on images, .* the shape \(8, 8\)"),
     "another divisor": (lambda x: F.avg_pool2d(x, 2, divisor_override=3), "no `divisor_override`"),
     "larger than the image": (lambda x: F.avg_pool2d(x[:, :, :3], (4, 2), 2, ceil_mode=True), "or is larger"),
     "local response norm": (nn.LocalResponseNorm(3), r"layer `middle` \(LocalResponseNorm\) .* it takes a power"),

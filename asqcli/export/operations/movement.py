@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asqcli.artifact import nodes
 from asqcli.export.graph import Call, Stack, Unsupported, Value
+from asqcli.export.operations.pads import with_zeros_around
 from asqcli.export.operations.registry import lowers
 from asqcli.export.operations.slices import sliced
 
@@ -57,21 +58,21 @@ def _permuted(call: Call, value: Value, wanted: list[int]) -> Value:
 
 @lowers("channel_shuffle", says="shuffles of channels and pixels")
 def channel_shuffle(call: Call, input, groups) -> Value:
-    channels, *image = call.shape_of(input)
+    channels, *image = call.image_of(input)
     value = call.reshaped(input, (groups, channels // groups, *image))
     return call.reshaped(_permuted(call, value, [1, 0, 2, 3]), call.result_shape)
 
 
 @lowers("pixel_shuffle", says="shuffles of channels and pixels")
 def pixel_shuffle(call: Call, input, upscale_factor) -> Value:
-    _, height, width = call.shape_of(input)
+    _, height, width = call.image_of(input)
     value = call.reshaped(input, (call.result_shape[0], upscale_factor, upscale_factor, height, width))
     return call.reshaped(_permuted(call, value, [0, 3, 1, 4, 2]), call.result_shape)
 
 
 @lowers("pixel_unshuffle", says="shuffles of channels and pixels")
 def pixel_unshuffle(call: Call, input, downscale_factor) -> Value:
-    channels, *image = call.shape_of(input)
+    channels, *image = call.image_of(input)
     apart = range(downscale_factor)
     rows = [sliced(call, input, 1, slice(i, image[0], downscale_factor)) for i in apart]
     parts = [sliced(call, row, 2, slice(j, image[1], downscale_factor)) for row in rows for j in apart]
@@ -96,9 +97,9 @@ def concat(call: Call, tensors, dim=0) -> Value:
     joined = values[0]
     if len(values) > 1:
         joined = call.emit(nodes.Concat, *values, axis=axis, gives=(*shape[:axis], sum(sizes), *shape[axis + 1 :]))
-    others = (0,) * axis, (0,) * (len(shape) - axis - 1)
-    borders = {side: (others[0] + (sum(n),) + others[1]) for side, n in (("before", before), ("after", after))}
-    return call.emit(nodes.Pad, joined, **borders)
+    borders = [(0, 0)] * len(shape)
+    borders[axis] = sum(before), sum(after)
+    return with_zeros_around(call, joined, borders)
 
 
 @lowers("stack", says="stacks")

@@ -23,7 +23,7 @@ def max_pool(
     kernel_size, padding, dilation = pair(kernel_size), pair(padding), pair(dilation)
     stride = pair(stride) if stride else kernel_size
     # `ceil_mode` asks for windows beyond the lower and right border: as much border as the last of them needs.
-    made, sides = call.result_shape[1:], call.shape_of(input)[1:]
+    made, sides = call.result_shape[1:], call.image_of(input)[1:]
     borders = [
         max(0, (out - 1) * s + d * (k - 1) + 1 - n - p)
         for out, n, s, d, k, p in zip(made, sides, stride, dilation, kernel_size, padding, strict=True)
@@ -48,7 +48,7 @@ def avg_pool(
     stride = pair(stride) if stride else kernel_size
     if divisor_override is not None:
         raise Unsupported("the engine's average pools have no `divisor_override`")
-    if ceil_mode and reaches_beyond(call.shape_of(input)[1:], kernel_size, stride, padding):
+    if ceil_mode and reaches_beyond(call.image_of(input)[1:], kernel_size, stride, padding):
         return _avg_pool_beyond(call, input, kernel_size, stride, padding, count_include_pad)
     return call.emit(
         nodes.AvgPool,
@@ -64,7 +64,7 @@ def _avg_pool_beyond(
     call: Call, input: Value, kernel_size: Pair, stride: Pair, padding: Pair, count_include_pad: bool
 ) -> Value:
     """Put the windows that end beyond the border behind the others: each is a pool of what it sees of the image."""
-    channels, *image = call.shape_of(input)
+    channels, *image = call.image_of(input)
     sides = zip(image, kernel_size, stride, padding, strict=True)
     down, across = (pieces_with_ceil(*side, border_counts=bool(count_include_pad)) for side in sides)
     if down is None or across is None:
@@ -98,7 +98,7 @@ def _joined(call: Call, parts: list[Value], axis: int) -> Value:
 def adaptive_max_pool(call: Call, input, output_size, return_indices=False) -> Value:
     if return_indices:
         raise Unsupported("it returns indices")
-    sides, made = call.shape_of(input)[1:], call.result_shape[1:]
+    sides, made = call.image_of(input)[1:], call.result_shape[1:]
     if not any(n % out for n, out in zip(sides, made, strict=True)):
         return largest_of_windows(call, input, (sides[0] // made[0], sides[1] // made[1]))
     for axis, out in enumerate(made, start=1):  # windows that may overlap, one by one along each side
@@ -125,7 +125,7 @@ def interpolate(
     call: Call, input, size=None, scale_factor=None, mode="nearest", align_corners=None,
     recompute_scale_factor=None, antialias=False,
 ) -> Value:  # fmt: skip
-    sides, made = call.shape_of(input)[1:], call.result_shape[1:]
+    sides, made = call.image_of(input)[1:], call.result_shape[1:]
     if mode not in ("nearest", "nearest-exact") or len(made) != 2:
         raise Unsupported(f"the engine resamples images to the nearest, and not by `{mode}`", NEAREST)
     if not any(out % n for out, n in zip(made, sides, strict=True)):
