@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from asqcli.api import export_module, quantize_module
+from asqcli.arithmetic import formulas
 from asqcli.artifact import document as doc
 from asqcli.artifact import read_artifact
 from asqcli.engine import load
@@ -64,6 +65,15 @@ def test_refused_with_the_reason(chosen, tmp_path):
     last, text = REFUSED[chosen]
     with pytest.raises(UnsupportedError, match=text):
         export_module(quantized(last), tmp_path / "net.asq", image_size=SIZE, classes="abcd")
+
+
+def test_constants_are_computed_as_in_evaluation(tmp_path):
+    """Its own sigmoid of a constant has other last bits in torch's arithmetic than in the fixed one."""
+    numbers = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    scale = numbers[torch.sigmoid(numbers) != formulas.sigmoid(torch, numbers)][:4].clone()
+    assert len(scale) == 4 and not torch.equal(torch.sigmoid(scale), formulas.sigmoid(torch, scale))
+    net = quantized(lambda x: x * torch.sigmoid(scale) + scale.unflatten(0, (2, 2)).mean(1).repeat(2))
+    export_module(net, tmp_path / "net.asq", image_size=SIZE, classes="abcd")
 
 
 def test_who_exports_is_told():
