@@ -205,7 +205,7 @@ def _open_checkpoint(path: Path, source: str, request: Request):
 
 
 def _open_float(request: Request):
-    from asqcli.cli.console import note, remark
+    from asqcli.cli.console import note
     from asqcli.cli.preprocessing import guess
     from asqcli.data.source import open_data
     from asqcli.models.official import require_official
@@ -221,7 +221,7 @@ def _open_float(request: Request):
         require_official(recipe.model)
         recipe = recipe.model_copy(update={"pretrained": "official"})
     images = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
-    model = load_float_model(recipe, len(images.classes), remark)
+    model = load_float_model(recipe, len(images.classes), note)
     note(resolved.note)
     note(guess(resolved.origins))
     return model, images, recipe.pretrained, recipe, resolved.origins

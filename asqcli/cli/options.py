@@ -13,7 +13,7 @@ DataOption = Annotated[
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option("--weights", metavar="FILE|RUN|official|none", help="Pretrained float weights to start from."),
+    typer.Option("--weights", metavar="FILE|RUN|official|factory|none", help="Pretrained float weights to start from."),
 ]
 BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, max=2**31 - 1, help="Images per batch.")]
 DeviceOption = Annotated[

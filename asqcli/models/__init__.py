@@ -1,7 +1,9 @@
 """Float networks: the CIFAR ResNets, torchvision's classifiers, and a user's own factories.
 
 registry      a name to a network            cifar_resnet   the family that the paper trains on CIFAR-10
-weights       a file or a state dict to parameters
+factories     a `module:factory` to a network
+stored        files of other programs to a state dict
 official      torchvision's own weights: which there are, their images' preprocessing, fetching them
 renames       old names and training's heads in torchvision's files
+weights       a state dict to parameters
 """

@@ -1,6 +1,7 @@
 """What a model's name says by itself; no torch."""
 
 CIFAR_DEPTHS = {"resnet20": 20, "resnet32": 32, "resnet44": 44, "resnet56": 56, "resnet110": 110}
+IMAGENET_CLASSES = 1000
 
 
 def is_factory(name: str) -> bool:

@@ -104,7 +104,8 @@ def require_official(name: str) -> None:
         UsageError: there are none.
     """
     if official_weights(name) is None:
-        raise UsageError(f"`{name}` has no official weights", "name a file or a run with --weights")
+        own = ", or say `--weights factory` if the factory loads its own" if is_factory(name) else ""
+        raise UsageError(f"`{name}` has no official weights", f"name a file or a run with --weights{own}")
 
 
 def fetch_official(name: str) -> tuple[Mapping[str, Tensor], str]:

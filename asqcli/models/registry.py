@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import inspect
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,13 +12,12 @@ from torch import nn
 
 from asqcli.errors import UnsupportedError, UsageError, did_you_mean, first_line
 from asqcli.models.cifar_resnet import CifarResNet
-from asqcli.models.names import CIFAR_DEPTHS, is_factory
+from asqcli.models.factories import call_factory
+from asqcli.models.names import CIFAR_DEPTHS, IMAGENET_CLASSES, is_factory
 from asqcli.models.wrappers import unwrap
 from asqcli.seeds import held_generators, seed_everything
-from asqcli.user_code import guest, held_settings, reason_of
 
 CIFAR_CLASSES = 10
-IMAGENET_CLASSES = 1000
 LOUD = 2.0  # standard deviation of a head's outputs by that of its inputs; PyTorch's own start has 0.58
 
 
@@ -59,7 +54,7 @@ def _build(name: str, num_classes: int | None, image_size: int | None, seed: tup
     if seed is not None:
         seed_everything(*seed)
     if is_factory(name):
-        return _call_factory(name, num_classes, seed)
+        return call_factory(name, num_classes, seed)
     require_known(name)
     if name in CIFAR_DEPTHS:
         return CifarResNet(CIFAR_DEPTHS[name], CIFAR_CLASSES if num_classes is None else num_classes)
@@ -107,7 +102,7 @@ def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> n
     try:
         model = build(num_classes=num_classes, **extra)
     except (Exception, SystemExit) as error:
-        size, hint = "", _DEBUG
+        size, hint = "", "run again with --debug to see where"
         if image_size is not None:
             size, hint = f" for images of {image_size}x{image_size} pixels", "try another size"
         reason = f"{type(error).__name__}: {first_line(error)}"
@@ -126,47 +121,3 @@ def _redraw_loud_head(model: nn.Module, num_classes: int) -> None:
     heads = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == num_classes]
     if heads and not (weight := heads[-1].weight).is_meta and weight.std() * weight.shape[1] ** 0.5 > LOUD:
         heads[-1].reset_parameters()
-
-
-def _call_factory(name: str, num_classes: int | None, seed: tuple[int, ...] | None) -> nn.Module:
-    factory = _find_factory(name)
-    if seed is not None:
-        seed_everything(*seed)  # anew: a module draws only when it is imported for the first time
-    with guest(f"the factory `{name}` raised", _DEBUG):
-        parameter = inspect.signature(factory).parameters.get("num_classes")
-        if num_classes is None and parameter is not None and parameter.default is inspect.Parameter.empty:
-            num_classes = IMAGENET_CLASSES
-        takes_none = parameter is None or num_classes is None
-        model = factory() if takes_none else factory(num_classes=num_classes)
-    if not isinstance(model, nn.Module):
-        raise UnsupportedError(f"the factory `{name}` returned {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-_DEBUG = "run again with --debug to see where"
-
-
-def _find_factory(name: str):
-    module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise UsageError(f"`{name}` is not of the form package.module:factory", "for example `my_models:small_net`")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script does not look in the current folder by itself
-        sys.path.insert(0, here)
-    try:
-        with held_settings():
-            module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module_name + ".").startswith(error.name + "."):
-            raise UsageError(
-                f"no module `{module_name}` for the model `{name}`",
-                "it is looked for in the current folder and among the installed packages",
-            ) from error
-        raise UnsupportedError(f"importing `{module_name}` failed: {error}", _DEBUG) from error
-    except (Exception, SystemExit) as error:
-        raise UnsupportedError(f"importing `{module_name}` raised {reason_of(error)}", _DEBUG) from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise UsageError(f"module `{module_name}` has no function `{attribute}`", did_you_mean(attribute, public))
-    return factory

@@ -6,7 +6,8 @@ torchvision itself renames when it loads, in the builder or in a module, and lea
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,10 +21,10 @@ _RENAMES = (
 AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")  # of GoogLeNet, of Inception
 
 
-def as_named_now(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return `state` with the names of `model` in the place of old ones; others stay as they are."""
-    own = model.state_dict().keys()
-    new = {name: renamed for name in state if (renamed := _renamed(name)) in own and renamed not in state}
+def as_named_now(own: Container[str], state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `state` with the names of a network, `own`, in the place of old ones; others stay as they are."""
+    old = (name for name in state if name not in own)
+    new = {name: renamed for name in old if (renamed := _renamed(name)) in own and renamed not in state}
     if not new:
         return state
     versions = {_renamed(module): version for module, version in versions_in(state).items()}

@@ -29,6 +29,11 @@ def is_extra(name: str) -> bool:
     return name.rpartition(".")[2] == EXTRA
 
 
+def may_be_missing(name: str) -> bool:
+    """May a file lack it? Old ones have no counters of batches, and files of tensors alone no extra state."""
+    return name.endswith("num_batches_tracked") or is_extra(name)
+
+
 def versions_in(state: Mapping[str, Any]) -> dict[str, int]:
     """Return the versions that a state dict holds, by module; what a stranger's file has in their place is left out."""
     metadata = getattr(state, "_metadata", None)

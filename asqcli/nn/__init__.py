@@ -5,6 +5,7 @@ callers     which module called a function, and where in its author's source
 record      one run, written down function by function: what export lowers and a proof compares
 modes       evaluation for a while
 survey      run the float network once: which layers can be quantized, on how many channels
+head        the layer that makes the logits, and another in its place for other classes
 calibration signedness and starting values of the quantizers
 prepare     replace them by quantized layers, as their specs say
 proof       find out from records whether the network calls these, and nothing in their place

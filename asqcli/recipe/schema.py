@@ -196,7 +196,7 @@ class _Subject(Strict):
         description="as on the command line: a name, or your own `package.module:factory`"
     )
     pretrained: Annotated[str, StringConstraints(min_length=1)] = Field(
-        default="auto", description="as `--weights`: `auto`, `official`, `none`, a file or a run folder"
+        default="auto", description="as `--weights`: `auto`, `official`, `factory`, `none`, a file or a run folder"
     )
     data: Data
 

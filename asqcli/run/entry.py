@@ -118,7 +118,9 @@ def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Spl
         if lacking := len(data.classes) - len(split.labels.unique()):
             have = "has" if lacking == 1 else "have"
             context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
-    start = start_model(recipe, len(data.classes), context.reporter)
+    start = start_model(recipe, len(data.classes), context.reporter.note)
+    for note in start.notes:
+        context.reporter.note(note)
     specs = _specify(recipe, start.model, data.classes, context, source)
     require_trainable(
         start.model,

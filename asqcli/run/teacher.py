@@ -10,7 +10,8 @@ from torch import nn
 
 from asqcli.errors import InputError, first_line, printable
 from asqcli.models.state import StateParts
-from asqcli.models.weights import load_weights, read_weights
+from asqcli.models.stored.file import read_file
+from asqcli.models.weights import load_weights
 from asqcli.nn.modes import to_evaluation
 from asqcli.recipe.schema import Recipe
 from asqcli.run.build import build_network
@@ -43,7 +44,7 @@ def load_teacher(path: Path, model: nn.Module) -> Fingerprint | None:
     Raises:
         InputError: missing, corrupt, or of another network.
     """
-    tensors = read_weights(path)
+    tensors = read_file(path)
     try:
         with safe_open(path, "pt") as file:
             # Runs of earlier versions kept tensors alone.
@@ -52,7 +53,7 @@ def load_teacher(path: Path, model: nn.Module) -> Fingerprint | None:
         raise InputError(f"the teacher in `{path}` is corrupt: {printable(first_line(error))}") from error
     own = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
     state = StateParts(own, stored.extra, stored.versions).joined()
-    load_weights(model, state, source=str(path), replace_head=False)
+    load_weights(model, state, source=str(path))
     return fingerprint_among(tensors, path)
 
 

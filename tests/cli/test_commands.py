@@ -183,7 +183,7 @@ def test_weights_that_do_not_fit_or_are_none(tmp_path):
     torch.save({"conv1.weight": torch.ones(16, 3, 3, 3), "other": torch.ones(1)}, tmp_path / "other.pt")
     fails(3, "missing (", "quantize", "resnet20", "--weights", "other.pt", *QUICK, cwd=tmp_path, hint="is this the")
     (tmp_path / "notes.txt").write_text("buy milk")
-    fails(3, "`notes.txt` is not a weights file", "quantize", "resnet20", "--weights", "notes.txt", cwd=tmp_path)
+    fails(3, "`notes.txt` is a text, not weights", "quantize", "resnet20", "--weights", "notes.txt", cwd=tmp_path)
     (tmp_path / "evil.pt").write_bytes(b"cos\nsystem\n(S'touch harm'\ntR.")
     fails(3, "evil.pt", "quantize", "resnet20", "--weights", "evil.pt", cwd=tmp_path)
     fails(3, "no weights file", "eval", "resnet20", "--weights", "absent.pt", cwd=tmp_path)

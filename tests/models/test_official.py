@@ -20,6 +20,7 @@ from asqcli.models.registry import build_model, torchvision_classifiers
 from asqcli.models.renames import AUXILIARY_HEADS
 from asqcli.models.state import EXTRA, is_extra, load_state, versions_in, with_versions
 from asqcli.models.weights import fit_weights
+from asqcli.nn.head import find_head
 from tests.official_files import as_published
 
 
@@ -58,8 +59,9 @@ def test_official_weights_make_the_network_that_torchvision_makes_of_them(monkey
             patch.setattr(type(weights), "get_state_dict", lambda *_, **__: dict(file))
             get_model(name, weights)  # which takes such a file
     wanted = {k: s for k, s in shapes_of(theirs.state_dict()).items() if k.partition(".")[0] not in AUXILIARY_HEADS}
-    ours = build_on_meta(name, 7, image_size=usual_image_size(name))
-    state, report = fit_weights(ours, as_official(name, file), source=name, replace_head=True)
+    size = usual_image_size(name)
+    ours, image = build_on_meta(name, 7, image_size=size), torch.empty(1, 3, size, size, device="meta")
+    state, report = fit_weights(ours, as_official(name, file), source=name, head=lambda: find_head(ours, image))
     own, head = shapes_of(ours.state_dict()), report.replaced_head
     assert own.keys() == wanted.keys()
     assert {k for k in own if own[k] != wanted[k]} == set(head) and {own[k][0] for k in head} == {7}
@@ -81,10 +83,10 @@ def test_old_names_are_taken_only_for_what_the_network_lacks():
     state = build_on_meta("densenet121", None).state_dict()
     both = {**state, "features.denseblock1.denselayer1.norm.1.weight": torch.zeros(64)}
     with pytest.raises(InputError, match=r"unexpected \(1\):\n    features.denseblock1.denselayer1.norm.1.weight"):
-        fit_weights(build_on_meta("densenet121", None), both, source="x", replace_head=True)
+        fit_weights(build_on_meta("densenet121", None), both, source="x")
     other = {**build_on_meta("resnet18", None).state_dict(), "AuxLogits.fc.weight": torch.zeros(1)}
     with pytest.raises(InputError, match=r"unexpected \(1\):\n    AuxLogits.fc.weight"):
-        fit_weights(build_on_meta("resnet18", None), other, source="x", replace_head=True)
+        fit_weights(build_on_meta("resnet18", None), other, source="x")
 
 
 @pytest.mark.parametrize("said", ["yes", {"transform_input": 1}, {}, {"transform_input": True, "more": 0}])

@@ -9,7 +9,8 @@ from torchvision import models
 from asqcli.errors import InputError, UnsupportedError
 from asqcli.models.registry import build_model
 from asqcli.models.state import load_state, refuse_unsaveable, snapshot, versions_in
-from asqcli.models.weights import load_weights, read_weights
+from asqcli.models.stored.layout import read_weights
+from asqcli.models.weights import load_weights
 from asqcli.nn.calibration import calibrate
 from asqcli.nn.prepare import quant_layers
 from asqcli.nn.survey import survey
@@ -86,7 +87,7 @@ def test_a_mnasnet_of_version_1_is_kept_with_the_layers_of_its_version(tmp_path)
     old, images = first_version(), torch.randn(2, 3, 32, 32)
     torch.save(old.state_dict(), tmp_path / "old.pth")
     model = build_model("mnasnet0_75", 10)
-    load_weights(model, read_weights(tmp_path / "old.pth"), source="old.pth", replace_head=False)
+    load_weights(model, read_weights(tmp_path / "old.pth", model).state, source="old.pth")
     assert torch.equal(model.eval()(images), old.eval()(images))
     recipe = recipe_for("mnasnet0_75")
     specs = resolve_layers(recipe, survey(model, images[:1]).layers, source="test")
@@ -102,11 +103,12 @@ def test_a_mnasnet_of_version_1_is_kept_with_the_layers_of_its_version(tmp_path)
 
 
 def test_a_version_that_a_network_does_not_know(tmp_path):
-    state = build_model("mnasnet0_5", 10).state_dict()
+    model = build_model("mnasnet0_5", 10)
+    state = model.state_dict()
     state._metadata[""]["version"] = 7
     torch.save(state, tmp_path / "new.pth")
     with pytest.raises(InputError, match=r"do not fit the network: ValueError: version .* at mnasnet.py"):
-        load_weights(build_model("mnasnet0_5", 10), read_weights(tmp_path / "new.pth"), source="x", replace_head=True)
+        load_weights(model, read_weights(tmp_path / "new.pth", model).state, source="x")
 
 
 class Counting(nn.Module):
@@ -158,7 +160,7 @@ def test_extra_state_survives_checkpoint_average_and_teacher(tmp_path, monkeypat
     for other in (restored, teacher):
         assert other.seen == model.seen and other.scale.factor == 2
     torch.save(model.state_dict(), tmp_path / "w.pth")
-    load_weights(other := Counting(), read_weights(tmp_path / "w.pth"), source="w.pth", replace_head=False)
+    load_weights(other := Counting(), read_weights(tmp_path / "w.pth", model).state, source="w.pth")
     assert other.seen == model.seen
 
 

@@ -7,7 +7,7 @@ import torch
 
 from asqcli.errors import UnsupportedError
 from asqcli.recipe.resolve import Request, resolve
-from asqcli.run.build import build_network
+from asqcli.run.build import build_with_head
 from asqcli.seeds import generator_states
 
 SOURCE = """
@@ -47,6 +47,12 @@ def meta():
 def fails():
     return nn.Sequential(Random(), Broken())
 
+def ignores(**kwargs):
+    return Random()
+
+def without():
+    return Random()
+
 class Broken(nn.Module):
     def forward(self, x):
         return x.nothing
@@ -60,11 +66,12 @@ def build(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
-    def build(name, seed=0, forget=True):
+    def build(name, seed=0, forget=True, classes=10, weights="auto", tell=lambda _: None):
         if forget:  # as another process would
             sys.modules.pop("random_models", None)
-        request = Request(f"random_models:{name}", None, None, None, {"train.seed": (seed, "--seed")}, [])
-        return build_network(resolve(request).recipe, 10)
+        flags = {"train.seed": (seed, "--seed"), "pretrained": (weights, "--weights")}
+        request = Request(f"random_models:{name}", None, None, None, flags, [])
+        return build_with_head(resolve(request).recipe, classes, tell).model
 
     yield build
     sys.modules.pop("random_models", None)
@@ -106,3 +113,18 @@ def test_a_factory_leaves_no_settings_behind(build):
 def test_networks_that_cannot_be_built(build, name, message):
     with pytest.raises(UnsupportedError, match=message):
         build(name)
+
+
+@pytest.mark.parametrize(("name", "weights"), [("ignores", "auto"), ("without", "factory")])
+def test_a_network_for_other_classes_gets_the_same_new_head_each_time(build, name, weights):
+    told = []
+    first = build(name, classes=3, weights=weights, tell=told.append)
+    assert first.linear.out_features == 3
+    assert told == [f"`random_models:{name}` answers with 10 logits: a new head for 3 classes (linear)"]
+    torch.rand(3)
+    assert everything(build(name, classes=3, weights=weights)) == everything(first)
+    assert torch.equal(first.conv.weight, build(name, weights=weights).conv.weight)
+
+
+def test_a_network_that_was_not_asked_keeps_its_head(build):
+    assert build("without", classes=3).linear.out_features == 10

@@ -12,7 +12,6 @@ from asqcli.run.restore import restore_model
 from asqcli.run.start import start_model
 from asqcli.run.teacher import load_teacher, save_teacher
 from asqcli.train.progress import Progress
-from asqcli.train.reporter import Reporter
 from tests.official_files import put_into_cache
 
 pytestmark = pytest.mark.slow
@@ -20,20 +19,13 @@ pytestmark = pytest.mark.slow
 SIZE = "data.image_size=96"
 
 
-class Heard(Reporter):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
-
-
 def started(name, weights, *overrides, classes=1000):
     """(what a run would start from, its recipe, what was told)"""
     flags = {"pretrained": (str(weights), "--weights")}
     recipe = resolve(Request(name, None, "float", None, flags, [SIZE, *overrides])).recipe
-    heard = Heard()
-    return start_model(recipe, classes, heard), recipe, " ".join(heard.notes)
+    told = []
+    start = start_model(recipe, classes, told.append)
+    return start, recipe, " ".join([*told, *start.notes])
 
 
 @pytest.fixture
