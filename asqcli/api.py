@@ -91,6 +91,8 @@ def export_module(
 ) -> None:
     """Write a quantized module as integers, an `.asq` file for `asqcli.engine.load` and `asq infer`.
 
+    A log_softmax that the module ends in is left out: the file answers with the logits before it.
+
     Args:
         model: from `quantize_module`.
         image_size: height and width of its input, pixels.

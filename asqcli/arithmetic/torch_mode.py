@@ -7,9 +7,11 @@ changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial, reduce
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -20,8 +22,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from asqcli.arithmetic import formulas
-from asqcli.arithmetic.windows import reaches_beyond
+from asqcli.arithmetic.windows import Pair, pieces_with_ceil, reaches_beyond
 
+Dims = int | Sequence[int] | None
 Side = TypeVar("Side", bound=int | None)
 
 
@@ -48,19 +51,82 @@ def _avg_pool2d(
 ) -> Tensor | None:
     kernel_size, border = pair(kernel_size), pair(padding)
     stride = kernel_size if stride is None or stride == [] else pair(stride)
-    beyond = ceil_mode and reaches_beyond(input.shape[2:], kernel_size, stride, border)
-    if beyond or divisor_override is not None:  # the exporter refuses these
+    if divisor_override is not None:  # which the exporter refuses
         return None
-    padded = F.pad(input, (border[1], border[1], border[0], border[0])) if any(border) else input
-    return formulas.avg_pool(torch, padded, kernel_size, stride, border, count_include_pad=count_include_pad)
+    if ceil_mode and reaches_beyond(input.shape[2:], kernel_size, stride, border):
+        return _avg_pool_beyond(input, kernel_size, stride, border, count_include_pad)
+    return formulas.avg_pool(
+        torch, _with_zeros(input, border), kernel_size, stride, border, count_include_pad=count_include_pad
+    )
 
 
-def _mean(input: Tensor, dim: int | Sequence[int] | None = None, keepdim: bool = False, **others: Any) -> Tensor | None:
-    dims = {d % input.dim() for d in ((dim,) if isinstance(dim, int) else dim or ())}
-    if input.dim() != 4 or dims != {2, 3} or others:
+def _avg_pool_beyond(
+    input: Tensor, kernel_size: Pair, stride: Pair, border: Pair, count_include_pad: bool
+) -> Tensor | None:
+    sides = zip(input.shape[2:], kernel_size, stride, border, strict=True)
+    down, across = (pieces_with_ceil(*side, border_counts=count_include_pad) for side in sides)
+    if down is None or across is None:  # the exporter refuses these
         return None
-    pooled = formulas.adaptive_avg_pool(torch, input, (1, 1))
-    return pooled if keepdim else pooled.flatten(1)
+    if count_include_pad:
+        input = _with_zeros(input, border)
+    rows = [
+        [_avg_pool2d(input[:, :, a:b, c:d], (k, m), stride, (p, q), False, False) for c, d, m, q in across]
+        for a, b, k, p in down
+    ]
+    return torch.cat([torch.cat([part for part in row if part is not None], 3) for row in rows], 2)
+
+
+def _with_zeros(input: Tensor, border: Pair) -> Tensor:
+    return F.pad(input, (border[1], border[1], border[0], border[0])) if any(border) else input
+
+
+def _mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, axis: Dims = None, **others: Any) -> Tensor | None:
+    dims = _dimensions(input, dim if axis is None else axis)
+    if others or dims is None:
+        return None
+    if _one_by_one(input, dims):
+        return _sum_of_places(input, dims[0], keepdim) / input.new_full((1,), input.shape[dims[0]])
+    if len(dims) == 2:
+        means = formulas.adaptive_avg_pool(torch, input, (1, 1)).flatten(1)
+    else:
+        lines = input.movedim(dims[0], 1)
+        means = formulas.mean(torch, lines.reshape(*lines.shape[:2], -1)).reshape(lines.shape[:1] + lines.shape[2:])
+    return means.reshape([1 if d in dims else n for d, n in enumerate(input.shape)]) if keepdim else means
+
+
+def _sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, axis: Dims = None, **others: Any) -> Tensor | None:
+    dims = _dimensions(input, dim if axis is None else axis)
+    if dims is None or others:
+        return None
+    if _one_by_one(input, dims):
+        return _sum_of_places(input, dims[0], keepdim)
+    means = _mean(input, dims, keepdim)
+    return None if means is None else means * math.prod(input.shape[d] for d in dims)
+
+
+def _dimensions(input: Tensor, dim: Dims) -> list[int] | None:
+    """Return the dimensions that a sum or mean has a fixed order for: one of them, or height and width."""
+    dims = sorted({d % max(input.dim(), 1) for d in ((dim,) if isinstance(dim, int) else dim or ())})
+    return dims if len(dims) == 1 or (input.dim() == 4 and dims == [2, 3]) else None
+
+
+def _one_by_one(input: Tensor, dims: list[int]) -> bool:
+    """Are the places along a dimension added in float32? That before the images or beyond an image's, as of stacks."""
+    return dims == [0] or input.dim() > 4
+
+
+def _sum_of_places(input: Tensor, dim: int, keepdim: bool) -> Tensor:
+    total = reduce(torch.add, input.unbind(dim))
+    return total.unsqueeze(dim) if keepdim else total
+
+
+def _with_factor(add: Callable[[Tensor, Any], Tensor]) -> Callable[..., Tensor | None]:
+    """Return a sum or difference that rounds the product of `other` and `alpha`; torch's own may not."""
+
+    def sum_or_difference(input: Tensor, other: Any, *, alpha: float = 1, **others: Any) -> Tensor | None:
+        return None if alpha == 1 or others else add(input, other * alpha)
+
+    return sum_or_difference
 
 
 def _gate(formula: Callable[[ModuleType, Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -81,9 +147,24 @@ FIXED: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     F.avg_pool2d: _avg_pool2d,
     torch.mean: _mean,
     Tensor.mean: _mean,
+    torch.add: _with_factor(torch.add),
+    torch.sub: _with_factor(torch.sub),
+    Tensor.add: _with_factor(torch.add),
+    Tensor.sub: _with_factor(torch.sub),
+    Tensor.add_: _with_factor(Tensor.add_),
+    Tensor.sub_: _with_factor(Tensor.sub_),
+    torch.sum: _sum,
+    Tensor.sum: _sum,
     torch.sigmoid: _gate(formulas.sigmoid),
     Tensor.sigmoid: _gate(formulas.sigmoid),
     F.sigmoid: _gate(formulas.sigmoid),
+    torch.sigmoid_: partial(_gate(formulas.sigmoid), inplace=True),
+    Tensor.sigmoid_: partial(_gate(formulas.sigmoid), inplace=True),
+    torch.tanh: _gate(formulas.tanh),
+    Tensor.tanh: _gate(formulas.tanh),
+    F.tanh: _gate(formulas.tanh),
+    torch.tanh_: partial(_gate(formulas.tanh), inplace=True),
+    Tensor.tanh_: partial(_gate(formulas.tanh), inplace=True),
     F.silu: _gate(formulas.silu),
     F.hardsigmoid: _gate(formulas.hardsigmoid),
     F.hardswish: _gate(formulas.hardswish),

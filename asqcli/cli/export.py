@@ -139,6 +139,7 @@ def _export(checkpoint: Checkpoint, network: nn.Module) -> Artifact:
     """Return the network of a run as an artifact, with its preprocessing, classes and provenance."""
     from asqcli import __version__
     from asqcli.artifact import document as doc
+    from asqcli.cli.console import remark
     from asqcli.data.layout import NAMES
     from asqcli.export.network import export_network
     from asqcli.models.names import is_factory
@@ -156,7 +157,9 @@ def _export(checkpoint: Checkpoint, network: nn.Module) -> Artifact:
         epochs=recipe.train.epochs,
     )
     preprocessing = doc.Input(image_size=data.image_size, resize=data.resize, mean=data.mean, std=data.std)
-    return export_network(network, classes=checkpoint.classes, preprocessing=preprocessing, provenance=provenance)
+    return export_network(
+        network, classes=checkpoint.classes, preprocessing=preprocessing, provenance=provenance, tell=remark
+    )
 
 
 def _open_data(checkpoint: Checkpoint, data: str) -> tuple[DataSet[Samples], Split]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from asqcli.artifact import nodes
 from asqcli.artifact.packing import pack
 from asqcli.errors import UnsupportedError
-from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepNorm
 from asqcli.quant.activation_quantizers import ActivationQuantizer, StepSizeQuantizer
 from asqcli.quant.adapter import Adapter
 from asqcli.quant.levels import INT8_MAX
@@ -126,7 +126,7 @@ def _store_adapter(name: str, adapter: Adapter, store: TensorStore) -> nodes.Ada
 
 
 @torch.no_grad()
-def store_batch_norm(name: str, layer: TwoStepBatchNorm2d, store: TensorStore) -> tuple[str, str]:
+def store_batch_norm(name: str, layer: TwoStepNorm, store: TensorStore) -> tuple[str, str]:
     """Store g and b; return their names."""
     g, b = layer.multiplier_and_addend()
     return store.add(f"{name}.g", g, np.float32), store.add(f"{name}.b", b, np.float32)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from asqcli.artifact.nodes import AnyNode
 from asqcli.errors import UnsupportedError
-from asqcli.export.graph import Call, GraphBuilder, Unsupported, Value
+from asqcli.export.graph import Call, GraphBuilder, Stack, Unread, Unsupported, Value
 from asqcli.export.integers import TensorStore
-from asqcli.export.operations import HANDLERS, SUPPORTED
+from asqcli.export.operations import HANDLERS, SUPPORTED, TAKES_STACKS, lacking
 from asqcli.nn.record import INPUT, Operation, Record, is_getter, map_tensors, storage_of, tensors_in
 
-STALE = object()  # what stands for a view of a tensor that was changed in place since
+STALE = Unread("it reads a part of a tensor that was changed in place since")  # of a view
 # Methods that tell of a tensor what does not depend on its numbers, or tell it to people, as getters of properties do.
 _TELL_NO_VALUES = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device", "len",
@@ -31,10 +31,16 @@ _TELL_NO_VALUES = {
 
 @dataclass(frozen=True)
 class Lowered:
-    """The nodes of an artifact, and by their names the places in the source that they come from."""
+    """The nodes of an artifact.
+
+    Attributes:
+        places: in the source, by the names of the nodes that come from there.
+        left_out: in words, what of the network stands in no node and makes no difference to labels and scores, or None.
+    """
 
     nodes: tuple[AnyNode, ...]
     places: dict[str, str]
+    left_out: str | None
 
 
 def lower(record: Record, store: TensorStore) -> Lowered:
@@ -67,10 +73,12 @@ class Lowering:
                     self._lower(operation)
                 except Unsupported as reason:
                     raise UnsupportedError(
-                        f"{self._title(operation)} cannot be exported: {reason}{operation.place}", SUPPORTED
+                        f"{self._title(operation)} cannot be exported: {reason}{operation.place}",
+                        reason.hint or SUPPORTED,
                     ) from None
                 places |= {node.name: operation.place for node in self.graph.nodes[made:]}
-        return Lowered(_prune(self.graph.nodes, self._output()), places)
+        output, left_out = self._output()
+        return Lowered(_prune(self.graph.nodes, output), places, left_out)
 
     def _refuse_looks_at_values(self) -> None:
         for operation in self.record.operations:
@@ -87,11 +95,15 @@ class Lowering:
             raise Unsupported("it reads a tensor that was changed in place by something that is no function of torch")
         if any(tensor.is_inference() for tensor in tensors_in(operation.result)):
             raise Unsupported("it runs in inference mode, in which torch does not tell what is changed in place")
-        args, kwargs = map_tensors((operation.args, operation.kwargs), self._value)
         handler = HANDLERS.get(operation.function)
         if handler is None:
-            what = "layer" if operation.module in self.graph.layers else "operation"
-            raise Unsupported(f"there is no such {what} in the engine")
+            raise lacking(operation.function, "layer" if operation.module in self.graph.layers else "operation")
+
+        def given(tensor: Tensor) -> Any:
+            value = self._value(tensor)
+            return call.joined(value) if isinstance(value, Stack) and handler not in TAKES_STACKS else value
+
+        args, kwargs = map_tensors((operation.args, operation.kwargs), given)
         try:
             inspect.signature(handler).bind(call, *args, **kwargs)
         except TypeError as error:
@@ -105,8 +117,8 @@ class Lowering:
         if id(tensor) not in self.values:
             return tensor
         _, value = self.values[id(tensor)]
-        if value is STALE:
-            raise Unsupported("it reads a part of a tensor that was changed in place since")
+        if isinstance(value, Unread):
+            raise Unsupported(value.reason)
         return value
 
     def _hold(self, result: Any, value: Any) -> None:
@@ -124,16 +136,20 @@ class Lowering:
                 elif _overlap(held, tensor):
                     self.values[key] = held, STALE
 
-    def _output(self) -> Value:
-        output = self.record.output
+    def _output(self) -> tuple[Value, str | None]:
+        """Return the value of the logits, and what was left out behind it."""
+        output, left_out = self.record.output, None
         _, value = self.values.get(id(output), (None, None))
+        if isinstance(value, Unread) and value.output is not None:
+            last = next(operation for operation in self.record.operations if operation.result is output)
+            value, left_out = value.output, f"{self._title(last)}{last.place}"
         if not isinstance(value, Value) or len(self.graph.shapes[value]) != 1:
             raise UnsupportedError(
                 "the output cannot be exported: a classifier returns one tensor of logits, (N, classes), that is made "
                 "from its input by functions of torch",
                 SUPPORTED,
             )
-        return value
+        return value, left_out
 
     def _candidate(self, operation: Operation) -> str:
         """Return what an operation would be called if no other were: as its layer, or as its function."""

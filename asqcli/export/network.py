@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,19 @@ BATCHES = (2, 3, 1)
 
 
 def export_network(
-    model: nn.Module, *, classes: tuple[str, ...], preprocessing: doc.Input, provenance: doc.Provenance
+    model: nn.Module,
+    *,
+    classes: tuple[str, ...],
+    preprocessing: doc.Input,
+    provenance: doc.Provenance,
+    tell: Callable[[str], None] | None = None,
 ) -> Artifact:
     """Return a prepared network as integers.
 
     Args:
         model: with quantized layers.
         classes: names, in label order.
+        tell: hears what the file leaves out.
     Raises:
         UnsupportedError: an operation that the engine does not have; names it and its place in the source.
     """
@@ -36,6 +42,8 @@ def export_network(
     first, *others = (lower(_run(model, batch, preprocessing.image_size), store) for batch in BATCHES)
     for batch, other in zip(BATCHES[1:], others, strict=True):
         _require_equal(first, other, batch)
+    if first.left_out is not None and tell is not None:
+        tell(f"the file ends with the logits, before {first.left_out}: labels and scores are the same without it")
     nodes = first.nodes
     document = doc.Document(format=doc.FORMAT, input=preprocessing, classes=classes, nodes=nodes, provenance=provenance)
     used = {text for node in nodes for text in _strings(node.model_dump())}

@@ -13,7 +13,7 @@ from torch import nn
 from asqcli.artifact import document as doc
 from asqcli.engine import load
 from asqcli.errors import AsqError, UnsupportedError
-from asqcli.nn.forward import forward_in_evaluation
+from asqcli.nn.forward import logits_before_log_softmax
 from asqcli.nn.modes import evaluating
 from asqcli.probes import probe_inputs
 
@@ -50,8 +50,8 @@ class Prover:
         fixed = probe_inputs(preprocessing.image_size, preprocessing.mean, preprocessing.std)
         self.inputs = fixed if real is None else np.concatenate([fixed, np.asarray(real, np.float32)])
         with torch.no_grad(), evaluating(model):
-            self.logits = forward_in_evaluation(model, torch.from_numpy(self.inputs)).numpy().copy()
-            alone = forward_in_evaluation(model, torch.from_numpy(self.inputs[:1])).numpy()
+            self.logits = logits_before_log_softmax(model, torch.from_numpy(self.inputs)).numpy().copy()
+            alone = logits_before_log_softmax(model, torch.from_numpy(self.inputs[:1])).numpy()
         if not np.array_equal(alone, self.logits[:1], equal_nan=True):
             raise UnsupportedError(
                 "the network answers an image otherwise alone than among others: it cannot be exported",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.engine.interface import Observer
-from asqcli.nn.forward import forward_in_evaluation
+from asqcli.nn.forward import logits_before_log_softmax
 from asqcli.nn.modes import to_evaluation
 from asqcli.nn.prepare import quant_layers
 
@@ -31,7 +31,7 @@ class TorchRunner:
         for name, layer in quant_layers(self.model):
             layer.observe = _observer(name, observe)
         try:
-            return forward_in_evaluation(self.model, torch.from_numpy(inputs)).numpy()
+            return logits_before_log_softmax(self.model, torch.from_numpy(inputs)).numpy()
         finally:
             for _, layer in quant_layers(self.model):
                 layer.observe = None

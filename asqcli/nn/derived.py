@@ -26,7 +26,7 @@ from asqcli.errors import AsqError, UnsupportedError
 from asqcli.nn import layers
 from asqcli.nn.callers import calling_place
 from asqcli.nn.layer_calls import LayerCall
-from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d, quantized_layer
+from asqcli.nn.layers import QuantConv2d, QuantLinear, quantized_layer, two_step_kind
 from asqcli.nn.modes import modes_held
 from asqcli.nn.proof import PRODUCTS
 from asqcli.nn.record import Operation, storage_of, tensors_in
@@ -107,9 +107,9 @@ class _OwnNorm(TorchFunctionMode):
 
 
 def is_own_norm(layer: nn.Module, call: LayerCall) -> bool:
-    """Is a call of `F.batch_norm` the evaluation of a layer of images by the tensors that it has?"""
+    """Is a call of `F.batch_norm` the evaluation of a layer by the tensors that it has?"""
     own = layer.running_mean is not None and all(call.takes(name, layer) for name in call.tensors)
-    return own and call.epsilon == layer.eps and call.input.dim() == 4
+    return own and call.epsilon == layer.eps and call.input.dim() <= 4
 
 
 class _Derived:
@@ -154,7 +154,7 @@ def twin_kind(author: type[nn.Module]) -> type:
     if issubclass(author, nn.Conv2d | nn.Linear):
         around, twin, prefix = _AroundProduct, QuantLinear if issubclass(author, nn.Linear) else QuantConv2d, "Quant"
     else:
-        around, twin, prefix = _AroundNorm, TwoStepBatchNorm2d, "TwoStep"
+        around, twin, prefix = _AroundNorm, two_step_kind(author), "TwoStep"
     content = {"_author": author, "__module__": __name__, "__doc__": twin.__doc__}
     return type(author)(f"{prefix}{author.__name__}", (around, twin, author), content)
 
@@ -183,7 +183,7 @@ def derived_norm(layer: nn.Module, runs: list[Operation]) -> nn.Module | None:
         runs: of the float network, where it called `F.batch_norm`.
     """
     calls = [LayerCall.of(run.function, run.args, run.kwargs) for run in runs]
-    if not calls or not all(is_own_norm(layer, call) for call in calls) or _taken(layer, TwoStepBatchNorm2d):
+    if not calls or not all(is_own_norm(layer, call) for call in calls) or _taken(layer, two_step_kind(type(layer))):
         return None
     return twin_kind(type(layer)).from_float(layer)
 

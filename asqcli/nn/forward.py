@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from asqcli.errors import UnsupportedError
 from asqcli.user_code import guest
+
+LOG_SOFTMAX = (F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.special.log_softmax)
 
 
 @torch.no_grad()
@@ -41,6 +48,37 @@ def forward_in_evaluation(model: nn.Module, images: Tensor, *, classes: int | No
             "in evaluation it must return one tensor, (N, classes)",
         )
     return output.float()
+
+
+def logits_before_log_softmax(model: nn.Module, images: Tensor) -> Tensor:
+    """Return what an exported file answers: `forward_in_evaluation` without the log_softmax that it may end in.
+
+    That takes one number of all logits of an image, and changes neither their order nor their softmax.
+    """
+    with _LastLogSoftmax() as last:
+        output = forward_in_evaluation(model, images)
+    return last.input if output is last.output and last.input is not None else output
+
+
+class _LastLogSoftmax(TorchFunctionMode):
+    """Keeps what the last log_softmax was given, and what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input: Tensor | None = None
+        self.output: Tensor | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in LOG_SOFTMAX:
+            self.input, self.output = args[0] if args else (kwargs or {})["input"], result
+        return result
 
 
 def shown(output: object) -> str:

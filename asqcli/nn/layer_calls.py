@@ -16,12 +16,13 @@ from asqcli.arithmetic.torch_mode import pair
 from asqcli.nn.layers import Geometry
 from asqcli.nn.record import Operation
 
-PLAIN = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+PLAIN = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def is_derived(layer: nn.Module) -> bool:
     """Is it of a class that somebody derived from a convolution, linear layer or batch norm?"""
-    return isinstance(layer, (*PLAIN, nn.SyncBatchNorm)) and type(layer) not in PLAIN
+    return isinstance(layer, (*PLAIN, *NORMS)) and type(layer) not in PLAIN
 
 
 @dataclass(frozen=True)

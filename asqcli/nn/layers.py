@@ -43,7 +43,7 @@ class Geometry:
     groups: int
 
 
-def quantized_layer(layer: _QuantLayer | TwoStepBatchNorm2d, input: Tensor, *geometry: Geometry) -> Tensor:
+def quantized_layer(layer: _QuantLayer | TwoStepNorm, input: Tensor, *geometry: Geometry) -> Tensor:
     """Return what a layer of this file makes of its input; a function of torch, so that a mode can see it as one.
 
     Args:
@@ -203,15 +203,25 @@ def _with_quantizers(
     return twin
 
 
-class TwoStepBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that evaluates as a multiplication and an addition, each rounded.
+Norm = TypeVar("Norm", bound="TwoStepNorm")
+
+
+class TwoStepNorm(MixedIn):
+    """Batch norm that evaluates as a multiplication and an addition, each rounded; mixed into torch's.
 
     g = gamma / sqrt(variance + eps) and b = beta - mean * g are computed in double and rounded once. They are not
     merged into weights or scales, which would move the rounding.
     """
 
+    if TYPE_CHECKING:
+        weight: Tensor | None
+        bias: Tensor | None
+        running_mean: Tensor | None
+        running_var: Tensor | None
+        eps: float
+
     @classmethod
-    def from_float(cls, layer: nn.BatchNorm2d) -> TwoStepBatchNorm2d:
+    def from_float(cls: type[Norm], layer: nn.Module) -> Norm:
         """Return a twin of `layer` that shares its parameters, statistics and hooks."""
         return _twin(cls, layer)
 
@@ -222,21 +232,35 @@ class TwoStepBatchNorm2d(nn.BatchNorm2d):
         """Return the normalised input."""
         if self.training or self.running_mean is None:
             return self.compute_in_float(input)
-        g, b = self.multiplier_and_addend()
-        return input.mul(g.reshape(-1, 1, 1)).add_(b.reshape(-1, 1, 1))
+        pixels = [1] * (input.dim() - 2)
+        g, b = (tensor.reshape(-1, *pixels) for tensor in self.multiplier_and_addend())
+        return input.mul(g).add_(b)
 
     def compute_in_float(self, input: Tensor) -> Tensor:
         """Return what the float layer gives."""
-        return _BatchNorm.forward(self, input)
+        return _BatchNorm.forward(self, input)  # pyright: ignore[reportArgumentType]: it is mixed into one
 
     def multiplier_and_addend(self) -> tuple[Tensor, Tensor]:
         """Return (g, b), (C,) each, float32."""
         mean, variance = self.running_mean, self.running_var
         assert mean is not None and variance is not None
-        # Torch's types forget that a batch norm may have neither weight nor bias.
-        gamma = 1.0 if self.weight is None else self.weight.double()  # pyright: ignore[reportUnnecessaryComparison]
+        gamma = 1.0 if self.weight is None else self.weight.double()
         g = gamma / (variance.double() + self.eps).sqrt()
         b = -mean.double() * g
-        if self.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        if self.bias is not None:
             b = b + self.bias.double()
         return g.float(), b.float()
+
+
+class TwoStepBatchNorm1d(TwoStepNorm, nn.BatchNorm1d):
+    """Of features, (N, C), or of lines, (N, C, length)."""
+
+
+class TwoStepBatchNorm2d(TwoStepNorm, nn.BatchNorm2d):
+    """Of images, (N, C, H, W)."""
+
+
+def two_step_kind(norm: type[nn.Module]) -> type[TwoStepNorm]:
+    """Return the class of a batch norm's twin, or what the class of a derived one's twin is made with."""
+    kinds = {nn.BatchNorm1d: TwoStepBatchNorm1d, nn.BatchNorm2d: TwoStepBatchNorm2d}
+    return next((kind for base, kind in kinds.items() if issubclass(norm, base)), TwoStepNorm)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from asqcli.arithmetic.torch_mode import evaluate_in_fixed_arithmetic
 from asqcli.errors import UnsupportedError
 from asqcli.nn.derived import derived_norm, derived_twin, first_calls, try_both_modes
-from asqcli.nn.layer_calls import in_channels, is_derived
-from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.nn.layer_calls import NORMS, in_channels, is_derived
+from asqcli.nn.layers import QuantConv2d, QuantLinear, two_step_kind
 from asqcli.nn.proof import prove
 from asqcli.nn.record import Operation, Record, executions, record_or_refuse
 from asqcli.quant.activation_quantizers import ActivationQuantizer, make_activation_quantizer
@@ -84,17 +84,17 @@ def _twins(
     layers = {model.get_submodule(spec.name): spec for spec in specs}
     twins = {layer: _quantized_layer(layer, spec, runs.get(layer, [])) for layer, spec in layers.items()}
     for norm in filter(_is_norm, model.modules()):
-        if isinstance(norm, nn.BatchNorm2d) and not is_derived(norm):
-            twin = TwoStepBatchNorm2d.from_float(norm)
-        else:
+        if is_derived(norm):
             twin = derived_norm(norm, runs.get(norm, []))
+        else:
+            twin = two_step_kind(type(norm)).from_float(norm)
         if twin is not None:
             twins[norm] = twin
     return twins
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)
+    return isinstance(module, NORMS)
 
 
 def _refuse_what_cannot_be_shared(model: nn.Module, twins: dict[nn.Module, nn.Module]) -> None:

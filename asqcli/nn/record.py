@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from asqcli.arithmetic.torch_mode import torchs_own_arithmetic
+from asqcli.arithmetic.torch_mode import FixedArithmetic, torchs_own_arithmetic
 from asqcli.errors import AsqError, UnsupportedError, first_line, ran_out_of_memory
 from asqcli.nn.callers import LAYER_FUNCTIONS, caller_of, place_of_raise, run
 from asqcli.nn.layers import quantized_layer
@@ -176,12 +176,18 @@ class _Recorder(TorchFunctionMode):
         before = [_version(tensor) for tensor in given]
         unseen = any(self.versions.get(storage_of(t), v) != v for t, v in zip(given, before, strict=True))
         given_args, given_kwargs = _copy((args, kwargs))
-        result = args[0].compute_in_float(*args[1:]) if function is quantized_layer else function(*args, **kwargs)
+        sources = self._sources_of(function, given)
+        if function is quantized_layer:
+            result = args[0].compute_in_float(*args[1:])
+        elif INPUT in sources:
+            result = function(*args, **kwargs)
+        else:
+            with FixedArithmetic():  # a constant, which becomes what it is in evaluation
+                result = function(*args, **kwargs)
         changed = [tensor for tensor, version in zip(given, before, strict=True) if _version(tensor) != version]
         module, place, operator = caller_of(sys._getframe(1), function)
         if function is quantized_layer:
             module = args[0]
-        sources = self._sources_of(function, given)
         self.operations.append(
             Operation(
                 function, given_args, given_kwargs, _copy(result), module, place, operator, sources, changed, unseen

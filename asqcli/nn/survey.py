@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from asqcli.errors import AsqError, UnsupportedError, ran_out_of_memory
 from asqcli.nn.calls import Call, CallRecord
-from asqcli.nn.layer_calls import groups, in_channels, is_derived
+from asqcli.nn.layer_calls import NORMS, groups, in_channels, is_derived
 from asqcli.nn.layers import QuantConv2d, QuantLinear
 from asqcli.nn.record import Operation, executions, record
 from asqcli.user_code import held_settings, reason_of
@@ -159,7 +159,7 @@ def refuse_unsupported(model: nn.Module) -> None:
 
 def _refuse_computed(name: str, module: nn.Module) -> None:
     """Refuse a layer that gets its weights by computation: what was replaced would go on without it."""
-    if not isinstance(module, (*QUANTIZABLE, nn.BatchNorm2d)):
+    if not isinstance(module, (*QUANTIZABLE, *NORMS)):
         return
     kind = type(module).__name__
     if parametrize.is_parametrized(module):

@@ -17,7 +17,7 @@ from asqcli.models.meta import build_on_meta
 from asqcli.models.names import is_factory
 from asqcli.models.registry import build_model
 from asqcli.nn.calls import Call, CallRecord
-from asqcli.nn.layer_calls import is_derived
+from asqcli.nn.layer_calls import NORMS, is_derived
 from asqcli.nn.prepare import prepared
 from asqcli.nn.survey import RunError, Survey, refuse_unsupported, survey
 from asqcli.overhead.products import ProductCounter
@@ -173,7 +173,7 @@ def _describe_network(
         by_name.setdefault(call.name, []).append(call)
     own = _own_parameters(model)
     modules = dict(model.named_modules())
-    batch_norms = {n: module for n, module in modules.items() if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm)}
+    batch_norms = {n: module for n, module in modules.items() if isinstance(module, NORMS)}
     quantizable = {layer.name: layer for layer in seen.layers}
     others = [n for n in modules if n not in (*quantizable, *batch_norms) and (own[n] or multiply_adds.get(n))]
 

@@ -36,7 +36,9 @@ _EXACT = frozenset(
     "leaky_relu_ prelu threshold max_pool2d _max_pool2d boolean_dispatch flatten reshape view squeeze unsqueeze "
     "unflatten transpose permute contiguous cat concat stack chunk split __getitem__ pad dropout dropout_ dropout2d "
     "feature_dropout alpha_dropout clone detach float to __get__ __set__ flip roll quantized_layer abs maximum "
-    "minimum amax max min expand expand_as rsub square unbind narrow".split()
+    "minimum amax max min expand expand_as unbind narrow select index_select repeat tile repeat_interleave "
+    "split_with_sizes tensor_split pixel_shuffle pixel_unshuffle channel_shuffle clamp_min clamp_max square "
+    "rsub".split()
 )
 
 

@@ -70,6 +70,11 @@ EXACT = {
     "max": lambda x: F.max_pool2d(x, 3, 2, 1),
     "max of zeros around": lambda x: F.max_pool2d(F.pad(x, (1, 0, 1, 2)), 2),
     "max, ceil_mode": lambda x: F.max_pool2d(x, 2, 2, ceil_mode=True),
+    "a plane for all channels": lambda x: x * x[:, :1],
+    "larger of two": lambda x: torch.maximum(x, -x),
+    "mean over channels": lambda x: x.mean(1, keepdim=True),
+    "largest of a side": lambda x: x.amax(3, keepdim=True),
+    "sum of a stack": lambda x: torch.stack([x, F.relu(x)]).sum(0),
     "max, dilation": lambda x: F.max_pool2d(x, (2, 3), (1, 2), (1, 0), dilation=2),
     "max, wide border": lambda x: F.max_pool2d(x, 3, 5, 1, dilation=4, ceil_mode=True),
     "average, some pixels left": lambda x: F.avg_pool2d(x, 4),
@@ -81,6 +86,7 @@ EXACT = {
 }
 ALMOST = {
     "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
     "silu": lambda x: F.silu(x * x),
     "gelu": F.gelu,
     "gelu by tanh": nn.GELU(approximate="tanh"),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from asqcli.api import export_module, quantize_module
 from asqcli.engine import load
 from asqcli.errors import UnsupportedError
-from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d, TwoStepNorm
 from asqcli.nn.prepare import quant_layers
 from asqcli.nn.survey import survey
 
@@ -120,7 +120,7 @@ def test_layers_of_own_classes_are_quantized_around_their_products(tmp_path):
     assert [n for n, _ in quant_layers(net)] == ["dynamic", "static", "activated", "named", "single", "head"]
     assert isinstance(net.dynamic, QuantConv2d) and isinstance(net.dynamic, DynamicPadding)
     assert isinstance(net.head, QuantLinear) and isinstance(net.head, Cast)
-    assert all(isinstance(norm, TwoStepBatchNorm2d) for norm in (net.act, net.sync, net.static.norm))
+    assert all(isinstance(norm, TwoStepNorm) for norm in (net.act, net.sync, net.static.norm))
     assert names <= set(net.state_dict())
     assert (net(X) - expected).abs().max() < 0.05 * expected.abs().max()
     signed = {name: layer.activation_quantizer.signed for name, layer in quant_layers(net)}

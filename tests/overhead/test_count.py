@@ -91,11 +91,11 @@ class Centred(nn.Conv2d):
 def test_layers_of_own_classes_are_counted_as_those_that_they_derive_from(device):
     norm = type("Norm", (nn.BatchNorm2d,), {})(4)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Padded(1, 4, 2), norm, nn.SyncBatchNorm(4), nn.Flatten())
-    model.append(nn.Linear(4 * 64, 2)).to(device)
+    model.extend([nn.Linear(4 * 64, 2), nn.BatchNorm1d(2)]).to(device)
     network = count_network(model, 8)
     depthwise = network.layers[1]
     assert (depthwise.kind, depthwise.in_channels, depthwise.multiply_adds) == ("depthwise", 4, 4 * 64 * 4)
-    assert network.refusal is None and network.batch_norm_channels == 8 and network.others == ()
+    assert network.refusal is None and network.batch_norm_channels == 10 and network.others == ()
     assert type(model[1]) is Padded and model[2] is norm
     model[0] = Centred(3, 4, 1, device=device)
     refused = count_network(model, 8)

@@ -80,8 +80,10 @@ class Between(nn.Module):
     [
         ("exact", torch.relu),
         ("exact", lambda x: nn.functional.silu(nn.functional.avg_pool2d(x, 2)).sigmoid()),
-        ("mixed", lambda x: nn.functional.avg_pool2d(x, 3, ceil_mode=True)),
-        ("mixed", lambda x: x * x.mean(1, keepdim=True)),
+        ("exact", lambda x: nn.functional.avg_pool2d(x, 3, ceil_mode=True).tanh()),
+        ("exact", lambda x: x * x.mean(1, keepdim=True) + torch.stack([x, x.relu()]).sum(0).narrow(1, 0, 1)),
+        ("mixed", lambda x: nn.functional.avg_pool2d(x, 2, divisor_override=3)),
+        ("mixed", lambda x: x * x.mean((1, 2), keepdim=True)),
         ("mixed", torch.exp),
     ],
 )

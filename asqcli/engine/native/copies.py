@@ -38,6 +38,8 @@ class Copies:
                 self._shuffle(node, source, result)
             case nodes.Reshape() if len(node.shape) == 1:
                 self._flatten(source, result)
+            case nodes.Reshape() if shapes[source][0] == shapes[result][0]:
+                self._regroup_pixels(source, result)
             case nodes.Slice():
                 self._slice(node, source, result)
             case nodes.Transpose() if len(shapes[source]) == 3:
@@ -55,6 +57,14 @@ class Copies:
             self.values.alias(result, source)
         else:
             self._copy(source, result, to_stride=(width, 1, height * width))
+
+    def _regroup_pixels(self, source: int, result: int) -> None:
+        """Add a node that gives the pixels of an image in rows of another length: channels last, nothing moves."""
+        channels, _, width = self.values.image(source)
+        if self.values.image(source) == self.values.image(result):
+            self.values.alias(result, source)
+        else:  # a copy all the same, since sums of rows are kept beside an image
+            self._copy(source, result, to_stride=(width * channels, channels, 1))
 
     def _shuffle(self, node: nodes.Reshape | nodes.Transpose, source: int, result: int) -> None:
         """Add a node of a channel shuffle: (C, H, W) to (groups, C / groups, H, W), which are exchanged, and back.

@@ -41,11 +41,10 @@ class Values:
     def image(self, value: int) -> tuple[int, int, int]:
         """Return (channels, height, width) of a value."""
         shape = self.shapes[value]
-        if len(shape) == 1:
-            return shape[0], 1, 1
-        if len(shape) != 3:
+        if len(shape) > 3:
             raise NotNative(f"a value of shape {shape}")
-        return shape
+        channels, height, width = (*shape, 1, 1)[:3]
+        return channels, height, width
 
     def address(self, value: int) -> int:
         """Return where a value's storage begins."""

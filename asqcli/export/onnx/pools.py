@@ -87,8 +87,10 @@ def _sums(scope: Scope, x: str, axis: int, windows: list[Window]) -> str:
     """Return the sum over each window along one axis.
 
     Overlapping windows of one size and distance are added pixel by pixel, all windows at once; others are reduced one
-    by one and joined.
+    by one and joined. Those of one pixel are picked.
     """
+    if all(b - a == 1 for a, b in windows):
+        return scope.add("Gather", x, scope.integers("pixels", *[a for a, _ in windows]), name="pixels", axis=axis)
     (start, end), last = windows[0], windows[-1][0]
     size, step = end - start, max(1, windows[1][0] - start) if len(windows) > 1 else 1
     regular = windows == [(i, i + size) for i in range(start, last + 1, step)]

@@ -4,11 +4,17 @@ registry     the decorator that says which functions of torch a handler is for, 
 layers       quantized layers, batch norm
 elementwise  clamps, gates and other functions of one number
 arithmetic   sums, differences, products, quotients
-pools        pools, means
-movement     reshapes, slices and what changes nothing
+pools        pools, upsampling
+reductions   sums, means and largest values along dimensions
+movement     reshapes, permutations, joins and what changes nothing
+slices       parts of values
+pads         borders and crops
+repeats      expansions, repetitions
+lacking      what networks have and the engine does not: why, and what to do instead
 table        all of them
 """
 
-from asqcli.export.operations.table import HANDLERS, SUPPORTED
+from asqcli.export.operations.lacking import lacking
+from asqcli.export.operations.table import HANDLERS, SUPPORTED, TAKES_STACKS
 
-__all__ = ["HANDLERS", "SUPPORTED"]
+__all__ = ["HANDLERS", "SUPPORTED", "TAKES_STACKS", "lacking"]

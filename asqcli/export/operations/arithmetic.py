@@ -14,45 +14,45 @@ import torch
 
 from asqcli.artifact import nodes
 from asqcli.artifact.nodes.base import Shape
-from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.graph import NO_VALUE, Call, Unsupported, Value
 from asqcli.export.operations.registry import lowers
+from asqcli.export.operations.repeats import expanded
 
 
 @lowers("add", says="sums")
 def add(call: Call, input, other, *, alpha=1, out=None) -> Value:
-    if alpha != 1:
-        raise Unsupported("it has a factor")
-    return _sum(call, input, other)
+    return _sum(call, input, _scaled(call, other, alpha))
 
 
 @lowers("sub", "subtract", says="differences")
 def sub(call: Call, input, other, *, alpha=1, out=None) -> Value:
-    if alpha != 1:
-        raise Unsupported("it has a factor")
+    other = _scaled(call, other, alpha)
     if not isinstance(other, Value):
-        return _affine(call, input, addend=-_constant(other))
+        return affine(call, input, addend=-_constant(other))
     if not isinstance(input, Value):
         return rsub(call, other, input)
-    return _sum(call, input, _affine(call, other, factor=-1.0, gives=call.shape_of(other)))
+    return _sum(call, input, affine(call, other, factor=-1.0, gives=call.shape_of(other)))
 
 
 @lowers("rsub", "__rsub__", says="differences")
 def rsub(call: Call, input, other, *, alpha=1) -> Value:
-    if alpha != 1 or isinstance(other, Value):
-        raise Unsupported("it has a factor, or is written as a method")
-    return _affine(call, input, factor=-1.0, addend=other)
+    if alpha != 1:
+        raise Unsupported("it has a factor")
+    if isinstance(other, Value):
+        return sub(call, other, input)
+    return affine(call, input, factor=-1.0, addend=other)
 
 
 @lowers("neg", "negative", says="differences")
 def neg(call: Call, input) -> Value:
-    return _affine(call, input, factor=-1.0)
+    return affine(call, input, factor=-1.0)
 
 
 @lowers("mul", "multiply", says="products")
 def mul(call: Call, input, other, *, out=None) -> Value:
     if not isinstance(input, Value) or not isinstance(other, Value):
         value, constant = (input, other) if isinstance(input, Value) else (other, input)
-        return _affine(call, value, factor=constant)
+        return affine(call, value, factor=constant)
     for x, gate in ((input, other), (other, input)):
         shape, of_gate = call.shape_of(x), call.shape_of(gate)
         if of_gate == shape or (len(shape) == 3 and of_gate == (shape[0], 1, 1)):
@@ -72,37 +72,42 @@ def pow(call: Call, input, exponent) -> Value:
     return square(call, input)
 
 
+@lowers("tanh", says="tanh")
+def tanh(call: Call, input) -> Value:
+    """As in `asqcli.arithmetic.formulas`: of a sigmoid."""
+    gate = call.emit(nodes.Gate, affine(call, input, factor=2.0), op="sigmoid")
+    return affine(call, gate, factor=2.0, addend=-1.0)
+
+
 @lowers("div", "divide", "true_divide", says="quotients by constants")
 def div(call: Call, input, other, *, rounding_mode=None, out=None) -> Value:
     if isinstance(other, Value) or rounding_mode is not None:
         raise Unsupported("the engine divides by constants only, and does not round")
-    return call.emit(nodes.Div, input, divisor=_stored(call, input, "divisor", other))
-
-
-@lowers("expand", "expand_as", "broadcast_to", says="expansions of single pixels")
-def expand(call: Call, input, *_, **__) -> Value:
-    return expanded(call, input)
-
-
-def expanded(call: Call, value: Value) -> Value:
-    """Return a value in the shape of the operation's result: itself, or each channel's one number at every pixel."""
-    shape, wanted = call.shape_of(value), call.result_shape
-    if shape == wanted:
-        return value
-    if len(wanted) != 3 or shape != (wanted[0], 1, 1):
-        raise Unsupported(f"it brings the shape {shape} to {wanted}")
-    # Windows of one pixel, which is that of all.
-    return call.emit(nodes.AdaptiveAvgPool, value, output_size=wanted[1:], gives=wanted)
+    return divided(call, input, other)
 
 
 def _sum(call: Call, input: Any, other: Any) -> Value:
     if isinstance(input, Value) and isinstance(other, Value):
         return call.emit(nodes.Add, expanded(call, input), expanded(call, other))
     value, constant = (input, other) if isinstance(input, Value) else (other, input)
-    return _affine(call, value, addend=constant)
+    return affine(call, value, addend=constant)
 
 
-def _affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = -0.0, gives: Shape | None = None) -> Value:
+def divided(call: Call, value: Any, divisor: Any) -> Value:
+    """Divide by a constant."""
+    name = _stored(call, value, "divisor", divisor)
+    return call.emit(nodes.Div, value, divisor=name, gives=call.shape_of(value))
+
+
+def _scaled(call: Call, operand: Any, alpha: float) -> Any:
+    if alpha == 1:
+        return operand
+    if not isinstance(operand, Value):
+        return operand * alpha
+    return affine(call, operand, factor=alpha, gives=call.shape_of(operand))
+
+
+def affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = -0.0, gives: Shape | None = None) -> Value:
     """Multiply by one constant and add another; -0.0 leaves the sign of zeros, too. `gives`: as for `Call.emit`."""
     if isinstance(value, Value) and len(call.shape_of(value)) not in (1, 3):
         raise Unsupported(f"it computes with a constant and a value of the shape {call.shape_of(value)}")
@@ -113,13 +118,15 @@ def _affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = -0.0, gi
 def _stored(call: Call, value: Any, role: str, constant: Any) -> str:
     """Store a constant for each channel of a value; return its name, by which one that counts the batch is seen."""
     numbers = np.ascontiguousarray(_per_channel(call, value, constant))
-    return call.graph.store.add(f"{call.name}.{role}.{zlib.crc32(numbers.tobytes()):08x}", numbers, np.float32)
+    before = len([node for node in call.graph.nodes if node.name == call.name])  # of this operation
+    name = f"{call.name}.{role}{before or ''}.{zlib.crc32(numbers.tobytes()):08x}"
+    return call.graph.store.add(name, numbers, np.float32)
 
 
 def _per_channel(call: Call, value: Any, constant: Any) -> np.ndarray:
     """Return a constant as a number for each channel of a value, (C,)."""
     if not isinstance(value, Value):
-        raise Unsupported("it computes with something that is not the network's input or made from it")
+        raise Unsupported(NO_VALUE)
     shape: Shape = call.shape_of(value)
     tensor = _constant(constant)
     ones = (1,) * (len(shape) + 1 - tensor.dim())

@@ -8,8 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from asqcli.artifact import nodes
-from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.graph import Call, Unread, Unsupported, Value
 from asqcli.export.operations.registry import lowers
+from asqcli.nn.forward import LOG_SOFTMAX
 
 CLAMPS = "ReLU and other clamps"
 
@@ -22,9 +23,26 @@ def clamp(call: Call, input, min=None, max=None) -> Value:
     return call.emit(nodes.Clamp, input, low=bounds[0], high=bounds[1])
 
 
+@lowers("clamp_min", says=CLAMPS)
+def clamp_min(call: Call, input, min) -> Value:
+    return clamp(call, input, min)
+
+
+@lowers("clamp_max", says=CLAMPS)
+def clamp_max(call: Call, input, max) -> Value:
+    return clamp(call, input, max=max)
+
+
 @lowers("relu", says=CLAMPS)
 def relu(call: Call, input, inplace=False) -> Value:
     return clamp(call, input, 0.0)
+
+
+@lowers("threshold", says=CLAMPS)
+def threshold(call: Call, input, threshold, value, inplace=False) -> Value:
+    if threshold != value:
+        raise Unsupported("the number that it puts in is not its threshold")
+    return clamp(call, input, threshold)
 
 
 @lowers("hardtanh", says=CLAMPS)
@@ -73,3 +91,11 @@ def prelu(call: Call, input, weight) -> Value:
         raise Unsupported("its slopes are made from the network's input")
     slope = call.graph.store.add(f"{call.name}.slope", weight, np.float32)
     return call.emit(nodes.PRelu, input, slope=slope, slope_per="layer" if weight.numel() == 1 else "channel")
+
+
+@lowers(*LOG_SOFTMAX, says="log_softmax at the end")
+def log_softmax(call: Call, input, dim=None, _stacklevel=3, dtype=None) -> Unread:
+    """What is left out: it takes the same number of all logits of an image."""
+    if len(call.result_shape) != 1 or dim not in (None, 1, -1):
+        raise Unsupported("the engine has it over the classes of (N, classes) only")
+    return Unread("it computes with a log_softmax, which the engine has as a network's last operation only", input)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from asqcli.artifact import nodes
-from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.graph import NO_VALUE, Call, Unsupported, Value
 from asqcli.export.integers import require_integers, store_activations, store_batch_norm, store_weights
 from asqcli.export.operations.registry import lowers
-from asqcli.nn.layers import Geometry, QuantConv2d, QuantLinear, TwoStepBatchNorm2d, quantized_layer
+from asqcli.nn.layers import Geometry, QuantConv2d, QuantLinear, TwoStepNorm, quantized_layer
 
 
 @lowers(quantized_layer, says="quantized convolutions and linear layers, batch norm")
 def layer(
-    call: Call, layer: QuantConv2d | QuantLinear | TwoStepBatchNorm2d, x: object, geometry: Geometry | None = None
+    call: Call, layer: QuantConv2d | QuantLinear | TwoStepNorm, x: object, geometry: Geometry | None = None
 ) -> Value:
     if not isinstance(x, Value):
-        raise Unsupported("it computes with something that is not the network's input or made from it")
+        raise Unsupported(NO_VALUE)
     if (name := call.graph.layers.get(layer)) is None:
         raise Unsupported("it is no layer of the network")
-    if isinstance(layer, TwoStepBatchNorm2d):
+    if isinstance(layer, TwoStepNorm):
         return _batch_norm(call, x, layer, name)
     return _product(call, x, layer, name, geometry)
 
@@ -45,10 +45,15 @@ def _product(call: Call, x: Value, layer: QuantConv2d | QuantLinear, name: str, 
     )
 
 
-def _batch_norm(call: Call, x: Value, layer: TwoStepBatchNorm2d, name: str) -> Value:
+def _batch_norm(call: Call, x: Value, layer: TwoStepNorm, name: str) -> Value:
     if layer.running_mean is None:
         raise Unsupported("it has no running statistics")
     g, b = call.graph.store.once(store_batch_norm, name, layer)
+    shape = call.shape_of(x)
+    if len(shape) == 2:  # lines, which the node takes as images of one row
+        x = call.emit(nodes.Reshape, x, shape=(shape[0], 1, shape[1]), gives=(shape[0], 1, shape[1]))
+        x = call.emit(nodes.BatchNorm, x, name=name, g=g, b=b, gives=call.shape_of(x))
+        return call.emit(nodes.Reshape, x, shape=shape)
     return call.emit(nodes.BatchNorm, x, name=name, g=g, b=b)
 
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from asqcli.artifact import nodes
-from asqcli.export.graph import Call, Unsupported, Value
+from asqcli.export.graph import Call, Stack, Unsupported, Value
+from asqcli.export.operations.pads import with_zeros_around
 from asqcli.export.operations.registry import lowers
+from asqcli.export.operations.slices import sliced
 
 
-@lowers("flatten", "reshape", "view", "squeeze", "unsqueeze", "unflatten", "reshape_as", "view_as", says="reshapes")
+@lowers("squeeze", says="reshapes")
+def squeeze(call: Call, input, dim=None) -> Value:
+    try:
+        shape = call.result_shape
+    except Unsupported as reason:
+        hint = "name the dimensions, as `squeeze(-1)` does, or use `flatten(1)`" if dim is None else None
+        raise Unsupported(str(reason), hint) from reason
+    return call.emit(nodes.Reshape, input, shape=shape)
+
+
+@lowers("flatten", "reshape", "view", "unsqueeze", "unflatten", "reshape_as", "view_as", says="reshapes")
 def reshape(call: Call, input, *_, **__) -> Value:
     return call.emit(nodes.Reshape, input, shape=call.result_shape)
 
@@ -28,115 +40,83 @@ def permute(call: Call, input, *dims) -> Value:
     wanted = [d % count for d in wanted]
     if wanted[0] != 0:
         raise Unsupported("it moves the batch")
-    value, order = input, list(range(count))
-    for place, dim in enumerate(wanted):
-        at = order.index(dim)
+    return _permuted(call, input, [d - 1 for d in wanted[1:]])
+
+
+def _permuted(call: Call, value: Value, wanted: list[int]) -> Value:
+    """Return a value with its axes in another order."""
+    order = list(range(len(wanted)))
+    for place, axis in enumerate(wanted):
+        at = order.index(axis)
         if at != place:
             order[place], order[at] = order[at], order[place]
             shape = list(call.shape_of(value))
-            shape[place - 1], shape[at - 1] = shape[at - 1], shape[place - 1]
-            value = call.emit(nodes.Transpose, value, axes=(place - 1, at - 1), gives=tuple(shape))
+            shape[place], shape[at] = shape[at], shape[place]
+            value = call.emit(nodes.Transpose, value, axes=(place, at), gives=tuple(shape))
     return value
+
+
+@lowers("channel_shuffle", says="shuffles of channels and pixels")
+def channel_shuffle(call: Call, input, groups) -> Value:
+    channels, *image = call.image_of(input)
+    value = call.reshaped(input, (groups, channels // groups, *image))
+    return call.reshaped(_permuted(call, value, [1, 0, 2, 3]), call.result_shape)
+
+
+@lowers("pixel_shuffle", says="shuffles of channels and pixels")
+def pixel_shuffle(call: Call, input, upscale_factor) -> Value:
+    _, height, width = call.image_of(input)
+    value = call.reshaped(input, (call.result_shape[0], upscale_factor, upscale_factor, height, width))
+    return call.reshaped(_permuted(call, value, [0, 3, 1, 4, 2]), call.result_shape)
+
+
+@lowers("pixel_unshuffle", says="shuffles of channels and pixels")
+def pixel_unshuffle(call: Call, input, downscale_factor) -> Value:
+    channels, *image = call.image_of(input)
+    apart = range(downscale_factor)
+    rows = [sliced(call, input, 1, slice(i, image[0], downscale_factor)) for i in apart]
+    parts = [sliced(call, row, 2, slice(j, image[1], downscale_factor)) for row in rows for j in apart]
+    joined = call.emit(nodes.Concat, *parts, axis=0)
+    value = call.reshaped(joined, (len(parts), channels, *call.result_shape[1:]))
+    return call.reshaped(_permuted(call, value, [1, 0, 2, 3]), call.result_shape)
 
 
 @lowers("cat", "concat", "concatenate", says="concatenation")
 def concat(call: Call, tensors, dim=0) -> Value:
-    axis = call.axis(tensors[0], dim)
-    return call.emit(nodes.Concat, *tensors, axis=axis)
+    values = [tensor for tensor in tensors if isinstance(tensor, Value)]
+    axis = call.axis(values[0], dim)
+    if len(values) == len(tensors):
+        return call.emit(nodes.Concat, *tensors, axis=axis)
+    at = [place for place, tensor in enumerate(tensors) if isinstance(tensor, Value)]
+    first, last = at[0], at[-1] + 1
+    if len(values) != last - first or any(t.any() for t in (*tensors[:first], *tensors[last:])):
+        raise Unsupported("the engine joins values and, before or after them, zeros")
+    sizes = [call.shape_of(value)[axis] for value in values]
+    before, after = ([t.shape[axis + 1] for t in side] for side in (tensors[:first], tensors[last:]))
+    shape = call.result_shape
+    joined = values[0]
+    if len(values) > 1:
+        joined = call.emit(nodes.Concat, *values, axis=axis, gives=(*shape[:axis], sum(sizes), *shape[axis + 1 :]))
+    borders = [(0, 0)] * len(shape)
+    borders[axis] = sum(before), sum(after)
+    return with_zeros_around(call, joined, borders)
 
 
-@lowers("chunk", says="chunks")
-def chunk(call: Call, input, chunks, dim=0) -> list[Value]:
-    return _pieces(call, input, dim)
+@lowers("stack", says="stacks")
+def stack(call: Call, tensors, dim=0, *, out=None) -> Stack:
+    shapes = {call.shape_of(tensor) for tensor in tensors}
+    rank = len(shapes.pop()) + 2
+    return Stack(tuple(tensors), dim % rank, rank)
 
 
-@lowers("split", says="splits")
-def split(call: Call, tensor, split_size_or_sections=None, dim=0, *, split_size=None) -> list[Value]:
-    return _pieces(call, tensor, dim)
-
-
-def _pieces(call: Call, input: Value, dim: int) -> list[Value]:
-    """Slice along one dimension into the sizes that the run shows."""
-    axis, values, start = call.axis(input, dim), [], 0
-    for piece in call.operation.result:
-        shape = tuple(piece.shape[1:])
-        values.append(_slice(call, input, axis, slice(start, start + shape[axis], 1)))
-        start += shape[axis]
-    return values
-
-
-@lowers("__getitem__", says="slices")
-def getitem(call: Call, input, index) -> Value:
-    index = index if isinstance(index, tuple) else (index,)
-    dims = len(call.shape_of(input)) + 1
-    if Ellipsis in index:
-        at = index.index(Ellipsis)
-        index = (*index[:at], *[slice(None)] * (dims - len(index) + 1), *index[at + 1 :])
-    if not all(type(i) in (slice, int) for i in index) or index[0] != slice(None):
-        raise Unsupported("the engine slices along channels, height and width, or takes one place of them")
-    value = input
-    for axis, part in enumerate(index[1:]):
-        size = call.shape_of(value)[axis]
-        part = slice(part % size, part % size + 1, 1) if type(part) is int else slice(*part.indices(size))
-        if part != slice(0, size, 1):
-            value = _slice(call, value, axis, part)
-    if call.shape_of(value) != call.result_shape:  # one place of a side: the side is gone
-        value = call.emit(nodes.Reshape, value, shape=call.result_shape)
-    return value
-
-
-def _slice(call: Call, input: Value, axis: int, part: slice) -> Value:
-    shape = list(call.shape_of(input))
-    shape[axis] = len(range(part.start, part.stop, part.step))
-    return call.emit(
-        nodes.Slice, input, axis=axis, start=part.start, stop=part.stop, step=part.step, gives=tuple(shape)
-    )
-
-
-@lowers("pad", says="padding")
-def pad(call: Call, input, pad, mode="constant", value=None) -> Value:
-    if mode == "constant" and value not in (None, 0):
-        raise Unsupported("the engine pads with zeros, or with pixels of the image")
-    dims = len(call.shape_of(input))
-    if len(pad) > 2 * dims or min(pad) < 0:
-        raise Unsupported(f"it pads by {tuple(pad)}")
-    pairs = [tuple(pad[i : i + 2]) for i in range(0, len(pad), 2)]  # torch names the last dimension first
-    pairs = [*pairs, *[(0, 0)] * (dims - len(pairs))][::-1]
-    if mode != "constant":
-        for axis, borders in enumerate(pairs):
-            input = _with_pixels_around(call, input, axis, borders, mode)
-        return input
-    return call.emit(nodes.Pad, input, before=tuple(b for b, _ in pairs), after=tuple(a for _, a in pairs))
-
-
-def _with_pixels_around(call: Call, value: Value, axis: int, borders: tuple[int, int], mode: str) -> Value:
-    """Put copies of a value's own pixels before and after it along an axis."""
-    if borders == (0, 0):
-        return value
-    shape, (before, after) = list(call.shape_of(value)), borders
-    last = shape[axis] - 1
-    match mode:
-        case "reflect":
-            places = [*range(before, 0, -1)], [last - 1 - i for i in range(after)]
-        case "replicate":
-            places = [0] * before, [last] * after
-        case "circular":
-            places = [last + 1 - before + i for i in range(before)], [*range(after)]
-        case _:
-            raise Unsupported(f"it pads with `{mode}`")
-    first, second = ([_slice(call, value, axis, slice(i, i + 1, 1)) for i in side] for side in places)
-    shape[axis] += before + after
-    return call.emit(nodes.Concat, *first, value, *second, axis=axis, gives=tuple(shape))
-
-
-@lowers("dropout", "dropout2d", "alpha_dropout", says="dropout")
+@lowers("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", says="dropout")
 def dropout(call: Call, input, p=0.5, training=True, inplace=False, *, train=None) -> Value:
     if p != 0 and (training if train is None else train):
         raise Unsupported("it drops values in evaluation too; `training=self.training` would not")
     return input
 
 
-@lowers("contiguous", "float", "clone", "detach", "to", "type", "type_as", says="copies")
+@lowers("contiguous", "positive", "float", "clone", "detach", "to", "type", "type_as", says="copies")
 def nothing(call: Call, input, *_, **__) -> Value:
     """What changes no number."""
     if call.result_shape != call.shape_of(input):

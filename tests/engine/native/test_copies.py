@@ -42,6 +42,27 @@ def test_a_sum_with_the_end_of_a_long_chain_of_copies():
     assert_equal(make.artifact(3), rng.standard_normal((1, 3, 2, 2)).astype(np.float32))
 
 
+def test_pixels_in_rows_of_another_length():
+    """The mean of an image as one row adds in another order than that of the image: their sums of rows are apart."""
+    rng = np.random.default_rng(0)
+    make = Maker(rng, 5)
+    image = make.layer(0, (6, 3, 1, 1), qmin=-8, qmax=7, stride=(1, 1), padding=(0,) * 4, dilation=(1, 1), groups=1)
+    row, pixels = (make.add(nodes.Reshape, image, shape=shape) for shape in ((6, 1, 25), (6, 25)))
+    back = make.add(nodes.Reshape, make.add(nodes.Clamp, pixels, low=0.0, high=None), shape=(6, 5, 5))
+    means = [make.add(nodes.AdaptiveAvgPool, value, output_size=(1, 1)) for value in (image, row, back)]
+    cut = make.add(nodes.Slice, pixels, axis=1, start=3, stop=20, step=4)
+    joined = make.add(nodes.Concat, pixels, cut, axis=1)
+    largest = make.add(
+        nodes.MaxPool, make.add(nodes.Reshape, joined, shape=(6, 30, 1)), kernel_size=(30, 1), stride=(1, 1),
+        padding=(0,) * 4, dilation=(1, 1),
+    )  # fmt: skip
+    together = make.add(nodes.Concat, *means, largest, axis=0)
+    make.layer(make.add(nodes.Reshape, together, shape=(24,)), (4, 24), qmin=-8, qmax=7)
+    artifact = make.artifact(4)
+    planner.Plan(artifact, {})
+    assert_equal(artifact, rng.standard_normal((3, 3, 5, 5)).astype(np.float32), teams=(2,))
+
+
 def shuffle(make: Maker, value: int, shape: tuple[int, int, int], groups: int) -> int:
     channels, *image = shape
     value = make.add(nodes.Reshape, value, shape=(groups, channels // groups, *image))
