@@ -22,6 +22,7 @@ class Stream(IntEnum):
     WARMUP = 0
     FLOAT = 1
     QAT = 2
+    FINETUNE = 3
     INIT = 100
     CALIBRATION = 101
     BATCH_NORM = 102

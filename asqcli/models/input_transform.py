@@ -7,10 +7,13 @@ it, and whoever opens the run has it. A state without, of a run or a file from e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 from torchvision import models
 
 _KEY = "transform_input"
+SCALED_MEAN = 0.5  # of each channel of the images, once they are scaled
 TRANSFORMED = {_KEY: True}  # extra state of a network that scales its input
 
 
@@ -37,3 +40,20 @@ class Inception3(_KeepsTransform, models.Inception3):
 
 
 NETWORKS = {"googlenet": GoogLeNet, "inception_v3": Inception3}
+
+
+def missing_transform(model: nn.Module, name: str, mean: Sequence[float]) -> str | None:
+    """Return in words that torchvision would scale a network's input if its own weights had been the start.
+
+    A file does not tell whether its network did. Here it does not, unless the images come as that would make them.
+
+    Args:
+        name: the network's, for the text.
+        mean: of the channels of its images.
+    """
+    if not isinstance(model, _KeepsTransform) or model.transform_input or set(mean) == {SCALED_MEAN}:
+        return None
+    return (
+        f"`{name}` is built with `transform_input=False`; weights that were trained with True, as those made "
+        "from torchvision's own, want --set data.mean=[0.5,0.5,0.5] --set data.std=[0.5,0.5,0.5]"
+    )

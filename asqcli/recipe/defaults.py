@@ -32,22 +32,30 @@ class Rate:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to train on one kind of data: `rate` for quantized training, `warmup_rate` for the float phase before."""
+    """How to train on one kind of data: `rate` for quantized training, the others for the float phase before.
+
+    Attributes:
+        warmup_epochs, warmup_rate: of a network that starts at random.
+        finetune_epochs, finetune_rate: of one that has weights, but for its head.
+    """
 
     epochs: int
     batch_size: int
     rate: Rate
     warmup_epochs: int
     warmup_rate: Rate
+    finetune_epochs: int
+    finetune_rate: Rate
     augment: str
 
 
 _BY_KIND = {
-    "digits": Schedule(5, 64, Rate(0.02), 15, Rate(0.05), "shift"),
-    "cifar": Schedule(300, 128, Rate(0.04), 100, Rate(0.1), "shift_flip"),
-    "small": Schedule(30, 128, Rate(0.01), 30, Rate(0.05), "shift_flip"),
-    "large": Schedule(30, 64, Rate(0.01), 30, Rate(0.05), "resized_crop"),
+    "digits": Schedule(5, 64, Rate(0.02), 15, Rate(0.05), 5, Rate(0.01), "shift"),
+    "cifar": Schedule(300, 128, Rate(0.04), 100, Rate(0.1), 20, Rate(0.01), "shift_flip"),
+    "small": Schedule(30, 128, Rate(0.01), 30, Rate(0.05), 8, Rate(0.01), "shift_flip"),
+    "large": Schedule(30, 64, Rate(0.01), 30, Rate(0.05), 8, Rate(0.01), "resized_crop"),
 }
+HEAD_RATE = 10.0  # of a new head beside weights that were trained
 
 RAMP_STEPS = 25  # about an epoch of the digits
 ADAMW = Rate(5e-4, "adamw", RAMP_STEPS)
@@ -55,7 +63,7 @@ DIGITS_DEEP, DIGITS_DEEP_WARMUP = Rate(0.005, "sgd", RAMP_STEPS), Rate(0.01, "sg
 
 
 def defaults(
-    kind: str, image_size: int, network: Network, *, train: Mapping[str, Any], float_only: bool
+    kind: str, image_size: int, network: Network, *, train: Mapping[str, Any], float_only: bool, pretrained: bool
 ) -> dict[str, Any]:
     """Return the raw recipe that everything else is laid over.
 
@@ -63,16 +71,19 @@ def defaults(
         kind: of the data: digits, cifar, small or large.
         image_size: a sensible size for the data and the model, pixels.
         train: what is said of training already.
-        float_only: is this a float baseline? It then trains as the warm-up would.
+        float_only: is this a float baseline? It then trains as the phase before quantization would.
+        pretrained: are weights sure to be there, at least all but the head's?
     """
     schedule = _BY_KIND[kind]
     rate, warmup_rate = _rates(kind, network)
     usual, usual_warmup = schedule.rate, schedule.warmup_rate
     epochs = schedule.epochs
-    if float_only:
+    if float_only and pretrained:
+        epochs, rate, usual = schedule.finetune_epochs, schedule.finetune_rate, schedule.finetune_rate
+    elif float_only:
         epochs, rate, usual = schedule.warmup_epochs, warmup_rate, usual_warmup
     resize = round(image_size * RESIZE_RATIO) if schedule.augment == "resized_crop" else image_size
-    return {
+    values: dict[str, Any] = {
         "data": {
             "image_size": image_size,
             "resize": resize,
@@ -89,6 +100,15 @@ def defaults(
             },
         },
     }
+    tuned = train.get("finetune")
+    if "warmup" not in train or tuned is not None:  # a recipe from before there was fine-tuning means its warm-up
+        own_head = isinstance(tuned, dict) and "lr" in tuned
+        values["train"]["finetune"] = {
+            "epochs": schedule.finetune_epochs,
+            **_rate_keys(schedule.finetune_rate, schedule.finetune_rate, tuned),
+            **({} if own_head else {"head_rate": HEAD_RATE}),
+        }
+    return values
 
 
 def _rates(kind: str, network: Network) -> tuple[Rate, Rate]:

@@ -176,7 +176,8 @@ def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | No
     if not (sized and rated) and (classifier := _classifier_traits(model)) is not None:
         size = size if sized else classifier.smallest_image_size
         network = "deep" if classifier.norms else "without norms"
-    values = defaults(traits.kind, size, network, train=train, float_only=float_only)
+    pretrained = draft.values.get("pretrained", "auto") not in ("auto", "none")
+    values = defaults(traits.kind, size, network, train=train, float_only=float_only, pretrained=pretrained)
     official = _official(draft, traits.kind, measuring)
     if official is not None:
         values["data"] |= official.values

@@ -88,14 +88,24 @@ RampSteps = Annotated[
 
 
 class Warmup(Strict):
-    """Float training before quantization, where no weights can be had or the head is new."""
+    """Float training before quantization, where no weights can be had."""
 
-    epochs: Annotated[int, Field(ge=0)] = Field(
-        description="epochs of float training, where no weights can be had or the last layer is new"
-    )
+    epochs: Annotated[int, Field(ge=0)] = Field(description="epochs of float training, where no weights can be had")
     lr: LearningRate
     optimizer: Optimizer = "sgd"
     lr_ramp_steps: RampSteps = 0
+
+
+class Finetune(Strict):
+    """Float training before quantization of weights that come with a new head."""
+
+    epochs: Annotated[int, Field(ge=0)] = Field(description="epochs of float training, where only the head is new")
+    lr: LearningRate
+    optimizer: Optimizer = "sgd"
+    lr_ramp_steps: RampSteps = 0
+    head_rate: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=1.0, description="rate of the new head, in units of `lr`"
+    )
 
 
 class Distillation(Strict):
@@ -110,7 +120,7 @@ class Distillation(Strict):
 
 
 class Train(Strict):
-    """The paper's section 4.1, and below `warmup` what is off in the paper."""
+    """The paper's section 4.1, and below `warmup` and `finetune` what is off in the paper."""
 
     epochs: Annotated[int, Field(ge=0)] = Field(description="epochs of quantized training")
     batch_size: Annotated[int, Field(ge=1)] = Field(description="images per step")
@@ -130,6 +140,11 @@ class Train(Strict):
         default=None, description="stop after so many steps; no warm-up then"
     )
     warmup: Warmup
+    finetune: Finetune | None = Field(
+        default=None,
+        description="float training of weights whose head is new, for other classes; where only `warmup` is stated, "
+        "as that says",
+    )
     optimizer: Optimizer = "sgd"
     lr_ramp_steps: RampSteps = 0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
@@ -152,6 +167,12 @@ class Train(Strict):
         description="training batches to estimate batch-norm statistics from, before every evaluation and kept "
         "checkpoint; `auto`: about 1,000 images' worth, where running averages lag behind the weights; 0: never",
     )
+
+    def section(self, phase: str) -> Train | Warmup | Finetune:
+        """Return the keys that say how a phase of a run steps: its own where it is a baseline's."""
+        if phase == "warmup":
+            return self.warmup
+        return self.finetune if phase == "finetune" and self.finetune is not None else self
 
 
 class Calibration(Strict):

@@ -4,6 +4,7 @@ entry         ways in: from a recipe, from a checkpoint, and for a look at what 
 context       device, reporter and stop signal
 start         the float network that a run starts from
 build         the float network of a recipe, the same one whenever it is built
+baseline      float training of what comes without weights, or with a new head
 preflight     what must hold of a float network before it is worth training
 trial_export  can the trained network be exported, and what will its adapters take?
 phases        float warm-up, calibration, quantized training, result

@@ -77,17 +77,20 @@ class _Facts(Strict):
 
     weights: str
     warmup_epochs: Count = UNKNOWN
+    finetune_epochs: Count = UNKNOWN
+    new_head: str = UNKNOWN
     float_trained: bool = UNKNOWN
     float_top1: Percent = UNKNOWN
     calibrated_top1: Percent = UNKNOWN
     best_warmup: Percent = UNKNOWN
+    best_finetune: Percent = UNKNOWN
     best_float: Percent = UNKNOWN
     best_qat: Percent = UNKNOWN
     warnings: list[str] = UNKNOWN
 
 
 class _Progress(Strict):
-    phase: Literal["warmup", "float", "qat"]
+    phase: Literal["warmup", "finetune", "float", "qat"]
     epoch: Count
     step: Count
     loss_sum: float
@@ -128,6 +131,8 @@ class _Document(StateParameters):
             raise ValueError(f"{len(self.plans)} layers are quantized in the phase {phase}")
         if phase == "qat" and not {"float_top1", "calibrated_top1"} <= facts.model_fields_set:
             raise ValueError("`progress.facts` lacks float_top1 or calibrated_top1")
+        if phase == "finetune" and (self.recipe.train.finetune is None or "new_head" not in facts.model_fields_set):
+            raise ValueError("the phase finetune lacks `train.finetune`, or `progress.facts` new_head")
         if self.progress.images < self.progress.step:
             raise ValueError("`progress` has more steps than images")
         return self
@@ -232,8 +237,10 @@ def require_fit(checkpoint: Checkpoint, model: nn.Module, hooks: dict[str, dict[
     """
     parameters = dict(model.named_parameters())
     updates = torch.tensor(0.0)
-    train = checkpoint.recipe.train
-    optimizer = train.warmup.optimizer if checkpoint.progress.phase == "warmup" else train.optimizer
+    head = checkpoint.progress.facts.get("new_head")
+    if head is not None and not any(name.startswith(f"{head}.") for name in parameters):
+        raise InputError(f"the network has no layer `{printable(head)}`, which `{source}` calls its head")
+    optimizer = checkpoint.recipe.train.section(checkpoint.progress.phase).optimizer
     if checkpoint.optimizer and (
         checkpoint.optimizer.keys() != KEPT[optimizer] or len({frozenset(s) for s in checkpoint.optimizer.values()}) > 1
     ):

@@ -21,6 +21,7 @@ from asqcli.nn.survey import require_logits, require_quantizable, survey
 from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.schema import Recipe, scheme_of
+from asqcli.run.baseline import baseline_in_words, baseline_phase
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.context import RunContext, StopRequested, environment
 from asqcli.run.folder import LAST, RunFolder
@@ -92,8 +93,8 @@ def resume_run(
 def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerSpec]:
     """Do what comes before a run's folder is made, and return the specs of the layers: `--dry-run`."""
     _, start, specs = _load(recipe, context, source)
-    if start.warm_up and recipe.quantized and recipe.train.max_steps is None:
-        context.reporter.note(f"a float baseline would be trained first, epochs: {recipe.train.warmup.epochs}")
+    if start.needs_training and recipe.quantized and recipe.train.max_steps is None:
+        context.reporter.note(f"before that: {baseline_in_words(recipe, baseline_phase(start, recipe))}")
     return specs
 
 

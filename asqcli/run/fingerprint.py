@@ -37,7 +37,8 @@ _EXACT = frozenset(
     "unflatten transpose permute contiguous cat concat stack chunk split __getitem__ pad dropout dropout_ dropout2d "
     "feature_dropout alpha_dropout clone detach float to __get__ __set__ flip roll quantized_layer abs maximum "
     "minimum amax max min expand expand_as unbind narrow select index_select repeat tile repeat_interleave "
-    "split_with_sizes tensor_split pixel_shuffle pixel_unshuffle channel_shuffle clamp_min clamp_max square".split()
+    "split_with_sizes tensor_split pixel_shuffle pixel_unshuffle channel_shuffle clamp_min clamp_max square "
+    "rsub".split()
 )
 
 

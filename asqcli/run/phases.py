@@ -25,11 +25,8 @@ from asqcli.models.state import load_state, snapshot
 from asqcli.nn.calibration import calibrate
 from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.schema import Recipe
-from asqcli.run.checkpoint import (
-    Checkpoint,
-    require_fit,
-    save_checkpoint,
-)
+from asqcli.run.baseline import baseline_in_words, baseline_phase
+from asqcli.run.checkpoint import Checkpoint, require_fit, save_checkpoint
 from asqcli.run.checks import gap_in_words, require_learning
 from asqcli.run.context import RunContext, StopRequested
 from asqcli.run.fingerprint import take_fingerprint
@@ -75,13 +72,15 @@ class Run:
     def fresh(self, start: Start, specs: list[LayerSpec]) -> dict[str, Any]:
         """Run everything; return the result."""
         facts: dict[str, Any] = {"weights": start.weights}
-        warmup = self.recipe.train.warmup
+        if start.new_head is not None:
+            facts["new_head"] = start.new_head
         if not self.recipe.quantized:
             return self._train_float(Progress("float", facts=facts))
-        progress = Progress("warmup", facts=facts)
-        if start.warm_up and warmup.epochs and self.recipe.train.max_steps is None:
-            self._warm_up(progress)
-        elif start.warm_up:
+        progress = Progress(baseline_phase(start, self.recipe), facts=facts)
+        epochs = self.recipe.train.section(progress.phase).epochs
+        if start.needs_training and epochs and self.recipe.train.max_steps is None:
+            self._train_baseline(progress)
+        elif start.needs_training:
             facts["float_trained"] = False
             # The batch-norm statistics of a network that was never trained say nothing of what flows through it, and
             # starting values read off with them would make training diverge.
@@ -96,15 +95,17 @@ class Run:
             return self._train_float(progress, checkpoint)
         if progress.phase == "qat":
             return self._train_qat(progress, checkpoint)
-        self._warm_up(progress, checkpoint)
+        self._train_baseline(progress, checkpoint)
         return self._quantize(progress, specs)
 
-    def _warm_up(self, progress: Progress, checkpoint: Checkpoint | None = None) -> None:
-        warmup = self.recipe.train.warmup
-        progress.facts["warmup_epochs"] = warmup.epochs
-        self.context.reporter.note(f"training a float baseline first, epochs: {warmup.epochs}")
-        settings = self._settings(**warmup.model_dump())
-        self._train(self._phase(settings, progress, Objective(), {}, checkpoint))
+    def _train_baseline(self, progress: Progress, checkpoint: Checkpoint | None = None) -> None:
+        section = self.recipe.train.section(progress.phase)
+        progress.facts[f"{progress.phase}_epochs"] = section.epochs
+        self.context.reporter.note(baseline_in_words(self.recipe, progress.phase))
+        changes = section.model_dump()
+        if progress.phase == "finetune":
+            changes["head"] = progress.facts["new_head"]
+        self._train(self._phase(self._settings(**changes), progress, Objective(), {}, checkpoint))
 
     def _train_float(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
         objective = Objective(label_smoothing=self.recipe.train.label_smoothing)
@@ -178,7 +179,7 @@ class Run:
 
     def _settings(self, **changes: Any) -> PhaseSettings:
         t = self.recipe.train
-        values = {field.name: getattr(t, field.name) for field in fields(PhaseSettings)}
+        values = {field.name: getattr(t, field.name) for field in fields(PhaseSettings) if hasattr(t, field.name)}
         return PhaseSettings(**{**values, **changes})
 
     def _train(self, phase: Phase) -> None:

@@ -35,6 +35,7 @@ def result_document(
         "layer_rules": len(recipe.layers),
         "weights": facts["weights"],
         "warmup_epochs": facts.get("warmup_epochs", 0),
+        "finetune_epochs": facts.get("finetune_epochs", 0),
         "data": recipe.data.name,
         "measured_on": measured_on,
         "float_top1": facts.get("float_top1", accuracy.top1),

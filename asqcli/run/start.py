@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.artifact.file import is_artifact
-from asqcli.errors import InputError, MachineError, UsageError
+from asqcli.errors import InputError, MachineError, UsageError, some_of
+from asqcli.models.input_transform import missing_transform
 from asqcli.models.names import is_factory
 from asqcli.models.official import as_official, fetch_official, official_weights_meant, require_official
 from asqcli.models.state import versions_in, with_versions
@@ -20,11 +21,9 @@ from asqcli.models.weights import LoadReport, load_weights
 from asqcli.nn.head import find_head
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe
-from asqcli.run.build import build_with_head
+from asqcli.run.build import Built, build_network, build_with_head
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.restore import find_checkpoint, restore_model, unproven
-
-SCALED_MEAN = 0.5  # of each channel of the images of GoogLeNet and Inception, once their input is scaled
 
 
 @dataclass
@@ -34,16 +33,23 @@ class Start:
     Attributes:
         model: float, with the weights that were asked for.
         weights: where they are from, in words.
-        warm_up: does it need float training first?
+        pretrained: are there weights? False where all are random.
+        new_head: the layer that is random, for another number of classes, if any.
         notes: what a run tells of all this, the caveat included.
         caveat: what whoever uses the weights should know of them, in words, or None.
     """
 
     model: nn.Module
     weights: str
-    warm_up: bool
+    pretrained: bool
+    new_head: str | None = None
     notes: tuple[str, ...] = ()
     caveat: str | None = None
+
+    @property
+    def needs_training(self) -> bool:
+        """Does it need float training first?"""
+        return not self.pretrained or self.new_head is not None
 
 
 def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> Start:
@@ -58,10 +64,9 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     built = build_with_head(recipe, classes, tell)
     model = built.model
     if wanted == "none":
-        return Start(model, "none", warm_up=True)
+        return Start(model, "none", pretrained=False)
     if wanted == "factory":
-        name = "the factory's own"
-        return Start(model, name, warm_up=built.new_head is not None, notes=(f"weights: {name}",))
+        return _from_factory(recipe, classes, built)
     if wanted in ("auto", "official"):
         if wanted == "official":
             require_official(recipe.model)
@@ -72,7 +77,7 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
                 raise MachineError(error.message, "give a file with --weights, or --weights none") from error
             own = "; if the factory loads its own, say `--weights factory`" if is_factory(recipe.model) else ""
             note = f"no pretrained weights: {error.message}{own}"
-            return Start(model, f"none ({error.message})", warm_up=True, notes=(note,))
+            return Start(model, f"none ({error.message})", pretrained=False, notes=(note,))
     elif (checkpoint_path := find_checkpoint(wanted)) is not None:
         name, checkpoint = wanted, load_checkpoint(checkpoint_path)
         if checkpoint.recipe.model == recipe.model:  # else it is another network that the caller wants
@@ -92,8 +97,35 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
         if not from_file:
             state = as_official(recipe.model, state)
     report = load_weights(model, state, source=name, head=lambda: find_head(model, _example(recipe)), about=about)
-    caveat = _untransformed(model, recipe) if from_file else None
-    return Start(model, name, bool(report.replaced_head), tuple(_notes(name, classes, report, caveat)), caveat)
+    caveat = missing_transform(model, recipe.model, recipe.data.mean) if from_file else None
+    new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
+    return Start(model, name, True, new_head, tuple(_notes(name, classes, report, caveat)), caveat)
+
+
+def _from_factory(recipe: Recipe, classes: int, built: Built) -> Start:
+    """Return the start of a network with the weights that its factory loads, which may be all but the head's.
+
+    What another seed would draw otherwise is random, and was not loaded.
+    """
+    other = dict(build_network(_reseeded(recipe), classes).named_parameters())
+    own = dict(built.model.named_parameters())
+    drawn = [name for name, p in own.items() if not torch.equal(p, other[name])]
+    model, name = built.model, "the factory's own"
+    if not drawn:
+        return Start(model, name, pretrained=True, notes=(f"weights: {name}",))
+    head = find_head(model, _example(recipe))
+    beside = [name for name in drawn if name.rpartition(".")[0] != head]
+    if head is None or 2 * sum(own[n].numel() for n in beside) > sum(p.numel() for p in own.values()):
+        note = f"warning: `{recipe.model}` starts at random, it loads no weights or few ({some_of(drawn)})"
+        return Start(model, "none (the factory loads none, or few)", pretrained=False, notes=(note,))
+    note = f"weights: {name}, but for a head that starts at random ({head})"
+    if beside:
+        note += f"\nwarning: at random start also {some_of(beside)}"
+    return Start(model, name, pretrained=True, new_head=head, notes=(note,))
+
+
+def _reseeded(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": recipe.train.seed ^ 1})})
 
 
 def _require_factory(name: str) -> None:
@@ -123,19 +155,6 @@ def _notes(name: str, classes: int, report: LoadReport, caveat: str | None) -> I
         yield f"note: {caveat}"
 
 
-def _untransformed(model: nn.Module, recipe: Recipe) -> str | None:
-    """Return in words that torchvision would scale a network's input if its own weights had been the start.
-
-    A file does not tell whether its network did. Here it does not, unless the images come as that would make them.
-    """
-    if is_factory(recipe.model) or getattr(model, "transform_input", True) or set(recipe.data.mean) == {SCALED_MEAN}:
-        return None
-    return (
-        f"`{recipe.model}` is built with `transform_input=False`; weights that were trained with True, as those made "
-        "from torchvision's own, want --set data.mean=[0.5,0.5,0.5] --set data.std=[0.5,0.5,0.5]"
-    )
-
-
 def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:
     """Return the float parameters of a run, its quantizers left out."""
     own = model.state_dict()
@@ -153,7 +172,7 @@ def load_float_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) 
         UnsupportedError: the network cannot be built or run, or returns something else than logits.
     """
     start = start_model(recipe, classes, tell)
-    if start.warm_up and recipe.pretrained != "none":
+    if start.needs_training and recipe.pretrained != "none":
         raise InputError(
             f"the weights of `{recipe.pretrained}` are not for the {classes} classes of `{recipe.data.name}`",
             "name their own data with --data",

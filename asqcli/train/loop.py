@@ -19,8 +19,8 @@ from asqcli.seeds import Stream, seed_everything
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.objective import Objective
-from asqcli.train.optimizer import learning_rate, make_optimizer, optimizer_state, restore_optimizer
-from asqcli.train.progress import Progress, TrainingState
+from asqcli.train.optimizer import RATE, learning_rate, make_optimizer, optimizer_state, restore_optimizer
+from asqcli.train.progress import BASELINES, Progress, TrainingState
 from asqcli.train.reporter import Reporter
 from asqcli.train.step_hooks import StepHook
 
@@ -29,7 +29,12 @@ SAVE_EVERY_S = 600  # an hour-long epoch must not be lost to a crash
 
 @dataclass(frozen=True)
 class PhaseSettings:
-    """How one phase trains; `max_steps` bounds the whole phase."""
+    """How one phase trains.
+
+    Attributes:
+        max_steps: bounds the whole phase.
+        head: the layer that steps `head_rate` times as fast as all others, if any.
+    """
 
     epochs: int
     batch_size: int
@@ -40,6 +45,8 @@ class PhaseSettings:
     optimizer: str = "sgd"
     lr_ramp_steps: int = 0
     max_steps: int | None = None
+    head: str | None = None
+    head_rate: float = 1.0
 
 
 class Phase:
@@ -80,6 +87,8 @@ class Phase:
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            head=settings.head,
+            head_rate=settings.head_rate,
         )
         if state is not None:
             restore_optimizer(model, self.optimizer, state.optimizer)
@@ -120,7 +129,7 @@ class Phase:
     @property
     def section(self) -> str:
         """The recipe's section with the phase's rate."""
-        return "train.warmup" if self.progress.phase == "warmup" else "train"
+        return f"train.{self.progress.phase}" if self.progress.phase in BASELINES else "train"
 
     def state(self) -> TrainingState:
         """Return what to go on with later."""
@@ -183,7 +192,7 @@ class Phase:
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
         """Take one step; return (mean loss, images classified right)."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr
+            group["lr"] = self.lr * group[RATE]
         logits = logits_in_training(self.model, images, self.classes)
         loss = self.objective(logits, labels, images)
         if not math.isfinite(value := loss.item()):

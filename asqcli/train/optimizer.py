@@ -13,6 +13,8 @@ from asqcli.quant.adapter import Adapter
 DECAYED = (nn.Conv2d, nn.Linear)
 SECOND_MOMENT_DECAY = 0.99  # a phase may have 100 steps: PyTorch's 0.999 would remember the first gradients in the last
 
+RATE = "rate"  # of a parameter group, in units of the phase's learning rate
+
 # Of a parameter's state, what counts updates; all else has the shape of the parameter.
 UPDATES = "step"
 KEPT = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", UPDATES}}  # of each parameter
@@ -34,14 +36,32 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def make_optimizer(
-    model: nn.Module, kind: str, *, lr: float, momentum: float, weight_decay: float
+    model: nn.Module,
+    kind: str,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    head: str | None = None,
+    head_rate: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """Return an optimizer over `parameter_groups`.
+    """Return an optimizer over `parameter_groups`, in which each group has its share of the rate under RATE.
 
     Args:
         kind: sgd, or adamw (Loshchilov and Hutter 2019), whose first moment decays by `momentum`.
+        head: the name of the layer that steps `head_rate` times as fast as all others, if any.
     """
     groups = parameter_groups(model, weight_decay)
+    fast = set() if head is None else {id(p) for p in model.get_submodule(head).parameters()}
+    groups = [
+        {**group, "params": parameters, RATE: rate}
+        for group in groups
+        for rate, parameters in (
+            (1.0, [p for p in group["params"] if id(p) not in fast]),
+            (head_rate, [p for p in group["params"] if id(p) in fast]),
+        )
+        if parameters
+    ]
     if kind == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, SECOND_MOMENT_DECAY))
     return torch.optim.SGD(groups, lr=lr, momentum=momentum)

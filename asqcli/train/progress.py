@@ -7,13 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+# Phases of float training before quantization: of a network with random weights, of one whose head alone is new.
+BASELINES = ("warmup", "finetune")
+
 
 @dataclass
 class Progress:
     """Where a run stands.
 
     Attributes:
-        phase: warmup, float or qat.
+        phase: one of the BASELINES, float or qat.
         epoch, step: the next step to take; step counts within the epoch.
         loss_sum, correct, images: of this epoch's steps so far.
         metrics_lines: lines of metrics.jsonl that belong to this state.

@@ -43,14 +43,14 @@ def test_official_weights_answer_as_in_torchvision(home, name):
     with torch.no_grad():
         assert torch.equal(start.model.eval()(x), theirs(x))
     assert ("left out, as only training would run them: aux1, aux2" in told) == (name == "googlenet")
-    assert not start.warm_up and start.caveat is None
+    assert not start.needs_training and start.caveat is None
 
 
 def test_what_comes_with_official_weights_stays_with_a_run(home):
     file = put_into_cache("googlenet", home)
     start, recipe, told = started("googlenet", "auto", classes=3)
     model = start.model.eval()
-    assert model.transform_input and start.warm_up and "a new head for 3" in told
+    assert model.transform_input and start.needs_training and "a new head for 3" in told
     save_checkpoint(home / "last", checkpoint := Checkpoint(
         recipe, Progress("float", facts={"weights": "none"}), [], ("a", "b", "c"), model.state_dict(), {}
     ))  # fmt: skip

@@ -33,7 +33,13 @@ def trained(num_classes=10):
     return net
 
 def of_ten():
-    return HeadFirst()
+    return trained()
+
+def all_but_the_head(num_classes=10):
+    net = HeadFirst(num_classes)
+    kept = {n: t for n, t in torch.load("own.pth").items() if not n.startswith("fc.")}
+    net.load_state_dict(kept, strict=False)
+    return net
 """
 
 
@@ -65,7 +71,7 @@ def saved(path, classes):
 def test_a_head_that_is_defined_first_is_replaced_for_other_classes():
     net = saved("w.pth", 10)
     start = start_model(recipe_for("HeadFirst", "w.pth"), 2, print)
-    assert start.warm_up and start.notes[0].endswith("a new head for 2 (fc.bias, fc.weight)")
+    assert start.needs_training and start.notes[0].endswith("a new head for 2 (fc.bias, fc.weight)")
     assert torch.equal(start.model.conv.weight, net.conv.weight) and start.model.fc.out_features == 2
     with pytest.raises(InputError, match="not for the 2 classes"):
         load_float_model(recipe_for("HeadFirst", "w.pth"), 2, print)
@@ -86,7 +92,9 @@ def test_weights_of_the_factory_are_kept_as_they_come(tmp_path, write_image_fold
     small = ("train.max_steps=1", "train.batch_size=4", "train.lr=1e-6")
     recipe = recipe_for("trained", "factory", *small, **{"data.name": (str(images), "--data")})
     start = start_model(recipe, 2, print)
-    assert not start.warm_up and all(torch.equal(t, start.model.state_dict()[n]) for n, t in net.state_dict().items())
+    assert not start.needs_training and all(
+        torch.equal(t, start.model.state_dict()[n]) for n, t in net.state_dict().items()
+    )
     context = RunContext(torch.device("cpu"), Reporter())
     result = entry.start_run(recipe, context, source="test", out="run", force=False, given=None)
     assert result["float_trained"]
@@ -100,7 +108,22 @@ def test_weights_of_the_factory_for_other_classes():
     saved("own.pth", 10)
     told = []
     start = start_model(recipe_for("of_ten", "factory"), 2, told.append)
-    assert start.warm_up and "a new head for 2 classes (fc)" in told[0]
+    assert start.pretrained and start.new_head == "fc"
+    assert start.needs_training and "a new head for 2 classes (fc)" in told[0]
+
+
+def test_a_factory_may_load_all_but_its_head():
+    net = saved("own.pth", 10)
+    start = start_model(recipe_for("all_but_the_head", "factory"), 2, print)
+    assert start.pretrained and start.new_head == "fc" and "a head that starts at random (fc)" in start.notes[0]
+    assert torch.equal(start.model.conv.weight, net.conv.weight)
+
+
+def test_a_factory_that_loads_nothing():
+    start = start_model(recipe_for("HeadFirst", "factory"), 2, print)
+    assert not start.pretrained and "starts at random, it loads no weights or few" in start.notes[0]
+    with pytest.raises(InputError, match="are not for the 2 classes"):
+        load_float_model(recipe_for("HeadFirst", "factory"), 2, print)
 
 
 def test_weights_of_a_factory_where_there_is_none():
@@ -109,4 +132,4 @@ def test_weights_of_a_factory_where_there_is_none():
             resolve(Request("resnet20", None, None, None, {"pretrained": ("factory", "")}, [])).recipe, 10, print
         )
     start = start_model(recipe_for("HeadFirst", "auto"), 10, print)
-    assert start.warm_up and "if the factory loads its own, say `--weights factory`" in start.notes[0]
+    assert start.needs_training and "if the factory loads its own, say `--weights factory`" in start.notes[0]

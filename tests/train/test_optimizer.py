@@ -7,6 +7,7 @@ from asqcli.nn.prepare import prepare
 from asqcli.nn.survey import survey
 from asqcli.quant.spec import AsqActivations, LayerSpec, PostWeights
 from asqcli.train.optimizer import (
+    RATE,
     learning_rate,
     make_optimizer,
     optimizer_state,
@@ -82,3 +83,10 @@ def test_an_optimizer_goes_on_from_its_state_to_the_bit(kind, kept):
     restore_optimizer(halves, again, {kind: {n: t.clone() for n, t in kept.items()} for kind, kept in state.items()})
     steps_with(halves, again, second)
     assert torch.equal(whole.weight, halves.weight)
+
+
+def test_a_head_steps_at_its_own_rate_and_decays_as_its_kind_does():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = make_optimizer(model, "sgd", lr=0.1, momentum=0.9, weight_decay=0.01, head="1", head_rate=5.0)
+    groups = {id(p): (group["weight_decay"], group[RATE]) for group in optimizer.param_groups for p in group["params"]}
+    assert [groups[id(p)] for p in model.parameters()] == [(0.01, 1.0), (0.0, 1.0), (0.01, 5.0), (0.0, 5.0)]
