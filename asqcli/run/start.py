@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from asqcli.artifact.file import is_artifact
 from asqcli.errors import InputError, MachineError, UsageError
-from asqcli.models.names import is_factory
-from asqcli.models.official import as_official, fetch_official, official_weights_meant, require_official
+from asqcli.models.names import is_factory, is_timm
+from asqcli.models.official import as_official, fetch_official, official_input, official_weights_meant, require_official
 from asqcli.models.state import versions_in, with_versions
 from asqcli.models.stored.layout import read_weights
 from asqcli.models.weights import LoadReport, load_weights
@@ -92,7 +92,7 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
         if not from_file:
             state = as_official(recipe.model, state)
     report = load_weights(model, state, source=name, head=lambda: find_head(model, _example(recipe)), about=about)
-    caveat = _untransformed(model, recipe) if from_file else None
+    caveat = (_untransformed(model, recipe) or _of_other_colours(recipe)) if from_file else None
     return Start(model, name, bool(report.replaced_head), tuple(_notes(name, classes, report, caveat)), caveat)
 
 
@@ -134,6 +134,15 @@ def _untransformed(model: nn.Module, recipe: Recipe) -> str | None:
         f"`{recipe.model}` is built with `transform_input=False`; weights that were trained with True, as those made "
         "from torchvision's own, want --set data.mean=[0.5,0.5,0.5] --set data.std=[0.5,0.5,0.5]"
     )
+
+
+def _of_other_colours(recipe: Recipe) -> str | None:
+    """Return in words that timm's own weights of the network want images of another mean and deviation."""
+    wanted = official_input(recipe.model, "official") if is_timm(recipe.model) else None
+    if wanted is None or all(list(getattr(recipe.data, key)) == wanted.values[key] for key in ("mean", "std")):
+        return None
+    settings = " ".join(f"--set data.{key}={wanted.values[key]}".replace(", ", ",") for key in ("mean", "std"))
+    return f"weights that were made from timm's own of `{recipe.model}` want {settings}"
 
 
 def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:
