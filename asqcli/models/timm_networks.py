@@ -40,14 +40,12 @@ def require_timm_network(name: str) -> None:
     own = name.removeprefix(TIMM)
     network, _, tag = own.partition(".")
     if not timm.is_model(network):
-        near = did_you_mean(name, [TIMM + known for known in timm.list_models()])
+        near = did_you_mean(network, timm.list_models(), prefix=TIMM)
         raise UsageError(f"timm {timm.__version__} has no model `{own}`", near or "for example `timm:resnet18d`")
     tagged = timm.list_pretrained(f"{network}.*")
     if tag and own not in tagged:
-        known = ", ".join(f"`{TIMM}{other}`" for other in tagged)
-        raise UsageError(
-            f"timm {timm.__version__} has no weights `{tag}` of `{network}`", f"choose `{TIMM}{network}` or {known}"
-        )
+        known = ", ".join(f"`{TIMM}{other}`" for other in (network, *tagged))
+        raise UsageError(f"timm {timm.__version__} has no weights `{tag}` of `{network}`", f"choose {known}")
 
 
 def _require_installed() -> None:
