@@ -130,14 +130,17 @@ class Interruption(AsqError):
         self.exit_code = ExitCode.TERMINATED if signal_number == signal.SIGTERM else ExitCode.INTERRUPTED
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str | None:
     """Return the hint that names the nearest known names, or None when nothing is near.
+
+    Args:
+        prefix: of all of them, which tells nothing of how near they are.
 
     >>> did_you_mean("resnet81", ["resnet18", "resnet34", "vgg11"])
     'did you mean `resnet18` or `resnet34`?'
     """
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else None
+    return f"did you mean {' or '.join(f'`{prefix}{n}`' for n in near)}?" if near else None
 
 
 def printable(text: str) -> str:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torchvision import models
 
 from asqcli.models.official import official_weights
@@ -39,3 +40,25 @@ def put_into_cache(name: str, home: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(as_published(model.state_dict()), file)
     return file
+
+
+def put_timm_into_cache(name: str, hub: Path) -> dict[str, torch.Tensor]:
+    """Write the pretrained weights of timm's `name` where the hub's library looks for them; return their state.
+
+    Args:
+        hub: the folder that `HF_HUB_CACHE` names.
+    """
+    import timm
+
+    model = timm.create_model(name)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.0)
+    folder = hub / f"models--{model.pretrained_cfg['hf_hub_id'].replace('/', '--')}"
+    revision = "0" * 40
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(revision)
+    (folder / "snapshots" / revision).mkdir(parents=True)
+    state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    save_file(state, folder / "snapshots" / revision / "model.safetensors")
+    return state

@@ -1,10 +1,11 @@
-"""Every classifier of torchvision through the commands: trained a step, opened, evaluated, exported, verified.
+"""Networks through the commands: trained a step, opened, evaluated, exported, verified.
 
     python tests/zoo.py [NAME..] [--size 64] [--bits 8] [--out TABLE.md]
 
 Each network is trained on a handful of images made here, and each command is a process of its own: what is proven is
 that a run can be opened and gives the same answers, not an accuracy. Prints a row of a Markdown table for each network,
-as it is done, and what a network ended with that did not get to the end. Half a minute for a small one, hours for all.
+as it is done, and what a network ended with that did not get to the end. A name may be `timm:NAME`; without any, all
+classifiers of torchvision are tried, which takes hours.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from torch import nn
 
 from asqcli.bench.quiet import quiet
 from asqcli.engine.dispatch import usable_kernels
-from asqcli.errors import AsqError, UsageError, first_line
+from asqcli.errors import AsqError, MachineError, UsageError, first_line
 from asqcli.models.names import is_factory
 from asqcli.nn.modes import to_evaluation
 
@@ -122,6 +122,8 @@ def float_network(name: str, factory: str | None, *, classes: int, image_size: i
         require_known(wanted)
     except UsageError as error:
         raise NoPeer(f"`{name}` is no network that asq knows: name the factory that makes it with --model") from error
+    except MachineError as error:
+        raise NoPeer(f"{error.message}: {error.hint}") from error
     try:
         if not is_factory(wanted):  # counted before there is memory for its weights
             _require_same(

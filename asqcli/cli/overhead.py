@@ -19,7 +19,10 @@ DEFAULT_BITS = "8,4,3,2"
 
 
 def overhead(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="resnet20, a torchvision classifier, module:factory.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="resnet20, a torchvision classifier, timm:NAME, or module:factory."),
+    ],
     bits: Annotated[str, typer.Option("--bits", metavar="B,B,..", help="Bit-widths, 2 to 8.")] = DEFAULT_BITS,
     input_size: Annotated[
         int | None,

@@ -35,7 +35,8 @@ SHOWN_KEYS = 8  # of those that differ
 
 def quantize(
     model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="resnet20, a torchvision classifier, or module:factory.")
+        str | None,
+        typer.Argument(metavar="MODEL", help="resnet20, a torchvision classifier, timm:NAME, or module:factory."),
     ] = None,
     recipe: RecipeOption = None,
     scheme: Annotated[

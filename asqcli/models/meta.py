@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from asqcli.errors import AsqError
-from asqcli.models.registry import build_model, torchvision_classifiers
+from asqcli.models.names import made_for_small_images
+from asqcli.models.registry import build_model
 
 SIZE_STEP, LARGEST_TRIED = 32, 256  # pixels
 # By which weights get their first values, of which there are none here; the meta device takes its time over them.
@@ -21,13 +22,13 @@ INITIALISE = frozenset(
     {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
     | {Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_}  # of `trunc_normal_`
 )
-# What torchvision's networks normalise with, or derive from.
+# What networks normalise with, or derive from.
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
 class ClassifierTraits:
-    """What a torchvision classifier has that matters to its training.
+    """What a network of torchvision or timm has that matters to its training.
 
     Attributes:
         norms: any layers that normalise.
@@ -42,8 +43,8 @@ class ClassifierTraits:
 
 @cache
 def classifier_traits(name: str) -> ClassifierTraits | None:
-    """Return the traits of a torchvision classifier; None for other names, and where it cannot be built."""
-    if name not in torchvision_classifiers():
+    """Return the traits of a network of torchvision or timm; None for others, and where it cannot be built."""
+    if made_for_small_images(name):
         return None
     try:
         model = build_on_meta(name, None).eval()

@@ -13,7 +13,8 @@ from torch import nn
 from asqcli.errors import UnsupportedError, UsageError, did_you_mean, first_line
 from asqcli.models.cifar_resnet import CifarResNet
 from asqcli.models.factories import call_factory
-from asqcli.models.names import CIFAR_DEPTHS, IMAGENET_CLASSES, is_factory
+from asqcli.models.names import CIFAR_DEPTHS, IMAGENET_CLASSES, is_factory, is_timm
+from asqcli.models.timm_networks import build_timm_network, classes_of, require_timm_network
 from asqcli.models.wrappers import unwrap
 from asqcli.seeds import held_generators, seed_everything
 
@@ -32,15 +33,16 @@ def build_model(
     """Return a float network with random weights in training mode.
 
     Args:
-        name: a CIFAR ResNet, a torchvision classifier, or `package.module:factory`.
-        num_classes: outputs; None for the network's own number (10 for the CIFAR family, 1000 for torchvision's and for
-            a factory that names none).
+        name: a CIFAR ResNet, a torchvision classifier, `timm:NAME`, or `package.module:factory`.
+        num_classes: outputs; None for the network's own number (10 for the CIFAR family, that of its pretrained weights
+            for timm's, 1000 for torchvision's and for a factory that names none).
         image_size: pixels; matters only to networks that are built for one size. None for their usual one.
         seed: whole numbers that name what constructors draw from torch's, NumPy's and Python's generators, which go on
             afterwards from where they stand. None to draw from them as they stand.
         tell: hears of what was taken off the network.
     Raises:
         UsageError: unknown name, or a factory that cannot be found.
+        MachineError: it is timm's, which is not installed.
         UnsupportedError: the network cannot be built: the factory raises, or the constructor does.
     """
     with held_generators() if seed is not None else contextlib.nullcontext():
@@ -58,7 +60,19 @@ def _build(name: str, num_classes: int | None, image_size: int | None, seed: tup
     require_known(name)
     if name in CIFAR_DEPTHS:
         return CifarResNet(CIFAR_DEPTHS[name], CIFAR_CLASSES if num_classes is None else num_classes)
-    return _torchvision_model(name, IMAGENET_CLASSES if num_classes is None else num_classes, image_size)
+    build = build_timm_network if is_timm(name) else _torchvision_network
+    if num_classes is None:
+        num_classes = classes_of(name) if is_timm(name) else IMAGENET_CLASSES
+    try:
+        model = build(name, num_classes, image_size)
+    except (Exception, SystemExit) as error:
+        size, hint = "", "run again with --debug to see where"
+        if image_size is not None:
+            size, hint = f" for images of {image_size}x{image_size} pixels", "try another size"
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise UnsupportedError(f"`{name}` cannot be built{size}: {reason}", hint) from error
+    _redraw_loud_head(model, num_classes)
+    return model
 
 
 def require_known(name: str) -> None:
@@ -66,15 +80,20 @@ def require_known(name: str) -> None:
 
     Raises:
         UsageError: it is none.
+        MachineError: it is that of one of timm's networks, and timm is not installed.
     """
     if is_factory(name) or name in CIFAR_DEPTHS:
+        return
+    if is_timm(name):
+        require_timm_network(name)
         return
     known = torchvision_classifiers()
     if name not in known:
         raise UsageError(
             f"unknown model `{name}`",
             did_you_mean(name, [*CIFAR_DEPTHS, *known])
-            or "a CIFAR ResNet (resnet20), a torchvision classifier (resnet18), or `package.module:factory`",
+            or "a CIFAR ResNet (resnet20), a torchvision classifier (resnet18), one of timm's (timm:resnet18d), or "
+            "`package.module:factory`",
         )
 
 
@@ -85,7 +104,7 @@ def torchvision_classifiers() -> list[str]:
     return models.list_models(module=models)
 
 
-def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> nn.Module:
+def _torchvision_network(name: str, num_classes: int, image_size: int | None) -> nn.Module:
     from torchvision import models
 
     from asqcli.models.input_transform import NETWORKS
@@ -99,16 +118,7 @@ def _torchvision_model(name: str, num_classes: int, image_size: int | None) -> n
         extra["image_size"] = image_size
     if image_size is not None and name.startswith("maxvit_"):
         extra["input_size"] = (image_size, image_size)
-    try:
-        model = build(num_classes=num_classes, **extra)
-    except (Exception, SystemExit) as error:
-        size, hint = "", "run again with --debug to see where"
-        if image_size is not None:
-            size, hint = f" for images of {image_size}x{image_size} pixels", "try another size"
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UnsupportedError(f"`{name}` cannot be built{size}: {reason}", hint) from error
-    _redraw_loud_head(model, num_classes)
-    return model
+    return build(num_classes=num_classes, **extra)
 
 
 @torch.no_grad()

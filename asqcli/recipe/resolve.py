@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from asqcli.data.layout import DataTraits, data_traits
 from asqcli.errors import InputError, UsageError
-from asqcli.models.names import is_factory, made_for_small_images
+from asqcli.models.names import made_for_small_images
 from asqcli.recipe import load
 from asqcli.recipe.defaults import DEFAULT_DATA, PREPROCESSING, defaults
 from asqcli.recipe.schema import Recipe
@@ -151,7 +151,7 @@ def _official(draft: load.Draft, kind: str, measuring: bool) -> OfficialInput | 
     if all(key in draft.section(("data",)) for key in PREPROCESSING):
         return None
     model, wanted = draft.values.get("model"), draft.values.get("pretrained", "auto")
-    if not isinstance(model, str) or is_factory(model) or made_for_small_images(model) or not isinstance(wanted, str):
+    if not isinstance(model, str) or made_for_small_images(model) or not isinstance(wanted, str):
         return None
     from asqcli.models.official import official_input
 
@@ -191,8 +191,8 @@ def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | No
 
 
 def _classifier_traits(model: object) -> ClassifierTraits | None:
-    """Return the traits of a torchvision classifier, None for other models."""
-    if not isinstance(model, str) or is_factory(model) or made_for_small_images(model):
+    """Return the traits of a network of torchvision or timm, None for other models."""
+    if not isinstance(model, str) or made_for_small_images(model):
         return None
     from asqcli.models.meta import classifier_traits
 

@@ -214,7 +214,7 @@ class _Subject(Strict):
     """What is trained, on what. A base of its own so that it comes first in a written recipe."""
 
     model: Annotated[str, StringConstraints(min_length=1)] = Field(
-        description="as on the command line: a name, or your own `package.module:factory`"
+        description="as on the command line: a name, `timm:NAME`, or your own `package.module:factory`"
     )
     pretrained: Annotated[str, StringConstraints(min_length=1)] = Field(
         default="auto", description="as `--weights`: `auto`, `official`, `factory`, `none`, a file or a run folder"

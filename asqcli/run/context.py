@@ -64,7 +64,9 @@ def select_device(name: str | None) -> torch.device:
 
 def environment(context: RunContext) -> dict[str, Any]:
     """Return what a run ran on, for the record."""
-    packages = ("asqcli", "torch", "torchvision", "numpy", "pillow")
+    packages = ["asqcli", "torch", "torchvision", "numpy", "pillow"]
+    if "timm" in sys.modules:  # which few networks are made by
+        packages.append("timm")
     return {
         "command": list(context.command),
         "python": platform.python_version(),

@@ -16,7 +16,7 @@ from asqcli.data.samples import DataSet
 from asqcli.data.source import open_data
 from asqcli.data.splits import Preprocessing, Split
 from asqcli.errors import InputError, Interruption, UsageError
-from asqcli.models.names import is_factory
+from asqcli.models.names import name_for_files
 from asqcli.nn.survey import require_logits, require_quantizable, survey
 from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.layers import resolve_layers
@@ -173,7 +173,7 @@ def _interruptible(folder: RunFolder, context: RunContext, work: Callable[[], di
 
 
 def _run_name(recipe: Recipe) -> str:
-    model = recipe.model.rpartition(":")[2] if is_factory(recipe.model) else recipe.model
+    model = name_for_files(recipe.model)
     if not recipe.quantized:
         return f"{model}-float"
     w, a = (getattr(s, "bits", "float") for s in (recipe.weights, recipe.activations))

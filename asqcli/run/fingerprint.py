@@ -107,7 +107,7 @@ def require_same_network(model: nn.Module, expected: Fingerprint | None, data: D
         )
     raise InputError(
         f"the network `{name}` is not the one that was trained into `{source}`: {found}",
-        "another version of PyTorch or torchvision may build it otherwise; environment.json tells which the run had",
+        "other versions of PyTorch, torchvision, timm may build it otherwise; environment.json tells which the run had",
     )
 
 

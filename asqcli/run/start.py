@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from asqcli.artifact.file import is_artifact
 from asqcli.errors import InputError, MachineError, UsageError, some_of
 from asqcli.models.input_transform import missing_transform
-from asqcli.models.names import is_factory
-from asqcli.models.official import as_official, fetch_official, official_weights_meant, require_official
+from asqcli.models.names import is_factory, is_timm
+from asqcli.models.official import as_official, fetch_official, official_input, official_weights_meant, require_official
 from asqcli.models.state import versions_in, with_versions
 from asqcli.models.stored.layout import read_weights
 from asqcli.models.weights import LoadReport, load_weights
@@ -97,7 +97,9 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
         if not from_file:
             state = as_official(recipe.model, state)
     report = load_weights(model, state, source=name, head=lambda: find_head(model, _example(recipe)), about=about)
-    caveat = missing_transform(model, recipe.model, recipe.data.mean) if from_file else None
+    caveat = None
+    if from_file:
+        caveat = missing_transform(model, recipe.model, recipe.data.mean) or _of_other_colours(recipe)
     new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
     return Start(model, name, True, new_head, tuple(_notes(name, classes, report, caveat)), caveat)
 
@@ -153,6 +155,15 @@ def _notes(name: str, classes: int, report: LoadReport, caveat: str | None) -> I
         yield f"left out, as only training would run them: {', '.join(report.left_out)}"
     if caveat is not None:
         yield f"note: {caveat}"
+
+
+def _of_other_colours(recipe: Recipe) -> str | None:
+    """Return in words that timm's own weights of the network want images of another mean and deviation."""
+    wanted = official_input(recipe.model, "official") if is_timm(recipe.model) else None
+    if wanted is None or all(list(getattr(recipe.data, key)) == wanted.values[key] for key in ("mean", "std")):
+        return None
+    settings = " ".join(f"--set data.{key}={wanted.values[key]}".replace(", ", ",") for key in ("mean", "std"))
+    return f"weights that were made from timm's own of `{recipe.model}` want {settings}"
 
 
 def _float_state(checkpoint: Checkpoint, model: nn.Module) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from asqcli.bench.peers import PEERS, Float, NoPeer, build_peers, float_network
+from asqcli.models import timm_networks
 from asqcli.models.registry import build_model
 from asqcli.overhead.count import count_network
 
@@ -95,3 +96,9 @@ def test_the_float_network_is_that_of_the_file(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     model = float_network("shop:net", "bench_shop:net", classes=4, image_size=8, multiply_adds=36 * 108)
     assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 4)
+
+
+def test_a_network_of_timm_without_timm(monkeypatch):
+    monkeypatch.setattr(timm_networks, "find_spec", lambda _: None)
+    with pytest.raises(NoPeer, match=r"needs the package timm: pip install 'asqcli\[timm\]'"):
+        float_network("timm:test_resnet", None, classes=10, image_size=32, multiply_adds=1)

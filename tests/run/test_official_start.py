@@ -1,7 +1,10 @@
-"""What a run starts from: torchvision's own weights, as torchvision has them, and in whatever opens the run."""
+"""What a run starts from: the weights of torchvision and timm, as these have them, and in whatever opens the run."""
 
+import huggingface_hub
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torchvision import models
 
 from asqcli.models.official import official_weights
@@ -12,7 +15,7 @@ from asqcli.run.restore import restore_model
 from asqcli.run.start import start_model
 from asqcli.run.teacher import load_teacher, save_teacher
 from asqcli.train.progress import Progress
-from tests.official_files import put_into_cache
+from tests.official_files import put_into_cache, put_timm_into_cache
 
 pytestmark = pytest.mark.slow
 
@@ -74,3 +77,28 @@ def test_what_comes_with_official_weights_stays_with_a_run(home):
     assert not other.model.transform_input and "note: `googlenet` is built with `transform_input=False`" in told
     half = [f"data.{key}=[0.5,0.5,0.5]" for key in ("mean", "std")]
     assert started("googlenet", own, *half)[0].caveat is None
+
+
+def test_weights_of_timm_answer_as_in_timm(home, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home / "hub"))
+    state = put_timm_into_cache("test_resnet", home / "hub")
+    theirs = timm.create_model("test_resnet")
+    theirs.load_state_dict(state)
+    x = torch.randn(1, 3, 96, 96)
+    for wanted in ("auto", "official"):
+        start, recipe, told = started("timm:test_resnet", wanted)
+        with torch.no_grad():
+            assert torch.equal(start.model.eval()(x), theirs.eval()(x))
+        assert not start.warm_up and "weights: timm test_resnet.r160_in1k" in told
+        assert recipe.data.mean == (0.5, 0.5, 0.5)
+    start, _, told = started("timm:test_resnet", "official", classes=3)
+    assert start.warm_up and "a new head for 3 (fc.bias, fc.weight)" in told
+
+
+def test_a_file_for_timm_tells_which_colours_its_own_weights_want(tmp_path):
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "own.safetensors")
+    _, _, told = started("timm:test_resnet", tmp_path / "own.safetensors", "data.mean=[0.4,0.4,0.4]")
+    half = "--set data.mean=[0.5,0.5,0.5] --set data.std=[0.5,0.5,0.5]"
+    assert f"note: weights that were made from timm's own of `timm:test_resnet` want {half}" in told
+    plain = [f"data.{key}=[0.5,0.5,0.5]" for key in ("mean", "std")]
+    assert started("timm:test_resnet", tmp_path / "own.safetensors", *plain)[0].caveat is None
