@@ -13,6 +13,8 @@ from asqcli.errors import UnsupportedError
 from asqcli.nn.forward import shown
 from asqcli.user_code import guest
 
+# Fewer channels than oneDNN takes at once, with AVX-512 and so with all others.
+ONEDNN_BLOCK = 16
 # What others call the logits among several outputs: torchvision's GoogLeNet and Inception, and its segmentation models.
 LOGITS = ("logits", "out")
 
@@ -27,7 +29,21 @@ def forward_in_training(model: nn.Module, images: Tensor) -> object:
         f"the network fails in training on a batch of shape {tuple(images.shape)}:",
         "batch norm needs more than one value of a channel: try a larger `--batch-size` or image",
     ):
-        return model(images)
+        return model(images.contiguous() if any(map(_overruns, model.modules())) else images)
+
+
+def _overruns(module: nn.Module) -> bool:
+    """Does PyTorch's oneDNN write beyond its memory in a layer's backward, or give wrong gradients?
+
+    As of version 2.14 it does in 1x1 convolutions with a stride on few channels that are stored last:
+    https://github.com/uxlfoundation/oneDNN/issues/6035. Images in the usual order keep all values in it.
+    """
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels // module.groups < ONEDNN_BLOCK
+    )
 
 
 def logits_in_training(model: nn.Module, images: Tensor, classes: int) -> Tensor:

@@ -64,3 +64,31 @@ def test_gradients_that_cannot_be_computed_are_the_networks_fault():
     loss = logits_in_training(Returns(overwrite), torch.randn(4, 3), 5).sum()
     with pytest.raises(UnsupportedError, match="gradients cannot be computed: RuntimeError: one of the variables"):
         backward_in_training(loss)
+
+
+class Seen(nn.Module):
+    """A convolution, and whether its input was stored with channels last."""
+
+    def __init__(self, *shape, **others):
+        super().__init__()
+        self.layer = nn.Conv2d(*shape, **others)
+
+    def forward(self, x):
+        self.channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        return self.layer(x).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels_last"),
+    [(Seen(3, 5, 1, stride=2), False), (Seen(3, 5, 1), True), (Seen(3, 5, 3, stride=2), True)],
+)
+def test_layers_that_onednn_overruns_do_not_get_channels_last(layer, channels_last):
+    images = torch.randn(2, 3, 9, 9).to(memory_format=torch.channels_last)
+    backward_in_training(logits_in_training(layer, images, 5).square().sum())
+    assert layer.channels_last == channels_last
+    x = images.double()[:, :, :: layer.layer.stride[0], :: layer.layer.stride[0]]
+    if layer.layer.kernel_size == (1, 1):  # by hand: logits are products with the images' means
+        means = x.mean((2, 3))
+        logits = means @ layer.layer.weight.double().flatten(1).T + layer.layer.bias.double()
+        expected = (2 * logits).T @ means
+        assert torch.allclose(layer.layer.weight.grad.flatten(1).double(), expected, rtol=1e-5, atol=1e-6)
