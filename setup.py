@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 CSRC = Path("asqcli/engine/csrc")
-EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # such as sanitizers
+EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # sanitizers, for example
 COMMON = ["-O3", "-fno-wrapv", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
 X86 = {
     "kernel_avx2.c": ["-mavx2", "-fno-tree-pre"],

@@ -17,8 +17,8 @@ from asqcli.errors import AsqError, InputError, first_line, printable, quoted
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
-LARGEST_PIXELS = 2**26  # of a resized image: 256 MiB
-FULL_RANGE_FORMATS = ("PNG", "PPM")  # what these open in mode I has 16 bits, whatever the largest value in the file
+LARGEST_PIXELS = 2**26  # pixels of a resized image: 256 MiB
+FULL_RANGE_FORMATS = ("PNG", "PPM")  # images of these in mode I have 16 bits, whatever the largest value in the file
 TIFF_BITS, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags, and a value of the second
 
 FilePath = str | os.PathLike[str]

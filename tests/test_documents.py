@@ -84,7 +84,7 @@ def run_shell(text: str, folder: Path) -> str:
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m asqcli "$@"\n', encoding="utf-8")
     command.chmod(0o755)
     paths = {"PATH": f"{command.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    one_thread = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # what is shown was printed by a CPU
+    one_thread = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # the outputs shown were printed by a CPU
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", text],
         cwd=folder,

@@ -8,7 +8,7 @@ EXACT_FLOAT32 = 2**24  # whole numbers below it are exact in float32, and so are
 
 ADAPTER_LANES = 8  # partial sums of an adapter's products
 PAPER_SMALLEST_BETA = 1e-8  # where the paper's form of the adapter is clamped
-SIXTH = 1 / 6  # of the hard gates; rounded to float32 where it is used
+SIXTH = 1 / 6  # factor of the hard gates; rounded to float32 where it is used
 
 # exp(-y) = 2^-k * exp(r) with r = k * ln 2 - y: ln 2 in two parts, the first of 32 bits, so that k * LN2_HIGH is exact.
 LOG2_E = 1.4426950408889634

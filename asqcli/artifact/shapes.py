@@ -15,11 +15,11 @@ from asqcli.errors import InputError
 
 LARGEST_VALUE = 2**24  # numbers in one value of one sample: 64 MiB
 LARGEST_LIVE = 2**25  # numbers in all values that must be held at one time
-LARGEST_COST = 2**37  # of one sample: four seconds of one core, mostly one or two
+LARGEST_COST = 2**37  # cost of one sample: four seconds of one core, mostly one or two
 
 # Costs are in multiply-adds of a matrix product in float32, about 0.03 ns of a core.
-ELEMENTWISE_COST = 32  # of an operation on one number
-CALL_COST = 2**18  # of an operation on arrays, however small
+ELEMENTWISE_COST = 32  # cost of an operation on one number
+CALL_COST = 2**18  # cost of an operation on arrays, however small
 
 
 @dataclass(frozen=True)

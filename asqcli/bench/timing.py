@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-TURN_SECONDS = 0.1  # of a candidate's runs in one round: long beside a scheduler's slice, short beside a round
+TURN_SECONDS = 0.1  # time of a candidate's runs in one round: long beside a scheduler's slice, short beside a round
 PAUSE_SECONDS = 0.01  # before a turn: threads of other engines spin for a while when their work is done
 WARM_UP_RUNS = 3
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 25
@@ -42,8 +42,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class _Turn:
-    seconds: tuple[float, ...]  # of each run
-    cpu_seconds: float  # of all together
+    seconds: tuple[float, ...]  # one for each run
+    cpu_seconds: float  # all runs together
 
 
 def alternate(

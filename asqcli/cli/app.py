@@ -79,7 +79,7 @@ def run() -> int:
     try:
         _require_current_folder()
         code = app(standalone_mode=False)
-        sys.stdout.flush()  # what cannot be written is told here, not by the interpreter at its end
+        sys.stdout.flush()  # a failure to write is told here, not by the interpreter at its end
     except AsqError as error:
         return _fail(error.exit_code, error.message, error.hint, has_results=error.has_results)
     except ParserError as error:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asqcli.engine.verify import Verification
 
 SPECIFICATION = "shift-lut"
-SPECIFICATION_IMAGES = 100  # of a data set that the slow kernel is run on
+SPECIFICATION_IMAGES = 100  # images of a data set that the slow kernel is run on
 
 
 def infer(
@@ -103,7 +103,7 @@ def infer(
         message = f"{len(unreadable)} of {len(predictions)} images cannot be read: {some_of(unreadable)}"
         document["error"] = {"code": "input", "message": message, "hint": None}
     _show(document, json_)
-    if unreadable:  # what could be read is shown all the same, in the one document that a script expects
+    if unreadable:  # all that could be read is shown, in the one document that a script expects
         raise PartlyUnreadable(message)
     if verification is not None and not verification.exact:
         raise CheckFailed(_difference(verification))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asqcli.run.context import RunContext
     from asqcli.train.profile import StepProfile
 
-SHOWN_KEYS = 8  # of those that differ
+SHOWN_KEYS = 8  # keys that differ
 
 
 def quantize(

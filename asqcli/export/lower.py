@@ -19,7 +19,7 @@ from asqcli.export.integers import TensorStore
 from asqcli.export.operations import HANDLERS, SUPPORTED, TAKES_STACKS, lacking
 from asqcli.nn.record import INPUT, Operation, Record, is_getter, map_tensors, storage_of, tensors_in
 
-STALE = Unread("it reads a part of a tensor that was changed in place since")  # of a view
+STALE = Unread("it reads a part of a tensor that was changed in place since")  # for a view
 # Methods that tell of a tensor what does not depend on its numbers, or tell it to people, as getters of properties do.
 _TELL_NO_VALUES = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "get_device", "len",

@@ -19,7 +19,7 @@ from asqcli.probes import probe_inputs
 
 # ONNX leaves the order of sums and the last bits of Exp to the runtime. About one number in 10^8 is then rounded
 # otherwise, and can move a code of 2 to 8 bits: a few steps in one of very many values.
-ONNX_TOLERANCE = 2e-2  # of the range of the logits
+ONNX_TOLERANCE = 2e-2  # share of the range of the logits
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision import models
 
 _KEY = "transform_input"
-SCALED_MEAN = 0.5  # of each channel of the images, once they are scaled
+SCALED_MEAN = 0.5  # mean of each channel of the images, once they are scaled
 TRANSFORMED = {_KEY: True}  # extra state of a network that scales its input
 
 

@@ -20,9 +20,9 @@ SIZE_STEP, LARGEST_TRIED = 32, 256  # pixels
 # By which weights get their first values, of which there are none here; the meta device takes its time over them.
 INITIALISE = frozenset(
     {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_}
-    | {Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_}  # of `trunc_normal_`
+    | {Tensor.erfinv_, Tensor.mul_, Tensor.add_, Tensor.clamp_}  # steps of `trunc_normal_`
 )
-# What networks normalise with, or derive from.
+# Layers that networks normalise with, or derive from.
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 

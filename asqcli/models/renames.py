@@ -18,7 +18,7 @@ _RENAMES = (
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1(?=\.|$)"), r"\1.0"),  # vision transformers
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2(?=\.|$)"), r"\1.3"),
 )
-AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")  # of GoogLeNet, of Inception
+AUXILIARY_HEADS = ("aux1", "aux2", "AuxLogits")  # GoogLeNet's, Inception's
 
 
 def as_named_now(own: Container[str], state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -63,7 +63,7 @@ def adopt_versions(model: nn.Module, state: Mapping[str, Any]) -> None:
     """
     stored, own = versions_in(state), versions_in(model.state_dict())
     if any(stored.get(name, version) != version for name, version in own.items()):
-        with contextlib.suppress(RuntimeError):  # of another shape, missing: whoever loads in earnest tells that
+        with contextlib.suppress(RuntimeError):  # another shape, missing: whoever loads in earnest tells that
             model.load_state_dict(with_versions(state, stored), strict=False)
 
 

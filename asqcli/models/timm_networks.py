@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
 PROBE_TIMEOUT_S = 5
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of the weights, where they have no name of their own
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # weights that have no name of their own
 
 
 def require_timm_network(name: str) -> None:
@@ -149,6 +149,6 @@ def _answers(hub_id: str) -> bool:
         get_hf_file_metadata(hf_hub_url(hub_id, HUB_FILES[0]), timeout=PROBE_TIMEOUT_S)
     except HfHubHTTPError:  # an answer as well: timm looks for other files then
         return True
-    except Exception:  # of whatever library it reads web pages by
+    except Exception:  # by whatever library it reads web pages
         return False
     return True

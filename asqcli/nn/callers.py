@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# What the layers that can have twins call, and these layers.
+# Functions that layers which can have twins call, and these layers.
 LAYER_FUNCTIONS = (F.conv2d, F.linear, F.batch_norm)
 _LAYERS = (nn.Conv2d, nn.Linear, _BatchNorm)
 

@@ -56,7 +56,7 @@ def _put_in(model: nn.Module, specs: list[LayerSpec], example: Tensor, undo: Exi
     before = record_or_refuse(model, example)
     twins = _twins(model, specs, executions(before))
     # By identity, and not through named_children, which names a shared module once: each name gets the same new module.
-    # What has a twin keeps its children, and the twin gets theirs.
+    # A module that has a twin keeps its children, and the twin gets theirs.
     for parent in [*(module for module in model.modules() if module not in twins), *twins.values()]:
         for name, child in parent._modules.items():
             if child in twins:

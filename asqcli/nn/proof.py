@@ -20,7 +20,7 @@ PRODUCTS = (
     "matmul", "rmatmul", "mm", "bmm", "mv", "dot", "vdot", "inner", "outer", "addmm", "addbmm", "baddbmm", "addmv",
     "einsum", "tensordot", "linalg_multi_dot", "scaled_dot_product_attention", "multi_head_attention_forward",
 )  # fmt: skip
-_SHARED = ("weight", "bias", "running_mean", "running_var")  # what a layer and its twin compute with
+_SHARED = ("weight", "bias", "running_mean", "running_var")  # tensors that a layer and its twin compute with
 _CALL_BY_NAME = "hold layers in nn.ModuleList or nn.ModuleDict, and call a layer by its attribute each time"
 
 

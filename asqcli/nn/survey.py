@@ -32,7 +32,7 @@ UNSUPPORTED = (
     nn.MultiheadAttention,
     nn.Bilinear,
 )
-# What computes a weight before each call, and what makes the result a parameter again.
+# Functions that compute a weight before each call, and those that make the result a parameter again.
 NORMALISED = ((WeightNorm, "remove_weight_norm"), (SpectralNorm, "remove_spectral_norm"))
 SCRIPTED = re.compile(r"aten::(_?conv|linear|addmm|matmul|mm|bmm|einsum)")
 
@@ -106,7 +106,7 @@ def survey(model: nn.Module, example: Tensor, *, size_option: str = "--set data.
         ) from error
     names: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, QUANTIZABLE)}
     runs = {module: own for module, own in executions(run).items() if module in names}
-    for call in calls.calls:  # of a kind of its own, which may have made its product in another way
+    for call in calls.calls:  # a layer of a kind of its own, which may have made its product in another way
         if call.module in names and is_derived(call.module):
             runs.setdefault(call.module, [])
     layers = tuple(_describe(names[module], module, own) for module, own in runs.items())

@@ -225,7 +225,7 @@ def _refusal(model: nn.Module, seen: Survey, example: Tensor) -> str | None:
     specs = [LayerSpec(name=layer.name, kind=layer.kind, weights=None, activations=None) for layer in derived]
     try:
         refuse_unsupported(model)
-        if specs:  # of what torch's own classes do nothing need be found out
+        if specs:  # layers of torch's own classes need no look
             with prepared(model, specs, example):
                 pass
     except UnsupportedError as error:

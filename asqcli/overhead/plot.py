@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = Mapping[str, Any]  # of the command's JSON: one bit-width
+Row = Mapping[str, Any]  # one bit-width in the command's JSON
 
 COLOURS = {"published": "#9a9a9a", "stored": "#d1652c", "compute": "#3b75af"}
 BAR_WIDTH = 0.38

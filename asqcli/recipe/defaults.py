@@ -17,7 +17,7 @@ DEFAULT_BITS = 4
 
 RESIZE_RATIO = 256 / 224  # the usual margin of the centre crop
 
-# What decides how fast it can be trained. Deep ones are torchvision's: most shrink images of 32 pixels to a single one.
+# Kinds of networks by how fast they can be trained. Deep ones are of libraries: most shrink 32 pixels to a single one.
 Network = Literal["usual", "deep", "without norms"]
 
 
@@ -55,7 +55,7 @@ _BY_KIND = {
     "small": Schedule(30, 128, Rate(0.01), 30, Rate(0.05), 8, Rate(0.01), "shift_flip"),
     "large": Schedule(30, 64, Rate(0.01), 30, Rate(0.05), 8, Rate(0.01), "resized_crop"),
 }
-HEAD_RATE = 10.0  # of a new head beside weights that were trained
+HEAD_RATE = 10.0  # rate of a new head beside weights that were trained, in units of theirs
 
 RAMP_STEPS = 25  # about an epoch of the digits
 ADAMW = Rate(5e-4, "adamw", RAMP_STEPS)

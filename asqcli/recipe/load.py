@@ -141,13 +141,13 @@ class StrictLoader(yaml.SafeLoader):
             value = super().construct_object(node, deep)
             if isinstance(value, int) and value.bit_length() > LARGEST_INT_BITS:
                 raise ValueError
-        except (ValueError, ArithmeticError, LookupError, AttributeError) as error:  # of 2001-99-99, `!!bool maybe`, ..
+        except (ValueError, ArithmeticError, LookupError, AttributeError) as error:  # from 2001-99-99, `!!bool maybe`
             problem = f"{reprlib.repr(node.value)} cannot be read as `{node.tag.rpartition(':')[2]}`"
             raise ConstructorError(None, None, problem, node.start_mark) from error
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # Of `!!map [a]` it is none, whatever its type says.
+        # `!!map [a]` is no mapping, whatever its type says.
         mapping = isinstance(node, yaml.MappingNode)  # pyright: ignore[reportUnnecessaryIsInstance]
         pairs = node.value if mapping else []
         keys = [self.construct_object(key, deep=deep) for key, _ in pairs]

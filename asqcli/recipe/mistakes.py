@@ -99,7 +99,7 @@ def mistake_in_words(error: ErrorDetails, source: Source, *, inside: Keys = ()) 
     if kind in _TYPES:
         return f"`{key}` is `{given}`{where}, it must be {_TYPES[kind]}", None
     reason = error["msg"].removeprefix("Value error, ")
-    if isinstance(given, dict):  # what is wrong is how its keys go together
+    if isinstance(given, dict):  # its keys do not go together
         return f"`{key}`{where}: {reason}" if key else reason, None
     return f"`{key}` is `{given}`{where}, {reason}", None
 

@@ -17,7 +17,7 @@ from asqcli.strict import Strict
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-LARGEST_RATE = 1e30  # of what float32 can hold
+LARGEST_RATE = 1e30  # far beyond any use, and float32 holds it
 
 # With the bounds of the exported file, so that what was trained can be exported.
 Means = tuple[Mean, Mean, Mean]

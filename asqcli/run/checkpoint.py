@@ -69,7 +69,7 @@ Count = Annotated[int, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-UNKNOWN: Any = None  # of every type, and so allowed nowhere else
+UNKNOWN: Any = None  # a value of every type, and so allowed nowhere else
 
 
 class _Facts(Strict):

@@ -27,7 +27,7 @@ from asqcli.recipe.schema import Data
 # float products depend on the order of their sums, and behind them a code may flip.
 TOLERANCES = {"exact": 0.0, "float": 1e-4, "mixed": 2e-2}
 
-PREFIX = "fingerprint/"  # of its name among the tensors of a file
+PREFIX = "fingerprint/"  # start of its name among the tensors of a file
 
 # Functions that are exact, by the last part of their names. Those that evaluation has in fixed arithmetic are not seen.
 _EXACT = frozenset(

@@ -64,10 +64,10 @@ class Run:
             return self._training_images(count, Stream.BATCH_NORM)
 
         self.norms = NormStatistics(self.model, recipe.train, batches, context.reporter)
-        self.specs: list[LayerSpec] = []  # of the network as it stands: empty while it is float
+        self.specs: list[LayerSpec] = []  # the network's as it stands: empty while it is float
         self.started = time.perf_counter()
         self.phase: Phase | None = None  # the latest
-        self.last_epoch: dict[str, Any] | None = None  # of it, where one was trained here
+        self.last_epoch: dict[str, Any] | None = None  # the phase's, where one was trained here
 
     def fresh(self, start: Start, specs: list[LayerSpec]) -> dict[str, Any]:
         """Run everything; return the result."""

@@ -14,7 +14,7 @@ from asqcli.nn.prepare import prepared
 from asqcli.nn.proof import float_products
 from asqcli.quant.spec import LayerSpec
 
-LARGE_ADAPTER_SHARE = 0.1  # of the exported file
+LARGE_ADAPTER_SHARE = 0.1  # share of the exported file
 SMALL_HIDDEN = 8  # the recipe of MobileNet-V2 has it
 
 
@@ -36,7 +36,7 @@ def findings(model: nn.Module, specs: list[LayerSpec], example: Tensor, classes:
     except UnsupportedError as error:
         yield f"what is trained here cannot be exported: {error.message}"
         return
-    except Exception as error:  # what goes wrong in a trial may well go right in a run
+    except Exception as error:  # a trial may fail where a run will not
         yield f"whether this can be exported was not found out: {type(error).__name__}: {first_line(error)}"
         return
     if adapters > LARGE_ADAPTER_SHARE * size:

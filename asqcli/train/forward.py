@@ -15,7 +15,7 @@ from asqcli.user_code import guest
 
 # Fewer channels than oneDNN takes at once, with AVX-512 and so with all others.
 ONEDNN_BLOCK = 16
-# What others call the logits among several outputs: torchvision's GoogLeNet and Inception, and its segmentation models.
+# Names of the logits among several outputs: in torchvision's GoogLeNet and Inception, and its segmentation models.
 LOGITS = ("logits", "out")
 
 

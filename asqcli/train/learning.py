@@ -13,8 +13,8 @@ from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import evaluating
 
 FEWEST_STEPS = 100  # before a network that still guesses is given up
-STUCK = 0.99  # of the loss of guessing
-DEVIATIONS = 4  # of a share that was counted over few images
+STUCK = 0.99  # share of the loss of guessing
+DEVIATIONS = 4  # standard deviations of a share that was counted over few images
 GAP = 10.0  # points of top-1 between training and evaluation that call for an explanation
 SAMPLED_IMAGES = 512
 COSTLY = 3.0  # points of top-1 that quantization may take before that is told

@@ -13,11 +13,11 @@ from asqcli.quant.adapter import Adapter
 DECAYED = (nn.Conv2d, nn.Linear)
 SECOND_MOMENT_DECAY = 0.99  # a phase may have 100 steps: PyTorch's 0.999 would remember the first gradients in the last
 
-RATE = "rate"  # of a parameter group, in units of the phase's learning rate
+RATE = "rate"  # a parameter group's, in units of the phase's learning rate
 
-# Of a parameter's state, what counts updates; all else has the shape of the parameter.
+# The counter of updates in a parameter's state; all else there has the shape of the parameter.
 UPDATES = "step"
-KEPT = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", UPDATES}}  # of each parameter
+KEPT = {"sgd": {"momentum_buffer"}, "adamw": {"exp_avg", "exp_avg_sq", UPDATES}}  # state of each parameter
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

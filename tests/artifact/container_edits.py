@@ -131,7 +131,7 @@ def break_header(parts: Parts, rng) -> None:
     parts.header_texts.append(rng.choice(edits))
 
 
-# What the tensors hold
+# Numbers in the tensors
 
 
 def fill_tensor(parts: Parts, rng) -> None:

@@ -33,7 +33,7 @@ from asqcli.cli import app
 from asqcli.engine import predict, session  # noqa: F401  loaded once, before the forks
 
 LARGEST_PEAK = 2**30
-GUARD_BYTES = 2**32  # of address space: a mutant cannot take the machine down
+GUARD_BYTES = 2**32  # address space: a mutant cannot take the machine down
 GUARD_SECONDS = 100
 SLOW_KERNEL_MULTIPLY_ADDS = 2**26  # the kernel shift-lut is run on networks up to here
 

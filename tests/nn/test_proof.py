@@ -79,7 +79,7 @@ def test_ways_past_a_quantized_layer_are_refused_and_leave_the_network_float(way
     function, reason = WAYS_PAST[way]
     net = with_between(function)
     with torch.no_grad():
-        net(X)  # what is cached in the first run
+        net(X)  # the first run caches
         expected = net(X)
         with pytest.raises(UnsupportedError, match=reason):
             quantize_module(net, [X])

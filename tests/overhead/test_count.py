@@ -178,7 +178,7 @@ def test_all_torchvision_classifiers_against_their_metadata():
     """`num_params` to the last one, `_ops` (10^9 multiply-adds, three decimals) to all its digits."""
     with torch.device("meta"):
         with_heads = models.inception_v3(weights=None, init_weights=False)
-    # Of the two networks with auxiliary heads, googlenet's metadata leave them out already.
+    # GoogLeNet's metadata leave its auxiliary heads out already, Inception's do not.
     auxiliary = {"inception_v3": sum(p.numel() for p in with_heads.AuxLogits.parameters())}
     wrong = {}
     for name in torchvision_classifiers():

@@ -174,7 +174,7 @@ class Node(Strict):
 
 
 if TYPE_CHECKING:
-    MixedIn = Node  # what kinds have in common is always mixed into one
+    MixedIn = Node  # traits that kinds have in common are always mixed into one
 else:
     MixedIn = object
 

@@ -32,7 +32,7 @@ LARGEST_LEVEL = 128
 UNPACKED_AT_ONCE = 2**16  # codes, a multiple of 8: they begin at a whole byte
 
 NARROW_PRODUCT = 64  # columns: a matrix product with fewer takes as long
-DOUBLE_COST = 2  # of a multiply-add in double, in those in float32
+DOUBLE_COST = 2  # cost of a multiply-add in double, in those in float32
 PRODUCTS_AT_ONCE = 2**24  # numbers that an engine copies before a matrix product
 SHORT_RUN = 4  # elementwise operations on copying a number that has few neighbours
 QUANTIZE_PASSES = 4  # elementwise operations for each number quantized

@@ -13,7 +13,7 @@ from asqcli.cli.console import stdout
 from asqcli.cli.streams import showable
 from asqcli.errors import printable
 
-LARGE_BYTES = 100e6  # of a float network, from which on sizes are told in MB
+LARGE_BYTES = 100e6  # size of a float network from which on sizes are told in MB
 
 
 def print_tables(document: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ typedef struct {
 typedef struct {
     Signal barrier, started;
     atomic_int arrived, sleeps; /* at the barrier; how often a thread slept there in this image */
-    int kernel, count, threads; /* of the image that is run now; a kernel of -1 tells the threads to exit */
+    int kernel, count, threads; /* the image's that is run now; a kernel of -1 tells the threads to exit */
     const void *ops;
 } Team;
 

@@ -56,11 +56,11 @@ typedef struct {
     int shared;                   /* taps of a column of a window, if it has three and its neighbours share them; or 0 */
     ptrdiff_t across, down;       /* bytes from the codes of an output to those of its neighbours */
     float *output;                /* first output of the group */
-    double *row_sums;             /* of the output, or null */
-    const float *residual;        /* of the layout of `output`, or null */
-    Epilogue epilogue;            /* of the group */
+    double *row_sums;             /* the output's, or null */
+    const float *residual;        /* laid out as `output`, or null */
+    Epilogue epilogue;            /* the group's */
     int out_w;
-    int outputs;                  /* of the group */
+    int outputs;                  /* the group's */
     int out_stride;               /* floats from a pixel of the output to the next; 0: none is kept */
     int sums_stride;              /* numbers from the sums of a row to those of the next */
     int winograd;                 /* 1 or 2 dimensions of winograd.h, or 0; then `codes` are the transformed ones, */
@@ -117,7 +117,7 @@ typedef struct {
     float step_size;
     int32_t as_printed;           /* from codes back to values by step_size, though the adapter made another */
     Adapter adapter;
-    int32_t layout;               /* of the codes; with LAYOUT_PLANES x is [channels][height][width] */
+    int32_t layout;               /* the codes'; with LAYOUT_PLANES x is [channels][height][width] */
     int32_t group_stride;         /* LAYOUT_PIXELS: bytes from the codes of a group to those of the next */
     uint8_t *codes;               /* scratch: the padded image, and BLOCK * DEPTH bytes that may be read */
     int32_t winograd;             /* 1 or 2 dimensions of winograd.h, or 0 */
@@ -125,7 +125,7 @@ typedef struct {
     uint8_t *transformed;         /* scratch: those codes */
 
     /* From codes to accumulators. */
-    int32_t taps;                 /* of a window */
+    int32_t taps;                 /* positions of a window */
     int32_t int16_taps;           /* taps whose pair sums fit in int16 before they must be widened; 0: none */
     const int32_t *offset;        /* [taps] */
     const int8_t *packed, *next;  /* next: those of the next convolution, or null */
@@ -138,7 +138,7 @@ typedef struct {
     int32_t raw;                  /* write the accumulators themselves, for whoever checks them */
     const float *bias;
     EpilogueTail tail;
-    Pool pool;                    /* of the values, or out_h 0 */
+    Pool pool;                    /* the values', or out_h 0 */
 
     /* A convolution that is recomputed where its values are read has no `out`, only row sums and scratch,
        [threads][4 rows][out_w][BLOCK], which is not shorter than `outputs` for each thread. */
@@ -181,9 +181,9 @@ typedef struct Op {
     int32_t kind;                 /* OP_CONV .. */
     const float *x;
     float *out;
-    double *row_sums;             /* of the output, or null: OP_CONV and steps by numbers; OP_ROW_SUMS: the result */
-    int32_t height, width, channels; /* of x */
-    int32_t out_h, out_w, outputs;   /* of out, before the pool of an OP_CONV */
+    double *row_sums;             /* the output's, or null: OP_CONV and steps by numbers; OP_ROW_SUMS: the result */
+    int32_t height, width, channels; /* x's */
+    int32_t out_h, out_w, outputs;   /* out's, before the pool of an OP_CONV */
     union {                       /* that of the kind; OP_ROW_SUMS has none */
         ConvOp conv;
         ElementwiseOp elementwise;

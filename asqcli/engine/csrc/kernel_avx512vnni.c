@@ -11,7 +11,7 @@
 #include "epilogue.h"
 #include "kernel.h"
 
-enum { MOST_PIXELS = 16 /* of a tile */, MOST_WEIGHTS_BY_ROWS = 16384 /* bytes */ };
+enum { MOST_PIXELS = 16 /* pixels of a tile */, MOST_WEIGHTS_BY_ROWS = 16384 /* bytes */ };
 
 static int supported(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

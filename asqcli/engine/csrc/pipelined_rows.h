@@ -15,7 +15,7 @@ typedef struct {
     const Epilogue *epilogue;
     const int32_t *offset;
     ptrdiff_t across, out_stride;
-    int rounds;                   /* of a row; what is left is for others */
+    int rounds;                   /* rounds of a row; pixels left over are for others */
 } Rows;
 
 /* Do the whole rounds of a row in the block that begins with the output `first`. */
@@ -28,9 +28,9 @@ typedef struct {
     Sums weights[MOST_PIPELINED_TAPS];
     ptrdiff_t tap[MOST_PIPELINED_TAPS]; /* from `codes` to a tap of the pixel that has come to it */
     __m512 scale, g, b, low, high;
-    const uint8_t *codes;         /* of the pixel that is begun in this step */
+    const uint8_t *codes;         /* the pixel that is begun in this step */
     ptrdiff_t across;
-    float *out;                   /* of the pixel that is stored next */
+    float *out;                   /* the pixel that is stored next */
     ptrdiff_t out_stride;
     RowSums row;
     Sums sum[ROUND];

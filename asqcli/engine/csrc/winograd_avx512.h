@@ -5,7 +5,7 @@
 #define ASQ_WINOGRAD_AVX512_H
 
 enum { MOST_TRANSFORMS = 16, MOST_TILES = 2 /* whose outputs are finished together */ };
-typedef Sums Transformed[MOST_TRANSFORMS][2][MOST_PIXELS]; /* of a group of tiles of winograd.h: [transform][block][tile] */
+typedef Sums Transformed[MOST_TRANSFORMS][2][MOST_PIXELS]; /* a group of tiles of winograd.h: [transform][block][tile] */
 
 /* The sums of all transforms of COLUMNS tiles. */
 static inline __attribute__((always_inline)) void transform_tiles(const Conv *c, const uint8_t *codes, const int8_t *w,

@@ -29,7 +29,7 @@ from asqcli.engine.native.values import Values
 
 INT16_MAX = 2**15 - 1
 LARGE = 2**21  # bytes of values that do not stay in a core's second cache
-FEW_TAPS = 8  # of a window: products that take less time than to write their sum there and to read it
+FEW_TAPS = 8  # taps of a window, whose products take less time than to write their sum there and to read it
 
 Node = nodes.Conv | nodes.Linear
 
@@ -76,7 +76,7 @@ class Convolutions:
         """Add the step of a node with all that is fused with it."""
         layout = self.layout(node)
         self.layers.append((node, layout))
-        parts = 0 if layout.kind == LAYOUT_ROW_QUADS else layout.groups  # of the arrays over outputs
+        parts = 0 if layout.kind == LAYOUT_ROW_QUADS else layout.groups  # parts of the arrays over outputs
         op = self._op(node, step, layout, parts)
         if step.pool is not None:
             self._add_pool(op, step.pool, step.result)

@@ -94,7 +94,7 @@ class Copies:
         values = self.values
         channels, height, width = values.image(result)
         at, stride = self._view(source)
-        axis = {0: 2, 1: 0, 2: 1}[node.axis]  # of (C, H, W) among (rows, columns, channels)
+        axis = {0: 2, 1: 0, 2: 1}[node.axis]  # axes of (C, H, W) among (rows, columns, channels)
         at += node.start * stride[axis]
         stride = [step * (node.step if k == axis else 1) for k, step in enumerate(stride)]
         if result < len(values.nodes) and all(isinstance(values.nodes[k], COPIES) for k in values.consumers[result]):

@@ -161,7 +161,7 @@ class Layout:
             packed = [_pack_blocks(transform, groups=1) for transform in transforms]
             return np.stack(packed, axis=2)  # [group][block][transform]..
         if self.kind == LAYOUT_PLANES:
-            weights = weights.transpose(0, 3, 2, 1)  # what lies side by side comes first
+            weights = weights.transpose(0, 3, 2, 1)  # numbers that lie side by side come first
         elif self.row_is_contiguous:
             weights = weights.transpose(0, 3, 1, 2).reshape(self.outputs, -1, self.kernel[0], 1)
         return _pack_blocks(weights, self.groups)

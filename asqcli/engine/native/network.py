@@ -62,7 +62,7 @@ class NativeNetwork:
         return np.concatenate([run(self.plans[0], self.kernel_index, first), *(future.result() for future in futures)])
 
     def _run_observed(self, images: np.ndarray, observe: Observer) -> np.ndarray:
-        seen: list[list[tuple[Any, ...]]] = []  # of each image: (layer, codes, accumulators)
+        seen: list[list[tuple[Any, ...]]] = []  # each image's (layer, codes, accumulators)
         logits = []
         for image in images:
             seen.append([])

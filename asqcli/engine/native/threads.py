@@ -9,7 +9,7 @@ from threading import Thread
 
 from asqcli.engine.native.bindings import Op, library
 
-USUAL_SLEEPS = 2  # of a team, in an image: the first barrier waits for threads that have slept
+USUAL_SLEEPS = 2  # sleeps of a team in an image: the first barrier waits for threads that have slept
 MOST_ALONE = 256  # images
 
 

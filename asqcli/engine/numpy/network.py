@@ -14,7 +14,7 @@ from asqcli.artifact import Artifact, nodes
 from asqcli.engine.interface import Kernel, Layer, Observer
 from asqcli.engine.numpy import operations
 
-BATCH_NUMBERS = 2**23  # of all values held at one time: 32 MiB, about the size of a cache
+BATCH_NUMBERS = 2**23  # numbers in all values held at one time: 32 MiB, about the size of a cache
 LARGEST_BATCH = 64
 
 Tensors = dict[str, np.ndarray]

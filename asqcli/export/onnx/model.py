@@ -29,7 +29,7 @@ IR_VERSION = 7
 
 INPUT, OUTPUT = "image", "logits"
 PRODUCER = "asqcli"
-LARGEST_MODEL = 2**31 - 1  # of one protobuf message
+LARGEST_MODEL = 2**31 - 1  # bytes of one protobuf message
 
 
 def require_onnx() -> None:

@@ -34,7 +34,7 @@ def avg_pool(scope: Scope, node: nodes.AvgPool) -> str:
     sides = list(zip(scope.shapes[0][1:], node.kernel_size, node.stride, node.padding, strict=True))
     heights, widths = ([(i, i + k) for i in range(0, n + 2 * p - k + 1, s)] for n, k, s, p in sides)
     counted = [heights, widths]
-    if not node.count_include_pad:  # of each window, what lies in the image
+    if not node.count_include_pad:  # the part of each window that lies in the image
         counted = [
             [(max(a, p), max(a, p, min(b, p + n))) for a, b in windows]
             for windows, (n, _, _, p) in zip((heights, widths), sides, strict=True)

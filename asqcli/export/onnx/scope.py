@@ -12,7 +12,7 @@ from asqcli.artifact.nodes.base import Shape
 from asqcli.export.onnx.graph import Graph
 
 FLOAT, DOUBLE, UINT8 = 1, 11, 2  # ONNX's numbers of the types
-LAST = 2**31 - 1  # of a slice: up to the end
+LAST = 2**31 - 1  # end of a slice that takes all
 
 
 class Scope:

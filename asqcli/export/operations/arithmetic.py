@@ -118,7 +118,7 @@ def affine(call: Call, value: Any, *, factor: Any = 1.0, addend: Any = -0.0, giv
 def _stored(call: Call, value: Any, role: str, constant: Any) -> str:
     """Store a constant for each channel of a value; return its name, by which one that counts the batch is seen."""
     numbers = np.ascontiguousarray(_per_channel(call, value, constant))
-    before = len([node for node in call.graph.nodes if node.name == call.name])  # of this operation
+    before = len([node for node in call.graph.nodes if node.name == call.name])  # nodes of this operation
     name = f"{call.name}.{role}{before or ''}.{zlib.crc32(numbers.tobytes()):08x}"
     return call.graph.store.add(name, numbers, np.float32)
 

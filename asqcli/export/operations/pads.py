@@ -24,7 +24,7 @@ def pad(call: Call, input, pad, mode="constant", value=None) -> Value:
     else:
         for axis, sides in enumerate(borders):
             input = _with_pixels_around(call, input, axis, sides, mode)
-    for axis, (before, after) in enumerate(pairs):  # what is below zero crops
+    for axis, (before, after) in enumerate(pairs):  # numbers below zero crop
         size = call.shape_of(input)[axis]
         input = sliced(call, input, axis, slice(max(-before, 0), size + min(after, 0), 1))
     return input

@@ -24,7 +24,7 @@ from asqcli.export.operations.slices import places
 
 Dims = int | Iterable[int] | None
 LARGEST = "largest values along a dimension"
-MOST_VALUES = 64  # of the rows of a window of the native kernels
+MOST_VALUES = 64  # rows of a window in the native kernels
 
 
 @lowers("mean", says="means along dimensions", takes_stacks=True)

@@ -68,7 +68,7 @@ def getitem(call: Call, input, index) -> Value:
         at = next(k for k, part in enumerate(index) if part is Ellipsis)
         taken = len([part for part in index if part is not None])
         index = (*index[:at], *[slice(None)] * (dims - taken + 1), *index[at + 1 :])
-    if index[0] is not None:  # what it adds is in the result's shape
+    if index[0] is not None:  # the axis that it adds is in the result's shape
         index = tuple(part for part in index if part is not None)
     picked = [part for part in index if isinstance(part, list | Tensor)]
     if type(index[0]) is not slice or index[0] != slice(None) or len(picked) > 1:

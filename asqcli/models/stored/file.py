@@ -107,7 +107,7 @@ def _refuse_other_archives(path: Path) -> None:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except Exception as error:  # what a header claims can fail in safetensors, in torch or in the allocator
+    except Exception as error:  # a header's claims can fail in safetensors, in torch or in the allocator
         raise InputError(f"weights file `{path}` is corrupt: {printable(first_line(error))}") from error
 
 

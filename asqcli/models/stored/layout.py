@@ -22,9 +22,9 @@ from asqcli.models.state import is_extra, may_be_missing, with_versions
 from asqcli.models.stored.file import FORMATS, read_file
 from asqcli.models.stored.tree import Place, Tree
 
-# What is put around a network, or a part of it, to run it on several devices, in less memory, or compiled.
+# Wrappers of a network, or a part of it, that run it on several devices, in less memory, or compiled.
 WRAPPERS = {"module", "_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# What profilers and averages of weights count in a network's own state.
+# Counters of profilers and averages of weights in a network's own state.
 COUNTERS = {"total_ops", "total_params", "n_averaged"}
 AVERAGED = {"ema", "swa", "average", "averaged", "avg"}  # words in the names of averaged weights
 USUAL = WRAPPERS | {

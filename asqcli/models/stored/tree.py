@@ -28,7 +28,7 @@ class Tree:
         self.values: dict[Place, Any] = {}
         self.odd_names: dict[Place, tuple[object]] = {}
         self._dicts: dict[Place, Place] = {}  # places of values to those of the dicts that hold them
-        self._versions: dict[Place, int] = {}  # of modules
+        self._versions: dict[Place, int] = {}  # modules' versions
         self._add(content, ())
 
     def _add(self, content: Mapping[Any, Any], place: Place) -> None:

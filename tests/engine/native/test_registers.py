@@ -16,7 +16,7 @@ pytestmark = pytest.mark.native
 @pytest.mark.parametrize(
     ("kernel", "products", "register", "accumulators", "at_least"),
     [
-        ("avx512-vnni", "vpdpbusd", "zmm", 28, 3),  # of one row, of two, of transforms
+        ("avx512-vnni", "vpdpbusd", "zmm", 28, 3),  # one row, two, transforms
         ("avx-vnni", "vpdpbusd", "ymm", 12, 1),
         ("avx2", "vpmaddubsw", "ymm", 8, 1),
     ],
