@@ -89,10 +89,10 @@ def test_weights_of_timm_answer_as_in_timm(home, monkeypatch):
         start, recipe, told = started("timm:test_resnet", wanted)
         with torch.no_grad():
             assert torch.equal(start.model.eval()(x), theirs.eval()(x))
-        assert not start.warm_up and "weights: timm test_resnet.r160_in1k" in told
+        assert not start.needs_training and "weights: timm test_resnet.r160_in1k" in told
         assert recipe.data.mean == (0.5, 0.5, 0.5)
     start, _, told = started("timm:test_resnet", "official", classes=3)
-    assert start.warm_up and "a new head for 3 (fc.bias, fc.weight)" in told
+    assert start.needs_training and "a new head for 3 (fc.bias, fc.weight)" in told
 
 
 def test_a_file_for_timm_tells_which_colours_its_own_weights_want(tmp_path):
