@@ -17,6 +17,7 @@ from asqcli.data.source import open_data
 from asqcli.data.splits import Preprocessing, Split
 from asqcli.errors import InputError, Interruption, UsageError
 from asqcli.models.names import name_for_files
+from asqcli.models.registry import require_known
 from asqcli.nn.survey import require_logits, require_quantizable, survey
 from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.layers import resolve_layers
@@ -111,6 +112,7 @@ def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
 
 
 def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Split], Start, list[LayerSpec]]:
+    require_known(recipe.model)  # before the data, which may have to be fetched
     data = _open_training_data(recipe, context)
     context.reporter.note(
         f"data: {len(data.training):,} training images, {data.result_name}, {len(data.classes)} classes"

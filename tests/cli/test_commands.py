@@ -151,6 +151,7 @@ def test_profile_measures_and_leaves_nothing(tmp_path):
 def test_wrong_command_lines(tmp_path):
     fails(2, "no model was named", "quantize", cwd=tmp_path)
     fails(2, "unknown model `resnet81`", "quantize", "resnet81", cwd=tmp_path, hint="did you mean `resnet18`")
+    assert "data:" not in asq("quantize", "resnet81", "--dry-run", cwd=tmp_path).stderr  # told before they are fetched
     fails(2, "unknown scheme `psot`", "quantize", "resnet20", "--scheme", "psot", cwd=tmp_path, hint="did you mean")
     for bits in ("1", "9"):
         fails(2, f"is {bits} (from --bits)", "quantize", "resnet20", "--scheme", "lsq", "--bits", bits, cwd=tmp_path)
