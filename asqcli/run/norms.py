@@ -48,7 +48,8 @@ class NormStatistics:
                 self.reestimate(wanted or self._enough(phase))
             return
         to_training(self.model)
-        from_scratch = phase.progress.phase != "qat" or not phase.progress.facts.get("float_trained", True)
+        trained_before = phase.progress.phase in ("finetune", "qat")
+        from_scratch = not trained_before or not phase.progress.facts.get("float_trained", True)
         lagging = lagging_norms(self.model, steps=phase.steps_done, from_scratch=from_scratch)
         if not lagging and not averaged:
             return

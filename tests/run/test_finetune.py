@@ -64,6 +64,7 @@ def test_weights_with_a_new_head_are_fine_tuned(tmp_path, trained, two):
     assert phases(out) == ["finetune", "finetune", "qat"]
     assert result["finetune_epochs"] == 2 and result["warmup_epochs"] == 0 and result["float_trained"]
     assert "fine-tuning the float network first, epochs: 2, rate 0.01, the new head 5 times as fast" in heard.notes
+    assert not any("estimated anew" in note for note in heard.notes)  # their statistics are those of the weights
     facts = load_checkpoint(out / "checkpoints" / "last").progress.facts
     assert facts["new_head"] == "linear"
 
