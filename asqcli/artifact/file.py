@@ -25,7 +25,7 @@ from asqcli.files import check_readable, what_is_wrong
 
 KEY = "asq"
 SUFFIX = ".asq"
-LARGEST_FILE = 2**28  # bytes: twice VGG-19 with 8-bit weights
+LARGEST_FILE = 2**31  # bytes: three times the codes of RegNet-Y-128GF with 8-bit weights
 LARGEST_DOCUMENT = 2**22  # characters: nested in the worst way, they take 100 times as many bytes
 LARGEST_REPEATED = 2**22  # numbers of tensors named again: the engine unpacks a byte to 8 weights at most, each time
 LARGEST_MESSAGE = 500  # characters of a reason that a file has a part in

@@ -12,6 +12,10 @@ from asqcli.train.batch_norm import USUAL_MOMENTUM, batches_to_estimate, lagging
 from asqcli.train.loop import Phase
 from asqcli.train.reporter import Reporter
 
+# Steps of fine-tuning that hardly move the weights away from the statistics that they came with, while the images of a
+# small folder are a poor estimate: EfficientNet-Lite0 on 244 photos had 92.8% with its own after two epochs, 88.2 anew.
+FEW_STEPS = 100
+
 
 class NormStatistics:
     """The batch-norm statistics of a network in training, which evaluation normalises by.
@@ -46,6 +50,8 @@ class NormStatistics:
             # The running statistics belong to the weights before averaging: at 2 bits they cost half of the accuracy.
             if wanted or averaged:
                 self.reestimate(wanted or self._enough(phase))
+            return
+        if phase.progress.phase == "finetune" and phase.steps_done < FEW_STEPS:
             return
         to_training(self.model)
         trained_before = phase.progress.phase in ("finetune", "qat")

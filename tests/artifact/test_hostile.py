@@ -94,7 +94,7 @@ def test_what_is_no_artifact(tmp_path):
     refused(tmp_path / "pipe.asq", "cannot be read: it is not a file")
     with open(tmp_path / "large.asq", "wb") as file:
         file.truncate(LARGEST_FILE + 1)
-    refused(tmp_path / "large.asq", "is larger than 268,435,456 bytes")
+    refused(tmp_path / "large.asq", f"is larger than {LARGEST_FILE:,} bytes")
 
 
 def test_a_file_without_permission(folder, tmp_path, monkeypatch):

@@ -9,9 +9,10 @@ import torch
 
 from asqcli.errors import InputError, Interruption
 from asqcli.recipe.resolve import Request, resolve
-from asqcli.run import entry
+from asqcli.run import entry, norms
 from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
 from asqcli.run.context import RunContext, StopRequested
+from asqcli.train import batch_norm
 from asqcli.train.reporter import Reporter
 
 FINETUNE = ("train.finetune.epochs=2", "train.finetune.lr=0.01", "train.finetune.head_rate=5")
@@ -99,6 +100,18 @@ def test_the_head_alone_steps_faster(tmp_path, trained, two):
     assert torch.equal(slow["layer3.0.conv1.weight"], fast["layer3.0.conv1.weight"])
     assert not torch.equal(slow["layer3.0.conv1.weight"], before["layer3.0.conv1.weight"])
     assert (slow["linear.weight"] - fast["linear.weight"]).abs().max() > 1e-5
+
+
+def test_slow_batch_norms_keep_the_statistics_that_they_came_with(tmp_path, trained, two, monkeypatch):
+    def notes(steps):
+        monkeypatch.setattr(norms, "FEW_STEPS", steps)
+        heard = Notes()
+        run(recipe_for(two, *FINETUNE, weights=str(trained)), tmp_path / f"run{steps}", reporter=heard)
+        return [note for note in heard.notes if "estimated anew" in note]
+
+    for module in (batch_norm, norms):
+        monkeypatch.setattr(module, "USUAL_MOMENTUM", 0.2)  # beside which theirs, 0.1, is slow
+    assert len(notes(100)) == 1 and len(notes(0)) == 2  # in quantized training alone; in both phases
 
 
 def test_a_recipe_that_states_its_warm_up_alone_means_that(tmp_path, trained, two):
