@@ -102,11 +102,11 @@ def defaults(
     }
     tuned = train.get("finetune")
     if "warmup" not in train or tuned is not None:  # a recipe from before there was fine-tuning means its warm-up
-        own_head = isinstance(tuned, dict) and "lr" in tuned
+        rate_stated = isinstance(tuned, dict) and "lr" in tuned
         values["train"]["finetune"] = {
             "epochs": schedule.finetune_epochs,
             **_rate_keys(schedule.finetune_rate, schedule.finetune_rate, tuned),
-            **({} if own_head else {"head_rate": HEAD_RATE}),
+            **({} if rate_stated else {"head_rate": HEAD_RATE}),
         }
     return values
 

@@ -111,7 +111,7 @@ def _from_factory(recipe: Recipe, classes: int, built: Built) -> Start:
     """
     other = dict(build_network(_reseeded(recipe), classes).named_parameters())
     own = dict(built.model.named_parameters())
-    drawn = [name for name, p in own.items() if not torch.equal(p, other[name])]
+    drawn = [name for name, p in own.items() if name not in other or not torch.equal(p, other[name])]
     model, name = built.model, "the factory's own"
     if not drawn:
         return Start(model, name, pretrained=True, notes=(f"weights: {name}",))
@@ -120,10 +120,10 @@ def _from_factory(recipe: Recipe, classes: int, built: Built) -> Start:
     if head is None or 2 * sum(own[n].numel() for n in beside) > sum(p.numel() for p in own.values()):
         note = f"warning: `{recipe.model}` starts at random, it loads no weights or few ({some_of(drawn)})"
         return Start(model, "none (the factory loads none, or few)", pretrained=False, notes=(note,))
-    note = f"weights: {name}, but for a head that starts at random ({head})"
+    notes = [f"weights: {name}, but for a head that starts at random ({head})"]
     if beside:
-        note += f"\nwarning: at random start also {some_of(beside)}"
-    return Start(model, name, pretrained=True, new_head=head, notes=(note,))
+        notes.append(f"warning: these start at random, too: {some_of(beside)}")
+    return Start(model, name, pretrained=True, new_head=head, notes=tuple(notes))
 
 
 def _reseeded(recipe: Recipe) -> Recipe:

@@ -1,11 +1,13 @@
 """A small network around a function of a value, and what every such function is held to."""
 
+import pytest
 import torch
 from torch import nn
 
 from asqcli.api import export_module, quantize_module
 from asqcli.engine import load
 from asqcli.engine.dispatch import NATIVE_KERNELS, usable_kernels
+from asqcli.errors import UnsupportedError
 
 SIZE, CHANNELS = 8, 6
 
@@ -29,6 +31,14 @@ def quantized(middle) -> nn.Module:
     images = torch.randn(8, 3, SIZE, SIZE)
     net.train()(images)
     return quantize_module(net.eval(), [images], start="lsq").eval()
+
+
+def refusal(middle, text, path) -> UnsupportedError:
+    """Return the error by which an export is refused, with `text` in it."""
+    net = quantized(middle)
+    with pytest.raises(UnsupportedError, match=text) as refused:
+        export_module(net, path, image_size=SIZE, classes="abcd")
+    return refused.value
 
 
 def assert_exported(middle, path, *, native: bool = True) -> None:

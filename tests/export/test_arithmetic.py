@@ -6,8 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from asqcli.api import export_module, quantize_module
-from asqcli.errors import UnsupportedError
-from tests.export.between import CHANNELS, SIZE, Net, assert_exported, quantized
+from tests.export.between import CHANNELS, SIZE, Net, assert_exported, refusal
 
 PER_CHANNEL = torch.linspace(-1, 2, CHANNELS).reshape(1, CHANNELS, 1, 1)
 OF_PIXELS = torch.linspace(-1, 1, SIZE * SIZE).reshape(SIZE, SIZE)
@@ -83,10 +82,7 @@ def test_exported_and_equal(chosen, tmp_path):
 
 @pytest.mark.parametrize("chosen", REFUSED)
 def test_refused_with_the_reason(chosen, tmp_path):
-    middle, text = REFUSED[chosen]
-    net = quantized(middle)
-    with pytest.raises(UnsupportedError, match=text):
-        export_module(net, tmp_path / "net.asq", image_size=SIZE, classes="abcd")
+    refusal(*REFUSED[chosen], tmp_path / "net.asq")
 
 
 def test_constants_of_an_operation_are_not_those_of_a_layer_of_its_name(tmp_path):

@@ -5,9 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from asqcli.api import export_module
-from asqcli.errors import UnsupportedError
-from tests.export.between import SIZE, assert_exported, quantized
+from tests.export.between import SIZE, assert_exported, refusal
 
 NATIVE = {
     "borders and crops": lambda x: F.pad(x, (-1, 2, 0, -3)) * 2,
@@ -58,14 +56,12 @@ def test_exported_and_equal_on_numpy(chosen, tmp_path):
 
 @pytest.mark.parametrize("chosen", REFUSED)
 def test_refused_with_the_reason(chosen, tmp_path):
-    middle, text = REFUSED[chosen]
-    net = quantized(middle)
-    with pytest.raises(UnsupportedError, match=text):
-        export_module(net, tmp_path / "net.asq", image_size=SIZE, classes="abcd")
+    refusal(*REFUSED[chosen], tmp_path / "net.asq")
 
 
 def test_a_squeeze_of_the_batch_too_is_refused_with_what_to_write(tmp_path):
-    net = quantized(lambda x: x * F.adaptive_avg_pool2d(x, 1).squeeze().reshape(-1, 6, 1, 1))
-    with pytest.raises(UnsupportedError, match="`squeeze` cannot be exported: it gives a tensor of shape") as refusal:
-        export_module(net, tmp_path / "net.asq", image_size=SIZE, classes="abcd")
-    assert refusal.value.hint == "name the dimensions, as `squeeze(-1)` does, or use `flatten(1)`"
+    def middle(x):
+        return x * F.adaptive_avg_pool2d(x, 1).squeeze().reshape(-1, 6, 1, 1)
+
+    refused = refusal(middle, "`squeeze` cannot be exported: it gives a tensor of shape", tmp_path / "net.asq")
+    assert refused.hint == "name the dimensions, as `squeeze(-1)` does, or use `flatten(1)`"

@@ -4,9 +4,7 @@ import pytest
 from torch import nn
 from torch.nn import functional as F
 
-from asqcli.api import export_module
-from asqcli.errors import UnsupportedError
-from tests.export.between import SIZE, assert_exported, quantized
+from tests.export.between import assert_exported, refusal
 
 MADE = {
     "windows that fit, ceil_mode": lambda x: F.avg_pool2d(x, 2, 2, ceil_mode=True, count_include_pad=False),
@@ -42,8 +40,4 @@ def test_exported_and_equal(chosen, tmp_path):
 
 @pytest.mark.parametrize("chosen", REFUSED)
 def test_refused_with_the_reason_and_what_to_do(chosen, tmp_path):
-    middle, text = REFUSED[chosen]
-    net = quantized(middle)
-    with pytest.raises(UnsupportedError, match=text) as refusal:
-        export_module(net, tmp_path / "net.asq", image_size=SIZE, classes="abcd")
-    assert refusal.value.hint
+    assert refusal(*REFUSED[chosen], tmp_path / "net.asq").hint

@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from asqcli.api import export_module
-from asqcli.errors import UnsupportedError
-from tests.export.between import SIZE, assert_exported, quantized
+from tests.export.between import SIZE, assert_exported, refusal
 
 
 def branches(x):
@@ -62,7 +60,4 @@ def test_a_stack_that_is_read_as_a_whole_runs_on_numpy(chosen, tmp_path):
 
 @pytest.mark.parametrize("chosen", REFUSED)
 def test_refused_with_the_reason(chosen, tmp_path):
-    middle, text = REFUSED[chosen]
-    net = quantized(middle)
-    with pytest.raises(UnsupportedError, match=text):
-        export_module(net, tmp_path / "net.asq", image_size=SIZE, classes="abcd")
+    refusal(*REFUSED[chosen], tmp_path / "net.asq")

@@ -18,8 +18,7 @@ from asqcli.run.restore import restore_model
 from asqcli.train import loop
 from asqcli.train.evaluate import evaluate
 from asqcli.train.reporter import Reporter
-
-CPU = torch.device("cpu")
+from tests.run.whole_runs import CPU, Notes, epochs_of, resume, run
 
 
 def recipe_for(folder, *overrides, scheme="post", bits=3, weights=None):
@@ -28,23 +27,8 @@ def recipe_for(folder, *overrides, scheme="post", bits=3, weights=None):
     return resolve(Request("resnet20", None, scheme, bits, flags, [*small, *overrides])).recipe
 
 
-def run(recipe, out, poll=lambda: None):
-    context = RunContext(CPU, Reporter(), poll)
-    return entry.start_run(recipe, context, source="test", out=str(out), force=False, given=None)
-
-
-def resume(out, poll=lambda: None):
-    folder, checkpoint = entry.open_run(str(out))
-    return entry.resume_run(folder, checkpoint, RunContext(CPU, Reporter(), poll), factory=None)
-
-
 def final_weights(out):
     return load_checkpoint(out / "checkpoints" / "last").model
-
-
-def epochs_of(out):
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
 
 
 def test_a_run_leaves_everything_and_evaluates_to_its_result(tmp_path, image_folder):
@@ -256,14 +240,11 @@ def test_options_of_the_quantizers_train(tmp_path, image_folder):
 
 
 def test_classes_without_images_are_told(tmp_path, write_image_folder):
-    folder, told = write_image_folder(tmp_path / "few", {"a": 1, "b": 1, "c": 1}), []
-
-    class Listener(Reporter):
-        def note(self, text):
-            told.append(text)
-
+    folder = write_image_folder(tmp_path / "few", {"a": 1, "b": 1, "c": 1})
     recipe = recipe_for(folder, "train.max_steps=1")
-    entry.dry_run(recipe, RunContext(CPU, Listener()), source="")
+    heard = Notes()
+    entry.dry_run(recipe, RunContext(CPU, heard), source="")
+    told = heard.notes
     assert "warning: 1 of 3 classes has no training images" in told
     assert "warning: 2 of 3 classes have no test images" in told
 

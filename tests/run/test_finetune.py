@@ -1,6 +1,5 @@
 """Runs from weights with a new head: the float network is fine-tuned first."""
 
-import json
 import signal
 from dataclasses import replace
 
@@ -13,37 +12,15 @@ from asqcli.run import entry, norms
 from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
 from asqcli.run.context import RunContext, StopRequested
 from asqcli.train import batch_norm
-from asqcli.train.reporter import Reporter
+from tests.run.whole_runs import CPU, Notes, epochs_of, resume, run
 
 FINETUNE = ("train.finetune.epochs=2", "train.finetune.lr=0.01", "train.finetune.head_rate=5")
-
-
-class Notes(Reporter):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 def recipe_for(folder, *overrides, scheme="post", bits=4, weights=None):
     flags = {"data.name": (str(folder), "--data"), "pretrained": (weights, "--weights")}
     small = ["train.epochs=1", "train.batch_size=8", "data.image_size=16"]
     return resolve(Request("resnet20", None, scheme, bits, flags, [*small, *overrides])).recipe
-
-
-def run(recipe, out, poll=lambda: None, reporter=None):
-    context = RunContext(torch.device("cpu"), reporter or Reporter(), poll)
-    return entry.start_run(recipe, context, source="test", out=str(out), force=False, given=None)
-
-
-def resume(out):
-    folder, checkpoint = entry.open_run(str(out))
-    return entry.resume_run(folder, checkpoint, RunContext(torch.device("cpu"), Reporter()), factory=None)
-
-
-def phases(out):
-    return [json.loads(line)["phase"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture
@@ -62,7 +39,7 @@ def two(tmp_path, write_image_folder):
 def test_weights_with_a_new_head_are_fine_tuned(tmp_path, trained, two):
     heard, out = Notes(), tmp_path / "run"
     result = run(recipe_for(two, *FINETUNE, weights=str(trained)), out, reporter=heard)
-    assert phases(out) == ["finetune", "finetune", "qat"]
+    assert [e["phase"] for e in epochs_of(out)] == ["finetune", "finetune", "qat"]
     assert result["finetune_epochs"] == 2 and result["warmup_epochs"] == 0 and result["float_trained"]
     assert "fine-tuning the float network first, epochs: 2, rate 0.01, the new head 5 times as fast" in heard.notes
     assert not any("estimated anew" in note for note in heard.notes)  # their statistics are those of the weights
@@ -118,12 +95,12 @@ def test_a_recipe_that_states_its_warm_up_alone_means_that(tmp_path, trained, tw
     recipe = recipe_for(two, "train.warmup.epochs=1", weights=str(trained))
     assert recipe.train.finetune is None
     result = run(recipe, tmp_path / "run")
-    assert phases(tmp_path / "run") == ["warmup", "qat"] and result["warmup_epochs"] == 1
+    assert [e["phase"] for e in epochs_of(tmp_path / "run")] == ["warmup", "qat"] and result["warmup_epochs"] == 1
 
 
 def test_a_dry_run_tells_of_fine_tuning(trained, two):
     heard = Notes()
-    context = RunContext(torch.device("cpu"), heard)
+    context = RunContext(CPU, heard)
     entry.dry_run(recipe_for(two, *FINETUNE, weights=str(trained)), context, source="test")
     assert heard.notes[-1].startswith("before that: fine-tuning the float network first, epochs: 2")
 

@@ -35,6 +35,11 @@ def trained(num_classes=10):
 def of_ten():
     return trained()
 
+def of_no_fixed_layers(num_classes=10):
+    net = HeadFirst(num_classes)
+    net.register_parameter(f"own{torch.randint(10**9, ()).item()}", nn.Parameter(torch.ones(1)))
+    return net
+
 def all_but_the_head(num_classes=10):
     net = HeadFirst(num_classes)
     kept = {n: t for n, t in torch.load("own.pth").items() if not n.startswith("fc.")}
@@ -124,6 +129,7 @@ def test_a_factory_that_loads_nothing():
     assert not start.pretrained and "starts at random, it loads no weights or few" in start.notes[0]
     with pytest.raises(InputError, match="are not for the 2 classes"):
         load_float_model(recipe_for("HeadFirst", "factory"), 2, print)
+    assert not start_model(recipe_for("of_no_fixed_layers", "factory"), 2, print).pretrained
 
 
 def test_weights_of_a_factory_where_there_is_none():

@@ -91,7 +91,9 @@ def _refuse_other_archives(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except NotImplementedError as error:
+        raise InputError(f"`{path}` is a ZIP archive of a kind that Python cannot read", _UNPACK) from error
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise InputError(f"weights file `{path}` is cut short: it is a ZIP archive without its end", _AGAIN) from error
     inside = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):

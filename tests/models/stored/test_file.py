@@ -149,6 +149,14 @@ def _archive(path):
         archive.writestr("net/weights.pth", "x")
 
 
+def _of_the_future(path):
+    """A ZIP archive that wants a reader of version 9.9, in its list of contents."""
+    _archive(path)
+    content = path.read_bytes()
+    at = content.index(b"PK\x01\x02") + 6
+    path.write_bytes(content[:at] + bytes([99]) + content[at + 1 :])
+
+
 def _cut(path):
     torch.save({"a": torch.ones(1000)}, path)
     path.write_bytes(path.read_bytes()[:3000])
@@ -172,6 +180,7 @@ OTHER_FILES = {
     "is a TorchScript archive": _script,
     "not of weights: it holds readme.txt, net/weights.pth": _archive,
     "is cut short": _cut,
+    "of a kind that Python cannot read": _of_the_future,
     "a plain pickle": pickle.dumps({"a": 1}),
     "another protocol": lambda path: torch.save({"a": torch.ones(1)}, path, pickle_protocol=4),
     "no state dict but a list": lambda path: torch.save([torch.ones(1)], path),
