@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +21,7 @@ from asqcli.cli.options import (
     WeightsOption,
 )
 from asqcli.errors import CheckFailed, InputError, UsageError, printable
+from asqcli.processors import usable_processors
 
 if TYPE_CHECKING:
     from asqcli.recipe.resolve import Request
@@ -115,7 +115,7 @@ def _measure_exported(target: str, weights: str | None, data: str | None, device
 
     if weights is not None or device not in (None, "cpu"):
         raise UsageError("an exported file has its own weights and runs on the CPU", "leave out --weights and --device")
-    session = load(target, threads=threads or os.cpu_count() or 1)
+    session = load(target, threads=threads or usable_processors())
     data = data or _own_data(target, session.artifact.document.provenance.data)
     samples = find_samples(data)
     tell_of_data(samples.notes)

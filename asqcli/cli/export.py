@@ -11,6 +11,7 @@ import typer
 
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption
 from asqcli.errors import InputError, UsageError
+from asqcli.processors import usable_processors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,7 +189,6 @@ def _measure(
     artifact: Artifact, network: nn.Module, checkpoint: Checkpoint, data: str, samples: DataSet[Samples], split: Split
 ) -> dict[str, Any]:
     """Return the accuracies of the float network, the trained one and the engine."""
-    import os
 
     import torch
 
@@ -198,7 +198,7 @@ def _measure(
     from asqcli.train.evaluate import EVAL_BATCH, evaluate
 
     trained = evaluate(network, split, batch_size=EVAL_BATCH, device=torch.device("cpu"))
-    integer = measure(Session(artifact, threads=os.cpu_count() or 1), samples.result)
+    integer = measure(Session(artifact, threads=usable_processors()), samples.result)
     accuracies = {
         "measured_on": samples.result_name,
         "preprocessing": described(checkpoint.recipe.data, "the run"),

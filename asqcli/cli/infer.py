@@ -16,6 +16,7 @@ import typer
 from asqcli.cli.image_files import image_files
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption, ThreadsOption
 from asqcli.errors import CheckFailed, InputError, PartlyUnreadable, UsageError, some_of
+from asqcli.processors import usable_processors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,7 +137,7 @@ def _check_arguments(
 def _open(file: Path, kernel: str, threads: int | None) -> Session:
     from asqcli.engine import load
 
-    session = load(file, kernel=kernel, threads=threads or os.cpu_count() or 1)
+    session = load(file, kernel=kernel, threads=threads or usable_processors())
     if session.notice:
         from asqcli.cli.console import remark
 

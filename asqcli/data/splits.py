@@ -22,6 +22,7 @@ from asqcli import images
 from asqcli.data.augment import flip, shift
 from asqcli.data.samples import spread
 from asqcli.errors import InputError
+from asqcli.processors import usable_processors
 from asqcli.seeds import generator
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) float32, labels (N,) int64
@@ -168,7 +169,9 @@ class FileSplit:
 
     def _load(self, requests: list[list[Request]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (pixels (N, 3, H, W) uint8, labels) for each batch of requests."""
-        loader = DataLoader(_Decoder(self), batch_sampler=requests, num_workers=self.workers, collate_fn=_collate)
+        # More of them would only wait for one another, and PyTorch would say so.
+        workers = min(self.workers, usable_processors())
+        loader = DataLoader(_Decoder(self), batch_sampler=requests, num_workers=workers, collate_fn=_collate)
         for pixels, labels, failure in loader:
             if failure is not None:
                 raise failure

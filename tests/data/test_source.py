@@ -1,3 +1,6 @@
+import os
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,7 @@ from asqcli.data.layout import data_traits
 from asqcli.data.source import open_data
 from asqcli.data.splits import FileSplit, MemorySplit, Preprocessing, batches_per_pass
 from asqcli.errors import InputError, UsageError
+from asqcli.processors import usable_processors
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -65,6 +69,20 @@ def test_a_pass_is_a_function_of_its_seed_and_can_start_anywhere(tmp_path, augme
     for (x, labels), (y, others) in zip(whole[2:], rest, strict=True):
         assert torch.equal(x, y) and torch.equal(labels, others)
     assert not torch.equal(whole[0][0], other[0][0])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be denied to a process here")
+def test_no_more_processes_decode_than_there_are_processors_for_them(tmp_path, write_image_folder):
+    folder = write_image_folder(tmp_path, {"a": 6, "b": 6}, size=(40, 30))
+    split = open_data(str(folder), preprocessing(augment="resized_crop"), workers=3).train
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(usable)})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # PyTorch's, of processes that wait for one another
+            assert usable_processors() == 1 and len(list(split.train_batches(4, seed=(0,)))) == 3
+    finally:
+        os.sched_setaffinity(0, usable)
 
 
 def test_a_split_smaller_than_a_batch_is_one_batch(image_folder):
