@@ -21,7 +21,7 @@ from asqcli.cli.options import (
     WeightsOption,
 )
 from asqcli.errors import CheckFailed, InputError, UsageError, printable
-from asqcli.processors import usable_processors
+from asqcli.machine import keep_freed_memory, usable_processors
 
 if TYPE_CHECKING:
     from asqcli.recipe.resolve import Request
@@ -142,11 +142,11 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
     from asqcli.cli.preprocessing import described
     from asqcli.nn.held_weights import weights_held
     from asqcli.run.context import select_device
-    from asqcli.train.evaluate import EVAL_BATCH
     from asqcli.train.evaluate import evaluate as measure
 
     if threads:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     torch_device = select_device(device)
     with weights_held():
         model, images, name, recipe, origins = _open(target, request)
@@ -154,7 +154,7 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
         accuracy = measure(
             model.to(torch_device),
             images.result,
-            batch_size=batch_size or EVAL_BATCH,
+            batch_size=batch_size,
             device=torch_device,
             classes=len(images.classes),
         )

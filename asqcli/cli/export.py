@@ -11,7 +11,7 @@ import typer
 
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption
 from asqcli.errors import InputError, UsageError
-from asqcli.processors import usable_processors
+from asqcli.machine import usable_processors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -195,9 +195,9 @@ def _measure(
     from asqcli.cli.preprocessing import described
     from asqcli.engine.predict import measure
     from asqcli.engine.session import Session
-    from asqcli.train.evaluate import EVAL_BATCH, evaluate
+    from asqcli.train.evaluate import evaluate
 
-    trained = evaluate(network, split, batch_size=EVAL_BATCH, device=torch.device("cpu"))
+    trained = evaluate(network, split, device=torch.device("cpu"))
     integer = measure(Session(artifact, threads=usable_processors()), samples.result)
     accuracies = {
         "measured_on": samples.result_name,

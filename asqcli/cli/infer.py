@@ -16,7 +16,7 @@ import typer
 from asqcli.cli.image_files import image_files
 from asqcli.cli.options import DataOption, DebugOption, FactoryOption, JsonOption, ThreadsOption
 from asqcli.errors import CheckFailed, InputError, PartlyUnreadable, UsageError, some_of
-from asqcli.processors import usable_processors
+from asqcli.machine import usable_processors
 
 if TYPE_CHECKING:
     import numpy as np

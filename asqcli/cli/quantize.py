@@ -21,6 +21,7 @@ from asqcli.cli.options import (
     WeightsOption,
 )
 from asqcli.errors import UsageError
+from asqcli.machine import keep_freed_memory
 
 if TYPE_CHECKING:
     from asqcli.cli.signals import StopSignals
@@ -188,6 +189,7 @@ def _run_context(device: str | None, threads: int | None, signals: StopSignals) 
 
     if threads:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     return RunContext(
         device=select_device(device),
         reporter=ConsoleReporter(),

@@ -22,7 +22,7 @@ from asqcli import images
 from asqcli.data.augment import flip, shift
 from asqcli.data.samples import spread
 from asqcli.errors import InputError
-from asqcli.processors import usable_processors
+from asqcli.machine import usable_processors
 from asqcli.seeds import generator
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) float32, labels (N,) int64
@@ -80,6 +80,11 @@ class Split(Protocol):
     @property
     def labels(self) -> Tensor:
         """Class numbers, (N,) int64."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From an image to the network's input."""
         ...
 
     def __len__(self) -> int: ...

@@ -37,7 +37,7 @@ from asqcli.run.start import Start
 from asqcli.run.teacher import open_teacher, save_teacher
 from asqcli.seeds import Stream, seed_everything
 from asqcli.train.adapter_range import record_betas
-from asqcli.train.evaluate import EVAL_BATCH, evaluate
+from asqcli.train.evaluate import evaluate
 from asqcli.train.learning import cost_in_words
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
@@ -272,9 +272,7 @@ class Run:
     def _evaluate(self, split: Split | None = None) -> Accuracy:
         """Measure the network, on the images of the result where no others are given."""
         split = self.data.result if split is None else split
-        accuracy = evaluate(
-            self.model, split, batch_size=EVAL_BATCH, device=self.context.device, poll=self.context.poll
-        )
+        accuracy = evaluate(self.model, split, device=self.context.device, poll=self.context.poll)
         if not math.isfinite(accuracy.loss):
             raise DivergedError(
                 "the network answers images with NaN or infinity",

@@ -9,7 +9,7 @@ from asqcli.data.layout import data_traits
 from asqcli.data.source import open_data
 from asqcli.data.splits import FileSplit, MemorySplit, Preprocessing, batches_per_pass
 from asqcli.errors import InputError, UsageError
-from asqcli.processors import usable_processors
+from asqcli.machine import usable_processors
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
