@@ -8,6 +8,7 @@ The order of a pass and all its augmentation are a function of the seed given, w
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -176,11 +177,23 @@ class FileSplit:
         """Yield (pixels (N, 3, H, W) uint8, labels) for each batch of requests."""
         # More of them would only wait for one another, and PyTorch would say so.
         workers = min(self.workers, usable_processors())
-        loader = DataLoader(_Decoder(self), batch_sampler=requests, num_workers=workers, collate_fn=_collate)
+        loader = DataLoader(
+            _Decoder(self),
+            batch_sampler=requests,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=_leave_signals,
+        )
         for pixels, labels, failure in loader:
             if failure is not None:
                 raise failure
             yield pixels, labels
+
+
+def _leave_signals(_worker: int) -> None:
+    """Let a worker outlive what batch systems and terminals send to all processes of a job; its parent ends it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Decoder(Dataset[Sample]):

@@ -126,7 +126,7 @@ def _fallbacks() -> dict[str, str]:
     weights, activations = SCHEMES[DEFAULT_SCHEME]
     named = {"data.name": DEFAULT_DATA, "weights.quantizer": weights, "activations.quantizer": activations}
     named |= {"weights.bits": DEFAULT_BITS, "activations.bits": DEFAULT_BITS}
-    chosen = defaults(DEFAULT_DATA, 32, "usual", train={}, float_only=False, pretrained=False)
+    chosen = defaults(DEFAULT_DATA, 32, "usual", train={}, bits=DEFAULT_BITS, pretrained=False)
     return dict.fromkeys(_dotted(chosen), DEPENDS) | {key: _value(value) for key, value in named.items()}
 
 

@@ -9,7 +9,7 @@ from asqcli.data.layout import DataTraits, data_traits
 from asqcli.errors import InputError, UsageError
 from asqcli.models.names import made_for_small_images
 from asqcli.recipe import load
-from asqcli.recipe.defaults import DEFAULT_DATA, PREPROCESSING, defaults
+from asqcli.recipe.defaults import DEFAULT_BITS, DEFAULT_DATA, PREPROCESSING, defaults
 from asqcli.recipe.schema import Recipe
 from asqcli.recipe.shipped import find_recipe
 
@@ -168,7 +168,6 @@ def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | No
     data, train = draft.section(("data",)), draft.section(("train",))
     name = data.setdefault("name", DEFAULT_DATA)
     model = draft.values.get("model")
-    float_only = all(draft.section((o,)).get("quantizer") == "float" for o in ("weights", "activations"))
     traits = _traits(name)
     size, network = traits.image_size, "usual"
     sized = traits.kind != "digits" or "image_size" in data
@@ -177,7 +176,7 @@ def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | No
         size = size if sized else classifier.smallest_image_size
         network = "deep" if classifier.norms else "without norms"
     pretrained = draft.values.get("pretrained", "auto") not in ("auto", "none")
-    values = defaults(traits.kind, size, network, train=train, float_only=float_only, pretrained=pretrained)
+    values = defaults(traits.kind, size, network, train=train, bits=_fewest_bits(draft), pretrained=pretrained)
     official = _official(draft, traits.kind, measuring)
     if official is not None:
         values["data"] |= official.values
@@ -188,6 +187,13 @@ def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | No
     for section, own in ((values["data"], data), (values["train"], train)):
         _fill(own, section)
     return official
+
+
+def _fewest_bits(draft: load.Draft) -> int | None:
+    """Return the bits of weights or activations, the fewer; None where neither is quantized."""
+    quantized = [s for o in ("weights", "activations") if (s := draft.section((o,))).get("quantizer") != "float"]
+    bits = [s.get("bits", DEFAULT_BITS) for s in quantized]
+    return min((b if isinstance(b, int) else DEFAULT_BITS for b in bits), default=None)
 
 
 def _classifier_traits(model: object) -> ClassifierTraits | None:

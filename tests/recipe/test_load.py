@@ -56,6 +56,25 @@ def test_set_beats_flags_beat_the_recipe_beats_defaults(tmp_path):
     assert recipe.train.momentum == 0.9 and recipe.train.warmup.epochs == 15
 
 
+def test_eight_bits_are_trained_more_gently():
+    def schedule(**asked):
+        train = resolved(**asked).train
+        return train.epochs, train.lr
+
+    assert schedule() == schedule(scheme="lsq", bits=7) == (5, 0.02)
+    eight = {"scheme": "lsq", "bits": 8}
+    assert schedule(**eight) == (2, 0.002)
+    assert schedule(**eight, overrides=["weights.bits=3"]) == (5, 0.02)  # the fewer count
+    assert schedule(**eight, overrides=["activations.quantizer=float"]) == (2, 0.002)
+    assert schedule(**eight, train__lr=0.1) == (2, 0.1)
+    assert schedule(**eight, data__name="cifar10") == schedule(data__name="cifar10") == (300, 0.04)  # the paper's
+    assert resolved(**eight).train.warmup == resolved().train.warmup
+
+
+def test_networks_that_need_large_images_are_warmed_up_longer_on_the_digits():
+    assert [resolved(model).train.warmup.epochs for model in ("resnet20", "resnet18", "inception_v3")] == [15, 15, 20]
+
+
 def rates(recipe):
     return [(p.optimizer, p.lr, p.lr_ramp_steps) for p in (recipe.train, recipe.train.warmup)]
 
