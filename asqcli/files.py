@@ -45,10 +45,13 @@ def machine_errors(path: Path) -> Generator[None]:
         raise MachineError(f"cannot write `{path}`: {error.strerror or error}", hint) from error
 
 
-def write_atomically(path: Path, content: bytes, *, check: Callable[[Path], object] = lambda _: None) -> None:
+def write_atomically(
+    path: Path, content: bytes | Callable[[Path], object], *, check: Callable[[Path], object] = lambda _: None
+) -> None:
     """Write a file so that its name holds the old content or the new, never a part.
 
     Args:
+        content: or what writes it to the path that it is given.
         check: looks at what was written before it gets its name; where it raises, nothing is kept of it.
     Raises:
         MachineError: disk full, folder not writable; the old content stays.
@@ -57,9 +60,11 @@ def write_atomically(path: Path, content: bytes, *, check: Callable[[Path], obje
     with machine_errors(path):
         path.parent.mkdir(exist_ok=True)
         try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
+            if isinstance(content, bytes):
+                part.write_bytes(content)
+            else:
+                content(part)
+            with part.open("rb+") as file:
                 os.fsync(file.fileno())
             check(part)
             os.replace(part, path)

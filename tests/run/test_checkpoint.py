@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from asqcli.errors import InputError, MachineError, UsageError
 from asqcli.files import write_atomically
@@ -201,6 +203,39 @@ def test_a_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     with pytest.raises(MachineError, match="No space left"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the size of files cannot be limited here")
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path):
+    import resource
+
+    save_weights(tmp_path / "last", {"a": torch.ones(4)})
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(MachineError, match=r"cannot write `.*last`: File too large"):
+            save_weights(tmp_path / "last", {"a": torch.ones(1 << 20)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["last"] and len(load_file(tmp_path / "last")["a"]) == 4
+
+
+def test_tensors_are_written_whatever_their_memory(tmp_path):
+    whole = torch.arange(24.0).reshape(2, 3, 2, 2)
+    tensors = {
+        "rows": whole,
+        "again": whole,
+        "part": whole[1],
+        "last": whole.to(memory_format=torch.channels_last),
+        "turned": whole.mT,
+        "nothing": whole[:0],
+        "number": torch.tensor(3),
+        "weight": torch.nn.Parameter(whole.clone()),
+    }
+    save_weights(tmp_path / "w", tensors)
+    read = load_file(tmp_path / "w")
+    assert read.keys() == tensors.keys() and all(torch.equal(read[n], t) for n, t in tensors.items())
 
 
 def test_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
