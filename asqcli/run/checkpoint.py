@@ -78,6 +78,7 @@ class _Facts(Strict):
     """`Progress.facts`; None stands for what is not known yet, and never in a file."""
 
     weights: str
+    pretrained: bool = UNKNOWN
     warmup_epochs: Count = UNKNOWN
     finetune_epochs: Count = UNKNOWN
     new_head: str = UNKNOWN

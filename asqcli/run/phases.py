@@ -63,7 +63,12 @@ class Run:
         def batches(count: int) -> Iterator[torch.Tensor]:
             return self._training_images(count, Stream.BATCH_NORM)
 
-        self.norms = NormStatistics(self.model, recipe.train, batches, context.reporter)
+        def loss(images: int) -> float:
+            return evaluate(
+                self.model, self.data.training.spread(images), device=context.device, poll=context.poll
+            ).loss
+
+        self.norms = NormStatistics(self.model, recipe.train, batches, loss, context.reporter)
         self.specs: list[LayerSpec] = []  # the network's as it stands: empty while it is float
         self.started = time.perf_counter()
         self.phase: Phase | None = None  # the latest
@@ -71,7 +76,7 @@ class Run:
 
     def fresh(self, start: Start, specs: list[LayerSpec]) -> dict[str, Any]:
         """Run everything; return the result."""
-        facts: dict[str, Any] = {"weights": start.weights}
+        facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}
         if start.new_head is not None:
             facts["new_head"] = start.new_head
         if not self.recipe.quantized:

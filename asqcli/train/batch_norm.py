@@ -47,14 +47,20 @@ def lagging_norms(model: nn.Module, *, steps: int, from_scratch: bool) -> list[n
     return [norm for norm in updated_norms(model) if lags(norm.momentum)]
 
 
-def batches_to_estimate(*, batch_size: int, steps: int) -> int:
-    """Return how many batches tell enough, and in a short phase do not take longer than the training.
+def batches_to_estimate(*, batch_size: int, steps: int, images: int) -> int:
+    """Return how many batches tell enough, and take no longer than the training or than all its images once.
 
-    >>> batches_to_estimate(batch_size=128, steps=10_000), batches_to_estimate(batch_size=128, steps=1)
-    (8, 2)
+    Args:
+        steps: of the phase.
+        images: to train on.
+
+    >>> [batches_to_estimate(batch_size=128, steps=steps, images=50_000) for steps in (10_000, 1)]
+    [8, 2]
+    >>> batches_to_estimate(batch_size=32, steps=10_000, images=300)
+    10
     """
-    fewest, most = (-(-images // batch_size) for images in (FEWEST_IMAGES, MOST_IMAGES))
-    return min(max(steps, fewest), most)
+    fewest, once, most = (-(-count // batch_size) for count in (FEWEST_IMAGES, images, MOST_IMAGES))
+    return max(fewest, min(steps, once, most))
 
 
 @torch.no_grad()

@@ -1,10 +1,14 @@
 """Runs from weights with a new head: the float network is fine-tuned first."""
 
+import math
 import signal
+from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from asqcli.errors import InputError, Interruption
 from asqcli.recipe.resolve import Request, resolve
@@ -12,6 +16,7 @@ from asqcli.run import entry, norms
 from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
 from asqcli.run.context import RunContext, StopRequested
 from asqcli.train import batch_norm
+from asqcli.train.progress import Progress
 from tests.run.whole_runs import CPU, Notes, epochs_of, resume, run
 
 FINETUNE = ("train.finetune.epochs=2", "train.finetune.lr=0.01", "train.finetune.head_rate=5")
@@ -79,16 +84,49 @@ def test_the_head_alone_steps_faster(tmp_path, trained, two):
     assert (slow["linear.weight"] - fast["linear.weight"]).abs().max() > 1e-5
 
 
-def test_slow_batch_norms_keep_the_statistics_that_they_came_with(tmp_path, trained, two, monkeypatch):
-    def notes(steps):
-        monkeypatch.setattr(norms, "FEW_STEPS", steps)
-        heard = Notes()
-        run(recipe_for(two, *FINETUNE, weights=str(trained)), tmp_path / f"run{steps}", reporter=heard)
-        return [note for note in heard.notes if "estimated anew" in note]
-
+def test_slow_batch_norms_get_the_statistics_that_training_images_prefer(tmp_path, trained, two, monkeypatch):
     for module in (batch_norm, norms):
         monkeypatch.setattr(module, "USUAL_MOMENTUM", 0.2)  # beside which theirs, 0.1, is slow
-    assert len(notes(100)) == 1 and len(notes(0)) == 2  # in quantized training alone; in both phases
+    estimate = norms.reestimate_batch_norm
+
+    def spoilt(model, batches):
+        estimate(model, batches)
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.running_var.mul_(1e4)
+
+    monkeypatch.setattr(norms, "reestimate_batch_norm", spoilt)
+    heard, out = Notes(), tmp_path / "run"
+    run(recipe_for(two, *FINETUNE, weights=str(trained)), out, reporter=heard)
+    assert sum("those that fit training images better are kept" in note for note in heard.notes) == 2  # once a phase
+    kept = load_checkpoint(out / "checkpoints" / "last").model
+    assert all(kept[name].max() < 1e4 for name in kept if name.endswith("running_var"))
+
+
+def statistics_after(recipe, *losses):
+    """Return the running mean of a slow norm, 0 before, once a choice was made by these losses; None is a stop."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, momentum=0.01))
+    told = iter(losses)
+
+    def loss(_count):
+        if (value := next(told)) is None:
+            raise StopRequested(signal.SIGINT)
+        return value
+
+    statistics = norms.NormStatistics(model, recipe.train, lambda _: [torch.ones(4, 3, 2, 2)], loss, Notes())
+    progress = Progress("finetune", facts={"pretrained": True})
+    phase = SimpleNamespace(progress=progress, steps_done=4, steps=8, split=range(9))
+    with suppress(StopRequested):
+        statistics.refresh(phase)
+    return model[1].running_mean
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [((1.0, 2.0), True), ((2.0, 1.0), False), ((math.nan, 1.0), False), ((1.0, math.nan), True), ((1.0, None), True)],
+)
+def test_a_choice_of_statistics_keeps_the_better_and_when_stopped_the_old(trained, two, losses, kept):
+    assert torch.equal(statistics_after(recipe_for(two, weights=str(trained)), *losses), torch.zeros(2)) == kept
 
 
 def test_a_recipe_that_states_its_warm_up_alone_means_that(tmp_path, trained, two):
