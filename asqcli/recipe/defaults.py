@@ -53,8 +53,8 @@ class Schedule:
 _BY_KIND = {
     "digits": Schedule(5, 64, Rate(0.02), 15, Rate(0.05), 5, Rate(0.01), "shift"),
     "cifar": Schedule(300, 128, Rate(0.04), 100, Rate(0.1), 20, Rate(0.01), "shift_flip"),
-    "small": Schedule(10, 128, Rate(0.01), 30, Rate(0.05), 8, Rate(0.01), "shift_flip"),
-    "large": Schedule(10, 32, Rate(0.01), 30, Rate(0.05), 8, Rate(0.01), "resized_crop"),
+    "small": Schedule(10, 128, Rate(0.01), 30, Rate(0.05), 8, Rate(0.005), "shift_flip"),
+    "large": Schedule(10, 32, Rate(0.005), 30, Rate(0.025), 8, Rate(0.002), "resized_crop"),
 }
 HEAD_RATE = 10.0  # rate of a new head beside weights that were trained, in units of theirs
 
