@@ -164,11 +164,14 @@ def quoted(path: object) -> str:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Was there too little memory? PyTorch has a class of its own for it on a GPU, and a text on the CPU."""
+    """Was there too little memory? PyTorch has a class of its own for it on a GPU, and texts on the CPU."""
+    text = str(error)
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator: can't allocate memory" in str(error)
+        or "DefaultCPUAllocator: can't allocate memory" in text
+        # A process that decodes images, which Linux ends first; the error comes up in whatever runs then.
+        or ("DataLoader worker" in text and any(end in text for end in ("by signal: Killed", "exited unexpectedly")))
     )
 
 

@@ -165,8 +165,8 @@ class Train(Strict):
     batch_norm_batches: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default="auto",
         description="training batches to estimate batch-norm statistics from, before every evaluation and kept "
-        "checkpoint; `auto`: at most 1,000 images' worth, where running averages lag behind the weights, and of a network "
-        "that came with statistics the better of both; 0: never",
+        "checkpoint; `auto`: at most 1,000 images' worth, where running averages lag behind the weights, and of a "
+        "network that came with statistics the better of both; 0: never",
     )
 
     def section(self, phase: str) -> Train | Warmup | Finetune:
