@@ -184,8 +184,11 @@ def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         seen.add(memory)
 
     def write(part: Path) -> None:
+        part.touch()
+        mode = part.stat().st_mode
         try:
             save_file(plain, part, metadata)
+            part.chmod(mode)  # safetensors puts a file of its own there, which nobody else may read
         except SafetensorError as error:
             if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
                 raise

@@ -36,6 +36,7 @@ RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
 CHECKPOINTS = "checkpoints"
 LAST, BEST, TEACHER = "last", "best", "float"
 EXPORT_SUFFIXES = (".asq", ".onnx")
+SAFETENSORS_PART = ".tmp"  # begins the name of a file that safetensors is writing
 
 
 class _Environment(BaseModel):
@@ -221,8 +222,9 @@ def _refuse_to_delete(path: Path) -> None:
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
             if entry == path / CHECKPOINTS and entry.is_dir():
                 continue
-            # A run that was killed leaves what it was about to write as a `.part`.
-            if entry.name.removesuffix(PART) not in known or entry.is_dir():
+            # A run that was killed leaves what it was about to write as a `.part`, or under a name of safetensors'.
+            unfinished = folder.name == CHECKPOINTS and entry.name.startswith(SAFETENSORS_PART)
+            if not (entry.name.removesuffix(PART) in known or unfinished) or entry.is_dir():
                 raise UsageError(
                     f"`{entry}` is not of a run, and --force replaces nothing else",
                     "move it to another place, or choose another `--out`",

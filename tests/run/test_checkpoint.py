@@ -234,6 +234,8 @@ def test_tensors_are_written_whatever_their_memory(tmp_path):
         "weight": torch.nn.Parameter(whole.clone()),
     }
     save_weights(tmp_path / "w", tensors)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "w").stat().st_mode == (tmp_path / "plain").stat().st_mode
     read = load_file(tmp_path / "w")
     assert read.keys() == tensors.keys() and all(torch.equal(read[n], t) for n, t in tensors.items())
 
@@ -313,6 +315,7 @@ def full_run(tmp_path):
     for name in ("checkpoints/last", "checkpoints/best", "checkpoints/float", "run.asq", "run.onnx"):
         write_atomically(run.path / name, b"")
         (run.path / f"{name}.part").write_bytes(b"")
+    (run.path / "checkpoints" / ".tmpx1Yz2A").write_bytes(b"")  # safetensors was killed
     return run.path
 
 
