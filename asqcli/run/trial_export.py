@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from asqcli.artifact import document as doc
 from asqcli.artifact.file import part_bytes
-from asqcli.errors import UnsupportedError, first_line
+from asqcli.errors import Interruption, UnsupportedError, first_line
 from asqcli.export.network import export_network
 from asqcli.nn.prepare import prepared
 from asqcli.nn.proof import float_products
@@ -36,6 +36,8 @@ def findings(model: nn.Module, specs: list[LayerSpec], example: Tensor, classes:
     except UnsupportedError as error:
         yield f"what is trained here cannot be exported: {error.message}"
         return
+    except Interruption:  # a signal, which may come at any time
+        raise
     except Exception as error:  # a trial may fail where a run will not
         yield f"whether this can be exported was not found out: {type(error).__name__}: {first_line(error)}"
         return

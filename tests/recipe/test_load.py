@@ -63,9 +63,9 @@ def test_eight_bits_are_trained_more_gently():
 
     assert schedule() == schedule(scheme="lsq", bits=7) == (5, 0.02)
     eight = {"scheme": "lsq", "bits": 8}
-    assert schedule(**eight) == (2, 0.002)
+    assert schedule(**eight) == (2, 0.0002)
     assert schedule(**eight, overrides=["weights.bits=3"]) == (5, 0.02)  # the fewer count
-    assert schedule(**eight, overrides=["activations.quantizer=float"]) == (2, 0.002)
+    assert schedule(**eight, overrides=["activations.quantizer=float"]) == (2, 0.0002)
     assert schedule(**eight, train__lr=0.1) == (2, 0.1)
     assert schedule(**eight, data__name="cifar10") == schedule(data__name="cifar10") == (300, 0.04)  # the paper's
     assert resolved(**eight).train.warmup == resolved().train.warmup

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import signal
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from torch import nn
 from asqcli.api import export_module, quantize_module
 from asqcli.artifact import read_artifact
 from asqcli.artifact.file import part_bytes
-from asqcli.errors import AsqWarning
+from asqcli.errors import AsqWarning, Interruption
 from asqcli.nn.survey import survey
 from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.load import Draft, check, overlay_scheme
 from asqcli.recipe.schema import Quantization
+from asqcli.run import trial_export
 from asqcli.run.trial_export import findings
 
 CLASSES = tuple("0123456789")
@@ -104,3 +106,12 @@ def test_layers_past_their_twins_are_refused_before_the_float_training(tmp_path)
     assert not (tmp_path / "runs").exists()
     done = asq("quantize", "own_nets:Bare", "--dry-run", cwd=tmp_path)
     assert "warning: products outside of layers stay in float: `matmul` with `bare`, at own_nets.py:19" in done.stderr
+
+
+def test_a_signal_ends_the_trial_too(monkeypatch):
+    def stopped(*_):
+        raise Interruption(signal.SIGTERM, "stopped before training began")
+
+    monkeypatch.setattr(trial_export, "_trial", stopped)
+    with pytest.raises(Interruption):
+        told(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)))
