@@ -165,13 +165,13 @@ def quoted(path: object) -> str:
 
 def ran_out_of_memory(error: BaseException) -> bool:
     """Was there too little memory? PyTorch has a class of its own for it on a GPU, and texts on the CPU."""
-    text = str(error)
+    text = f"{error} {error.__cause__ or error.__context__ or ''}"
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or "DefaultCPUAllocator: can't allocate memory" in text
         # A process that decodes images, which Linux ends first; the error comes up in whatever runs then.
-        or ("DataLoader worker" in text and any(end in text for end in ("by signal: Killed", "exited unexpectedly")))
+        or ("DataLoader worker" in text and "by signal: Killed" in text)
     )
 
 

@@ -189,7 +189,6 @@ def _measure(
     artifact: Artifact, network: nn.Module, checkpoint: Checkpoint, data: str, samples: DataSet[Samples], split: Split
 ) -> dict[str, Any]:
     """Return the accuracies of the float network, the trained one and the engine."""
-
     import torch
 
     from asqcli.cli.preprocessing import described
