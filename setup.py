@@ -1,6 +1,6 @@
-"""Find the packages, and compile the native kernels; without a compiler the package installs all the same.
+"""Find the packages, and compile the C of the engine and of training; without a compiler the package installs, too.
 
-Each kernel file switches on its own instruction set, and one that the compiler does not know is left out.
+Each kernel file of the engine switches on its own instruction set, and one that the compiler does not know is left out.
 -ffp-contract=off keeps multiplications and additions apart, which the format promises; -fno-tree-pre keeps a tile's
 accumulators in registers (gcc 12 would store them in every step).
 """
@@ -15,6 +15,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 CSRC = Path("asqcli/engine/csrc")
+TRAINING = Path("asqcli/quant/kernels/fake_quant.c")
 EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # sanitizers, for example
 COMMON = ["-O3", "-fno-wrapv", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
 X86 = {
@@ -34,31 +35,34 @@ class BuildKernels(build_ext):
     def build_extension(self, extension: Extension) -> None:
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            objects = self._compile(TRAINING, []) if extension.name.endswith(TRAINING.stem) else self._engine_objects()
+            self.compiler.link_shared_object(objects, str(target), libraries=["m"], extra_preargs=EXTRA)
+        except Exception as error:  # no compiler, or one that does not know the flags
+            sys.stderr.write(f"asqcli: {target.name} was not compiled ({error}); slower code will do its work\n")
+
+    def _engine_objects(self) -> list[str]:
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         objects, defines = [], []
-        try:
-            for source in X86 if x86 else ():
-                try:
-                    objects += self._compile_kernel(source, X86[source])
-                    defines.append(f"-DASQ_{Path(source).stem.upper()}")
-                except CompileError:
-                    sys.stderr.write(f"asqcli: this compiler cannot make {source}; other kernels will do its work\n")
-            objects += self._compile("kernel_scalar.c", []) + self._compile("dispatch.c", defines)
-            self.compiler.link_shared_object(objects, str(target), extra_preargs=EXTRA)
-        except Exception as error:  # no compiler, or one that does not know the flags
-            sys.stderr.write(f"asqcli: the native kernels were not compiled ({error}); `asq infer` will use NumPy\n")
+        for source in X86 if x86 else ():
+            try:
+                objects += self._compile_kernel(CSRC / source, X86[source])
+                defines.append(f"-DASQ_{Path(source).stem.upper()}")
+            except CompileError:
+                sys.stderr.write(f"asqcli: this compiler cannot make {source}; other kernels will do its work\n")
+        return objects + self._compile(CSRC / "kernel_scalar.c", []) + self._compile(CSRC / "dispatch.c", defines)
 
-    def _compile_kernel(self, source: str, flags: list[str]) -> list[str]:
+    def _compile_kernel(self, source: Path, flags: list[str]) -> list[str]:
         try:
             return self._compile(source, flags)
         except CompileError:  # clang, perhaps, which ends at a flag that it does not know
             return self._compile(source, [flag for flag in flags if flag not in GCC_ONLY])
 
-    def _compile(self, source: str, flags: list[str]) -> list[str]:
+    def _compile(self, source: Path, flags: list[str]) -> list[str]:
         return self.compiler.compile(
-            [str(CSRC / source)],
+            [str(source)],
             output_dir=self.build_temp,
-            include_dirs=[str(CSRC)],
+            include_dirs=[str(source.parent)],
             extra_postargs=[*COMMON, *flags, *EXTRA],  # after those that Python was built with
         )
 
@@ -67,6 +71,9 @@ setup(
     # The YAML files live at the top level, where people look for them, and are installed inside the package.
     packages=[*find_packages(include=["asqcli*"]), "asqcli.recipes"],
     package_dir={"asqcli": "asqcli", "asqcli.recipes": "recipes"},
-    ext_modules=[Extension("asqcli.engine.csrc.native", sorted(str(p) for p in CSRC.glob("*.c")), optional=True)],
+    ext_modules=[
+        Extension("asqcli.engine.csrc.native", sorted(str(p) for p in CSRC.glob("*.c")), optional=True),
+        Extension("asqcli.quant.kernels.fake_quant", [str(TRAINING)], optional=True),
+    ],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -24,6 +24,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from asqcli.arithmetic.constants import EXACT_FLOAT32
 from asqcli.nn.held_weights import held
 from asqcli.quant.activation_quantizers import ActivationQuantizer
+from asqcli.quant.fake_quant import computed_again
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 
@@ -56,9 +57,10 @@ def quantized_layer(layer: _QuantLayer | TwoStepNorm, input: Tensor, *geometry: 
 
 def without_autocast(function: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
     """Return `function(input)` in float32, also where its network has autocast on: codes are exact in no type below."""
-    if not torch.is_autocast_enabled(input.device.type):
+    kind = input.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return function(input)
-    with torch.autocast(input.device.type, enabled=False):
+    with torch.autocast(kind, enabled=False):
         return function(input.float())
 
 
@@ -103,7 +105,8 @@ class _QuantLayer(MixedIn):
     def _forward_fake(self, x: Tensor, *geometry: Geometry) -> Tensor:
         x_hat = x if self.activation_quantizer is None else self.activation_quantizer(x)
         weight = self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
-        return self._product(x_hat, weight, self.bias, *geometry)
+        with computed_again(x_hat):
+            return self._product(x_hat, weight, self.bias, *geometry)
 
     def _forward_integer(self, x: Tensor, quantizer: ActivationQuantizer, *geometry: Geometry) -> Tensor:
         codes, activation_scale = quantizer.quantize(x)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from asqcli.quant.adapter import Adapter
 from asqcli.quant.baselines import fake_quantize_offset, fake_quantize_pact, zero_point
 from asqcli.quant.bounds import integer_bounds
-from asqcli.quant.fake_quant import fake_quantize, gradient_scale, quantize
+from asqcli.quant.fake_quant import fake_quantize, fake_quantize_adapted, gradient_scale
+from asqcli.quant.kernels.native import takes
+from asqcli.quant.rounding import quantize
 from asqcli.quant.spec import ActivationSpec, AsqActivations, LsqActivations, OffsetActivations, PactActivations
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
 
@@ -73,16 +75,22 @@ class StepSizeQuantizer(ActivationQuantizer):
         self.dequantizes_as_printed = isinstance(spec, AsqActivations) and spec.dequantize_by == "step_size"
 
     def forward(self, x: Tensor) -> Tensor:
-        beta = None if self.adapter is None else self.adapter(x)
-        x_hat = fake_quantize(
-            x,
-            self.step_size,
-            beta,
-            qmin=self.qmin,
-            qmax=self.qmax,
-            step_gradient_scale=gradient_scale(x[0].numel(), self.qmax),
-        )
-        return x_hat / beta if beta is not None and self.dequantizes_as_printed else x_hat
+        qmin, qmax, scale = self.qmin, self.qmax, gradient_scale(x[0].numel(), self.qmax)
+        if self.adapter is None:
+            return fake_quantize(x, self.step_size, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
+        if self._is_one_pass(x):
+            layers, channels_last = self.adapter.layers_in_training(), self.adapter.channels_last
+            return fake_quantize_adapted(
+                x, self.step_size, layers, qmin=qmin, qmax=qmax, step_gradient_scale=scale, channels_last=channels_last
+            )
+        beta = self.adapter(x)
+        x_hat = fake_quantize(x, self.step_size, beta, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
+        return x_hat / beta if self.dequantizes_as_printed else x_hat
+
+    def _is_one_pass(self, x: Tensor) -> bool:
+        """Can the adapter work in the same pass as the rounding?"""
+        usual = self.adapter is not None and self.adapter.spec.output == "reciprocal"
+        return usual and self.training and not self.dequantizes_as_printed and takes(x, self.step_size)
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.adapter is None:

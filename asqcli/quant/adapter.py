@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asqcli.arithmetic import formulas
-from asqcli.quant.fake_quant import fake_quantize, quantize
+from asqcli.quant.kernels import dispatch
+from asqcli.quant.kernels.eager import row_scale
+from asqcli.quant.rounding import quantize
 from asqcli.quant.spec import AdapterSpec
 
 WEIGHT_QMAX = 127
+SMALLEST_WEIGHT_STEP = torch.finfo(torch.float32).tiny * 2**24  # of a row of zeros
 
 
 class Adapter(nn.Module):
@@ -60,14 +64,16 @@ class Adapter(nn.Module):
         pooled_dims = [d for d in range(1, x.dim()) if d != channel_dim]
         # Not x.mean(): its backward writes a tensor of the size of x, that of a sum does not.
         hidden = x.sum(dim=pooled_dims) / math.prod(x.shape[d] for d in pooled_dims) if pooled_dims else x
-        for index, layer in enumerate(self.linears):
+        for index, (weight, bias) in enumerate(self.layers_in_training()):
             if index:
                 hidden = F.relu(hidden)
-            weight = layer.weight
-            if self.spec.bits != "float":
-                weight = fake_quantize(weight, _row_scale(weight), qmin=-WEIGHT_QMAX, qmax=WEIGHT_QMAX)
-            hidden = F.linear(hidden, weight, layer.bias)
+            hidden = F.linear(hidden, weight, bias)
         return hidden
+
+    def layers_in_training(self) -> list[tuple[Tensor, Tensor]]:
+        """Return (fake-quantized weight, bias) of each layer, real units; the gradient of the weight by STE."""
+        as_float = self.spec.bits == "float"
+        return [(layer.weight if as_float else _RoundRows.apply(layer.weight), layer.bias) for layer in self.linears]
 
     def _eval_output(self, x: Tensor) -> Tensor:
         if not self.channels_last:
@@ -83,11 +89,17 @@ class Adapter(nn.Module):
         """Return (whole numbers in -127..127, scale of each row); with float weights, themselves and 1."""
         if self.spec.bits == "float":
             return layer.weight, torch.ones_like(layer.bias)
-        scale = _row_scale(layer.weight)
+        scale = row_scale(layer.weight, WEIGHT_QMAX, SMALLEST_WEIGHT_STEP)
         return quantize(layer.weight, scale, qmin=-WEIGHT_QMAX, qmax=WEIGHT_QMAX), scale.squeeze(1)
 
 
-def _row_scale(weight: Tensor) -> Tensor:
-    """Return the step of each row, (outputs, 1); a row of zeros gets a tiny one instead of 0."""
-    tiny = torch.finfo(weight.dtype).tiny
-    return (weight.detach().abs().amax(dim=1, keepdim=True) / WEIGHT_QMAX).clamp(min=tiny * 2**24)
+class _RoundRows(torch.autograd.Function):
+    """Weights, (outputs, inputs), in whole steps of their row. None is clipped: the step is made for the largest."""
+
+    @staticmethod
+    def forward(_ctx: Any, weight: Tensor) -> Tensor:
+        return dispatch.round_rows(weight, WEIGHT_QMAX, SMALLEST_WEIGHT_STEP)
+
+    @staticmethod
+    def backward(_ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
+        return grad

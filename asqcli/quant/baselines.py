@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from asqcli.quant.fake_quant import inner_product, quantize
+from asqcli.quant.kernels.eager import inner_product
+from asqcli.quant.rounding import quantize
 
 
 def fake_quantize_pact(x: Tensor, clipping_threshold: Tensor, *, qmin: int, qmax: int) -> Tensor:

@@ -1,23 +1,24 @@
-"""Quantize and dequantize in float, as two autograd functions: uniform steps, and level sets.
+"""Quantize and dequantize in float, with gradients: to uniform steps, and to level sets.
 
-Each function is one node of the graph, forward and backward, so that either can be fused without touching its users.
-Reciprocals are taken first and multiplied by, everywhere: `x / s` and `x * (1 / s)` differ in the last bit, and an
-engine that multiplies must see the codes that training saw.
+Both are one autograd function over a grid, each of whose passes over memory is in `asqcli.quant.kernels`.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 
 from asqcli.errors import BoundsError
+from asqcli.quant.kernels import dispatch
+from asqcli.quant.kernels.adapted import Answers, adapted_fake_quantize, adapted_fake_quantize_backward
+from asqcli.quant.kernels.grid import Grid, UniformGrid
 from asqcli.quant.levels import LevelSet
-
-CACHED = 2**16  # values that a processor's second cache holds while they are gone through several times
 
 
 def gradient_scale(elements: int, qmax: int) -> float:
@@ -25,24 +26,10 @@ def gradient_scale(elements: int, qmax: int) -> float:
 
     Args:
         elements: values that share the step; for activations those of one sample, so that neither the batch size nor
-        the
-            number of processes changes it.
+            the number of processes changes it.
         qmax: largest code.
     """
     return float(elements * qmax) ** -0.5
-
-
-def quantize(x: Tensor, step_size: Tensor, *, qmin: int, qmax: int) -> Tensor:
-    """Return the codes of `x`, whole numbers in the dtype of `x` (Eqs. 1 and 5), rounding half to even.
-
-    Args:
-        x: any shape, real units.
-        step_size: broadcastable to `x`; real units, above 0.
-
-    >>> quantize(torch.tensor([0.24, 0.9, -1.0]), torch.tensor(0.25), qmin=0, qmax=3)
-    tensor([1., 3., 0.])
-    """
-    return (x * (1.0 / step_size)).round_().clamp_(qmin, qmax)
 
 
 def fake_quantize(
@@ -77,95 +64,32 @@ def fake_quantize(
     """
     if qmin >= qmax:
         raise BoundsError(f"qmin {qmin} is not below qmax {qmax}")
-    return _UniformFakeQuantize.apply(x, step_size, beta, qmin, qmax, step_gradient_scale)
+    step_size = _ScaleGradient.apply(step_size, step_gradient_scale)
+    return _FakeQuantize.apply(x, step_size if beta is None else step_size * beta, UniformGrid(qmin, qmax))
 
 
-class _UniformFakeQuantize(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        step_size: Tensor,
-        beta: Tensor | None,
-        qmin: int,
-        qmax: int,
-        step_gradient_scale: float,
-    ) -> Tensor:
-        adapted_step_size = step_size if beta is None else step_size * beta
-        x_hat = quantize(x, adapted_step_size, qmin=qmin, qmax=qmax).mul_(adapted_step_size)
-        ctx.save_for_backward(x, x_hat, step_size, beta)
-        ctx.bounds, ctx.step_gradient_scale = (qmin, qmax), step_gradient_scale
-        return x_hat
+def fake_quantize_adapted(
+    x: Tensor,
+    step_size: Tensor,
+    layers: list[tuple[Tensor, Tensor]],
+    *,
+    qmin: int,
+    qmax: int,
+    step_gradient_scale: float = 1.0,
+    channels_last: bool = False,
+) -> Tensor:
+    """Return `fake_quantize` of `x` by the beta that an adapter makes of it, as one function.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        x, x_hat, step_size, beta = ctx.saved_tensors
-        adapted_step_size = step_size if beta is None else step_size * beta
-        reciprocal = 1.0 / adapted_step_size
-        scaled = x * reciprocal
-        grad_x = torch.ops.aten.hardtanh_backward(grad, scaled, *ctx.bounds)  # grad where qmin < scaled < qmax, else 0
-        grad_step_size = grad_beta = None
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:
-            # Eq. 7 is round(v) - v inside and the bound, which is the code, outside. As two inner products, with x_hat
-            # for the codes: no temporary of the size of x.
-            codes_part = inner_product(grad, x_hat, adapted_step_size.shape) * reciprocal
-            grad_adapted = codes_part - inner_product(grad_x, scaled, adapted_step_size.shape)
-            if beta is None:
-                grad_step_size = grad_adapted * ctx.step_gradient_scale
-            else:
-                grad_step_size = (grad_adapted * beta).sum_to_size(step_size.shape) * ctx.step_gradient_scale  # Eq. 8
-                grad_beta = grad_adapted * step_size  # Eq. 9
-        return grad_x, grad_step_size, grad_beta, None, None, None
-
-
-def inner_product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
-    """Return the sums of a * b over what `shape` shares: () for one sum, (N, 1, ..) for one per leading index.
-
-    Not a matrix product: its operands would have to be copied when channels come last in memory.
-    """
-    return (a * b).sum_to_size(shape)
-
-
-def quantize_to_levels(weight: Tensor, clipping_threshold: Tensor, level_set: LevelSet) -> tuple[Tensor, Tensor]:
-    """Return the nearest levels of `weight` and the weight scale: weight is about levels * scale.
-
-    Nearest by absolute distance on the grid in use, a tie goes to the larger magnitude.
+    Gradients of `x` are those by STE and those through the adapter together (Eqs. 4 to 9).
 
     Args:
-        weight: (C_out, ..), real units.
-        clipping_threshold: the alpha of Eqs. 3 and 17, broadcastable to `weight`; real units, above 0.
-    Returns:
-        levels, shape of `weight`, entries of the set's level table in units of the scale; and
-        scale = clipping_threshold / largest magnitude, the real value of level 1.
+        x: (N, C, H, W), or (N, .., C) when `channels_last`; float32 on the CPU, where `native.takes` it.
+        step_size: ().
+        layers: (weight, bias) of the adapter's one or two linear layers; beta is 1 + t, below 0 1 / (1 - t).
     """
-    scale = clipping_threshold / level_set.largest
-    return nearest_level(weight * (1.0 / scale), level_set), scale
-
-
-def nearest_level(scaled: Tensor, level_set: LevelSet) -> Tensor:
-    """Return the level nearest to each value; `scaled`: any shape, in units of the level table."""
-    if level_set.integer and scaled.device.type == "cpu":
-        return _nearest_integer_level(scaled.abs(), level_set).copysign_(scaled)
-    boundaries = scaled.new_tensor(level_set.boundaries)
-    magnitudes = scaled.new_tensor((0.0, *reversed(level_set.magnitudes)))
-    # right=True counts a boundary as passed when met: ties go to the larger magnitude.
-    return magnitudes[torch.bucketize(scaled.abs().contiguous(), boundaries, right=True)].copysign(scaled)
-
-
-def _nearest_integer_level(magnitude: Tensor, level_set: LevelSet) -> Tensor:
-    """Return 0 and, for each boundary that is met, the distance to the next level: sums of integers, so exact.
-
-    On a CPU three times as fast as a search, which PyTorch does one value after the other.
-    """
-    levels = (0.0, *reversed(level_set.magnitudes))
-    nearest = magnitude.new_zeros(magnitude.shape)
-    for part, sums in zip(magnitude.reshape(-1).split(CACHED), nearest.view(-1).split(CACHED), strict=True):
-        met = torch.empty_like(part)
-        for boundary, (low, high) in zip(level_set.boundaries, pairwise(levels), strict=True):
-            torch.ge(part, boundary, out=met)
-            sums.add_(met, alpha=high - low)
-    return nearest
+    step_size = _ScaleGradient.apply(step_size, step_gradient_scale)
+    tensors = (tensor for layer in layers for tensor in layer)
+    return _AdaptedFakeQuantize.apply(x, step_size, UniformGrid(qmin, qmax), channels_last, *tensors)
 
 
 def fake_quantize_to_levels(
@@ -185,30 +109,83 @@ def fake_quantize_to_levels(
     >>> fake_quantize_to_levels(torch.tensor([0.9, -0.3, 5.0]), torch.tensor(1.0), pot_levels(3))
     tensor([ 1.0000, -0.2500,  1.0000])
     """
-    return _LevelFakeQuantize.apply(weight, clipping_threshold, level_set, threshold_gradient_scale)
+    clipping_threshold = _ScaleGradient.apply(clipping_threshold, threshold_gradient_scale)
+    return _FakeQuantize.apply(weight, clipping_threshold / level_set.largest, level_set)
 
 
-class _LevelFakeQuantize(torch.autograd.Function):
+@contextmanager
+def computed_again(x_hat: Tensor) -> Generator[None]:
+    """Let what saves a fake-quantized `x_hat` for its backward meanwhile compute it again there instead of keeping it.
+
+    What it was made from is kept in any case, and is often the result of a ReLU that keeps it, too: a layer then holds
+    as many values as a float one. The price is one more pass.
+    """
+    node: Any = x_hat.grad_fn
+    if getattr(node, "_forward_cls", None) not in (_FakeQuantize, _AdaptedFakeQuantize):
+        yield
+        return
+    place = x_hat.data_ptr(), x_hat.shape, x_hat.stride()
+
+    def keep(saved: Tensor) -> Any:
+        return node if (saved.data_ptr(), saved.shape, saved.stride()) == place else saved
+
+    def give_back(kept: Any) -> Tensor:
+        return kept if isinstance(kept, Tensor) else dispatch.fake_quantize(*kept.saved_tensors[:2], kept.grid)
+
+    with saved_tensors_hooks(keep, give_back):
+        yield
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """`x` to the nearest codes of a grid, times `scale`; gradients by STE and by Eq. 7."""
+
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, clipping_threshold: Tensor, level_set: LevelSet, threshold_gradient_scale: float
-    ) -> Tensor:
-        levels, scale = quantize_to_levels(weight, clipping_threshold, level_set)
-        w_hat = levels.mul_(scale)
-        ctx.save_for_backward(weight, w_hat, clipping_threshold)
-        ctx.largest, ctx.threshold_gradient_scale = level_set.largest, threshold_gradient_scale
-        return w_hat
+    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.grid = grid
+        return dispatch.fake_quantize(x, scale, grid)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        weight, w_hat, clipping_threshold = ctx.saved_tensors
-        scaled = weight * (1.0 / (clipping_threshold / ctx.largest))
-        grad_weight = torch.ops.aten.hardtanh_backward(grad, scaled, -ctx.largest, ctx.largest)
-        grad_threshold = None
-        if ctx.needs_input_grad[1]:
-            shape = clipping_threshold.shape
-            levels_part = inner_product(grad, w_hat, shape) / clipping_threshold
-            residual = levels_part - inner_product(grad_weight, scaled, shape) / ctx.largest
-            grad_threshold = residual * ctx.threshold_gradient_scale
-        return grad_weight, grad_threshold, None, None
+        x, scale = ctx.saved_tensors
+        return *dispatch.fake_quantize_backward(grad, x, scale, ctx.grid), None
+
+
+class _AdaptedFakeQuantize(torch.autograd.Function):
+    """`x` to whole numbers of the step that its adapter adapts to it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step_size: Tensor, grid: Grid, channels_last: bool, *layers: Tensor) -> Tensor:
+        x_hat, answers = adapted_fake_quantize(x, step_size, _in_pairs(layers), grid, channels_last=channels_last)
+        ctx.save_for_backward(x, *answers, step_size, *layers)
+        ctx.grid, ctx.channels_last = grid, channels_last
+        return x_hat
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
+        x, *answers = ctx.saved_tensors
+        answers, (step_size, *layers) = Answers(*answers[:4]), answers[4:]
+        grad_x, grad_step_size, grad_layers = adapted_fake_quantize_backward(
+            grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last
+        )
+        return grad_x, grad_step_size, None, None, *(tensor for layer in grad_layers for tensor in layer)
+
+
+def _in_pairs(layers: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(layers[::2], layers[1::2], strict=True))
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """The tensor itself, whose gradient is multiplied by `factor`."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
+        return grad * ctx.factor, None

@@ -8,14 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.quant.bounds import integer_bounds
-from asqcli.quant.fake_quant import (
-    fake_quantize,
-    fake_quantize_to_levels,
-    gradient_scale,
-    nearest_level,
-    quantize,
-    quantize_to_levels,
-)
+from asqcli.quant.fake_quant import fake_quantize, fake_quantize_to_levels, gradient_scale
+from asqcli.quant.rounding import nearest_level, quantize, quantize_to_levels
 from asqcli.quant.spec import AnyWeightSpec, ApotWeights, LevelWeights, UniformWeights, WeightSpec
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
 

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from asqcli.quant import activation_quantizers
+from asqcli.quant.activation_quantizers import make_activation_quantizer
 from asqcli.quant.adapter import Adapter
-from asqcli.quant.spec import AdapterSpec
+from asqcli.quant.spec import AdapterSpec, AsqActivations
 
 PAPER = AdapterSpec()
 
@@ -95,3 +97,28 @@ def test_linear_layers_are_adapted_by_their_input_vector():
     adapter = settled(24, channels_last=True)
     assert adapter(torch.randn(4, 24)).shape == (4, 1)
     assert adapter(torch.randn(4, 9, 24)).shape == (4, 1, 1)
+
+
+@pytest.mark.parametrize(("shape", "channels_last"), [((6, 24, 5, 5), False), ((6, 3, 5, 5), False), ((6, 24), True)])
+def test_one_pass_equals_the_adapter_and_then_the_rounding(shape, channels_last, monkeypatch):
+    torch.manual_seed(0)
+    quantizer = make_activation_quantizer(shape[1], AsqActivations(bits=4), signed=False, channels_last=channels_last)
+    for layer in quantizer.adapter.linears:
+        torch.nn.init.normal_(layer.weight, std=0.5)
+    quantizer.start(torch.rand(100), "mse")
+    x, grad = torch.rand(shape, requires_grad=True), torch.randn(shape)
+
+    def gradients():
+        x_hat = quantizer(x)
+        return x_hat, *torch.autograd.grad(x_hat, (x, *quantizer.parameters()), grad)
+
+    found = gradients()
+    monkeypatch.setattr(activation_quantizers, "takes", lambda *_: False)
+    for a, b in zip(found, gradients(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item())  # sums of what cancels
+
+
+def test_the_largest_weight_of_a_row_has_a_gradient():
+    adapter = Adapter(4, AdapterSpec())
+    adapter(torch.rand(3, 4, 2, 2)).sum().backward()
+    assert adapter.linears[0].weight.grad.ne(0).all()

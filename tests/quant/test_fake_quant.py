@@ -8,15 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asqcli.errors import BoundsError
-from asqcli.quant.fake_quant import (
-    CACHED,
-    fake_quantize,
-    fake_quantize_to_levels,
-    gradient_scale,
-    nearest_level,
-    quantize_to_levels,
-)
+from asqcli.quant.fake_quant import computed_again, fake_quantize, fake_quantize_to_levels, gradient_scale
+from asqcli.quant.kernels import dispatch
 from asqcli.quant.levels import apot_levels, post_levels, pot_levels
+from asqcli.quant.rounding import CACHED, nearest_level, quantize_to_levels
 
 
 def literal_uniform(x, grad, s, beta, qmin, qmax):
@@ -162,7 +157,7 @@ def test_power_codes_stay_inside_their_table(bits, threshold, seed):
 @given(bits=st.integers(2, 8), signed=st.booleans(), step=st.floats(1e-6, 1e6), seed=st.integers(0, 999))
 def test_uniform_codes_stay_inside_their_bits(bits, signed, step, seed):
     from asqcli.quant.bounds import integer_bounds
-    from asqcli.quant.fake_quant import quantize
+    from asqcli.quant.rounding import quantize
 
     qmin, qmax = integer_bounds(bits, signed=signed)
     x = torch.randn(64, generator=torch.Generator().manual_seed(seed)) * step * 2**bits
@@ -173,3 +168,38 @@ def test_uniform_codes_stay_inside_their_bits(bits, signed, step, seed):
 def test_bounds_in_the_wrong_order():
     with pytest.raises(BoundsError, match="not below"):
         fake_quantize(torch.ones(1), torch.ones(()), qmin=3, qmax=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # compiled passes, and those of PyTorch
+def test_what_a_product_saves_is_computed_again(dtype, monkeypatch):
+    torch.manual_seed(0)
+    x, step = (
+        torch.rand(4, 3, 6, 6, dtype=dtype, requires_grad=True),
+        torch.tensor(0.3, dtype=dtype, requires_grad=True),
+    )
+    weight = torch.randn(5, 3, 3, 3, dtype=dtype, requires_grad=True)
+    passes = []
+    made = dispatch.fake_quantize
+    monkeypatch.setattr(dispatch, "fake_quantize", lambda *args: passes.append(args) or made(*args))
+
+    def gradients(again):
+        x_hat = fake_quantize(x, step, qmin=0, qmax=3)
+        if again:
+            with computed_again(x_hat):
+                y = torch.nn.functional.conv2d(x_hat, weight)
+        else:
+            y = torch.nn.functional.conv2d(x_hat, weight)
+        del x_hat
+        return torch.autograd.grad(y.square().sum(), (x, step, weight))
+
+    kept = gradients(again=False)
+    assert len(passes) == 1
+    assert all(torch.equal(a, b) for a, b in zip(gradients(again=True), kept, strict=True))
+    assert len(passes) == 3  # one more forward, and its repetition
+
+
+def test_what_is_not_fake_quantized_is_kept_as_ever():
+    x = torch.rand(3, requires_grad=True)
+    with computed_again(x):
+        y = x * x
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], 2 * x)

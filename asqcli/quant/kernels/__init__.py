@@ -1,0 +1,11 @@
+"""The passes of fake quantizers over memory, each of them in one place for autograd to call.
+
+Forward, two forms give the same values to the bit; backward, the same gradients but for rounding:
+
+    native     compiled C, `fake_quant.c`: each value is read once a pass; for float32 on the CPU
+    eager      operations of PyTorch, for all else: other devices and types, no compiler
+    dispatch   whichever serves the tensors at hand
+
+    adapted    ASQ, native alone: the adapter in the same pass as the rounding
+    grid       what a value in units of its scale can become
+"""

@@ -1,0 +1,105 @@
+"""ASQ in one pass: the pool of a sample, its adapter and its rounding, while the sample is in a cache."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from asqcli.quant.kernels.grid import Grid
+from asqcli.quant.kernels.native import Pass, compiled, dense, fill_pass
+
+Layers = list[tuple[Tensor, Tensor]]  # weight (outputs, inputs) and bias (outputs,) of one or two linear layers
+_pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class _Adapted(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (
+        ("rounding", Pass), ("pixels", _int64), ("channels", _int64), ("hidden_count", _int64), ("planes", _int64),
+        ("step_size", _float), ("weight1", _pointer), ("bias1", _pointer), ("weight2", _pointer), ("bias2", _pointer),
+        ("beta", _pointer), ("means", _pointer), ("hidden", _pointer), ("grad_t", _pointer), ("grad_hidden", _pointer),
+    )  # fmt: skip
+
+
+class Answers(NamedTuple):
+    """What the adapter made of a batch.
+
+    Attributes:
+        scale: adapted step sizes, (N, 1, .., 1).
+        beta: (N, 1).
+        means: over each channel, (N, C).
+        hidden: (N, units), units 0 where there is one layer.
+    """
+
+    scale: Tensor
+    beta: Tensor
+    means: Tensor
+    hidden: Tensor
+
+
+def adapted_fake_quantize(
+    x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool
+) -> tuple[Tensor, Answers]:
+    """Return the fake-quantized `x`, and what its adapter answered.
+
+    Args:
+        x: (N, C, H, W), or (N, .., C) when `channels_last`; float32 on the CPU.
+        step_size: ().
+    """
+    x = _in_order(x, channels_last)
+    channels = x.shape[-1 if channels_last else 1]
+    units = len(layers[0][1]) if len(layers) > 1 else 0
+    scale = x.new_empty(len(x), *[1] * (x.dim() - 1))
+    answers = Answers(scale, *(x.new_empty(len(x), width) for width in (1, channels, units)))
+    x_hat = torch.empty_like(x)
+    task, _kept = _fill(x, step_size, layers, answers, grid, x_hat, channels_last)
+    compiled().asq_adapted_fake_quantize(ctypes.byref(task))
+    return x_hat, answers
+
+
+def adapted_fake_quantize_backward(
+    grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, *, channels_last: bool
+) -> tuple[Tensor, Tensor, Layers]:
+    """Return the gradients of `x`, of `step_size` and of the layers."""
+    x = _in_order(x, channels_last)
+    grad_x = torch.empty_like(x)
+    if grad.stride() != x.stride():
+        grad = torch.empty_like(x).copy_(grad)
+    grad_scale = torch.empty(len(x), dtype=torch.float64)
+    grad_t, grad_hidden = x.new_empty(len(x), 1), torch.empty_like(answers.hidden)
+    task, _kept = _fill(x, step_size, layers, answers, grid, grad_x, channels_last)
+    task.rounding.grad, task.rounding.grad_step = grad.data_ptr(), grad_scale.data_ptr()
+    task.grad_t, task.grad_hidden = grad_t.data_ptr(), grad_hidden.data_ptr()
+    compiled().asq_adapted_fake_quantize_backward(ctypes.byref(task))
+    inputs, grads = [answers.means], [grad_t]
+    if len(layers) > 1:
+        inputs, grads = [answers.means, answers.hidden], [grad_hidden, grad_t]
+    grad_layers = [(g.t() @ i, g.sum(dim=0)) for g, i in zip(grads, inputs, strict=True)]
+    grad_step_size = grad_scale @ answers.beta.flatten().double()
+    return grad_x, grad_step_size.to(step_size.dtype), grad_layers
+
+
+def _in_order(x: Tensor, channels_last: bool) -> Tensor:
+    return x.contiguous() if channels_last else dense(x)
+
+
+def _fill(
+    x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, out: Tensor, channels_last: bool
+) -> tuple[_Adapted, object]:
+    """Return the arguments of a pass, and what must live as long as they."""
+    task, kept = fill_pass(x, answers.scale, grid, out)
+    task.step_stride = 1  # also of one sample
+    samples, channels = answers.means.shape
+    layers = [(weight.contiguous(), bias.contiguous()) for weight, bias in layers]
+    (weight1, bias1), (weight2, bias2) = layers[0], layers[-1]
+    adapted = _Adapted(
+        rounding=task, pixels=x.numel() // max(samples * channels, 1), channels=channels,
+        hidden_count=answers.hidden.shape[1], planes=not channels_last and x.is_contiguous(),
+        step_size=step_size.item(), weight1=weight1.data_ptr(), bias1=bias1.data_ptr(), weight2=weight2.data_ptr(),
+        bias2=bias2.data_ptr(), beta=answers.beta.data_ptr(), means=answers.means.data_ptr(),
+        hidden=answers.hidden.data_ptr(),
+    )  # fmt: skip
+    return adapted, (kept, layers)

@@ -1,0 +1,314 @@
+/* The passes of fake quantizers over memory, forward and backward.
+
+   A tensor is `groups` stretches of `size` floats that lie one after the other. Each has a scale: step[group * stride],
+   with stride 0 where all share one. With v = x / scale and code = the nearest whole step or level of v,
+
+       forward    x_hat  = code * scale
+       backward   grad_x = grad where v lies inside the bounds, 0 elsewhere
+                  grad_step[group] = sum over the stretch of grad * code - grad_x * v         (Eq. 7)
+
+   v is x * (1 / scale), as in evaluation and in the engine. Sums have a fixed order, whatever the threads and the
+   width of the vectors: LANES partial sums in float over a BLOCK, then double. */
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LANES 16
+#define BLOCK 512         /* values whose v and code stay in the first cache */
+#define STRIP 64          /* channels whose sums stay there, and pixels that are summed in float */
+#define TASK_VALUES 16384 /* a thread takes at least so many at once */
+#define EXPORTED __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(ASQ_ONE_TARGET)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+
+/* Bounds in codes; and, where codes are levels, the magnitudes at which the next level begins, rising, and the levels. */
+typedef struct {
+    float qmin, qmax;
+    int64_t count;
+    const float *boundaries, *levels;
+} Grid;
+
+typedef struct {
+    const float *x, *grad, *step;
+    float *out;
+    double *grad_step;
+    int64_t groups, size, step_stride;
+    Grid grid;
+} Pass;
+
+/* ---- threads: those of the OpenMP that PyTorch runs on, so that no second team waits for the same cores ---- */
+
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel */
+static Parallel parallel;
+
+EXPORTED void asq_use_threads(Parallel function) { parallel = function; }
+
+typedef struct {
+    void (*range)(const void *, int64_t first, int64_t last);
+    const void *argument;
+    int64_t items, at_once;
+    atomic_int_fast64_t next;
+} Work;
+
+static void take_work(void *shared) {
+    Work *work = shared;
+    for (;;) {
+        int64_t first = atomic_fetch_add(&work->next, work->at_once);
+        if (first >= work->items)
+            return;
+        int64_t last = first + work->at_once;
+        work->range(work->argument, first, last < work->items ? last : work->items);
+    }
+}
+
+static void share(void (*range)(const void *, int64_t, int64_t), const void *argument, int64_t items, int64_t values) {
+    Work work = {range, argument, items, TASK_VALUES / (values ? values : 1) + 1, 0};
+    if (parallel && work.at_once < items)
+        parallel(take_work, &work, 0, 0);
+    else
+        range(argument, 0, items);
+}
+
+/* ---- one block ---- */
+
+INLINE float clamp(float v, float low, float high) { /* a NaN stays one */
+    v = v < low ? low : v;
+    return v > high ? high : v;
+}
+
+INLINE void find_codes(const float *restrict v, float *restrict codes, int64_t count, const Grid *grid) {
+    if (!grid->count) {
+        float low = grid->qmin, high = grid->qmax;
+        for (int64_t i = 0; i < count; i++)
+            codes[i] = rintf(clamp(v[i], low, high));
+        return;
+    }
+    for (int64_t i = 0; i < count; i++)
+        codes[i] = 0.0f;
+    for (int64_t k = 0; k < grid->count; k++) {
+        float boundary = grid->boundaries[k], level = grid->levels[k];
+        for (int64_t i = 0; i < count; i++)
+            codes[i] = fabsf(v[i]) >= boundary ? level : codes[i];
+    }
+    for (int64_t i = 0; i < count; i++)
+        codes[i] = copysignf(codes[i], v[i]);
+}
+
+INLINE void multiply(const float *restrict x, float factor, float *restrict out, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        out[i] = x[i] * factor;
+}
+
+INLINE void backward_block(const float *restrict grad, const float *restrict v, const float *restrict codes,
+                           float *restrict grad_x, int64_t count, const Grid *grid, float *restrict sums) {
+    float low = grid->qmin, high = grid->qmax;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            float g = grad[i + lane], value = v[i + lane];
+            float inside = value <= low || value >= high ? 0.0f : g;
+            grad_x[i + lane] = inside;
+            sums[lane] += g * codes[i + lane] - inside * value;
+        }
+    for (int lane = 0; i < count; i++, lane++) {
+        float inside = v[i] <= low || v[i] >= high ? 0.0f : grad[i];
+        grad_x[i] = inside;
+        sums[lane] += grad[i] * codes[i] - inside * v[i];
+    }
+}
+
+/* ---- one stretch ---- */
+
+INLINE void forward_stretch(const Pass *pass, int64_t group) {
+    float v[BLOCK], codes[BLOCK], scale = pass->step[group * pass->step_stride], reciprocal = 1.0f / scale;
+    const float *x = pass->x + group * pass->size;
+    float *out = pass->out + group * pass->size;
+    for (int64_t at = 0; at < pass->size; at += BLOCK) {
+        int64_t count = pass->size - at < BLOCK ? pass->size - at : BLOCK;
+        multiply(x + at, reciprocal, v, count);
+        find_codes(v, codes, count, &pass->grid);
+        multiply(codes, scale, out + at, count);
+    }
+}
+
+INLINE void backward_stretch(const Pass *pass, int64_t group) {
+    float v[BLOCK], codes[BLOCK], reciprocal = 1.0f / pass->step[group * pass->step_stride];
+    int64_t start = group * pass->size;
+    double total = 0.0;
+    for (int64_t at = 0; at < pass->size; at += BLOCK) {
+        int64_t count = pass->size - at < BLOCK ? pass->size - at : BLOCK;
+        float sums[LANES] = {0.0f};
+        multiply(pass->x + start + at, reciprocal, v, count);
+        find_codes(v, codes, count, &pass->grid);
+        backward_block(pass->grad + start + at, v, codes, pass->out + start + at, count, &pass->grid, sums);
+        for (int lane = 0; lane < LANES; lane++)
+            total += sums[lane];
+    }
+    pass->grad_step[group] = total;
+}
+
+FOR_EACH_PROCESSOR static void forward_range(const void *pass, int64_t first, int64_t last) {
+    for (int64_t group = first; group < last; group++)
+        forward_stretch(pass, group);
+}
+
+FOR_EACH_PROCESSOR static void backward_range(const void *pass, int64_t first, int64_t last) {
+    for (int64_t group = first; group < last; group++)
+        backward_stretch(pass, group);
+}
+
+EXPORTED void asq_fake_quantize(const Pass *pass) { share(forward_range, pass, pass->groups, pass->size); }
+
+EXPORTED void asq_fake_quantize_backward(const Pass *pass) { share(backward_range, pass, pass->groups, pass->size); }
+
+/* ---- ASQ: an adapter in the same pass, sample by sample, while the sample is in a cache ----
+
+   means   = sums over each channel / pixels                                     (Eq. 4)
+   hidden  = max(0, weight1 means + bias1)         t = weight2 hidden + bias2
+   beta    = 1 + t where t >= 0, else 1 / (1 - t)  scale = step_size * beta
+
+   backward adds to grad_x what comes back through the means. hidden_count 0: one layer, t = weight2 means + bias2. */
+
+typedef struct {
+    Pass pass; /* step: (groups,), written by the forward; groups: samples */
+    int64_t pixels, channels, hidden_count;
+    int64_t planes; /* does each channel lie in one piece, or each pixel? */
+    float step_size;
+    const float *weight1, *bias1, *weight2, *bias2;
+    float *beta, *means, *hidden, *grad_t, *grad_hidden; /* (samples,), (samples, channels), (samples, hidden), .. */
+} Adapted;
+
+INLINE float sum_of(const float *restrict x, int64_t count) {
+    double total = 0.0;
+    for (int64_t at = 0; at < count; at += BLOCK) {
+        int64_t size = count - at < BLOCK ? count - at : BLOCK, i = 0;
+        float lanes[LANES] = {0.0f};
+        for (; i + LANES <= size; i += LANES)
+            for (int lane = 0; lane < LANES; lane++)
+                lanes[lane] += x[at + i + lane];
+        for (int lane = 0; i < size; i++, lane++)
+            lanes[lane] += x[at + i];
+        for (int lane = 0; lane < LANES; lane++)
+            total += lanes[lane];
+    }
+    return (float)total;
+}
+
+INLINE void sum_strip(const float *restrict x, float *restrict sums, int64_t count, int64_t pixels, int64_t channels) {
+    double totals[STRIP] = {0.0};
+    for (int64_t at = 0; at < pixels; at += STRIP) {
+        float part[STRIP] = {0.0f};
+        int64_t end = at + STRIP < pixels ? at + STRIP : pixels;
+        for (int64_t pixel = at; pixel < end; pixel++)
+            for (int64_t c = 0; c < count; c++)
+                part[c] += x[pixel * channels + c];
+        for (int64_t c = 0; c < count; c++)
+            totals[c] += part[c];
+    }
+    for (int64_t c = 0; c < count; c++)
+        sums[c] = (float)totals[c];
+}
+
+INLINE void find_means(const float *x, float *means, const Adapted *a) {
+    if (a->planes)
+        for (int64_t c = 0; c < a->channels; c++)
+            means[c] = sum_of(x + c * a->pixels, a->pixels);
+    else
+        for (int64_t c = 0; c < a->channels; c += STRIP)
+            sum_strip(x + c, means + c, a->channels - c < STRIP ? a->channels - c : STRIP, a->pixels, a->channels);
+    for (int64_t c = 0; c < a->channels; c++)
+        means[c] /= (float)a->pixels;
+}
+
+INLINE float dot(const float *restrict a, const float *restrict b, int64_t count) {
+    float lanes[LANES] = {0.0f}, total = 0.0f;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES)
+        for (int lane = 0; lane < LANES; lane++)
+            lanes[lane] += a[i + lane] * b[i + lane];
+    for (int lane = 0; i < count; i++, lane++)
+        lanes[lane] += a[i] * b[i];
+    for (int lane = 0; lane < LANES; lane++)
+        total += lanes[lane];
+    return total;
+}
+
+FOR_EACH_PROCESSOR static void adapted_range(const void *argument, int64_t first, int64_t last) {
+    const Adapted *a = argument;
+    for (int64_t sample = first; sample < last; sample++) {
+        float *means = a->means + sample * a->channels, *hidden = a->hidden + sample * a->hidden_count;
+        find_means(a->pass.x + sample * a->pass.size, means, a);
+        for (int64_t j = 0; j < a->hidden_count; j++) {
+            float sum = dot(a->weight1 + j * a->channels, means, a->channels) + a->bias1[j];
+            hidden[j] = sum < 0.0f ? 0.0f : sum; /* a NaN stays one */
+        }
+        float t = (a->hidden_count ? dot(a->weight2, hidden, a->hidden_count) : dot(a->weight2, means, a->channels)) +
+                  a->bias2[0];
+        a->beta[sample] = t >= 0.0f ? 1.0f + t : 1.0f / (1.0f - t);
+        ((float *)a->pass.step)[sample] = a->step_size * a->beta[sample];
+        forward_stretch(&a->pass, sample);
+    }
+}
+
+FOR_EACH_PROCESSOR static void adapted_backward_range(const void *argument, int64_t first, int64_t last) {
+    const Adapted *a = argument;
+    for (int64_t sample = first; sample < last; sample++) {
+        backward_stretch(&a->pass, sample);
+        float beta = a->beta[sample], slope = beta >= 1.0f ? 1.0f : beta * beta;
+        float grad_t = (float)a->pass.grad_step[sample] * a->step_size * slope;
+        a->grad_t[sample] = grad_t;
+        float *out = a->pass.out + sample * a->pass.size, *grad_hidden = a->grad_hidden + sample * a->hidden_count;
+        const float *hidden = a->hidden + sample * a->hidden_count;
+        for (int64_t j = 0; j < a->hidden_count; j++)
+            grad_hidden[j] = hidden[j] > 0.0f ? grad_t * a->weight2[j] : 0.0f;
+        for (int64_t start = 0; start < a->channels; start += STRIP) {
+            float grad[STRIP] = {0.0f};
+            int64_t count = a->channels - start < STRIP ? a->channels - start : STRIP;
+            if (a->hidden_count)
+                for (int64_t j = 0; j < a->hidden_count; j++)
+                    for (int64_t c = 0; c < count; c++)
+                        grad[c] += grad_hidden[j] * a->weight1[j * a->channels + start + c];
+            else
+                for (int64_t c = 0; c < count; c++)
+                    grad[c] = grad_t * a->weight2[start + c];
+            for (int64_t c = 0; c < count; c++)
+                grad[c] /= (float)a->pixels;
+            if (a->planes)
+                for (int64_t c = 0; c < count; c++)
+                    for (int64_t pixel = 0; pixel < a->pixels; pixel++)
+                        out[(start + c) * a->pixels + pixel] += grad[c];
+            else
+                for (int64_t pixel = 0; pixel < a->pixels; pixel++)
+                    for (int64_t c = 0; c < count; c++)
+                        out[pixel * a->channels + start + c] += grad[c];
+        }
+    }
+}
+
+EXPORTED void asq_adapted_fake_quantize(const Adapted *a) { share(adapted_range, a, a->pass.groups, a->pass.size); }
+
+EXPORTED void asq_adapted_fake_quantize_backward(const Adapted *a) {
+    share(adapted_backward_range, a, a->pass.groups, a->pass.size);
+}
+
+/* ---- an adapter's weights: whole numbers of a step for each row, whose largest magnitude has the code `qmax` ---- */
+
+EXPORTED void asq_round_rows(const float *weight, float *out, int64_t rows, int64_t columns, float qmax, float smallest) {
+    for (int64_t row = 0; row < rows; row++, weight += columns, out += columns) {
+        float largest = 0.0f;
+        for (int64_t i = 0; i < columns; i++)
+            largest = fabsf(weight[i]) > largest ? fabsf(weight[i]) : largest;
+        float scale = largest / qmax;
+        scale = scale < smallest ? smallest : scale;
+        float reciprocal = 1.0f / scale;
+        for (int64_t i = 0; i < columns; i++)
+            out[i] = rintf(clamp(weight[i] * reciprocal, -qmax, qmax)) * scale;
+    }
+}

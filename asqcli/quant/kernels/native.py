@@ -1,0 +1,144 @@
+"""The compiled passes of `fake_quant.c`, for float32 tensors on the CPU that lie dense in memory."""
+
+from __future__ import annotations
+
+import ctypes
+from array import array
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from asqcli.quant.kernels.grid import Grid, UniformGrid, bounds
+
+LIBRARY = Path(__file__).with_name("fake_quant.so")
+_pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class _Grid(ctypes.Structure):
+    __slots__ = ()  # here and below: a field that the struct does not have cannot be set
+    _fields_ = (("qmin", _float), ("qmax", _float), ("count", _int64), ("boundaries", _pointer), ("levels", _pointer))
+
+
+class Pass(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (
+        ("x", _pointer), ("grad", _pointer), ("step", _pointer), ("out", _pointer), ("grad_step", _pointer),
+        ("groups", _int64), ("size", _int64), ("step_stride", _int64), ("grid", _Grid),
+    )  # fmt: skip
+
+
+def takes(x: Tensor, scale: Tensor | None = None) -> bool:
+    """Can the passes work on such tensors, by a scale for all values or one for each index of the first dimension?"""
+    if library() is None or not (_is_plain(x) and (scale is None or _is_plain(scale))):
+        return False
+    return scale is None or scale.numel() == 1 or (x.dim() > 0 and len(scale) == scale.numel() == len(x))
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Do all values of `x` lie one after the other in memory, those of each index of the first dimension together?"""
+    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+
+
+def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """As `dispatch.fake_quantize`."""
+    x = dense(x)
+    x_hat = torch.empty_like(x)
+    task, _kept = fill_pass(x, scale, grid, out=x_hat)
+    compiled().asq_fake_quantize(ctypes.byref(task))
+    return x_hat
+
+
+def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """As `dispatch.fake_quantize_backward`."""
+    x = dense(x)
+    grad_x = torch.empty_like(x)
+    if grad.stride() != x.stride():
+        grad = torch.empty_like(x).copy_(grad)
+    sums = torch.empty(_groups(x), dtype=torch.float64)
+    task, _kept = fill_pass(x, scale, grid, out=grad_x)
+    task.grad, task.grad_step = grad.data_ptr(), sums.data_ptr()
+    compiled().asq_fake_quantize_backward(ctypes.byref(task))
+    return grad_x, (sums.sum() if scale.numel() == 1 else sums).to(scale.dtype).reshape(scale.shape)
+
+
+def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
+    """As `dispatch.round_rows`."""
+    weight = weight.contiguous()
+    rounded = torch.empty_like(weight)
+    compiled().asq_round_rows(
+        _pointer(weight.data_ptr()), _pointer(rounded.data_ptr()), _int64(len(weight)), _int64(weight.shape[1]),
+        _float(qmax), _float(smallest),
+    )  # fmt: skip
+    return rounded
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Does a tensor hold float32 values in the memory of this machine? One of a subclass may hold none at all."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and type(tensor) in (Tensor, nn.Parameter)
+
+
+def dense(x: Tensor) -> Tensor:
+    """Return `x`, or a copy of it that has no gaps in memory."""
+    if _is_dense(x):
+        return x
+    last = x.dim() == 4 and x.stride(1) == 1  # a part of the channels, of which the rest lies between
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _groups(x: Tensor) -> int:
+    return len(x) if x.dim() else 1
+
+
+def fill_pass(x: Tensor, scale: Tensor, grid: Grid, out: Tensor) -> tuple[Pass, object]:
+    """Return the arguments of a pass, and what must live as long as they."""
+    groups, scale, (native_grid, kept) = _groups(x), scale.contiguous(), _native_grid(grid)
+    task = Pass(
+        x=x.data_ptr(), step=scale.data_ptr(), out=out.data_ptr(), groups=groups, size=x.numel() // max(groups, 1),
+        step_stride=int(scale.numel() > 1), grid=native_grid,
+    )  # fmt: skip
+    return task, (scale, kept)
+
+
+@cache
+def _native_grid(grid: Grid) -> tuple[_Grid, object]:
+    """Return the struct of a grid, and the arrays that it points into."""
+    qmin, qmax = bounds(grid)
+    if isinstance(grid, UniformGrid):
+        return _Grid(qmin=qmin, qmax=qmax), None
+    arrays = array("f", grid.boundaries), array("f", reversed(grid.magnitudes))
+    (boundaries, count), (levels, _) = (values.buffer_info() for values in arrays)
+    return _Grid(qmin=qmin, qmax=qmax, count=count, boundaries=boundaries, levels=levels), arrays
+
+
+def compiled() -> ctypes.CDLL:
+    """Return the compiled passes, where `takes` found them."""
+    loaded = library()
+    assert loaded is not None
+    return loaded
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled passes, or None where they were not compiled."""
+    try:
+        loaded = ctypes.CDLL(str(LIBRARY))
+    except OSError:
+        return None
+    if (parallel := _threads_of_torch()) is not None:
+        loaded.asq_use_threads(parallel)
+    return loaded
+
+
+def _threads_of_torch() -> object | None:
+    """Return the function by which PyTorch shares work among its threads; None where that is not OpenMP's of GNU.
+
+    Without it the passes run on one thread.
+    """
+    try:
+        # A symbol is looked for in a library and all that it depends on. Others bring an OpenMP of their own.
+        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return ctypes.cast(torch_cpu.GOMP_parallel, ctypes.c_void_p)
+    except (OSError, AttributeError):
+        return None

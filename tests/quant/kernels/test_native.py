@@ -1,0 +1,173 @@
+"""The compiled passes against those of PyTorch: the same values to the bit, and gradients as in double."""
+
+import itertools
+
+import pytest
+import torch
+
+from asqcli.quant.kernels import eager, native
+from asqcli.quant.kernels.adapted import adapted_fake_quantize, adapted_fake_quantize_backward
+from asqcli.quant.kernels.grid import UniformGrid
+from asqcli.quant.levels import apot_levels, post_levels, pot_levels
+
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(native.library() is None, reason="the passes of training were not compiled"),
+]
+
+GRIDS = [
+    UniformGrid(0, 3), UniformGrid(-8, 7), UniformGrid(0, 255), UniformGrid(-128, 127),
+    post_levels(2), post_levels(4), post_levels(4, grid="exact"), pot_levels(3), apot_levels(4),
+]  # fmt: skip
+LAST = torch.channels_last
+# Around the 16 partial sums and the blocks of 512 values; a layer of a network; features; one image; a vector; none.
+SHAPES = [
+    ((3, 1, 1, 1), LAST), ((2, 3, 5, 1), None), ((2, 17, 1, 1), LAST), ((5, 3, 13, 13), LAST), ((2, 8, 8, 8), None),
+    ((4, 65, 9, 7), LAST), ((6, 33), None), ((2, 7, 40), None), ((1, 16, 24, 24), LAST), ((9,), None),
+    ((0, 4, 3, 3), None),
+]  # fmt: skip
+
+
+def values(shape, memory_format=None, *, spread=1.0):
+    made = torch.randn(shape) * spread
+    return made if memory_format is None else made.to(memory_format=memory_format)
+
+
+def scales(shape, kind):
+    if kind == "one":
+        return torch.tensor(0.37)
+    if kind == "one of a weight":
+        return torch.full([1] * len(shape), 0.37)
+    return torch.rand(shape[0], *[1] * (len(shape) - 1)) + 0.1
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("kind", ["one", "one of a weight", "each"])
+def test_equals_the_operations_of_pytorch(grid, kind):
+    torch.manual_seed(0)
+    largest = max(grid.qmax if isinstance(grid, UniformGrid) else grid.largest, 1)
+    for shape, memory_format in SHAPES:
+        x, grad = values(shape, memory_format, spread=0.4 * largest), values(shape, memory_format)
+        scale = scales(shape, kind)
+        assert native.takes(x, scale)
+        x_hat = native.fake_quantize(x, scale, grid)
+        assert torch.equal(x_hat, eager.fake_quantize(x, scale, grid)) and x_hat.stride() == x.stride()
+
+        grad_x, grad_scale = native.fake_quantize_backward(grad, x, scale, grid)
+        expected_x, _ = eager.fake_quantize_backward(grad, x, scale, grid)
+        assert torch.equal(grad_x, expected_x)
+        # Summed in double from the same codes; float32 sums may lose what cancels, hence the size of the terms.
+        v = (x * (1 / scale)).double()
+        codes = (x_hat.double() / scale.double()).nan_to_num()
+        terms = grad.double() * codes - grad_x.double() * v
+        expected = terms.sum_to_size(scale.shape)
+        bound = 1e-6 * terms.abs().sum_to_size(scale.shape) + 1e-6 * (grad.double() * codes).abs().sum_to_size(
+            scale.shape
+        )
+        assert grad_scale.shape == scale.shape and ((grad_scale - expected).abs() <= bound + 1e-12).all()
+
+
+@pytest.mark.parametrize("grid", [UniformGrid(0, 15), post_levels(4)], ids=str)
+def test_gaps_in_memory_and_gradients_of_another_layout(grid):
+    torch.manual_seed(1)
+    whole = values((4, 12, 6, 6), LAST, spread=9.0)
+    for x in (whole[:, 2:9], whole[..., ::2], whole.permute(1, 0, 2, 3), whole[1:2].expand(3, -1, -1, -1)):
+        grad, scale = torch.randn(x.shape), torch.tensor(0.7)
+        assert torch.equal(native.fake_quantize(x, scale, grid), eager.fake_quantize(x, scale, grid))
+        found, expected = (p.fake_quantize_backward(grad, x, scale, grid) for p in (native, eager))
+        assert torch.equal(found[0], expected[0])
+        assert torch.allclose(found[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_nan_infinity_and_ties():
+    x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.5, 1.5, 2.5, -0.5, 3.0, 0.0, -0.0] * 60)
+    grad, scale = torch.ones_like(x), torch.tensor(1.0)
+    grid = UniformGrid(-2, 3)
+    x_hat, expected = (passes.fake_quantize(x, scale, grid) for passes in (native, eager))
+    assert torch.equal(x_hat.isnan(), x.isnan()) and torch.equal(x_hat.nan_to_num(), expected.nan_to_num())
+    found, _ = native.fake_quantize_backward(grad, x, scale, grid)
+    expected, _ = eager.fake_quantize_backward(grad, x, scale, grid)
+    assert torch.equal(found[1:10], expected[1:10])  # a NaN has no gradient worth comparing
+
+
+def test_what_it_leaves_to_pytorch():
+    x = torch.randn(4, 3, 2, 2)
+    assert native.takes(x, torch.ones(())) and native.takes(x, torch.ones(4, 1, 1, 1))
+    assert not native.takes(x, torch.ones(1, 3, 1, 1)) and not native.takes(x, torch.ones(4, 3, 1, 1))
+    assert not native.takes(x.double(), torch.ones(())) and not native.takes(x.to("meta"), torch.ones(()))
+
+
+def both_layouts(shape):
+    made = torch.rand(shape) * 2 - 0.3
+    return [made] if len(shape) != 4 else [made, made.to(memory_format=LAST)]
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 16, 7, 9), (3, 3, 8, 8), (4, 70, 3, 3), (1, 130, 5, 5), (6, 40), (2, 9, 40)], ids=str
+)
+def test_adapter_in_the_same_pass(shape):
+    """Against the adapter's formulas in double, differentiated by autograd around the rounding."""
+    torch.manual_seed(2)
+    channels_last = len(shape) < 4  # of features; of images channels are second
+    channels = shape[-1] if channels_last else shape[1]
+    widths = (channels, 1) if channels < 8 else (channels, channels // 4, 1)
+    layers = [(torch.randn(o, i) * 0.5, torch.randn(o) * 0.3) for i, o in itertools.pairwise(widths)]
+    step_size, grid = torch.tensor(0.11), UniformGrid(0, 15)
+    for x in both_layouts(shape):
+        grad = torch.randn(shape)
+        x_hat, answers = adapted_fake_quantize(x, step_size, layers, grid, channels_last=channels_last)
+        assert torch.equal(x_hat, eager.fake_quantize(x, answers.scale, grid))
+
+        exact = x.double().requires_grad_()
+        parameters = [[p.double().requires_grad_() for p in layer] for layer in layers]
+        means = exact.mean(dim=tuple(range(1, x.dim() - 1))) if channels_last else exact.mean(dim=(2, 3))
+        means = exact if len(shape) == 2 else means
+        hidden = means
+        for index, (weight, bias) in enumerate(parameters):
+            hidden = torch.nn.functional.linear(hidden.relu() if index else hidden, weight, bias)
+        beta = torch.where(hidden >= 0, 1 + hidden, 1 / (1 - hidden.clamp(max=0)))
+        assert torch.allclose(answers.beta.double(), beta, rtol=1e-5)
+
+        found_x, found_step, found_layers = adapted_fake_quantize_backward(
+            grad, x, step_size, layers, answers, grid, channels_last=channels_last
+        )
+        rounded_x, grad_scale = eager.fake_quantize_backward(grad.double(), x.double(), answers.scale.double(), grid)
+        (beta * step_size.double()).backward(grad_scale.reshape(beta.shape))
+        expected = [rounded_x + exact.grad, (grad_scale.flatten() * beta.flatten()).sum()]
+        expected += [p.grad for layer in parameters for p in layer]
+        found = [found_x, found_step, *(p for layer in found_layers for p in layer)]
+        for a, b in zip(found, expected, strict=True):
+            assert a.shape == b.shape and (a - b).abs().max() <= 2e-5 * b.abs().max()
+
+
+def test_threads_change_no_bit():
+    torch.manual_seed(3)
+    x, grad = values((32, 16, 16, 16), LAST, spread=4.0), values((32, 16, 16, 16), LAST)
+    layers = [(torch.randn(4, 16), torch.randn(4)), (torch.randn(1, 4), torch.randn(1))]
+    step_size, grid = torch.tensor(0.5), UniformGrid(0, 15)
+
+    def run():
+        x_hat, answers = adapted_fake_quantize(x, step_size, layers, grid, channels_last=False)
+        backward = adapted_fake_quantize_backward(grad, x, step_size, layers, answers, grid, channels_last=False)
+        plain = native.fake_quantize_backward(grad, x, step_size, grid)
+        return [x_hat, *answers, *backward[:2], *plain]
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = run()
+        torch.set_num_threads(3)
+        together = run()
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_rows_of_an_adapters_weights():
+    torch.manual_seed(4)
+    weight = torch.randn(7, 33)
+    weight[3] = 0
+    smallest = 1e-30
+    rounded = native.round_rows(weight, 127, smallest)
+    assert torch.equal(rounded, eager.round_rows(weight, 127, smallest))
+    assert not rounded[3].any() and (rounded - weight).abs().max() <= weight.abs().max() / 254
