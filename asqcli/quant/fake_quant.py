@@ -64,8 +64,10 @@ def fake_quantize(
     """
     if qmin >= qmax:
         raise BoundsError(f"qmin {qmin} is not below qmax {qmax}")
-    step_size = _ScaleGradient.apply(step_size, step_gradient_scale)
-    return _FakeQuantize.apply(x, step_size if beta is None else step_size * beta, UniformGrid(qmin, qmax))
+    grid = UniformGrid(qmin, qmax)
+    if beta is None:
+        return _FakeQuantize.apply(x, step_size, grid, step_gradient_scale)
+    return _FakeQuantize.apply(x, _ScaleGradient.apply(step_size, step_gradient_scale) * beta, grid, 1.0)
 
 
 def fake_quantize_adapted(
@@ -87,9 +89,9 @@ def fake_quantize_adapted(
         step_size: ().
         layers: (weight, bias) of the adapter's one or two linear layers; beta is 1 + t, below 0 1 / (1 - t).
     """
-    step_size = _ScaleGradient.apply(step_size, step_gradient_scale)
     tensors = (tensor for layer in layers for tensor in layer)
-    return _AdaptedFakeQuantize.apply(x, step_size, UniformGrid(qmin, qmax), channels_last, *tensors)
+    grid = UniformGrid(qmin, qmax)
+    return _AdaptedFakeQuantize.apply(x, step_size, grid, step_gradient_scale, channels_last, *tensors)
 
 
 def fake_quantize_to_levels(
@@ -109,8 +111,8 @@ def fake_quantize_to_levels(
     >>> fake_quantize_to_levels(torch.tensor([0.9, -0.3, 5.0]), torch.tensor(1.0), pot_levels(3))
     tensor([ 1.0000, -0.2500,  1.0000])
     """
-    clipping_threshold = _ScaleGradient.apply(clipping_threshold, threshold_gradient_scale)
-    return _FakeQuantize.apply(weight, clipping_threshold / level_set.largest, level_set)
+    scale = clipping_threshold / level_set.largest
+    return _FakeQuantize.apply(weight, scale, level_set, threshold_gradient_scale)
 
 
 @contextmanager
@@ -130,36 +132,42 @@ def computed_again(x_hat: Tensor) -> Generator[None]:
         return node if (saved.data_ptr(), saved.shape, saved.stride()) == place else saved
 
     def give_back(kept: Any) -> Tensor:
-        return kept if isinstance(kept, Tensor) else dispatch.fake_quantize(*kept.saved_tensors[:2], kept.grid)
+        if isinstance(kept, Tensor):
+            return kept
+        x, scale, *_ = kept.saved_tensors
+        return dispatch.fake_quantize(x, scale, kept.grid)
 
     with saved_tensors_hooks(keep, give_back):
         yield
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """`x` to the nearest codes of a grid, times `scale`; gradients by STE and by Eq. 7."""
+    """`x` to the nearest codes of a grid, times `scale`; gradients by STE, and by Eq. 7 times a factor."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, scale_gradient_factor: float) -> Tensor:
         ctx.save_for_backward(x, scale)
-        ctx.grid = grid
+        ctx.grid, ctx.factor = grid, scale_gradient_factor
         return dispatch.fake_quantize(x, scale, grid)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, scale = ctx.saved_tensors
-        return *dispatch.fake_quantize_backward(grad, x, scale, ctx.grid), None
+        grad_x, grad_scale = dispatch.fake_quantize_backward(grad, x, scale, ctx.grid)
+        return grad_x, grad_scale * ctx.factor, None, None
 
 
 class _AdaptedFakeQuantize(torch.autograd.Function):
     """`x` to whole numbers of the step that its adapter adapts to it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, step_size: Tensor, grid: Grid, channels_last: bool, *layers: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, step_size: Tensor, grid: Grid, factor: float, channels_last: bool, *layers: Tensor
+    ) -> Tensor:
         x_hat, answers = adapted_fake_quantize(x, step_size, _in_pairs(layers), grid, channels_last=channels_last)
         ctx.save_for_backward(x, *answers, step_size, *layers)
-        ctx.grid, ctx.channels_last = grid, channels_last
+        ctx.grid, ctx.factor, ctx.channels_last = grid, factor, channels_last
         return x_hat
 
     @staticmethod
@@ -170,7 +178,8 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
         grad_x, grad_step_size, grad_layers = adapted_fake_quantize_backward(
             grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last
         )
-        return grad_x, grad_step_size, None, None, *(tensor for layer in grad_layers for tensor in layer)
+        grads = (tensor for layer in grad_layers for tensor in layer)
+        return grad_x, grad_step_size * ctx.factor, None, None, None, *grads
 
 
 def _in_pairs(layers: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
