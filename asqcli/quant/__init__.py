@@ -8,7 +8,8 @@ so that training's fake quantizer, its evaluation and an integer engine can all 
 
     spec       what a quantizer is, in settings
     bounds     bits and signedness to qmin, qmax         levels     level sets and their tables
-    fake_quant the paper's autograd functions            baselines  PACT's and LSQ+'s
+    rounding   float to codes and levels                 fake_quant the paper's autograd functions
+    kernels    their passes over memory, in C and torch  baselines  PACT's and LSQ+'s
     step_size  starting values                           adapter    activation statistics to beta
     weight_quantizers, activation_quantizers             the modules that layers hold, built from all of the above
 """

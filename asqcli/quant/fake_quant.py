@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
+from torch.autograd.profiler import record_function
 
 from asqcli.errors import BoundsError
 from asqcli.quant.kernels import dispatch
 from asqcli.quant.kernels.adapted import Answers, adapted_fake_quantize, adapted_fake_quantize_backward
 from asqcli.quant.kernels.grid import Grid, UniformGrid
 from asqcli.quant.levels import LevelSet
+
+COMPUTED_AGAIN = "fake quantizer, again"  # what `computed_again` does in a backward, in a profile
 
 
 def gradient_scale(elements: int, qmax: int) -> float:
@@ -135,7 +138,8 @@ def computed_again(x_hat: Tensor) -> Generator[None]:
         if isinstance(kept, Tensor):
             return kept
         x, scale, *_ = kept.saved_tensors
-        return dispatch.fake_quantize(x, scale, kept.grid)
+        with record_function(COMPUTED_AGAIN):
+            return dispatch.fake_quantize(x, scale, kept.grid)
 
     with saved_tensors_hooks(keep, give_back):
         yield

@@ -1,4 +1,4 @@
-"""Where a training step goes: the float and the quantized step side by side, and the operators of the quantized one."""
+"""Where a training step goes: the float and the quantized step side by side, their memory, the quantized operators."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,16 +17,19 @@ from torch.nn import functional as F
 from asqcli.nn.calibration import calibrate
 from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import project_steps
+from asqcli.quant.fake_quant import COMPUTED_AGAIN
 from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.schema import Train
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.optimizer import make_optimizer
 
 WARM_STEPS, TIMED_STEPS, TRACED_STEPS = 3, 10, 3
+ACTIVITIES = [torch.profiler.ProfilerActivity.CPU]
 # Names of operators to the part of the step that they belong to; the first that matches counts.
 SMALL_PARTS = "adapters, pools and linear layers"
 PARTS = {
     "FakeQuantize": "fake quantizers",
+    COMPUTED_AGAIN: "fake quantizers",
     "conv": "convolutions",
     "batch_norm": "batch norm",
     "mean": SMALL_PARTS,
@@ -45,12 +49,16 @@ class StepProfile:
         float_ms, quantized_ms: medians of a whole step, alternating in one run.
         sections_ms: forward, backward, update: medians of the quantized step.
         operators: share of the quantized step's processor time by part, in percent, largest first.
+        float_peak_mib, peak_mib: the most memory that tensors take within a float and a quantized step, beyond what
+            they hold before it.
     """
 
     float_ms: float
     quantized_ms: float
     sections_ms: dict[str, float]
     operators: dict[str, float]
+    float_peak_mib: float
+    peak_mib: float
 
     @property
     def ratio(self) -> float:
@@ -91,6 +99,8 @@ def profile_step(
         quantized_ms=statistics.median(times["quantized"]),
         sections_ms={name: statistics.median(values[WARM_STEPS:]) for name, values in sections.items()},
         operators=_operators(steps["quantized"]),
+        float_peak_mib=_peak_mib(steps["float"]),
+        peak_mib=_peak_mib(steps["quantized"]),
     )
 
 
@@ -129,8 +139,7 @@ class _Step:
 
 def _operators(step: _Step) -> dict[str, float]:
     """Return the share of each part in the processor time of some steps, in percent."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, acc_events=True) as trace:
+    with torch.profiler.profile(activities=ACTIVITIES, acc_events=True) as trace:
         for _ in range(TRACED_STEPS):
             step()
     parts: dict[str, float] = {}
@@ -140,6 +149,17 @@ def _operators(step: _Step) -> dict[str, float]:
     total = sum(parts.values())
     shares = {name: round(100 * spent / total, 1) for name, spent in parts.items()}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def _peak_mib(step: _Step) -> float:
+    """Return the most memory that PyTorch's tensors take within a step, beyond what they hold before it."""
+    step.optimizer.zero_grad(set_to_none=True)  # the profiler complains of what was allocated before it
+    with torch.profiler.profile(activities=ACTIVITIES, profile_memory=True) as trace:
+        step()
+    # The public tables add allocations up by operator; only the raw events tell when each came.
+    events: list[Any] = [] if trace.profiler is None else trace.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return round(max(accumulate(size for _, size in changes), default=0) / 2**20, 1)
 
 
 def _part_of(event: Any) -> str:
