@@ -126,23 +126,36 @@ def computed_again(x_hat: Tensor) -> Generator[None]:
     as many values as a float one. The price is one more pass.
     """
     node: Any = x_hat.grad_fn
-    if getattr(node, "_forward_cls", None) not in (_FakeQuantize, _AdaptedFakeQuantize):
+    if getattr(node, "_forward_cls", None) not in (_FakeQuantize, _AdaptedFakeQuantize) or _others_decide():
         yield
         return
+    x, scale, *_ = (saved.detach() for saved in node.saved_tensors)
+    grid = node.grid
     place = x_hat.data_ptr(), x_hat.shape, x_hat.stride()
 
-    def keep(saved: Tensor) -> Any:
-        return node if (saved.data_ptr(), saved.shape, saved.stride()) == place else saved
+    def keep(saved: Tensor) -> Tensor | None:
+        return None if (saved.data_ptr(), saved.shape, saved.stride()) == place else saved
 
-    def give_back(kept: Any) -> Tensor:
-        if isinstance(kept, Tensor):
+    def give_back(kept: Tensor | None) -> Tensor:
+        if kept is not None:
             return kept
-        x, scale, *_ = kept.saved_tensors
         with record_function(COMPUTED_AGAIN):
-            return dispatch.fake_quantize(x, scale, kept.grid)
+            return dispatch.fake_quantize(x, scale, grid)
 
     with saved_tensors_hooks(keep, give_back):
         yield
+
+
+def _others_decide() -> bool:
+    """Does somebody else say what becomes of what is saved, as activation checkpointing does?
+
+    No public function tells. Where PyTorch has not yet the private one, everything is kept.
+    """
+    top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    try:
+        return top_hooks is None or top_hooks(True) is not None
+    except TypeError:  # it took no argument at first
+        return True
 
 
 class _FakeQuantize(torch.autograd.Function):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from asqcli.errors import BoundsError
 from asqcli.quant.fake_quant import computed_again, fake_quantize, fake_quantize_to_levels, gradient_scale
@@ -203,3 +204,18 @@ def test_what_is_not_fake_quantized_is_kept_as_ever():
     with computed_again(x):
         y = x * x
     assert torch.equal(torch.autograd.grad(y.sum(), x)[0], 2 * x)
+
+
+def test_checkpointed_activations_are_left_to_who_checkpoints_them():
+    torch.manual_seed(0)
+    x, step = torch.rand(2, 3, 5, 5, requires_grad=True), torch.tensor(0.3, requires_grad=True)
+    weight = torch.randn(4, 3, 3, 3)
+
+    def layer(x):
+        x_hat = fake_quantize(x, step, qmin=0, qmax=3)
+        with computed_again(x_hat):
+            return torch.nn.functional.conv2d(x_hat, weight).relu()
+
+    plain = torch.autograd.grad(layer(x).square().sum(), (x, step))
+    again = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).square().sum(), (x, step))
+    assert all(torch.equal(a, b) for a, b in zip(again, plain, strict=True))
