@@ -151,7 +151,7 @@ def _others_decide() -> bool:
 
     No public function tells. Where PyTorch has not yet the private one, everything is kept.
     """
-    top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
     try:
         return top_hooks is None or top_hooks(True) is not None
     except TypeError:  # it took no argument at first

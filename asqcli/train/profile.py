@@ -157,8 +157,8 @@ def _peak_mib(step: _Step) -> float:
     with torch.profiler.profile(activities=ACTIVITIES, profile_memory=True) as trace:
         step()
     # The public tables add allocations up by operator; only the raw events tell when each came.
-    events: list[Any] = [] if trace.profiler is None else trace.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    raw: Any = trace.profiler
+    changes = sorted((e.start_ns(), e.nbytes()) for e in raw.kineto_results.events() if e.name() == "[memory]")
     return round(max(accumulate(size for _, size in changes), default=0) / 2**20, 1)
 
 
