@@ -10,6 +10,8 @@ image_folder  a folder of images to its splits and classes
 samples       a name or folder to images and labels; no torch
 source        the same as splits that give batches
 splits        one split: in memory, augmented as whole batches, or streamed from files
+decoders      processes that decode files, the same for all passes
+preprocessing from an image to the network's input
 augment       the paper's augmentations
 digits        the embedded data set
 """
