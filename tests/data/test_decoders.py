@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing.reductions import shared_cache
 
 from asqcli.data.decoders import Decoders
 from asqcli.data.preprocessing import Preprocessing
@@ -132,6 +133,12 @@ def test_processes_that_were_ended_are_told_and_replaced(decoders, paths):
     assert ran_out_of_memory(caught.value)
     decoders.close()
     assert len(list(decoders.decode(requests(paths)))) == 6
+
+
+def test_nothing_is_kept_of_batches_that_are_gone(decoders, paths):
+    held = len(shared_cache)
+    for _ in decoders.decode(requests(paths, 1) * 3):
+        assert len(shared_cache) <= held + 6
 
 
 def test_random_numbers_of_the_program_are_left_alone(decoders, paths):
