@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from weakref import finalize
 
@@ -24,7 +24,7 @@ from asqcli.errors import InputError
 from asqcli.machine import usable_processors
 
 Request = tuple[str, tuple[int, ...] | None]  # path, what names the random part of training; None for evaluation
-Requests = list[Request]  # of a batch
+Requests = Sequence[Request]  # of a batch
 Task = tuple[int, Requests]  # number of the pass, a batch of it
 Answer = Tensor | InputError | None  # pixels (N, H, W, 3) uint8; why there are none; None where nobody waits for it
 

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import warnings
 
@@ -70,6 +71,23 @@ def test_a_pass_is_a_function_of_its_seed_and_can_start_anywhere(tmp_path, augme
     for (x, labels), (y, others) in zip(whole[2:], rest, strict=True):
         assert torch.equal(x, y) and torch.equal(labels, others)
     assert not torch.equal(whole[0][0], other[0][0])
+
+
+def test_all_passes_share_processes_and_give_what_one_process_gives(tmp_path, write_image_folder):
+    folder = str(write_image_folder(tmp_path, {"a": 14, "b": 14}, size=(40, 30)))
+    before = set(multiprocessing.active_children())
+    alone, shared = (open_data(folder, preprocessing(augment="resized_crop"), workers=n) for n in (0, 2))
+    started = set(multiprocessing.active_children()) - before
+    assert len(started) == shared.train.decoders.workers
+    for turn in range(2):
+        for ways in (
+            [data.train.train_batches(5, seed=(7, turn), first=turn) for data in (alone, shared)],
+            [data.result.eval_batches(2) for data in (alone, shared)],
+            [data.train.spread(7).eval_batches(3) for data in (alone, shared)],
+        ):
+            for (x, labels), (y, others) in zip(*ways, strict=True):
+                assert torch.equal(x, y) and x.stride() == y.stride() and torch.equal(labels, others)
+        assert set(multiprocessing.active_children()) - before == started
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be denied to a process here")
