@@ -59,7 +59,7 @@ class Decoders:
                 generator=torch.Generator(),  # instead of the one that everybody draws from
             )
             self._answers = iter(self._loader)
-            _RUNNING.add(self._answers)
+            _RUNNING[self._answers] = self._wanted
             self._end = finalize(self, _end, self._answers)
 
     def close(self) -> None:
@@ -88,6 +88,7 @@ class Decoders:
                 self._wanted += 1  # nobody waits for what was asked ahead
 
     def _answer_here(self, this: _Pass) -> Answer:
+        this.asked.clear()
         task = next(this, None)
         return None if task is None else self._decoder[int(self._wanted), task[1]]
 
@@ -182,15 +183,17 @@ def _leave_signals(_worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-# Of PyTorch's loaders. By itself such an iterator ends its processes when nobody holds it any more. That is too late
-# where a traceback does to the end, and may fail where it is found in a circle: its pipes can be closed before.
-_RUNNING: set[Iterator[Answer]] = set()
+# Iterators of PyTorch's loaders, and the numbers of their passes. By itself such an iterator ends its processes when
+# nobody holds it any more. That is too late where a traceback does to the end, and may fail where it is found in a
+# circle: its pipes can be closed before.
+_RUNNING: dict[Iterator[Answer], Tensor] = {}
 
 
 def _end(answers: Any) -> None:
-    """End the processes that answer."""
-    _RUNNING.discard(answers)
-    answers._shutdown_workers()
+    """End the processes that answer, after the image at hand."""
+    if (wanted := _RUNNING.pop(answers, None)) is not None:
+        wanted += 1
+        answers._shutdown_workers()
 
 
 @atexit.register
