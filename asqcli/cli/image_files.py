@@ -51,4 +51,4 @@ def _files_in(folder: str) -> list[str]:
     broken = [inner / name for inner in found.visited for name in inner.contents.broken]
     if not found.paths and not broken:
         raise InputError(f"no images in the folder {quoted(folder)}")
-    return found.paths + broken  # a broken link is answered as an image that cannot be read
+    return [*found.paths, *broken]  # a broken link is answered as an image that cannot be read

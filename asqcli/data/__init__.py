@@ -5,10 +5,13 @@ folders       what lies in a folder: images, links, what is passed over
 split_names   names of folders that mean a split
 split_folders which folders are splits, by their names and what lies in them
 listing       the images of a split, each file counted once
+paths         the paths of very many files, in few bytes
 image_folder  a folder of images to its splits and classes
 samples       a name or folder to images and labels; no torch
 source        the same as splits that give batches
 splits        one split: in memory, augmented as whole batches, or streamed from files
+decoders      processes that decode files, the same for all passes
+preprocessing from an image to the network's input
 augment       the paper's augmentations
 digits        the embedded data set
 """

@@ -1,10 +1,17 @@
-"""Augmentation of whole batches held as uint8 tensors. All randomness comes from the generator given."""
+"""Augmentation of whole batches, held as uint8 tensors, or of one image. Randomness comes from the generator given."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # of a random part: share of the image, width by height
+TRIES = 10  # at a part that fits
 
 
 def shift(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
@@ -27,3 +34,34 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return the images, each mirrored left to right with probability one half. `images`: (N, C, H, W)."""
     mirrored = torch.rand(images.shape[0], generator=generator) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def random_part(image: Image.Image, size: int, generator: torch.Generator) -> np.ndarray:
+    """Return a random part of the image, brought to (size, size, 3), mirrored half of the time."""
+    left, top, width, height = random_box(*image.size, generator)
+    mirrored = torch.rand((), generator=generator) < 0.5
+    box = (left, top, left + width, top + height)
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return pixels[:, ::-1] if mirrored else pixels
+
+
+def random_box(width: int, height: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """Return (left, top, width, height) of a part of an image: 8 to 100% of its area, three by four to four by three.
+
+    Draws and rounds as torchvision's RandomResizedCrop, which draws from the generator that everybody shares, and takes
+    seconds to be imported by each process that decodes.
+    """
+    narrowest, widest = ASPECT
+    logarithms = torch.tensor(ASPECT).log().tolist()
+    for _ in range(TRIES):
+        area = width * height * torch.empty(1).uniform_(*AREA, generator=generator).item()
+        aspect = torch.empty(1).uniform_(*logarithms, generator=generator).exp().item()
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(torch.randint(height - h + 1, (), generator=generator))
+            left = int(torch.randint(width - w + 1, (), generator=generator))
+            return left, top, w, h
+    # The largest part of such an aspect, from the middle.
+    w = min(width, round(height * widest)) if width / height > widest else width
+    h = min(height, round(width / narrowest)) if width / height < narrowest else height
+    return (width - w) // 2, (height - h) // 2, w, h

@@ -7,14 +7,18 @@ editor leaves) is passed over, and kept in mind to be told.
 from __future__ import annotations
 
 import os
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
+
+from asqcli.data.paths import Paths
 from asqcli.errors import InputError, printable, quoted, some_of
 from asqcli.images import EXTENSIONS
+
+IMAGE_ENDINGS = frozenset(EXTENSIONS)
 
 LEFT_BY_SYSTEMS = frozenset(
     {
@@ -27,19 +31,19 @@ INODE_BITS = 2**64 - 1
 
 @dataclass(frozen=True)
 class Contents:
-    """What lies in one folder itself; names, sorted.
+    """What lies in one folder itself; all but the numbers sorted by name.
 
     Attributes:
         images: files with an image's ending.
-        inodes: of the images, uint64: equal ones may be the same file.
+        inodes: of the images, (N,) uint64: equal ones may be the same file.
         folders: by name.
         hidden: what is passed over without a look.
         others: how many files of each other ending there are.
         broken: links to nothing.
     """
 
-    images: tuple[str, ...]
-    inodes: array[int]
+    images: Paths
+    inodes: np.ndarray
     folders: dict[str, Folder]
     hidden: tuple[str, ...]
     others: Counter[str]
@@ -70,7 +74,7 @@ class Folder:
         return os.path.join(self.path, name)
 
     @property
-    def images(self) -> tuple[str, ...]:
+    def images(self) -> Paths:
         return self.contents.images
 
     @property
@@ -84,32 +88,49 @@ class Folder:
         Raises:
             InputError: it may not be read.
         """
-        images: list[tuple[str, int]] = []
-        folders: dict[str, Folder] = {}
-        hidden, broken, others = [], [], Counter()
+        images: dict[str, int] = {}
+        rest: list[os.DirEntry[str]] = []
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:
                     name = entry.name
-                    if name.startswith(".") or name.casefold() in LEFT_BY_SYSTEMS:
-                        hidden.append(name)
-                        continue
-                    kind = _kind(entry)
-                    ending = os.path.splitext(name)[1].lower()
-                    if kind == "broken":
-                        broken.append(name)
-                    elif kind == "folder":
-                        folders[name] = Folder(self / name, _real_path(self, entry))
-                    elif kind == "file" and ending in EXTENSIONS:
-                        images.append((name, _inode(entry)))
+                    # There may be millions of plain image files, and little else: they are known here, at once.
+                    if (
+                        name[name.rfind(".") :].lower() in IMAGE_ENDINGS
+                        and entry.is_file(follow_symlinks=False)
+                        and name[0] != "."
+                    ):
+                        images[name] = entry.inode()
                     else:
-                        others[ending if kind == "file" else "devices and pipes"] += 1
+                        rest.append(entry)
+                return self._sort_out(images, rest)
         except OSError as error:
             raise InputError(f"the folder {quoted(self.path)} cannot be read: {error.strerror}") from error
-        images.sort()
+
+    def _sort_out(self, images: dict[str, int], rest: Iterable[os.DirEntry[str]]) -> Contents:
+        """Return what lies in it. `images`: inodes of plain image files, by name; `rest`: entries of all else."""
+        folders: dict[str, Folder] = {}
+        hidden, broken, others = [], [], Counter()
+        for entry in rest:
+            name = entry.name
+            if name.startswith(".") or name.casefold() in LEFT_BY_SYSTEMS:
+                hidden.append(name)
+                continue
+            kind = _kind(entry)
+            ending = os.path.splitext(name)[1].lower()
+            if kind == "broken":
+                broken.append(name)
+            elif kind == "folder":
+                folders[name] = Folder(self / name, _real_path(self, entry))
+            elif kind == "file" and ending in IMAGE_ENDINGS:
+                images[name] = entry.stat().st_ino
+            else:
+                others[ending if kind == "file" else "devices and pipes"] += 1
+        names = sorted(images)
+        inodes = np.array([images[name] & INODE_BITS for name in names], np.uint64)
         return Contents(
-            tuple(name for name, _ in images),
-            array("Q", (inode for _, inode in images)),
+            Paths.in_folder(self.path, names),
+            inodes,
             dict(sorted(folders.items())),
             tuple(sorted(hidden)),
             others,
@@ -133,34 +154,33 @@ def _real_path(parent: Folder, entry: os.DirEntry[str]) -> str:
     return os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(parent.real, entry.name)
 
 
-def _inode(entry: os.DirEntry[str]) -> int:
-    return (entry.stat().st_ino if entry.is_symlink() else entry.inode()) & INODE_BITS
-
-
 @dataclass
 class Walk:
-    """All images in a folder and below.
+    """All images in a folder and below: those of a folder, then those of its folders, each sorted by name.
 
     Attributes:
-        paths: of the images; those of a folder, then those of its folders, each sorted by name.
-        inodes: of the images, uint64.
         visited: the folders, in that order.
         repeated: paths of links to folders that are read already, passed over.
     """
 
-    paths: list[str] = field(default_factory=list)
-    inodes: array[int] = field(default_factory=lambda: array("Q"))
     visited: list[Folder] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
+
+    @cached_property
+    def paths(self) -> Paths:
+        """Paths of the images."""
+        return Paths.joined([folder.images for folder in self.visited])
+
+    @property
+    def inodes(self) -> np.ndarray:
+        """Inodes of the images, (N,) uint64."""
+        return np.concatenate([folder.contents.inodes for folder in self.visited])
 
 
 def walk(top: Folder, above: Iterable[Folder] = ()) -> Walk:
     """List the images in a folder and below. `above`: folders that links may not lead back to."""
     found = Walk()
-    for folder in _below(top, above, found.repeated):
-        found.visited.append(folder)
-        found.paths += [folder / name for name in folder.images]
-        found.inodes += folder.contents.inodes
+    found.visited += _below(top, above, found.repeated)
     return found
 
 

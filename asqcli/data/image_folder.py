@@ -15,6 +15,7 @@ import numpy as np
 
 from asqcli.data.folders import Folder, Walk, counted, endings, has_images, passed_over, require_whole_links, walk
 from asqcli.data.listing import Listing, count_once
+from asqcli.data.paths import Paths
 from asqcli.data.split_folders import SPLITS, folders_by_split, is_unlabelled, lone_folder, split_names_in
 from asqcli.data.split_names import is_filler, read_split
 from asqcli.errors import InputError, printable, quoted, some_of
@@ -46,16 +47,24 @@ def read_image_folder(path: str) -> ImageFolder:
             class names that are no text, links to nothing, folders that may not be read.
     """
     reader = _Reader(Folder.at(path))
-    listed = {split: reader.list_classes(folder) for split, folder in reader.find_splits().items()}
-    splits = {split: listing for split, (_, listing) in listed.items()}
-    classes = _same_classes([(names, listing.folder) for names, listing in listed.values()])
-    return ImageFolder(classes, splits, (*reader.notes(), *count_once(splits, path)))
+    named, splits = [], {}
+    for split, folder in reader.find_splits().items():
+        names = reader.find_classes(folder)
+        named.append((names, folder.path))
+        splits[split] = reader.list_classes(folder, names)
+    return ImageFolder(_same_classes(named), splits, (*reader.notes(), *count_once(splits, path)))
 
 
-def paths_of_one_split(path: str) -> list[str]:
-    """Return the images of one split, the training images where there are some. Raises as `read_image_folder`."""
+def sample_paths(path: str, count: int) -> Paths:
+    """Return about `count` images of one split, evenly spread; training images where there are some.
+
+    Raises as `read_image_folder`, but for what lies in classes that it need not look into.
+    """
     reader = _Reader(Folder.at(path))
-    return reader.list_classes(next(iter(reader.find_splits().values())))[1].paths
+    folder = next(iter(reader.find_splits().values()))
+    names = reader.find_classes(folder)
+    paths = reader.list_classes(folder, names[:: max(1, len(names) // count)]).paths
+    return paths[:: max(1, len(paths) // count)]
 
 
 @dataclass
@@ -123,7 +132,7 @@ class _Reader:
     def _enter(self, folder: Folder) -> None:
         require_whole_links([folder])
         self.above.append(folder)
-        self.beside += [folder / name for name in folder.images]
+        self.beside += folder.images
 
     def _pass_over_siblings(self, around: Folder, splits: Sequence[str]) -> None:
         """Tell of the folders beside the splits that are plainly no classes, and refuse others."""
@@ -149,23 +158,26 @@ class _Reader:
         if harmless:
             self.told.append(f"passed over, beside the splits: {some_of(harmless)}")
 
-    def list_classes(self, folder: Folder) -> tuple[tuple[str, ...], Listing]:
-        """Return the class names, and the images, of a folder of class folders."""
-        classes = folder.folders
+    def find_classes(self, folder: Folder) -> tuple[str, ...]:
+        """Return the class names of a folder of class folders, in label order."""
         require_whole_links([folder])
         _require_classes(folder)
-        _refuse_splits(classes.values(), f"{quoted(folder.path)} has class folders and")
-        self._tell_of_names(classes)
-        self.beside += [folder / name for name in folder.images]
+        _refuse_splits(folder.folders.values(), f"{quoted(folder.path)} has class folders and")
+        self.beside += folder.images
         self.visited.append(folder)
-        paths, labels, inodes = [], [], []
-        for label, inner in enumerate(classes.values()):
-            found = walk(inner, [*self.above, folder])
-            self._take(inner, found)
-            paths += found.paths
-            labels.append(np.full(len(found.paths), label, np.int64))
-            inodes.append(np.frombuffer(found.inodes, np.uint64))
-        return tuple(classes), Listing(folder.path, paths, np.concatenate(labels), np.concatenate(inodes))
+        return tuple(folder.folders)
+
+    def list_classes(self, folder: Folder, names: Sequence[str]) -> Listing:
+        """Return the images of classes in a folder of class folders; the first of `names` has the label 0."""
+        paths, inodes = [], []
+        for name in names:
+            found = walk(folder.folders[name], [*self.above, folder])
+            self._take(folder.folders[name], found)
+            paths.append(found.paths)
+            inodes.append(found.inodes)
+        self._tell_of_names({name: folder.folders[name] for name in names})
+        labels = np.repeat(np.arange(len(names), dtype=np.int64), [len(of_class) for of_class in paths])
+        return Listing(folder.path, Paths.joined(paths), labels, np.concatenate(inodes))
 
     def _take(self, top: Folder, found: Walk) -> None:
         """Remember what was found in a class folder, and refuse what cannot be right."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from asqcli.data.image_folder import paths_of_one_split
+from asqcli.data.image_folder import sample_paths
+from asqcli.data.paths import Paths
 from asqcli.errors import InputError, did_you_mean, quoted
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -42,7 +43,7 @@ def data_traits(name: str) -> DataTraits:
         return DataTraits("digits", 16)
     if kind in CIFAR_FOLDERS:
         return DataTraits("cifar", 32)
-    side = _typical_side(paths_of_one_split(str(Path(name))))
+    side = _typical_side(sample_paths(str(Path(name)), SAMPLED_IMAGES))
     if side > SMALL_SIDE:
         return DataTraits("large", 224)
     return DataTraits("small", max(16, -(-side // 8) * 8))  # a multiple of 8, not below the images
@@ -70,10 +71,10 @@ def data_kind(name: str) -> str:
     return next(inside, "folder")
 
 
-def _typical_side(paths: list[str]) -> int:
+def _typical_side(paths: Paths) -> int:
     """Return the median of the shorter side over some images, pixels."""
     sides = []
-    for path in paths[:: max(1, len(paths) // SAMPLED_IMAGES)]:
+    for path in paths:
         try:
             with Image.open(path) as image:
                 sides.append(min(image.size))

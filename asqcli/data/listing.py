@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asqcli.data.folders import counted
+from asqcli.data.paths import Paths
 
 
 @dataclass
@@ -24,14 +25,13 @@ class Listing:
     """
 
     folder: str
-    paths: list[str]
+    paths: Paths
     labels: np.ndarray
     inodes: np.ndarray
 
     def keep(self, kept: np.ndarray) -> None:
         """Leave out the images that are not `kept`, (N,) bool."""
-        self.paths = [path for path, stays in zip(self.paths, kept, strict=True) if stays]
-        self.labels, self.inodes = self.labels[kept], self.inodes[kept]
+        self.paths, self.labels, self.inodes = self.paths.take(kept), self.labels[kept], self.inodes[kept]
 
 
 def count_once(splits: dict[str, Listing], root: str) -> list[str]:
@@ -41,11 +41,10 @@ def count_once(splits: dict[str, Listing], root: str) -> list[str]:
     """
     order = list(splits)
     starts = np.cumsum([0, *(len(listing.paths) for listing in splits.values())])
-    _, which, counts = np.unique(
-        np.concatenate([listing.inodes for listing in splits.values()]), return_inverse=True, return_counts=True
-    )
+    inodes = np.concatenate([listing.inodes for listing in splits.values()])
+    in_order = np.sort(inodes)
     files = defaultdict(list)
-    for position in np.flatnonzero(counts[which] > 1):
+    for position in np.flatnonzero(np.isin(inodes, in_order[1:][in_order[1:] == in_order[:-1]])):
         number = int(np.searchsorted(starts, position, side="right")) - 1
         split, index = order[number], int(position - starts[number])
         with suppress(OSError):  # gone by now: told when it is read

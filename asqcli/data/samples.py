@@ -15,10 +15,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from asqcli.data.digits import CLASSES, load_digits
-from asqcli.data.folders import relative
 from asqcli.data.image_folder import read_image_folder
 from asqcli.data.layout import CIFAR_FOLDERS, NAMES, data_kind
 from asqcli.data.listing import Listing
+from asqcli.data.paths import Paths
 from asqcli.data.split_folders import SPLITS
 from asqcli.errors import InputError, first_line, quoted
 
@@ -45,7 +45,7 @@ class ArraySamples:
 class FileSamples:
     """Image files and labels, (N,) int64."""
 
-    paths: tuple[str, ...]
+    paths: Paths
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class FileSamples:
     def spread(self, count: int) -> FileSamples:
         """Return `count` of them, evenly spread, or all."""
         chosen = spread(len(self), count)
-        return FileSamples(tuple(self.paths[i] for i in chosen), self.labels[chosen])
+        return FileSamples(self.paths.take(chosen), self.labels[chosen])
 
 
 def spread(length: int, count: int) -> np.ndarray:
@@ -154,7 +154,7 @@ def _count(labels: np.ndarray, kind: str = "") -> str:
 
 
 def _files(listing: Listing) -> FileSamples:
-    return FileSamples(tuple(listing.paths), listing.labels)
+    return FileSamples(listing.paths, listing.labels)
 
 
 def _hold_out(train: Listing) -> tuple[FileSamples, FileSamples]:
@@ -163,14 +163,16 @@ def _hold_out(train: Listing) -> tuple[FileSamples, FileSamples]:
     if count == len(train.paths):
         raise InputError(f"{quoted(train.folder)} has one image, too few to hold some out")
 
-    def lot(index: int) -> bytes:
-        name = relative(train.paths[index], train.folder).replace(os.sep, "/")
+    def lot(path: str) -> bytes:
+        name = path.removeprefix(around).replace(os.sep, "/")
         return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
+    around = os.path.join(train.folder, "")
+    lots = np.frombuffer(b"".join(map(lot, train.paths)), "S32")
     drawn = np.zeros(len(train.paths), bool)
-    drawn[sorted(range(len(train.paths)), key=lot)[:count]] = True
+    drawn[lots.argsort(kind="stable")[:count]] = True
 
     def part(chosen: np.ndarray) -> FileSamples:
-        return FileSamples(tuple(train.paths[i] for i in np.flatnonzero(chosen)), train.labels[chosen])
+        return FileSamples(train.paths.take(chosen), train.labels[chosen])
 
     return part(~drawn), part(drawn)

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from asqcli import images
+from asqcli.data.decoders import Decoders
 from asqcli.data.layout import data_kind
+from asqcli.data.preprocessing import Preprocessing
 from asqcli.data.samples import ArraySamples, DataSet, FileSamples, Samples, find_samples
-from asqcli.data.splits import FileSplit, MemorySplit, Preprocessing, Split
+from asqcli.data.splits import FileSplit, MemorySplit, Split
 from asqcli.errors import InputError, UsageError, some_of
 
 MEMORY_LIMIT_BYTES = 2**31
@@ -33,11 +35,12 @@ def open_data(name: str, preprocessing: Preprocessing, *, workers: int, with_tra
             "choose none, shift or shift_flip",
         )
     found = find_samples(name)
+    decoders = Decoders(preprocessing, workers)
 
     def read(samples: Samples) -> Split:
         if isinstance(samples, ArraySamples):
             return _from_arrays(samples, preprocessing)
-        return _from_files(samples, preprocessing, workers)
+        return _from_files(samples, preprocessing, decoders)
 
     return DataSet(
         classes=found.classes,
@@ -55,11 +58,12 @@ def _from_arrays(samples: ArraySamples, preprocessing: Preprocessing) -> MemoryS
     return MemorySplit(tensor, torch.as_tensor(samples.labels, dtype=torch.int64), preprocessing)
 
 
-def _from_files(samples: FileSamples, preprocessing: Preprocessing, workers: int) -> Split:
+def _from_files(samples: FileSamples, preprocessing: Preprocessing, decoders: Decoders) -> Split:
     paths, labels = samples.paths, torch.from_numpy(samples.labels)
     in_memory = len(paths) * 3 * preprocessing.image_size**2 <= MEMORY_LIMIT_BYTES
     if preprocessing.augment == "resized_crop" or not in_memory:
-        return FileSplit(paths, labels, preprocessing, workers)
+        decoders.start()
+        return FileSplit(paths, labels, preprocessing, decoders)
 
     def decode(path: str) -> np.ndarray | InputError:
         try:
@@ -67,7 +71,7 @@ def _from_files(samples: FileSamples, preprocessing: Preprocessing, workers: int
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(max(1, decoders.workers)) as pool:
         decoded = list(pool.map(decode, paths, chunksize=64))
     failures = [d for d in decoded if isinstance(d, InputError)]
     if failures:

@@ -8,71 +8,20 @@ The order of a pass and all its augmentation are a function of the seed given, w
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from asqcli import images
-from asqcli.data.augment import flip, shift
+from asqcli.data.decoders import Decoders, Requests
+from asqcli.data.paths import Paths
+from asqcli.data.preprocessing import Preprocessing
 from asqcli.data.samples import spread
-from asqcli.errors import InputError
-from asqcli.machine import usable_processors
 from asqcli.seeds import generator
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) float32, labels (N,) int64
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From a decoded image to the network's input.
-
-    Attributes:
-        image_size: height and width of the input, pixels.
-        resize: length of the shorter side before the centre crop, pixels.
-        mean, std: per channel, of pixels scaled to 0 .. 1.
-        augment: `none`, `shift` (random crop from a padded image), `shift_flip`, or `resized_crop` (a random part of
-            the image, brought to size, and flips).
-        padding: pixels around the image for the shift.
-    """
-
-    image_size: int
-    resize: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    augment: str
-    padding: int
-
-    def evaluation_pixels(self, path: images.FilePath) -> np.ndarray:
-        """Return the pixels that evaluation sees of an image file, (image_size, image_size, 3) uint8."""
-        return images.read_pixels(path, resize=self.resize, size=self.image_size)
-
-    def augment_batch(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return (N, 3, H, W) uint8 pixels with the augmentations that work on whole batches."""
-        if self.augment in ("shift", "shift_flip"):
-            pixels = shift(pixels, self.padding, generator)
-        if self.augment == "shift_flip":
-            pixels = flip(pixels, generator)
-        return pixels
-
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Return float32 input from (N, 3, H, W) uint8 pixels, channels last in memory.
-
-        In that layout, which the network then keeps, a training step of ResNet-20 takes four fifths of the time.
-        """
-        multiplier, addend = (torch.from_numpy(v)[:, None, None] for v in images.normalization(self.mean, self.std))
-        pixels = pixels.to(torch.float32, memory_format=torch.channels_last)
-        return pixels.mul_(multiplier).add_(addend)
-
-
-Request = tuple[int, tuple[int, ...] | None]  # index, seed of the random part to cut out or None
-Sample = tuple[Any, int, InputError | None]  # pixels, label, or why there are none
 
 
 class Split(Protocol):
@@ -148,95 +97,34 @@ class MemorySplit:
 class FileSplit:
     """Images decoded from their files as they are needed."""
 
-    paths: tuple[str, ...]
+    paths: Paths
     labels: Tensor
     preprocessing: Preprocessing
-    workers: int
+    decoders: Decoders
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
         order = _order(self, batch_size, seed, first)
-        cut = self.preprocessing.augment == "resized_crop"
-        requests = [[(int(i), (*seed, number, int(i)) if cut else None) for i in indices] for number, indices in order]
-        for (number, _), (pixels, labels) in zip(order, self._load(requests), strict=True):
+        requests = ([(self.paths[i], (*seed, number, i)) for i in indices.tolist()] for number, indices in order)
+        for (number, indices), pixels in zip(order, self._decode(requests), strict=True):
             pixels = self.preprocessing.augment_batch(pixels, generator(*seed, number))
-            yield self.preprocessing.normalize(pixels), labels
+            yield self.preprocessing.normalize(pixels), self.labels[indices]
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         in_order = torch.arange(len(self)).split(batch_size)
-        for pixels, labels in self._load([[(int(i), None) for i in indices] for indices in in_order]):
-            yield self.preprocessing.normalize(pixels), labels
+        requests = ([(self.paths[i], None) for i in indices.tolist()] for indices in in_order)
+        for indices, pixels in zip(in_order, self._decode(requests), strict=True):
+            yield self.preprocessing.normalize(pixels), self.labels[indices]
 
     def spread(self, count: int) -> FileSplit:
         chosen = spread(len(self), count)
-        return replace(self, paths=tuple(self.paths[i] for i in chosen), labels=self.labels[chosen])
+        return replace(self, paths=self.paths.take(chosen), labels=self.labels[chosen])
 
-    def _load(self, requests: list[list[Request]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (pixels (N, 3, H, W) uint8, labels) for each batch of requests."""
-        # More of them would only wait for one another, and PyTorch would say so.
-        workers = min(self.workers, usable_processors())
-        loader = DataLoader(
-            _Decoder(self),
-            batch_sampler=requests,
-            num_workers=workers,
-            collate_fn=_collate,
-            worker_init_fn=_leave_signals,
-        )
-        for pixels, labels, failure in loader:
-            if failure is not None:
-                raise failure
-            yield pixels, labels
-
-
-def _leave_signals(_worker: int) -> None:
-    """Let a worker outlive what batch systems and terminals send to all processes of a job; its parent ends it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-class _Decoder(Dataset[Sample]):
-    """Its keys are (index, seed of the random part to cut out, or None for the pixels of evaluation)."""
-
-    def __init__(self, split: FileSplit) -> None:
-        self.split = split
-
-    def __getitem__(self, request: Request) -> Sample:  # pyright: ignore[reportIncompatibleMethodOverride]  # torch calls a key index
-        index, seed = request
-        preprocessing = self.split.preprocessing
-        try:
-            if seed is None:
-                pixels = preprocessing.evaluation_pixels(self.split.paths[index])
-            else:
-                image = images.open_image(self.split.paths[index])
-                pixels = _random_part(image, preprocessing.image_size, generator(*seed))
-        except InputError as error:
-            return None, index, error  # worker processes would wrap it in text
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), int(self.split.labels[index]), None
-
-
-def _random_part(image: Image.Image, size: int, generator: torch.Generator) -> np.ndarray:
-    """Return 8 to 100% of the image's area, brought to (size, size, 3), mirrored half of the time."""
-    from torchvision.transforms import RandomResizedCrop
-
-    # torchvision draws from torch's global generator, which training steps seed anew: borrow it.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator.initial_seed())
-        top, left, height, width = RandomResizedCrop.get_params(
-            image,  # pyright: ignore[reportArgumentType]  # it takes Pillow's, too
-            scale=[0.08, 1.0],
-            ratio=[3 / 4, 4 / 3],
-        )
-        mirrored = torch.rand(()) < 0.5
-    pixels = np.asarray(
-        image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
-    )
-    return pixels[:, ::-1] if mirrored else pixels
-
-
-def _collate(samples: list[Sample]) -> tuple[Tensor | None, Tensor | None, Exception | None]:
-    for _, _, failure in samples:
-        if failure is not None:
-            return None, None, failure
-    return torch.stack([s[0] for s in samples]), torch.tensor([s[1] for s in samples]), None
+    def _decode(self, requests: Iterable[Requests]) -> Iterator[Tensor]:
+        """Yield (N, 3, H, W) uint8 pixels, channels last in memory, for the requests of each batch."""
+        # A number drawn for each pass, as PyTorch's loader does: adapters get the starting values that they always got.
+        torch.empty((), dtype=torch.int64).random_()
+        for pixels in self.decoders.decode(requests):
+            yield pixels.permute(0, 3, 1, 2)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from asqcli.data.preprocessing import Preprocessing
 from asqcli.data.samples import DataSet
 from asqcli.data.source import open_data
-from asqcli.data.splits import Preprocessing, Split
+from asqcli.data.splits import Split
 from asqcli.errors import InputError, Interruption, UsageError
 from asqcli.models.names import name_for_files
 from asqcli.models.registry import require_known

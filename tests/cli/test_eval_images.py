@@ -15,8 +15,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import pil_loader
 
+from asqcli.data.preprocessing import Preprocessing
 from asqcli.data.source import open_data
-from asqcli.data.splits import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FACTORY = """

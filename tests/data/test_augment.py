@@ -1,6 +1,9 @@
+import pytest
 import torch
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop
 
-from asqcli.data.augment import flip, shift
+from asqcli.data.augment import ASPECT, flip, random_box, shift
 from asqcli.seeds import generator
 
 
@@ -22,3 +25,14 @@ def test_flip_mirrors_about_half_of_the_images():
     mirrored = [torch.equal(f, i.flip(-1)) for f, i in zip(flipped, images, strict=True)]
     assert all(m or torch.equal(f, i) for m, f, i in zip(mirrored, flipped, images, strict=True))
     assert 70 < sum(mirrored) < 130
+
+
+@pytest.mark.parametrize("size", [(500, 375), (64, 64), (3, 2), (1, 1), (700, 9), (5, 300)])
+def test_random_parts_are_those_of_torchvision(size):
+    """And so are the numbers drawn, or the part of the next image would be another one."""
+    for seed in range(40):
+        torch.manual_seed(seed)
+        top, left, height, width = RandomResizedCrop.get_params(Image.new("L", size), scale=[0.08, 1], ratio=[*ASPECT])
+        drawing = torch.Generator().manual_seed(seed)
+        assert random_box(*size, drawing) == (left, top, width, height)
+        assert torch.equal(torch.rand(1, generator=drawing), torch.rand(1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asqcli.data.image_folder import read_image_folder
+from asqcli.data.image_folder import read_image_folder, sample_paths
 from asqcli.data.layout import data_traits
 from asqcli.data.samples import find_samples
 from asqcli.errors import InputError
@@ -226,6 +226,17 @@ def test_the_typical_size_passes_over_what_cannot_be_read(tmp_path, write_image_
 
     monkeypatch.setattr(Image, "open", fail)
     assert data_traits(str(folder)).image_size == 32
+
+
+def test_a_sample_is_spread_over_all_images_and_looks_into_few_of_many_classes(tmp_path):
+    few = put(tmp_path / "few", *split(".", "a", "b", "c", count="{1,2,3,4}"))
+    assert [path[-7:] for path in sample_paths(str(few), 5)] == [f"{c}/{n}.pgm" for c in "abc" for n in (1, 3)]
+    many = put(tmp_path / "many", *split(".", *(f"{n:02}" for n in range(20)), count="{1,2}"))
+    (many / "01" / "1.pgm").rename(many / "01" / "1.gone")
+    (many / "01" / "2.pgm").rename(many / "01" / "2.gone")  # told when the whole folder is read
+    assert [path[-8:-6] for path in sample_paths(str(many), 5)] == ["00", "04", "08", "12", "16"]
+    with pytest.raises(InputError, match=r"01` has no images by their ending"):
+        read(many)
 
 
 def test_the_held_out_tenth_depends_on_names_alone(tmp_path):

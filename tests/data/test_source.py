@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import warnings
 
@@ -6,8 +7,9 @@ import pytest
 import torch
 
 from asqcli.data.layout import data_traits
+from asqcli.data.preprocessing import Preprocessing
 from asqcli.data.source import open_data
-from asqcli.data.splits import FileSplit, MemorySplit, Preprocessing, batches_per_pass
+from asqcli.data.splits import FileSplit, MemorySplit, batches_per_pass
 from asqcli.errors import InputError, UsageError
 from asqcli.machine import usable_processors
 
@@ -71,15 +73,32 @@ def test_a_pass_is_a_function_of_its_seed_and_can_start_anywhere(tmp_path, augme
     assert not torch.equal(whole[0][0], other[0][0])
 
 
+def test_all_passes_share_processes_and_give_what_one_process_gives(tmp_path, write_image_folder):
+    folder = str(write_image_folder(tmp_path, {"a": 14, "b": 14}, size=(40, 30)))
+    before = set(multiprocessing.active_children())
+    alone, shared = (open_data(folder, preprocessing(augment="resized_crop"), workers=n) for n in (0, 2))
+    started = set(multiprocessing.active_children()) - before
+    assert len(started) == shared.train.decoders.workers
+    for turn in range(2):
+        for ways in (
+            [data.train.train_batches(5, seed=(7, turn), first=turn) for data in (alone, shared)],
+            [data.result.eval_batches(2) for data in (alone, shared)],
+            [data.train.spread(7).eval_batches(3) for data in (alone, shared)],
+        ):
+            for (x, labels), (y, others) in zip(*ways, strict=True):
+                assert torch.equal(x, y) and x.stride() == y.stride() and torch.equal(labels, others)
+        assert set(multiprocessing.active_children()) - before == started
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be denied to a process here")
 def test_no_more_processes_decode_than_there_are_processors_for_them(tmp_path, write_image_folder):
     folder = write_image_folder(tmp_path, {"a": 6, "b": 6}, size=(40, 30))
-    split = open_data(str(folder), preprocessing(augment="resized_crop"), workers=3).train
     usable = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(usable)})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # PyTorch's, of processes that wait for one another
+            split = open_data(str(folder), preprocessing(augment="resized_crop"), workers=3).train
             assert usable_processors() == 1 and len(list(split.train_batches(4, seed=(0,)))) == 3
     finally:
         os.sched_setaffinity(0, usable)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from asqcli.data.splits import MemorySplit, Preprocessing
+from asqcli.data.preprocessing import Preprocessing
+from asqcli.data.splits import MemorySplit
 from asqcli.train.evaluate import evaluate
 
 
