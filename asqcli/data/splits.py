@@ -24,6 +24,7 @@ from asqcli.data.augment import flip, shift
 from asqcli.data.samples import spread
 from asqcli.errors import InputError
 from asqcli.machine import usable_processors
+from asqcli.processes.part import WHOLE, Part
 from asqcli.seeds import generator
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) float32, labels (N,) int64
@@ -53,12 +54,16 @@ class Preprocessing:
         """Return the pixels that evaluation sees of an image file, (image_size, image_size, 3) uint8."""
         return images.read_pixels(path, resize=self.resize, size=self.image_size)
 
-    def augment_batch(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return (N, 3, H, W) uint8 pixels with the augmentations that work on whole batches."""
+    def augment_batch(self, pixels: Tensor, generator: torch.Generator, *, of: int, own: slice) -> Tensor:
+        """Return (N, 3, H, W) uint8 pixels with the augmentations that work on whole batches.
+
+        Args:
+            pixels: of the images that lie in `own`, in a batch of `of` images.
+        """
         if self.augment in ("shift", "shift_flip"):
-            pixels = shift(pixels, self.padding, generator)
+            pixels = shift(pixels, self.padding, generator, of=of, own=own)
         if self.augment == "shift_flip":
-            pixels = flip(pixels, generator)
+            pixels = flip(pixels, generator, of=of, own=own)
         return pixels
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -90,11 +95,14 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, batch_size: int, *, seed: tuple[int, ...], first: int = 0, part: Part = WHOLE
+    ) -> Iterator[Batch]:
         """Yield one pass over all images, shuffled and augmented; `first` batches are passed over.
 
         The batches are of equal size, give or take one image, and of `batch_size` at most: a small last batch would
-        upset batch norm, and none of the images is left out. `seed`: whole numbers that name the pass.
+        upset batch norm, and none of the images is left out. `seed`: whole numbers that name the pass. `part`: which
+        images of each batch to yield.
         """
         ...
 
@@ -104,6 +112,10 @@ class Split(Protocol):
 
     def spread(self, count: int) -> Split:
         """Return a split of `count` of the images, evenly spread, or of all."""
+        ...
+
+    def section(self, where: slice) -> Split:
+        """Return a split of the images that lie there."""
         ...
 
 
@@ -130,10 +142,14 @@ class MemorySplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, batch_size: int, *, seed: tuple[int, ...], first: int = 0, part: Part = WHOLE
+    ) -> Iterator[Batch]:
         for number, indices in _order(self, batch_size, seed, first):
-            pixels = self.preprocessing.augment_batch(self.pixels[indices], generator(*seed, number))
-            yield self.preprocessing.normalize(pixels), self.labels[indices]
+            own = part.cut(of := len(indices))
+            drawn = generator(*seed, number)
+            pixels = self.preprocessing.augment_batch(self.pixels[indices[own]], drawn, of=of, own=own)
+            yield self.preprocessing.normalize(pixels), self.labels[indices[own]]
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         for pixels, labels in zip(self.pixels.split(batch_size), self.labels.split(batch_size), strict=True):
@@ -142,6 +158,9 @@ class MemorySplit:
     def spread(self, count: int) -> MemorySplit:
         chosen = spread(len(self), count)
         return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen])
+
+    def section(self, where: slice) -> MemorySplit:
+        return replace(self, pixels=self.pixels[where], labels=self.labels[where])
 
 
 @dataclass(frozen=True)
@@ -156,12 +175,18 @@ class FileSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, batch_size: int, *, seed: tuple[int, ...], first: int = 0, part: Part = WHOLE
+    ) -> Iterator[Batch]:
         order = _order(self, batch_size, seed, first)
         cut = self.preprocessing.augment == "resized_crop"
-        requests = [[(int(i), (*seed, number, int(i)) if cut else None) for i in indices] for number, indices in order]
-        for (number, _), (pixels, labels) in zip(order, self._load(requests), strict=True):
-            pixels = self.preprocessing.augment_batch(pixels, generator(*seed, number))
+        requests = [
+            [(int(i), (*seed, number, int(i)) if cut else None) for i in indices[part.cut(len(indices))]]
+            for number, indices in order
+        ]
+        for (number, indices), (pixels, labels) in zip(order, self._load(requests), strict=True):
+            own = part.cut(of := len(indices))
+            pixels = self.preprocessing.augment_batch(pixels, generator(*seed, number), of=of, own=own)
             yield self.preprocessing.normalize(pixels), labels
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
@@ -172,6 +197,9 @@ class FileSplit:
     def spread(self, count: int) -> FileSplit:
         chosen = spread(len(self), count)
         return replace(self, paths=tuple(self.paths[i] for i in chosen), labels=self.labels[chosen])
+
+    def section(self, where: slice) -> FileSplit:
+        return replace(self, paths=self.paths[where], labels=self.labels[where])
 
     def _load(self, requests: list[list[Request]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (pixels (N, 3, H, W) uint8, labels) for each batch of requests."""
