@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +44,14 @@ class AccuracyCounter:
         self._images += len(labels)
         self._loss -= float(log_softmax(logits)[rows, labels].sum())
 
-    def result(self) -> Accuracy:
-        """Return the accuracy of all batches so far, one image at least."""
-        n = self._images
-        return Accuracy(round(100 * self._top1 / n, 2), round(100 * self._top5 / n, 2), self._loss / n, n)
+    def result(self, add_up: Callable[..., tuple[float, ...]] = lambda *sums: sums) -> Accuracy:
+        """Return the accuracy of all batches so far, one image at least.
+
+        Args:
+            add_up: adds each of these sums up with those of other counters.
+        """
+        top1, top5, loss, n = add_up(self._top1, self._top5, self._loss, self._images)
+        return Accuracy(round(100 * top1 / n, 2), round(100 * top5 / n, 2), loss / n, int(n))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

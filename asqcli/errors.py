@@ -11,6 +11,7 @@
     ├── DivergedError        5  the loss became NaN or infinite
     │   └── NotLearningError    or stayed at that of guessing
     ├── MachineError         6  no such device, disk full, folder not writable
+    │   └── LostProcessError    or another process of a training was killed, or does not answer
     └── Interruption       130  SIGINT (or 143, SIGTERM), after a checkpoint was written
 
 Anything else that escapes is a fault of ours: exit code 70.
@@ -120,6 +121,10 @@ class NotLearningError(DivergedError):
 
 class MachineError(AsqError):
     exit_code = ExitCode.MACHINE
+
+
+class LostProcessError(MachineError):
+    pass
 
 
 class Interruption(AsqError):

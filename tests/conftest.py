@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,13 @@ def write_image_folder_fixture():
 def image_folder(tmp_path: Path) -> Path:
     """Three classes of twelve 24x24 images."""
     return write_image_folder(tmp_path / "images", {"ant": 12, "bee": 12, "cow": 12})
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

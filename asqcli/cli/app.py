@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes, streams
 from asqcli.errors import AsqError, ExitCode, InputError, UsageError, did_you_mean, first_line, ran_out_of_memory
 from asqcli.places import place_in_user_code
+from asqcli.processes.failures import told_elsewhere
 
 HELP = "Quantize convolutional networks to 2 to 8 bits: train, measure, and keep what was promised."
 
@@ -121,7 +122,12 @@ def _fail_unexpectedly(error: BaseException) -> int:
 
 
 def _fail(code: int, message: str, hint: str | None, *, has_results: bool = False) -> int:
-    """Tell of a failure on stderr, and on stdout too where JSON was asked for; return its exit code."""
+    """Tell of a failure on stderr, and on stdout too where JSON was asked for; return its exit code.
+
+    Of several processes one tells, and all have its exit code.
+    """
+    if sys.argv[1:2] == ["quantize"] and (told := told_elsewhere(code)) is not None:
+        return told
     if "--debug" in sys.argv:
         traceback.print_exc()
     if "--json" in sys.argv and not has_results:

@@ -20,7 +20,11 @@ DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="D", help="cpu or cuda. Default: cuda where there is one.")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads. Default: all cores.")
+    int | None, typer.Option("--threads", min=1, max=256, help="CPU threads, of each process. Default: all cores.")
+]
+NprocOption = Annotated[
+    int | None,
+    typer.Option("--nproc", metavar="N", min=1, max=1024, help="Train in N processes on this machine. Default: 1."),
 ]
 FactoryOption = Annotated[
     str | None,

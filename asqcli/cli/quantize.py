@@ -15,21 +15,25 @@ from asqcli.cli.options import (
     DebugOption,
     DeviceOption,
     JsonOption,
+    NprocOption,
     OverridesOption,
     RecipeOption,
     ThreadsOption,
     WeightsOption,
 )
+from asqcli.cli.processes import joined_processes, processes_of_command, run_all
 from asqcli.errors import UsageError
 from asqcli.machine import keep_freed_memory
+from asqcli.processes.failures import launched, restarts
 
 if TYPE_CHECKING:
     from asqcli.cli.signals import StopSignals
-    from asqcli.quant.spec import LayerSpec
+    from asqcli.processes.alone import Processes
     from asqcli.recipe.resolve import Request
     from asqcli.recipe.schema import Recipe
+    from asqcli.run.checkpoint import Checkpoint
     from asqcli.run.context import RunContext
-    from asqcli.train.profile import StepProfile
+    from asqcli.run.folder import RunFolder
 
 SHOWN_KEYS = 8  # keys that differ
 
@@ -55,6 +59,7 @@ def quantize(
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    nproc: NprocOption = None,
     out: Annotated[
         str | None, typer.Option("--out", metavar="DIR", help="The run's folder. Default: runs/NAME.")
     ] = None,
@@ -91,11 +96,19 @@ def quantize(
         "train.max_steps": (max_steps, "--max-steps"),
     }
     request = Request(model, recipe, scheme, bits, flags, overrides or [])
+    looks = {"--dry-run": dry_run, "--profile": profile}
     if resume:
-        _refuse({"--out": out, "--force": force, "--dry-run": dry_run, "--profile": profile}, "--resume")
-        _resume(resume, request, device, threads, json_)
-    else:
-        _start(request, device, threads, out, force, dry_run, profile, json_)
+        _refuse({"--out": out, "--force": force, **looks}, "--resume")
+    several = processes_of_command(nproc)
+    if several > 1:
+        _refuse(looks, "--nproc" if nproc else "torchrun")
+    if several > 1 and not launched():
+        raise typer.Exit(run_all(several, threads))
+    with joined_processes(device) as processes:
+        if resume:
+            _resume(resume, request, device, threads, json_, processes)
+        else:
+            _start(request, device, threads, out, force, dry_run, profile, json_, processes)
 
 
 def _refuse(given: dict[str, Any], beside: str) -> None:
@@ -113,36 +126,45 @@ def _start(
     dry_run: bool,
     profile: bool,
     json_: bool,
+    processes: Processes,
 ) -> None:
     from asqcli.cli.console import note
     from asqcli.recipe.resolve import resolve
 
     resolved = resolve(request)
-    note(resolved.note)
+    if processes.first:
+        note(resolved.note)
+        if restarts() and out is None:
+            note("warning: started again by torchrun: a run without `--out` is not found, and begins anew")
     if profile:  # torch's profiler would tell of itself on stderr
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
     from asqcli.cli.signals import StopSignals
+    from asqcli.cli.tables.quantize import print_dry_run, print_profile
     from asqcli.run import entry
+    from asqcli.run.together import is_there
 
-    with StopSignals() as signals:
+    if restarts() and out is not None and is_there(processes, out, resolved.recipe):
+        _go_on(entry.open_run(out), request, device, threads, json_, processes)
+        return
+    with StopSignals(processes) as signals:
         context = _run_context(device, threads, signals)
         if dry_run:
             specs = entry.dry_run(resolved.recipe, context, source=resolved.source)
-            _show_dry_run(resolved.recipe, specs, json_)
+            print_dry_run(resolved.recipe, specs, json_)
             return
         if profile:
-            _show_profile(entry.profile(resolved.recipe, context, source=resolved.source), json_)
+            print_profile(entry.profile(resolved.recipe, context, source=resolved.source), json_)
             return
         result = entry.start_run(
             resolved.recipe, context, source=resolved.source, out=out, force=force, given=resolved.given
         )
-    _show_result(result, json_)
+    _show(result, json_, processes)
 
 
-def _resume(run: str, request: Request, device: str | None, threads: int | None, json_: bool) -> None:
-    from asqcli.cli.console import note
-    from asqcli.cli.signals import StopSignals
+def _resume(
+    run: str, request: Request, device: str | None, threads: int | None, json_: bool, processes: Processes
+) -> None:
     from asqcli.recipe.resolve import resolve, resolve_again
     from asqcli.run import entry
 
@@ -150,15 +172,39 @@ def _resume(run: str, request: Request, device: str | None, threads: int | None,
     stored = folder.recipe() if checkpoint is None else checkpoint.recipe
     asked = resolve(request).recipe if request.recipe else resolve_again(stored, request)
     _refuse_another_recipe(stored, asked, run)
+    _go_on((folder, checkpoint), request, device, threads, json_, processes)
+
+
+def _go_on(
+    run: tuple[RunFolder, Checkpoint | None],
+    request: Request,
+    device: str | None,
+    threads: int | None,
+    json_: bool,
+    processes: Processes,
+) -> None:
+    from asqcli.cli.console import note
+    from asqcli.cli.signals import StopSignals
+    from asqcli.run import entry
+
+    folder, checkpoint = run
     if (result := folder.result()) is not None:
-        note(f"{run} is finished already")
-        _show_result(result, json_)
+        if processes.first:
+            note(f"{folder.path} is finished already")
+        _show(result, json_, processes)
         return
-    threads = threads or folder.threads()
-    with StopSignals() as signals:
+    threads = threads or folder.threads(processes.size)
+    with StopSignals(processes) as signals:
         context = _run_context(device, threads, signals)
         result = entry.resume_run(folder, checkpoint, context, factory=request.model)
-    _show_result(result, json_)
+    _show(result, json_, processes)
+
+
+def _show(result: dict[str, Any], json_: bool, processes: Processes) -> None:
+    from asqcli.cli.tables.quantize import print_result
+
+    if processes.first:
+        print_result(result, json_)
 
 
 def _refuse_another_recipe(stored: Recipe, asked: Recipe, run: str) -> None:
@@ -186,74 +232,16 @@ def _run_context(device: str | None, threads: int | None, signals: StopSignals) 
 
     from asqcli.cli.console import ConsoleReporter
     from asqcli.run.context import RunContext, select_device
+    from asqcli.train.reporter import Reporter
 
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()
+    processes = signals.processes
     return RunContext(
-        device=select_device(device),
-        reporter=ConsoleReporter(),
+        device=select_device(device, processes),
+        reporter=ConsoleReporter() if processes.first else Reporter(),
         poll=signals.poll,
         command=("asq", *sys.argv[1:]),
+        processes=processes,
     )
-
-
-def _show_dry_run(recipe: Recipe, specs: list[LayerSpec], json_: bool) -> None:
-    import yaml
-
-    from asqcli.cli.console import print_json, print_layers, stdout
-    from asqcli.cli.streams import results
-
-    resolved = recipe.model_dump(mode="json")
-    if json_:
-        print_json({"schema": 1, "recipe": resolved, "layers": [spec.model_dump(mode="json") for spec in specs]})
-        return
-    results().write(yaml.safe_dump(resolved, sort_keys=False))
-    if specs:
-        print_layers(stdout(), specs)
-
-
-def _show_profile(profile: StepProfile, json_: bool) -> None:
-    from dataclasses import asdict
-
-    from asqcli.cli.console import print_facts, print_json
-
-    if json_:
-        print_json({"schema": 1, **asdict(profile), "ratio": round(profile.ratio, 3)})
-        return
-    facts = {
-        "float step": f"{profile.float_ms:.1f} ms",
-        "quantized step": f"{profile.quantized_ms:.1f} ms, {profile.ratio:.2f} of the float step",
-    }
-    facts |= {f"  {name}": f"{ms:.1f} ms" for name, ms in profile.sections_ms.items()}
-    facts |= {name: f"{share:.1f}% of the quantized step" for name, share in profile.operators.items()}
-    more = f", {profile.peak_mib / profile.float_peak_mib:.2f} of the float step's" if profile.float_peak_mib else ""
-    facts["memory of a quantized step"] = f"{profile.peak_mib:.1f} MiB{more}"
-    print_facts("Where a training step goes (medians, alternating)", facts)
-
-
-def _show_result(result: dict[str, Any], json_: bool) -> None:
-    from asqcli.cli.console import percent, print_facts, print_json
-
-    if json_:
-        print_json(result)
-        return
-    quantized = result["scheme"] != "float"
-    network = f"{result['model']}, scheme {result['scheme']}"
-    if quantized:
-        network += f", weights {result['weight_bits']} bits, activations {result['activation_bits']} bits"
-    if rules := result.get("layer_rules"):
-        network += f", and {rules} layer rule{'s' if rules > 1 else ''}"
-    facts = {"network": network, "measured on": result["measured_on"], "float top-1": percent(result["float_top1"])}
-    trained = result.get("float_trained", True)  # else a difference to it says nothing
-    if not trained:
-        facts["float top-1"] += ", untrained"
-    if quantized:
-        points = f" ({result['top1'] - result['float_top1']:+.2f} points)" if trained else ""
-        facts["quantized top-1"] = percent(result["top1"]) + points
-        facts["before training"] = percent(result["calibrated_top1"])
-    facts["top-5"] = percent(result["top5"])
-    if "beta" in result:
-        facts["beta"] = "{:.2f} to {:.2f}".format(*result["beta"])
-    facts |= {"seed": str(result["seed"]), "run": result["run"]}
-    print_facts("Result", facts)

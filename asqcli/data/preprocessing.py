@@ -47,12 +47,16 @@ class Preprocessing:
             return self.evaluation_pixels(path)
         return random_part(images.open_image(path), self.image_size, generator(*seed))
 
-    def augment_batch(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return (N, 3, H, W) uint8 pixels with the augmentations that work on whole batches."""
+    def augment_batch(self, pixels: Tensor, generator: torch.Generator, *, of: int, own: slice) -> Tensor:
+        """Return (N, 3, H, W) uint8 pixels with the augmentations that work on whole batches.
+
+        Args:
+            pixels: of the images that lie in `own`, in a batch of `of` images.
+        """
         if self.augment in ("shift", "shift_flip"):
-            pixels = shift(pixels, self.padding, generator)
+            pixels = shift(pixels, self.padding, generator, of=of, own=own)
         if self.augment == "shift_flip":
-            pixels = flip(pixels, generator)
+            pixels = flip(pixels, generator, of=of, own=own)
         return pixels
 
     def normalize(self, pixels: Tensor) -> Tensor:

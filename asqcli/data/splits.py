@@ -19,6 +19,7 @@ from asqcli.data.decoders import Decoders, Requests
 from asqcli.data.paths import Paths
 from asqcli.data.preprocessing import Preprocessing
 from asqcli.data.samples import spread
+from asqcli.processes.part import WHOLE, Part
 from asqcli.seeds import generator
 
 Batch = tuple[Tensor, Tensor]  # images (N, 3, H, W) float32, labels (N,) int64
@@ -39,11 +40,14 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, batch_size: int, *, seed: tuple[int, ...], first: int = 0, part: Part = WHOLE
+    ) -> Iterator[Batch]:
         """Yield one pass over all images, shuffled and augmented; `first` batches are passed over.
 
         The batches are of equal size, give or take one image, and of `batch_size` at most: a small last batch would
-        upset batch norm, and none of the images is left out. `seed`: whole numbers that name the pass.
+        upset batch norm, and none of the images is left out. `seed`: whole numbers that name the pass. `part`: which
+        images of each batch to yield.
         """
         ...
 
@@ -53,6 +57,10 @@ class Split(Protocol):
 
     def spread(self, count: int) -> Split:
         """Return a split of `count` of the images, evenly spread, or of all."""
+        ...
+
+    def section(self, where: slice) -> Split:
+        """Return a split of the images that lie there."""
         ...
 
 
@@ -79,10 +87,14 @@ class MemorySplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, batch_size: int, *, seed: tuple[int, ...], first: int = 0, part: Part = WHOLE
+    ) -> Iterator[Batch]:
         for number, indices in _order(self, batch_size, seed, first):
-            pixels = self.preprocessing.augment_batch(self.pixels[indices], generator(*seed, number))
-            yield self.preprocessing.normalize(pixels), self.labels[indices]
+            own = part.cut(of := len(indices))
+            drawn = generator(*seed, number)
+            pixels = self.preprocessing.augment_batch(self.pixels[indices[own]], drawn, of=of, own=own)
+            yield self.preprocessing.normalize(pixels), self.labels[indices[own]]
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         for pixels, labels in zip(self.pixels.split(batch_size), self.labels.split(batch_size), strict=True):
@@ -91,6 +103,9 @@ class MemorySplit:
     def spread(self, count: int) -> MemorySplit:
         chosen = spread(len(self), count)
         return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen])
+
+    def section(self, where: slice) -> MemorySplit:
+        return replace(self, pixels=self.pixels[where], labels=self.labels[where])
 
 
 @dataclass(frozen=True)
@@ -105,12 +120,18 @@ class FileSplit:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def train_batches(self, batch_size: int, *, seed: tuple[int, ...], first: int = 0) -> Iterator[Batch]:
+    def train_batches(
+        self, batch_size: int, *, seed: tuple[int, ...], first: int = 0, part: Part = WHOLE
+    ) -> Iterator[Batch]:
         order = _order(self, batch_size, seed, first)
-        requests = ([(self.paths[i], (*seed, number, i)) for i in indices.tolist()] for number, indices in order)
+        requests = (
+            [(self.paths[i], (*seed, number, i)) for i in indices[part.cut(len(indices))].tolist()]
+            for number, indices in order
+        )
         for (number, indices), pixels in zip(order, self._decode(requests), strict=True):
-            pixels = self.preprocessing.augment_batch(pixels, generator(*seed, number))
-            yield self.preprocessing.normalize(pixels), self.labels[indices]
+            own = part.cut(of := len(indices))
+            pixels = self.preprocessing.augment_batch(pixels, generator(*seed, number), of=of, own=own)
+            yield self.preprocessing.normalize(pixels), self.labels[indices[own]]
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         in_order = torch.arange(len(self)).split(batch_size)
@@ -121,6 +142,9 @@ class FileSplit:
     def spread(self, count: int) -> FileSplit:
         chosen = spread(len(self), count)
         return replace(self, paths=self.paths.take(chosen), labels=self.labels[chosen])
+
+    def section(self, where: slice) -> FileSplit:
+        return replace(self, paths=self.paths.take(where), labels=self.labels[where])
 
     def _decode(self, requests: Iterable[Requests]) -> Iterator[Tensor]:
         """Yield (N, 3, H, W) uint8 pixels, channels last in memory, for the requests of each batch."""

@@ -1,7 +1,8 @@
 """The life of one run of `asq quantize`: prepared, trained phase by phase, kept, opened again.
 
 entry         ways in: from a recipe, from a checkpoint, and for a look at what a run would be
-context       device, reporter and stop signal
+context       device, reporter, stop signal and processes
+together      what several processes see to before they train together
 start         the float network that a run starts from
 build         the float network of a recipe, the same one whenever it is built
 baseline      float training of what comes without weights, or with a new head

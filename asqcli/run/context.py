@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from asqcli.errors import MachineError, UsageError
+from asqcli.processes.alone import ALONE, Processes
 from asqcli.train.reporter import Reporter
 
 
@@ -30,23 +31,41 @@ class RunContext:
     Attributes:
         device: to train on.
         reporter: hears what happens.
-        poll: called often; raises StopRequested to stop.
+        poll: called often, equally often by all processes; raises StopRequested to stop, in all of them.
         command: the command line, for the record.
+        processes: that train together.
     """
 
     device: torch.device
     reporter: Reporter
     poll: Callable[[], None] = lambda: None
     command: tuple[str, ...] = ()
+    processes: Processes = ALONE
 
 
-def select_device(name: str | None) -> torch.device:
-    """Return the device of a name, or the best there is.
+def select_device(name: str | None, processes: Processes = ALONE) -> torch.device:
+    """Return the device of a name, or the best there is; of several processes on a machine each has a CUDA device.
 
     Raises:
         UsageError: no such kind of device.
         MachineError: it is not there.
     """
+    device = _device(name)
+    if device.type == "cpu" or processes.size == 1:
+        return device
+    if name is not None and name != device.type:
+        raise UsageError(f"`--device {name}`: several processes cannot share a CUDA device", "say `--device cuda`")
+    if processes.local_size > torch.cuda.device_count():
+        raise MachineError(
+            f"{processes.local_size} processes on a machine with {torch.cuda.device_count()} CUDA devices",
+            "start one for each, or say `--device cpu`",
+        )
+    device = torch.device("cuda", processes.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -73,6 +92,7 @@ def environment(context: RunContext) -> dict[str, Any]:
         "platform": f"{sys.platform} {platform.machine()}",
         **{name: version(name) for name in packages},
         "device": str(context.device),
+        "processes": context.processes.size,
         "threads": torch.get_num_threads(),
         "offline": os.environ.get("ASQ_OFFLINE") == "1",
     }

@@ -6,17 +6,19 @@ Everything that can be wrong with data, weights and network is found here, befor
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from asqcli.data.layout import NAMES
 from asqcli.data.preprocessing import Preprocessing
 from asqcli.data.samples import DataSet
 from asqcli.data.source import open_data
 from asqcli.data.splits import Split
-from asqcli.errors import InputError, Interruption, UsageError
+from asqcli.errors import InputError, Interruption, LostProcessError, UsageError
 from asqcli.models.names import name_for_files
 from asqcli.models.registry import require_known
 from asqcli.nn.survey import require_logits, require_quantizable, survey
@@ -31,6 +33,7 @@ from asqcli.run.phases import Run, how_to_go_on
 from asqcli.run.preflight import require_trainable
 from asqcli.run.restore import require_factory_named, restore_model, unproven
 from asqcli.run.start import Start, start_model
+from asqcli.run.together import create_folder, require_alike, require_enough_images
 from asqcli.run.trial_export import findings
 from asqcli.seeds import Stream
 from asqcli.train.profile import StepProfile, profile_step
@@ -53,7 +56,8 @@ def start_run(
         given: the text of the recipe's file.
     """
     data, start, specs = _load(recipe, context, source)
-    folder = RunFolder.create(out, _run_name(recipe), force=force)
+    require_alike(context.processes, recipe, data)
+    folder = create_folder(context.processes, out, _run_name(recipe), force=force)
     folder.write_recipe(recipe.model_dump(mode="json"), given)
     folder.write_environment(environment(context))
     context.reporter.note(f"run folder: {folder.path}")
@@ -70,10 +74,12 @@ def resume_run(
         checkpoint: its last one; None when it was stopped before the first, and starts over.
         factory: the `module:factory` that the caller names, where the run was trained with one.
     """
+    folder = RunFolder(folder.path, writable=context.processes.first)
     if checkpoint is None:
         recipe = folder.recipe()
         require_factory_named(recipe.model, factory, str(folder.path))
         data, start, specs = _load(recipe, context, str(folder.path))
+        require_alike(context.processes, recipe, data)
         folder.cut_metrics(0)
         run = Run(recipe, folder, data, context, start.model)
         return _interruptible(folder, context, lambda: run.fresh(start, specs))
@@ -84,6 +90,7 @@ def resume_run(
     data = _open_training_data(recipe, context)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
+    require_alike(context.processes, recipe, data, checkpoint.progress)
     specs = checkpoint.specs or _specify(recipe, model, data.classes, context, str(folder.path))
     context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
@@ -122,7 +129,8 @@ def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Spl
         if lacking := len(data.classes) - len(split.labels.unique()):
             have = "has" if lacking == 1 else "have"
             context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
-    start = start_model(recipe, len(data.classes), context.reporter.note)
+    with context.processes.one_at_a_time():  # one downloads
+        start = start_model(recipe, len(data.classes), context.reporter.note)
     for note in start.notes:
         context.reporter.note(note)
     specs = _specify(recipe, start.model, data.classes, context, source)
@@ -156,16 +164,20 @@ def _specify(
 
 
 def _open_training_data(recipe: Recipe, context: RunContext) -> DataSet[Split]:
-    data = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers)
+    name, processes = recipe.data.name, context.processes
+    workers = -(-recipe.data.workers // processes.local_size)  # of a machine
+    with processes.one_at_a_time() if name in NAMES else nullcontext():  # one downloads
+        data = open_data(name, preprocessing_of(recipe), workers=workers)
     for note in data.notes:
         context.reporter.note(f"data: {note}")
     if data.train is None:
-        raise InputError(f"`{recipe.data.name}` has no training images", "put them into `train/` beside `test/`")
+        raise InputError(f"`{name}` has no training images", "put them into `train/` beside `test/`")
+    require_enough_images(data.train, recipe.train.batch_size, processes)
     return data
 
 
 def _interruptible(folder: RunFolder, context: RunContext, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Do the work; a stop between the phases needs no checkpoint of its own."""
+    """Do the work, and tell how to go on where it is broken off; a stop between the phases needs no checkpoint."""
     try:
         context.poll()  # from here on a signal is asked for, not taken at once
         return work()
@@ -173,6 +185,8 @@ def _interruptible(folder: RunFolder, context: RunContext, work: Callable[[], di
         raise Interruption(
             stop.signal_number, "stopped between two phases", how_to_go_on(folder.recipe(), folder)
         ) from None
+    except LostProcessError as lost:
+        raise LostProcessError(lost.message, how_to_go_on(folder.recipe(), folder)) from lost
 
 
 def _run_name(recipe: Recipe) -> str:

@@ -1,7 +1,7 @@
 """The files of a run.
 
 recipe.given.yaml  recipe.yaml    as given, and as resolved with every default
-environment.json                  versions, device, threads, the command
+environment.json                  versions, device, processes and their threads, the command
 metrics.jsonl                     one line per epoch
 checkpoints/last                  what `--resume` and `asq eval` need; `checkpoints/best` where there is a validation
 split, `checkpoints/float` where a float network teaches
@@ -44,6 +44,7 @@ class _Environment(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
+    processes: Annotated[int, Field(ge=1)] = 1  # earlier runs had one, and said nothing of it
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
 
 
@@ -66,10 +67,14 @@ class _Result(BaseModel):
 
 
 class RunFolder:
-    """A run's folder, and the only code that knows its file names."""
+    """A run's folder, and the only code that knows its file names.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        writable: False where another process writes it: then nothing is written, and nobody needs to ask.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = True) -> None:
+        self.path, self.writable = path, writable
 
     @classmethod
     def create(cls, out: str | None, name: str, *, force: bool) -> RunFolder:
@@ -124,6 +129,8 @@ class RunFolder:
 
     def write_recipe(self, resolved: dict[str, Any], given: str | None) -> None:
         """Store the resolved recipe, and the text of the file that was given."""
+        if not self.writable:
+            return
         text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
         write_atomically(self.path / RECIPE, text.encode())
         if given is not None:
@@ -142,31 +149,38 @@ class RunFolder:
 
     def write_environment(self, environment: dict[str, Any]) -> None:
         """Store what the run ran on."""
-        write_atomically(self.path / ENVIRONMENT, _json(environment))
+        if self.writable:
+            write_atomically(self.path / ENVIRONMENT, _json(environment))
 
-    def threads(self) -> int | None:
-        """Return how many threads the run had, None where that is not known.
+    def threads(self, processes: int = 1) -> int | None:
+        """Return how many threads each process of the run had, None where that is not known.
 
+        Args:
+            processes: that go on with it; where they were others in number, their threads say nothing.
         Raises:
             InputError: `environment.json` is corrupt.
         """
-        return (self._read_json(ENVIRONMENT, _Environment) or {}).get("threads")
+        environment = self._read_json(ENVIRONMENT, _Environment) or {}
+        return environment.get("threads") if environment.get("processes", 1) == processes else None
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to the metrics."""
+        if not self.writable:
+            return
         with machine_errors(self.path / METRICS), (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def cut_metrics(self, lines: int) -> None:
         """Keep the first `lines` lines: those that a checkpoint knows of."""
         path = self.path / METRICS
-        if path.is_file():
+        if self.writable and path.is_file():
             kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
             write_atomically(path, "".join(kept).encode())
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Store the result, which marks the run as finished."""
-        write_atomically(self.path / RESULT, _json(result))
+        if self.writable:
+            write_atomically(self.path / RESULT, _json(result))
 
     def result(self) -> dict[str, Any] | None:
         """Return the result of a finished run, or None.

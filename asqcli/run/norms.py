@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor, nn
 
 from asqcli.nn.modes import to_training
+from asqcli.processes.alone import Processes
 from asqcli.recipe.schema import Train
 from asqcli.train.batch_norm import USUAL_MOMENTUM, batches_to_estimate, lagging_norms, reestimate_batch_norm
 from asqcli.train.loop import Phase
@@ -24,6 +25,7 @@ class NormStatistics:
         batches: gives so many batches of training images, on the model's device.
         loss: of so many training images in evaluation.
         reporter: hears, once a phase, that statistics are estimated anew, and why.
+        processes: of whose training images `batches` gives this one's part.
     """
 
     def __init__(
@@ -33,13 +35,15 @@ class NormStatistics:
         batches: Callable[[int], Iterable[Tensor]],
         loss: Callable[[int], float],
         reporter: Reporter,
+        processes: Processes,
     ) -> None:
         self.model, self.train, self.batches, self.loss, self.reporter = model, train, batches, loss, reporter
+        self.processes = processes
         self.told: set[str] = set()  # phases
 
     def reestimate(self, batches: int) -> None:
         """Estimate them from so many training batches."""
-        reestimate_batch_norm(self.model, self.batches(batches))
+        reestimate_batch_norm(self.model, self.batches(batches), self.processes)
 
     def refresh(self, phase: Phase, *, averaged: bool = False) -> None:
         """Estimate them where they cannot have followed the weights, or where the recipe wants it.

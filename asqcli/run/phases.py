@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from asqcli.errors import DivergedError, Interruption
 from asqcli.models.names import is_factory
 from asqcli.models.state import load_state, snapshot
 from asqcli.nn.calibration import calibrate
+from asqcli.processes.part import WHOLE, Part
 from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.schema import Recipe
 from asqcli.run.baseline import baseline_in_words, baseline_phase
@@ -58,17 +60,16 @@ class Run:
         self, recipe: Recipe, folder: RunFolder, data: DataSet[Split], context: RunContext, model: nn.Module
     ) -> None:
         self.recipe, self.folder, self.data, self.context = recipe, folder, data, context
-        self.model = model.to(context.device)
+        self.model, self.processes = model.to(context.device), context.processes
+        self._copy_from_first()
 
         def batches(count: int) -> Iterator[torch.Tensor]:
-            return self._training_images(count, Stream.BATCH_NORM)
+            return self._training_images(count, Stream.BATCH_NORM, self.processes.part)
 
         def loss(images: int) -> float:
-            return evaluate(
-                self.model, self.data.training.spread(images), device=context.device, poll=context.poll
-            ).loss
+            return self._measure(self.data.training.spread(images)).loss
 
-        self.norms = NormStatistics(self.model, recipe.train, batches, loss, context.reporter)
+        self.norms = NormStatistics(self.model, recipe.train, batches, loss, context.reporter, self.processes)
         self.specs: list[LayerSpec] = []  # the network's as it stands: empty while it is float
         self.started = time.perf_counter()
         self.phase: Phase | None = None  # the latest
@@ -125,11 +126,13 @@ class Run:
         self.context.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
         seed_everything(self.recipe.train.seed, Stream.CALIBRATION)  # adapters start at random
         settings = self.recipe.calibration
+        # Each process calibrates by whole batches, so that starting values do not depend on how many there are.
         images = list(self._training_images(settings.batches, Stream.CALIBRATION))
-        if self.recipe.train.distillation is not None:
+        if self.recipe.train.distillation is not None and self.folder.writable:
             answers = take_fingerprint(self.model, self.recipe.data)
             save_teacher(self.folder.checkpoint(TEACHER), self.model, answers)
         self.specs = calibrate(self.model, specs, images, start=settings.start)
+        self._copy_from_first()  # which also waits until the teacher is there
         facts["calibrated_top1"] = self._evaluate().top1
         self.context.reporter.plan(self.specs)
         self.context.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
@@ -179,6 +182,7 @@ class Run:
             objective=objective,
             hooks=hooks,
             state=state,
+            processes=self.processes,
         )
         return self.phase
 
@@ -218,6 +222,7 @@ class Run:
             )
         except StopRequested as stop:
             save()
+            self.processes.wait()  # none may end, and so end all, before the first has saved
             raise Interruption(
                 stop.signal_number,
                 f"stopped in epoch {progress.epoch + 1} of the {progress.phase} phase; the work so far is saved",
@@ -247,7 +252,7 @@ class Run:
     def _watch(self, phase: Phase) -> dict[str, Any]:
         """Return what to put beside an epoch: accuracy on the validation split, else on the result's images; betas."""
         self.norms.refresh(phase)
-        with record_betas(self.model) as betas, self._averaged(phase):
+        with record_betas(self.model, self.processes) as betas, self._averaged(phase):
             accuracy = self._evaluate(self.data.watch if self.data.watch is not None else self.data.result)
         watched = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
         return {**watched, "beta": betas} if betas else watched
@@ -277,7 +282,7 @@ class Run:
     def _evaluate(self, split: Split | None = None) -> Accuracy:
         """Measure the network, on the images of the result where no others are given."""
         split = self.data.result if split is None else split
-        accuracy = evaluate(self.model, split, device=self.context.device, poll=self.context.poll)
+        accuracy = self._measure(split)
         if not math.isfinite(accuracy.loss):
             raise DivergedError(
                 "the network answers images with NaN or infinity",
@@ -285,7 +290,17 @@ class Run:
             )
         return accuracy
 
+    def _measure(self, split: Split) -> Accuracy:
+        c = self.context
+        return evaluate(self.model, split, device=c.device, poll=c.poll, processes=self.processes)
+
+    def _copy_from_first(self) -> None:
+        """Let all processes go on from the network of the first; what they built and read themselves may differ."""
+        self.processes.copy_from_first(chain(self.model.parameters(), self.model.buffers()))
+
     def _save(self, name: str, phase: Phase) -> None:
+        if not self.folder.writable:
+            return
         training = phase.state()
         state = Checkpoint(
             self.recipe,
@@ -299,10 +314,10 @@ class Run:
         )
         save_checkpoint(self.folder.checkpoint(name), state)
 
-    def _training_images(self, count: int, stream: int) -> Iterator[torch.Tensor]:
-        """Yield `count` batches of shuffled training images on the device; `stream` names the order."""
+    def _training_images(self, count: int, stream: int, part: Part = WHOLE) -> Iterator[torch.Tensor]:
+        """Yield `count` batches of shuffled training images on the device, or a part of each; `stream`: the order's."""
         t = self.recipe.train
-        batches = self.data.training.train_batches(t.batch_size, seed=(t.seed, stream))
+        batches = self.data.training.train_batches(t.batch_size, seed=(t.seed, stream), part=part)
         for _, (images, _) in zip(range(count), batches, strict=False):
             self.context.poll()
             yield images.to(self.context.device)
@@ -319,7 +334,7 @@ class Run:
     def _finish(self, phase: Phase) -> dict[str, Any]:
         """Measure the last weights, never the best epoch, and write the result."""
         self._finalize_weights(phase)
-        with record_betas(self.model) as betas:
+        with record_betas(self.model, self.processes) as betas:
             accuracy = self._evaluate()
         self._tell_of_cost(phase, accuracy)
         result = result_document(

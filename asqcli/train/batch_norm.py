@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.nn.modes import evaluating, to_evaluation, to_training
+from asqcli.processes.alone import ALONE, Processes
 from asqcli.train.forward import forward_in_training
+from asqcli.train.one_batch import as_one_batch
 
 USUAL_MOMENTUM = 0.1  # PyTorch's own
 SETTLED = 3.0  # momentum times steps: by then e^-3, 5%, is left of the statistics from before
@@ -64,14 +66,14 @@ def batches_to_estimate(*, batch_size: int, steps: int, images: int) -> int:
 
 
 @torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor], processes: Processes = ALONE) -> None:
     """Replace the running statistics of `model` by the plain averages over `batches`.
 
     Everything else evaluates meanwhile. When `batches` raises, the statistics are as they were.
 
     Args:
         model: in any mode, and in the same afterwards.
-        batches: training images, (N, 3, H, W) each, on the model's device.
+        batches: training images, (N, 3, H, W) each, on the model's device; of each batch this process's part.
     """
     with evaluating(model):
         to_training(model)
@@ -84,7 +86,9 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
                 norm.momentum = None  # a cumulative average
                 norm.train()
             for batch in batches:
-                forward_in_training(model, batch)
+                with as_one_batch(processes):
+                    forward_in_training(model, batch)
+            processes.copy_from_first(tensor for norm in norms for tensor in norm.buffers())
         except BaseException:
             for norm, (_, buffers) in zip(norms, before, strict=True):
                 for name, tensor in norm.named_buffers():

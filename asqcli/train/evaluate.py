@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 
 from asqcli.accuracy import Accuracy, AccuracyCounter
-from asqcli.data.splits import Split
+from asqcli.data.splits import Batch, Split
 from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import evaluating
+from asqcli.processes.alone import ALONE, Processes
+from asqcli.processes.part import Part
 
 # Of a batch. More is not faster, and at 224 pixels 153 images at once took a mobile network 3.7 GB instead of 1.4.
 MOST_IMAGES, MOST_PIXELS = 256, 1 << 20
@@ -25,13 +28,15 @@ def evaluate(
     device: torch.device,
     poll: Callable[[], None] = lambda: None,
     classes: int | None = None,
+    processes: Processes = ALONE,
 ) -> Accuracy:
     """Return the accuracy of `model` in evaluation mode.
 
     Args:
         batch_size: by default what takes little memory at the size of the images.
-        poll: called before each batch; may raise to stop.
+        poll: called before each batch, equally often by all processes; may raise to stop.
         classes: how many logits there must be, where the caller knows.
+        processes: which measure a part of the images each, and all return the accuracy on the whole.
     Raises:
         UnsupportedError: the network raises, or returns no logits.
     """
@@ -39,8 +44,23 @@ def evaluate(
         batch_size = max(1, min(MOST_IMAGES, MOST_PIXELS // split.preprocessing.image_size**2))
     counter = AccuracyCounter()
     with evaluating(model):
-        for inputs, labels in split.eval_batches(batch_size):
+        for batch in _own_batches(split, batch_size, processes):
             poll()
+            if batch is None:
+                continue
+            inputs, labels = batch
             logits = forward_in_evaluation(model, inputs.to(device), classes=classes)
             counter.add(logits.cpu().to(torch.float64).numpy(), labels.numpy())
-    return counter.result()
+    return counter.result(processes.sum)
+
+
+def _own_batches(split: Split, batch_size: int, processes: Processes) -> Iterator[Batch | None]:
+    """Yield the batches of this process's part, and None as often as the largest part has more."""
+    if processes.size == 1:
+        yield from split.eval_batches(batch_size)
+        return
+    own, largest = (part.cut(len(split)) for part in (processes.part, Part(0, processes.size)))
+    count, most = (math.ceil((s.stop - s.start) / batch_size) for s in (own, largest))
+    if count:
+        yield from split.section(own).eval_batches(batch_size)
+    yield from [None] * (most - count)

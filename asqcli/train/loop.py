@@ -15,10 +15,12 @@ from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
 from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import project_steps
+from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import Stream, seed_everything
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.objective import Objective
+from asqcli.train.one_batch import as_one_batch
 from asqcli.train.optimizer import RATE, learning_rate, make_optimizer, optimizer_state, restore_optimizer
 from asqcli.train.progress import BASELINES, Progress, TrainingState
 from asqcli.train.reporter import Reporter
@@ -61,6 +63,7 @@ class Phase:
         objective: the loss.
         hooks: what sees the model after every step, by name.
         state: to go on with.
+        processes: that train together; each takes its part of every batch.
     """
 
     def __init__(
@@ -75,9 +78,10 @@ class Phase:
         objective: Objective,
         hooks: dict[str, StepHook],
         state: TrainingState | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.model, self.split, self.settings, self.progress, self.device = model, split, settings, progress, device
-        self.classes, self.objective, self.hooks = classes, objective, hooks
+        self.classes, self.objective, self.hooks, self.processes = classes, objective, hooks, processes
         self.steps_per_epoch = batches_per_pass(split, settings.batch_size)
         steps = settings.epochs * self.steps_per_epoch
         self.steps = min(steps, settings.max_steps) if settings.max_steps else steps
@@ -173,40 +177,45 @@ class Phase:
         if left == 0:
             return
         saved = time.monotonic()
-        batches = self.split.train_batches(self.settings.batch_size, seed=seed, first=p.step)
+        own = self.processes
+        batches = self.split.train_batches(self.settings.batch_size, seed=seed, first=p.step, part=own.part)
         for _, (images, labels) in zip(range(left), batches, strict=False):
             poll()
             if time.monotonic() - saved > SAVE_EVERY_S:
                 save()
                 saved = time.monotonic()
-            seed_everything(*seed, p.step)  # for dropout and its like
-            loss, correct = self._step(images.to(self.device), labels.to(self.device))
-            p.loss_sum += loss * len(labels)
+            seed_everything(*seed, p.step, *[own.rank] * (own.rank > 0))  # for dropout and its like
+            loss_sum, correct, count = self._step(images.to(self.device), labels.to(self.device))
+            p.loss_sum += loss_sum
             p.correct += correct
-            p.images += len(labels)
+            p.images += count
             p.step += 1
-            reporter.step(
-                epoch=p.epoch, images=len(labels), loss=p.loss_sum / p.images, top1=100 * p.correct / p.images
-            )
+            reporter.step(epoch=p.epoch, images=count, loss=p.loss_sum / p.images, top1=100 * p.correct / p.images)
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int]:
-        """Take one step; return (mean loss, images classified right)."""
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int, int]:
+        """Take one step by this process's part of a batch; return (sum of losses, images right, images) of all."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group[RATE]
-        logits = logits_in_training(self.model, images, self.classes)
-        loss = self.objective(logits, labels, images)
-        if not math.isfinite(value := loss.item()):
-            self._diverged(value, images)
+        with as_one_batch(self.processes):
+            logits = logits_in_training(self.model, images, self.classes)
+            loss = self.objective(logits, labels, images)
+        right = int((logits.argmax(dim=1) == labels).sum())
+        loss_sum, correct, count = self.processes.sum(loss.item() * len(labels), right, len(labels))
+        if not math.isfinite(loss_sum):
+            self._diverged(loss_sum, images)
         self.optimizer.zero_grad(set_to_none=True)
-        backward_in_training(loss)
+        with as_one_batch(self.processes):  # a network may run parts of its forward again
+            backward_in_training(self.processes.weigh(loss, len(labels)))
+        self.processes.add_gradients(self.model, int(count))
         self.optimizer.step()
         project_steps(self.model)
         for hook in self.hooks.values():
             hook.after_step(self.model)
-        return value, int((logits.argmax(dim=1) == labels).sum())
+        return loss_sum, int(correct), int(count)
 
     def _diverged(self, loss: float, images: torch.Tensor) -> None:
-        p, origin = self.progress, first_nonfinite(self.model, images)
+        p, origins = self.progress, self.processes.texts(first_nonfinite(self.model, images) or "")
+        origin = next(filter(None, origins), None)  # one process's part may be finite
         where = f"; the first NaN or infinity is in {origin}" if origin else ""
         raise DivergedError(
             f"the loss became {loss} in epoch {p.epoch + 1}, step {p.step + 1} of the {p.phase} phase{where}",

@@ -12,6 +12,7 @@ from asqcli.data.source import open_data
 from asqcli.data.splits import FileSplit, MemorySplit, batches_per_pass
 from asqcli.errors import InputError, UsageError
 from asqcli.machine import usable_processors
+from asqcli.processes.part import Part
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -192,3 +193,18 @@ def test_normalised_input_is_the_shared_codes(image_folder):
     multiplier, addend = images.normalization(MEAN, STD)
     pixels = split.pixels.numpy().astype(np.float32)
     assert np.array_equal(x.numpy(), pixels * multiplier[:, None, None] + addend[:, None, None])
+
+
+@pytest.mark.parametrize("augment", ["none", "shift_flip", "resized_crop"])
+def test_the_parts_of_a_batch_make_up_the_whole(image_folder, augment):
+    split = open_data(str(image_folder), preprocessing(augment=augment), workers=0).training
+    assert isinstance(split, FileSplit) == (augment == "resized_crop")
+    whole = list(split.train_batches(10, seed=(1, 2), first=1))
+    parts = [list(split.train_batches(10, seed=(1, 2), first=1, part=Part(n, 3))) for n in range(3)]
+    for images, labels in whole:
+        own = [next(iter(part)) for part in parts]
+        assert [len(labels) for _, labels in own] == [3, 3, 2]
+        assert torch.equal(torch.cat([images for images, _ in own]), images)
+        assert torch.equal(torch.cat([labels for _, labels in own]), labels)
+        parts = [part[1:] for part in parts]
+    assert not any(parts)

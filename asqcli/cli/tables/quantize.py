@@ -1,0 +1,69 @@
+"""What `asq quantize` prints: the recipe and layers of a dry run, the profile of a step, the result of a run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from asqcli.cli.console import percent, print_facts, print_json, print_layers, stdout
+from asqcli.cli.streams import results
+from asqcli.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from asqcli.quant.spec import LayerSpec
+    from asqcli.train.profile import StepProfile
+
+
+def print_dry_run(recipe: Recipe, specs: list[LayerSpec], json_: bool) -> None:
+    """Print a recipe as it is resolved, and what would become of each layer."""
+    resolved = recipe.model_dump(mode="json")
+    if json_:
+        print_json({"schema": 1, "recipe": resolved, "layers": [spec.model_dump(mode="json") for spec in specs]})
+        return
+    results().write(yaml.safe_dump(resolved, sort_keys=False))
+    if specs:
+        print_layers(stdout(), specs)
+
+
+def print_profile(profile: StepProfile, json_: bool) -> None:
+    """Print where a training step goes."""
+    if json_:
+        print_json({"schema": 1, **asdict(profile), "ratio": round(profile.ratio, 3)})
+        return
+    facts = {
+        "float step": f"{profile.float_ms:.1f} ms",
+        "quantized step": f"{profile.quantized_ms:.1f} ms, {profile.ratio:.2f} of the float step",
+    }
+    facts |= {f"  {name}": f"{ms:.1f} ms" for name, ms in profile.sections_ms.items()}
+    facts |= {name: f"{share:.1f}% of the quantized step" for name, share in profile.operators.items()}
+    more = f", {profile.peak_mib / profile.float_peak_mib:.2f} of the float step's" if profile.float_peak_mib else ""
+    facts["memory of a quantized step"] = f"{profile.peak_mib:.1f} MiB{more}"
+    print_facts("Where a training step goes (medians, alternating)", facts)
+
+
+def print_result(result: dict[str, Any], json_: bool) -> None:
+    """Print what a run came to."""
+    if json_:
+        print_json(result)
+        return
+    quantized = result["scheme"] != "float"
+    network = f"{result['model']}, scheme {result['scheme']}"
+    if quantized:
+        network += f", weights {result['weight_bits']} bits, activations {result['activation_bits']} bits"
+    if rules := result.get("layer_rules"):
+        network += f", and {rules} layer rule{'s' if rules > 1 else ''}"
+    facts = {"network": network, "measured on": result["measured_on"], "float top-1": percent(result["float_top1"])}
+    trained = result.get("float_trained", True)  # else a difference to it says nothing
+    if not trained:
+        facts["float top-1"] += ", untrained"
+    if quantized:
+        points = f" ({result['top1'] - result['float_top1']:+.2f} points)" if trained else ""
+        facts["quantized top-1"] = percent(result["top1"]) + points
+        facts["before training"] = percent(result["calibrated_top1"])
+    facts["top-5"] = percent(result["top5"])
+    if "beta" in result:
+        facts["beta"] = "{:.2f} to {:.2f}".format(*result["beta"])
+    facts |= {"seed": str(result["seed"]), "run": result["run"]}
+    print_facts("Result", facts)
