@@ -82,13 +82,15 @@ class _BatchNormOfAll(TorchFunctionMode):
     ) -> Tensor:
         if not training:
             return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-        x = input.float()
+        x = input if input.dtype == torch.float64 else input.float()
         with torch.no_grad():
             mean, variance, count = _statistics(x, self.processes)
             if running_mean is not None and running_var is not None:
                 running_mean.mul_(1 - momentum).add_(momentum * mean)
                 running_var.mul_(1 - momentum).add_(momentum * variance * count / (count - 1))  # unbiased, as torch's
-        output: Any = _Normalize.apply(x, weight, bias, mean.float(), variance.float(), count, eps, self.processes)
+        output: Any = _Normalize.apply(
+            x, weight, bias, mean.to(x.dtype), variance.to(x.dtype), count, eps, self.processes
+        )
         return output.to(input.dtype)
 
 
@@ -119,7 +121,7 @@ class _Normalize(torch.autograd.Function):
         )
         sums = torch.cat([of_weight, of_bias]).double()
         ctx.processes.add_up(sums)
-        mean_of_weight, mean_of_bias = (sums / count).float().chunk(2)
+        mean_of_weight, mean_of_bias = (sums / count).to(x.dtype).chunk(2)
         multiplier = (variance + ctx.eps).rsqrt()
         if weight is not None:
             multiplier = multiplier * weight

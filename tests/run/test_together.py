@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from asqcli.data.samples import DataSet
 from asqcli.data.preprocessing import Preprocessing
+from asqcli.data.samples import DataSet
 from asqcli.data.splits import MemorySplit
 from asqcli.errors import InputError, UsageError
 from asqcli.processes.alone import ALONE
