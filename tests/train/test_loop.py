@@ -49,7 +49,7 @@ def train(model, processes=ALONE, settings=SETTINGS, objective=None):
 
 
 class InDouble(nn.Module):
-    """A quantized network in double: sums in another order flip a code in float32 now and then, and all that follows."""
+    """A quantized network in double: in float32 sums of another order flip a code now and then, and what follows."""
 
     def __init__(self, network):
         super().__init__()
