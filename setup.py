@@ -15,7 +15,11 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 CSRC = Path("asqcli/engine/csrc")
-TRAINING = Path("asqcli/quant/kernels/fake_quant.c")
+TRAINING = Path("asqcli/quant/kernels/csrc/fake_quant.c")
+WITHOUT = {  # what happens where a library cannot be compiled
+    "native": "the native kernels were not compiled ({}); `asq infer` will use NumPy",
+    "fake_quant": "the passes of training were not compiled ({}); PyTorch's own will do, and take longer",
+}
 EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # sanitizers, for example
 COMMON = ["-O3", "-fno-wrapv", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
 X86 = {
@@ -39,7 +43,7 @@ class BuildKernels(build_ext):
             objects = self._compile(TRAINING, []) if extension.name.endswith(TRAINING.stem) else self._engine_objects()
             self.compiler.link_shared_object(objects, str(target), libraries=["m"], extra_preargs=EXTRA)
         except Exception as error:  # no compiler, or one that does not know the flags
-            sys.stderr.write(f"asqcli: {target.name} was not compiled ({error}); slower code will do its work\n")
+            sys.stderr.write(f"asqcli: {WITHOUT[target.stem].format(error)}\n")
 
     def _engine_objects(self) -> list[str]:
         x86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -73,7 +77,7 @@ setup(
     package_dir={"asqcli": "asqcli", "asqcli.recipes": "recipes"},
     ext_modules=[
         Extension("asqcli.engine.csrc.native", sorted(str(p) for p in CSRC.glob("*.c")), optional=True),
-        Extension("asqcli.quant.kernels.fake_quant", [str(TRAINING)], optional=True),
+        Extension("asqcli.quant.kernels.csrc.fake_quant", [str(TRAINING)], optional=True),
     ],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from asqcli.errors import InputError, Interruption
+from asqcli.processes.alone import ALONE
 from asqcli.recipe.resolve import Request, resolve
 from asqcli.run import entry, norms
 from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
@@ -89,8 +90,8 @@ def test_slow_batch_norms_get_the_statistics_that_training_images_prefer(tmp_pat
         monkeypatch.setattr(module, "USUAL_MOMENTUM", 0.2)  # beside which theirs, 0.1, is slow
     estimate = norms.reestimate_batch_norm
 
-    def spoilt(model, batches):
-        estimate(model, batches)
+    def spoilt(model, batches, processes):
+        estimate(model, batches, processes)
         for norm in model.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 norm.running_var.mul_(1e4)
@@ -113,7 +114,7 @@ def statistics_after(recipe, *losses):
             raise StopRequested(signal.SIGINT)
         return value
 
-    statistics = norms.NormStatistics(model, recipe.train, lambda _: [torch.ones(4, 3, 2, 2)], loss, Notes())
+    statistics = norms.NormStatistics(model, recipe.train, lambda _: [torch.ones(4, 3, 2, 2)], loss, Notes(), ALONE)
     progress = Progress("finetune", facts={"pretrained": True})
     phase = SimpleNamespace(progress=progress, steps_done=4, steps=8, split=range(9))
     with suppress(StopRequested):

@@ -2,7 +2,7 @@
 
 Forward, two forms give the same values to the bit; backward, the same gradients but for rounding:
 
-    native     compiled C, `fake_quant.c`: each value is read once a pass; for float32 on the CPU
+    native     compiled C, `csrc/fake_quant.c`: each value is read once a pass; for float32 on the CPU
     eager      operations of PyTorch, for all else: other devices and types, no compiler
     dispatch   whichever serves the tensors at hand
 

@@ -1,4 +1,4 @@
-"""The compiled passes of `fake_quant.c`, for float32 tensors on the CPU that lie dense in memory."""
+"""The compiled passes of `csrc/fake_quant.c`, for float32 tensors on the CPU that lie dense in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from asqcli.quant.kernels.grid import Grid, UniformGrid, bounds
 
-LIBRARY = Path(__file__).with_name("fake_quant.so")
+LIBRARY = Path(__file__).with_name("csrc") / "fake_quant.so"  # beside its source, where Python looks for no modules
 _pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
