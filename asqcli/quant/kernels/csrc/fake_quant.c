@@ -17,10 +17,15 @@
 
 #define LANES 16
 #define BLOCK 512         /* values whose v and code stay in the first cache */
-#define STRIP 64          /* channels whose sums stay there, and pixels that are summed in float */
+#define STRIP 64          /* channels whose gradients stay there, and pixels that are summed in float */
 #define TASK_VALUES 16384 /* a thread takes at least so many at once */
 #define EXPORTED __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
+
+/* LANES are two of them: sums stay in registers. Read from anywhere in memory. */
+typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t Mask __attribute__((vector_size(32), aligned(4), may_alias));
+#define WIDTH 8
 
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(ASQ_ONE_TARGET)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -106,17 +111,26 @@ INLINE void multiply(const float *restrict x, float factor, float *restrict out,
         out[i] = x[i] * factor;
 }
 
+/* Writes the gradients of some values; returns what each adds to that of the scale. */
+INLINE Vector backward_vector(const float *grad, const float *v, const float *codes, float *grad_x, float low, float high) {
+    Vector g = *(const Vector *)grad, value = *(const Vector *)v;
+    Mask clipped = (value <= low) | (value >= high); /* of a NaN neither holds */
+    Vector inside = (Vector)((Mask)g & ~clipped);
+    *(Vector *)grad_x = inside;
+    return g * *(const Vector *)codes - inside * value;
+}
+
 INLINE void backward_block(const float *restrict grad, const float *restrict v, const float *restrict codes,
                            float *restrict grad_x, int64_t count, const Grid *grid, float *restrict sums) {
     float low = grid->qmin, high = grid->qmax;
+    Vector first = {0}, second = {0};
     int64_t i = 0;
-    for (; i + LANES <= count; i += LANES)
-        for (int lane = 0; lane < LANES; lane++) {
-            float g = grad[i + lane], value = v[i + lane];
-            float inside = value <= low || value >= high ? 0.0f : g;
-            grad_x[i + lane] = inside;
-            sums[lane] += g * codes[i + lane] - inside * value;
-        }
+    for (; i + LANES <= count; i += LANES) {
+        first += backward_vector(grad + i, v + i, codes + i, grad_x + i, low, high);
+        second += backward_vector(grad + i + WIDTH, v + i + WIDTH, codes + i + WIDTH, grad_x + i + WIDTH, low, high);
+    }
+    *(Vector *)sums += first;
+    *(Vector *)(sums + WIDTH) += second;
     for (int lane = 0; i < count; i++, lane++) {
         float inside = v[i] <= low || v[i] >= high ? 0.0f : grad[i];
         grad_x[i] = inside;
@@ -201,28 +215,51 @@ INLINE float sum_of(const float *restrict x, int64_t count) {
     return (float)total;
 }
 
-INLINE void sum_strip(const float *restrict x, float *restrict sums, int64_t count, int64_t pixels, int64_t channels) {
-    double totals[STRIP] = {0.0};
-    for (int64_t at = 0; at < pixels; at += STRIP) {
-        float part[STRIP] = {0.0f};
-        int64_t end = at + STRIP < pixels ? at + STRIP : pixels;
-        for (int64_t pixel = at; pixel < end; pixel++)
-            for (int64_t c = 0; c < count; c++)
-                part[c] += x[pixel * channels + c];
-        for (int64_t c = 0; c < count; c++)
-            totals[c] += part[c];
+/* Sums over the pixels of fewer than LANES channels. */
+INLINE void sum_few(const float *x, float *sums, int64_t count, int64_t pixels, int64_t channels) {
+    for (int64_t c = 0; c < count; c++) {
+        double total = 0.0;
+        for (int64_t at = 0; at < pixels; at += STRIP) {
+            float part = 0.0f;
+            int64_t end = at + STRIP < pixels ? at + STRIP : pixels;
+            for (int64_t pixel = at; pixel < end; pixel++)
+                part += x[pixel * channels + c];
+            total += part;
+        }
+        sums[c] = (float)total;
     }
-    for (int64_t c = 0; c < count; c++)
-        sums[c] = (float)totals[c];
+}
+
+/* The same of LANES channels. */
+INLINE void sum_lanes(const float *x, float *sums, int64_t pixels, int64_t channels) {
+    double totals[LANES] = {0.0};
+    for (int64_t at = 0; at < pixels; at += STRIP) {
+        Vector first = {0}, second = {0};
+        float part[LANES];
+        int64_t end = at + STRIP < pixels ? at + STRIP : pixels;
+        for (int64_t pixel = at; pixel < end; pixel++) {
+            first += *(const Vector *)(x + pixel * channels);
+            second += *(const Vector *)(x + pixel * channels + WIDTH);
+        }
+        *(Vector *)part = first;
+        *(Vector *)(part + WIDTH) = second;
+        for (int lane = 0; lane < LANES; lane++)
+            totals[lane] += part[lane];
+    }
+    for (int lane = 0; lane < LANES; lane++)
+        sums[lane] = (float)totals[lane];
 }
 
 INLINE void find_means(const float *x, float *means, const Adapted *a) {
     if (a->planes)
         for (int64_t c = 0; c < a->channels; c++)
             means[c] = sum_of(x + c * a->pixels, a->pixels);
-    else
-        for (int64_t c = 0; c < a->channels; c += STRIP)
-            sum_strip(x + c, means + c, a->channels - c < STRIP ? a->channels - c : STRIP, a->pixels, a->channels);
+    else {
+        int64_t c = 0;
+        for (; c + LANES <= a->channels; c += LANES)
+            sum_lanes(x + c, means + c, a->pixels, a->channels);
+        sum_few(x + c, means + c, a->channels - c, a->pixels, a->channels);
+    }
     for (int64_t c = 0; c < a->channels; c++)
         means[c] /= (float)a->pixels;
 }
@@ -238,6 +275,18 @@ INLINE float dot(const float *restrict a, const float *restrict b, int64_t count
     for (int lane = 0; lane < LANES; lane++)
         total += lanes[lane];
     return total;
+}
+
+INLINE void add_to_pixels(float *out, const float *grad, int64_t count, int64_t pixels, int64_t channels) {
+    int64_t c = 0;
+    for (; c + WIDTH <= count; c += WIDTH) {
+        Vector addend = *(const Vector *)(grad + c);
+        for (int64_t pixel = 0; pixel < pixels; pixel++)
+            *(Vector *)(out + pixel * channels + c) += addend;
+    }
+    for (; c < count; c++)
+        for (int64_t pixel = 0; pixel < pixels; pixel++)
+            out[pixel * channels + c] += grad[c];
 }
 
 FOR_EACH_PROCESSOR static void adapted_range(const void *argument, int64_t first, int64_t last) {
@@ -285,9 +334,7 @@ FOR_EACH_PROCESSOR static void adapted_backward_range(const void *argument, int6
                     for (int64_t pixel = 0; pixel < a->pixels; pixel++)
                         out[(start + c) * a->pixels + pixel] += grad[c];
             else
-                for (int64_t pixel = 0; pixel < a->pixels; pixel++)
-                    for (int64_t c = 0; c < count; c++)
-                        out[pixel * a->channels + start + c] += grad[c];
+                add_to_pixels(out + start, grad, count, a->pixels, a->channels);
         }
     }
 }
