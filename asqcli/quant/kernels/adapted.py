@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asqcli.quant.kernels.grid import Grid
-from asqcli.quant.kernels.native import Pass, compiled, dense, fill_pass
+from asqcli.quant.kernels.native import Pass, compiled, dense, fill_pass, laid_out_as
 
 Layers = list[tuple[Tensor, Tensor]]  # weight (outputs, inputs) and bias (outputs,) of one or two linear layers
 _pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -66,8 +66,7 @@ def adapted_fake_quantize_backward(
     """Return the gradients of `x`, of `step_size` and of the layers."""
     x = _in_order(x, channels_last)
     grad_x = torch.empty_like(x)
-    if grad.stride() != x.stride():
-        grad = torch.empty_like(x).copy_(grad)
+    grad = laid_out_as(x, grad)
     grad_scale = torch.empty(len(x), dtype=torch.float64)
     grad_t, grad_hidden = x.new_empty(len(x), 1), torch.empty_like(answers.hidden)
     task, _kept = _fill(x, step_size, layers, answers, grid, grad_x, channels_last)

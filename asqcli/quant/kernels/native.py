@@ -31,7 +31,7 @@ class Pass(ctypes.Structure):
 
 def takes(x: Tensor, scale: Tensor | None = None) -> bool:
     """Can the passes work on such tensors, by a scale for all values or one for each index of the first dimension?"""
-    if library() is None or not (_is_plain(x) and (scale is None or _is_plain(scale))):
+    if loaded() is None or not (_is_plain(x) and (scale is None or _is_plain(scale))):
         return False
     return scale is None or scale.numel() == 1 or (x.dim() > 0 and len(scale) == scale.numel() == len(x))
 
@@ -54,8 +54,7 @@ def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -
     """As `dispatch.fake_quantize_backward`."""
     x = dense(x)
     grad_x = torch.empty_like(x)
-    if grad.stride() != x.stride():
-        grad = torch.empty_like(x).copy_(grad)
+    grad = laid_out_as(x, grad)
     sums = torch.empty(_groups(x), dtype=torch.float64)
     task, _kept = fill_pass(x, scale, grid, out=grad_x)
     task.grad, task.grad_step = grad.data_ptr(), sums.data_ptr()
@@ -87,6 +86,11 @@ def dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
+def laid_out_as(x: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient of what was made from `x`, in the order of memory of `x`."""
+    return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
+
+
 def _groups(x: Tensor) -> int:
     return len(x) if x.dim() else 1
 
@@ -114,21 +118,21 @@ def _native_grid(grid: Grid) -> tuple[_Grid, object]:
 
 def compiled() -> ctypes.CDLL:
     """Return the compiled passes, where `takes` found them."""
-    loaded = library()
-    assert loaded is not None
-    return loaded
+    passes = loaded()
+    assert passes is not None
+    return passes
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def loaded() -> ctypes.CDLL | None:
     """Return the compiled passes, or None where they were not compiled."""
     try:
-        loaded = ctypes.CDLL(str(LIBRARY))
+        passes = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
     if (parallel := _threads_of_torch()) is not None:
-        loaded.asq_use_threads(parallel)
-    return loaded
+        passes.asq_use_threads(parallel)
+    return passes
 
 
 def _threads_of_torch() -> object | None:

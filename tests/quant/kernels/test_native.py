@@ -12,7 +12,7 @@ from asqcli.quant.levels import apot_levels, post_levels, pot_levels
 
 pytestmark = [
     pytest.mark.native,
-    pytest.mark.skipif(native.library() is None, reason="the passes of training were not compiled"),
+    pytest.mark.skipif(native.loaded() is None, reason="the passes of training were not compiled"),
 ]
 
 GRIDS = [
