@@ -29,8 +29,8 @@ def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
 
 
 def row_scale(weight: Tensor, qmax: int, smallest: float) -> Tensor:
-    """Return the step of each row, (rows, 1)."""
-    return (weight.abs().amax(dim=1, keepdim=True) / qmax).clamp(min=smallest)
+    """Return the step of each row, (rows, 1), without a gradient."""
+    return (weight.detach().abs().amax(dim=1, keepdim=True) / qmax).clamp(min=smallest)
 
 
 def inner_product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
