@@ -12,6 +12,7 @@ phases        float warm-up, calibration, quantized training, result
 norms         when batch-norm statistics are estimated anew
 checks        does a phase learn, and does evaluation see what training saw?
 folder        the files of a run, written atomically
+sole_writer   which one process at a time may train
 checkpoint    what a phase needs to go on, in one safetensors file
 fingerprint   the network's own answers, by which whoever opens it again knows it
 teacher       the float network, kept to teach its quantized twin

@@ -80,7 +80,6 @@ def resume_run(
         require_factory_named(recipe.model, factory, str(folder.path))
         data, start, specs = _load(recipe, context, str(folder.path))
         require_alike(context.processes, recipe, data)
-        folder.cut_metrics(0)
         run = Run(recipe, folder, data, context, start.model)
         return _interruptible(folder, context, lambda: run.fresh(start, specs))
     recipe = checkpoint.recipe
@@ -180,7 +179,8 @@ def _interruptible(folder: RunFolder, context: RunContext, work: Callable[[], di
     """Do the work, and tell how to go on where it is broken off; a stop between the phases needs no checkpoint."""
     try:
         context.poll()  # from here on a signal is asked for, not taken at once
-        return work()
+        with folder.held():
+            return work()
     except StopRequested as stop:
         raise Interruption(
             stop.signal_number, "stopped between two phases", how_to_go_on(folder.recipe(), folder)

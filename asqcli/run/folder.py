@@ -6,6 +6,7 @@ metrics.jsonl                     one line per epoch
 checkpoints/last                  what `--resume` and `asq eval` need; `checkpoints/best` where there is a validation
 split, `checkpoints/float` where a float network teaches
 result.json                       written last: present means finished
+.lock                             there while a process trains
 NAME.asq  NAME.onnx               what `asq export` writes without `--out`; NAME is the folder's
 """
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +27,7 @@ from asqcli.errors import InputError, UsageError
 from asqcli.files import PART, check_readable, machine_errors, what_is_wrong, write_atomically
 from asqcli.recipe.load import read_recipe
 from asqcli.recipe.schema import Recipe
+from asqcli.run.sole_writer import sole_writer
 
 RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
     "result.json",
@@ -35,6 +38,7 @@ RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
 )
 CHECKPOINTS = "checkpoints"
 LAST, BEST, TEACHER = "last", "best", "float"
+LOCK = ".lock"
 EXPORT_SUFFIXES = (".asq", ".onnx")
 SAFETENSORS_PART = ".tmp"  # begins the name of a file that safetensors is writing
 
@@ -81,7 +85,8 @@ class RunFolder:
         """Make a fresh folder: `out`, or `runs/name`, numbered when that is taken and not to be replaced.
 
         Raises:
-            UsageError: `out` is there already and `force` is not given, or it holds what no run wrote.
+            UsageError: `out` is there already and `force` is not given, it holds what no run wrote, or another process
+                is training it.
             MachineError: it cannot be written.
         """
         path = Path(out) if out else Path("runs") / name
@@ -92,7 +97,8 @@ class RunFolder:
                 return cls(path)
             if path.exists() and force:
                 _refuse_to_delete(path)
-                shutil.rmtree(path)
+                with sole_writer(path / LOCK):
+                    shutil.rmtree(path)
             try:
                 path.mkdir(parents=True)
             except FileExistsError as error:
@@ -117,6 +123,19 @@ class RunFolder:
         """Return the folder of the run whose last checkpoint a file is, or None."""
         folder = cls(checkpoint.parent.parent)
         return folder if checkpoint == folder.checkpoint(LAST) and (folder.path / RECIPE).is_file() else None
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Keep other processes from training this run meanwhile.
+
+        Raises:
+            UsageError: one is at it.
+        """
+        if not self.writable:
+            yield
+            return
+        with sole_writer(self.path / LOCK):
+            yield
 
     @property
     def finished(self) -> bool:
@@ -230,7 +249,7 @@ def _refuse_to_delete(path: Path) -> None:
     """
     if not all((path / name).is_file() for name in (RECIPE, ENVIRONMENT)):
         raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
-    files = {RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT} | {path.resolve().name + s for s in EXPORT_SUFFIXES}
+    files = {RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT, LOCK} | {path.resolve().name + s for s in EXPORT_SUFFIXES}
     checkpoints = {LAST, BEST, TEACHER}
     for folder, known in ((path, files), (path / CHECKPOINTS, checkpoints)):
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():

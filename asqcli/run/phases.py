@@ -77,6 +77,7 @@ class Run:
 
     def fresh(self, start: Start, specs: list[LayerSpec]) -> dict[str, Any]:
         """Run everything; return the result."""
+        self.folder.cut_metrics(0)  # of a run that was stopped before its first checkpoint
         facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}
         if start.new_head is not None:
             facts["new_head"] = start.new_head

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from asq_process import asq, fails
 
 IMAGES = ("--set", "data.augment=resized_crop", "--set", "data.image_size=16", "--set", "data.resize=20")
 
@@ -50,3 +51,17 @@ def test_a_decoder_that_the_system_ends_for_lack_of_memory_is_no_fault_of_the_ne
                 for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
                     os.kill(int(child), signal.SIGKILL)
         assert process.returncode == 6 and "error: out of memory" in process.stderr.read()
+
+
+def test_a_run_that_is_being_trained_is_no_other_process_s(tmp_path, write_image_folder):
+    with training(tmp_path, write_image_folder) as process:
+        before = (tmp_path / "r/recipe.yaml").read_bytes()
+        fails(2, "another process is training `r`", "quantize", "--resume", "r", cwd=tmp_path)
+        replacing = ("quantize", "resnet20", "--data", "photos", "--weights", "none", *IMAGES, "--out", "r", "--force")
+        fails(2, "another process is training `r`", *replacing, "--max-steps", "1", cwd=tmp_path)
+        assert process.poll() is None and (tmp_path / "r/recipe.yaml").read_bytes() == before
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    # What held it is gone with its process.
+    done = asq(*replacing, "--max-steps", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
