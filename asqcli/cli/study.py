@@ -57,7 +57,7 @@ def study(
     Started again it goes on: cells that are done stay, those that were interrupted are resumed.
     """
     from asqcli.recipe.shipped import find_study
-    from asqcli.study.cells import expand
+    from asqcli.study.expand import expand
     from asqcli.study.load import read_study
     from asqcli.study.work import Work
 
@@ -67,11 +67,11 @@ def study(
     ):
         if both:
             raise UsageError(f"`{flag}` makes no sense beside `{beside}`")
-    _refuse_seeds(overrides or [])
     path = find_study(file)
     asked = expand(read_study(path), path, data=data, weights=weights, overrides=overrides or [])
     chosen = _chosen(asked, cell)
-    _require_models(chosen)
+    if not commands:  # which another machine may run
+        _require_models(chosen)
     if threads is None and jobs > 1:
         threads = max(1, usable_processors() // jobs)
     work = Work(asked, out or RUNS / path.stem, retry=retry)
@@ -87,12 +87,6 @@ def study(
     _train(work, todo, jobs, threads)
     _show(work, json_)
     _tell_of_failures(work, chosen)
-
-
-def _refuse_seeds(overrides: list[str]) -> None:
-    for override in overrides:
-        if override.partition("=")[0].strip() == "train.seed":
-            raise UsageError(f"`--set {override}`: the seeds of a study stand in its file, under `seeds`")
 
 
 def _chosen(study: Study, pattern: str | None) -> list[Cell]:

@@ -5,7 +5,8 @@ the cell's alone. No torch: the processes have it.
 
 schema       the study's file: its keys
 load         read it, and tell all its mistakes
-cells        rows, grid and seeds to cells: their names, their order
+cells        what each trains, what it is called, which goes first
+expand       rows, grid and seeds to cells
 command      a cell to the command line that trains it
 work         the study's folder: what each cell has come to, what is to be done
 processes    cells at work, some at once; signals go on to them

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from asqcli.study.cells import Study, expand
+from asqcli.study.cells import Study
 from asqcli.study.document import Outcome
+from asqcli.study.expand import expand
 from asqcli.study.load import read_study
 
 

@@ -6,8 +6,8 @@ import typer
 from asqcli.cli.app import app
 from asqcli.recipe.resolve import Request, resolve
 from asqcli.recipe.shipped import find_study, header, shipped_recipes, shipped_studies
-from asqcli.study.cells import expand
 from asqcli.study.command import start_arguments
+from asqcli.study.expand import expand
 from asqcli.study.load import read_study
 from tests.study.parts import study_of
 
