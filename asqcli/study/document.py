@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from asqcli.study.cells import FLOAT, Row, Study
+from asqcli.study.cells import Row, Study
 from asqcli.study.coincidence import coincidences
 from asqcli.study.statistics import compare, mean, spread
 
@@ -21,7 +21,8 @@ class Outcome:
     """What a cell has come to.
 
     Attributes:
-        top1, float_top1: of a cell that is done, percent; the latter None where the float network was never trained.
+        top1, float_top1: of a cell that is done, percent; the latter None of a float cell, and where the float network
+            was never trained.
         reason, exit_code: of one that failed; the code is negative where a signal killed it.
     """
 
@@ -91,7 +92,7 @@ def _row(row: Row, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         ],
         "mean": _rounded(mean(top1)),
         "spread": _rounded(spread(top1)),
-        "to_float": None if row.bits == FLOAT else _rounded(mean(to_float)),
+        "to_float": _rounded(mean(to_float)),
     }
 
 

@@ -136,8 +136,8 @@ class Work:
         result = self.run(cell).result()
         if result is None:
             return None
-        float_top1 = result["float_top1"] if result.get("float_trained", True) else None
-        return Outcome("done", result["top1"], float_top1)
+        beside_float = cell.recipe.quantized and result.get("float_trained", True)
+        return Outcome("done", result["top1"], result["float_top1"] if beside_float else None)
 
     def _require_same_recipes(self) -> None:
         changed: list[str] = []

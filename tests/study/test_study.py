@@ -96,7 +96,7 @@ def test_another_recipe_is_refused_and_so_is_what_makes_no_sense(whole):
     assert (cwd / "runs/mine/study.json").read_bytes() == before
     fails(2, "`--set` names `train.seed`", "study", "mine.yaml", "--set", "train.seed=0", cwd=cwd, hint="the seeds of")
     fails(2, "`--cell lsq*` matches no cell", "study", "mine.yaml", "--cell", "lsq*", cwd=cwd, hint="the cells are a-")
-    fails(2, "`--json` makes no sense beside `--commands`", "study", "mine.yaml", "--commands", "--json", cwd=cwd)
+    fails(2, "`--dry-run` makes no sense beside `--commands`", "study", "mine.yaml", "--commands", "--dry-run", cwd=cwd)
     fails(3, "no data set or folder `absent`", "study", "mine.yaml", "--data", "absent", "--out", "o", cwd=cwd)
     fails(2, "no study or file `study_table`", "study", "study_table", cwd=cwd, hint="did you mean")
 
