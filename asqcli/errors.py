@@ -12,6 +12,7 @@
     │   └── NotLearningError    or stayed at that of guessing
     ├── MachineError         6  no such device, disk full, folder not writable
     │   └── LostProcessError    or another process of a training was killed, or does not answer
+    ├── CellsFailed             cells of a study failed; has the exit code of the first
     └── Interruption       130  SIGINT (or 143, SIGTERM), after a checkpoint was written
 
 Anything else that escapes is a fault of ours: exit code 70.
@@ -125,6 +126,16 @@ class MachineError(AsqError):
 
 class LostProcessError(MachineError):
     pass
+
+
+class CellsFailed(AsqError):
+    """Some cells of a study failed; the others have their results."""
+
+    has_results = True
+
+    def __init__(self, code: int, message: str, hint: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.exit_code = ExitCode(code)
 
 
 class Interruption(AsqError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from asqcli.run.checkpoint import Checkpoint
     from asqcli.run.context import RunContext
     from asqcli.run.folder import RunFolder
-
-SHOWN_KEYS = 8  # keys that differ
 
 
 def quantize(
@@ -208,23 +205,12 @@ def _show(result: dict[str, Any], json_: bool, processes: Processes) -> None:
 
 
 def _refuse_another_recipe(stored: Recipe, asked: Recipe, run: str) -> None:
-    if stored == asked:
-        return
-    before, after = (_flat(r.model_dump(mode="json")) for r in (stored, asked))
-    keys = [k for k in {**before, **after} if before.get(k) != after.get(k)]
-    changed = [f"`{k}` {json.dumps(before.get(k))} -> {json.dumps(after.get(k))}" for k in keys[:SHOWN_KEYS]]
-    more = f", and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
-    raise UsageError(
-        f"`{run}` cannot be resumed with another recipe: {', '.join(changed)}{more}",
-        "leave these out, or start a new run",
-    )
+    from asqcli.recipe.changes import changes_in_words
 
-
-def _flat(section: dict[str, Any], inside: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        flat |= _flat(value, f"{inside}{key}.") if isinstance(value, dict) else {inside + key: value}
-    return flat
+    if (changes := changes_in_words(stored, asked)) is not None:
+        raise UsageError(
+            f"`{run}` cannot be resumed with another recipe: {changes}", "leave these out, or start a new run"
+        )
 
 
 def _run_context(device: str | None, threads: int | None, signals: StopSignals) -> RunContext:

@@ -15,30 +15,34 @@ app = typer.Typer(
 
 @app.command("list")
 def list_recipes(_debug: DebugOption = False) -> None:
-    """Table the recipes that come with asq."""
+    """Table the recipes and studies that come with asq."""
     from rich.table import Table
 
     from asqcli.cli.console import print_table, stdout
-    from asqcli.recipe.shipped import header, shipped_recipes
+    from asqcli.recipe.shipped import header, shipped_recipes, shipped_studies
 
-    table = Table()
-    table.add_column("name", no_wrap=True)
-    table.add_column("what it does")
-    table.add_column("takes")
-    for name, path in shipped_recipes().items():
-        what, *details = header(path)
-        takes = next(line for line in details if line.startswith("Takes: "))
-        table.add_row(name, what, takes.removeprefix("Takes: "))
-    print_table(stdout(), "Recipes: `asq quantize --recipe NAME`", table)
+    for title, files in (
+        ("Recipes: `asq quantize --recipe NAME`", shipped_recipes()),
+        ("Studies: `asq study NAME`", shipped_studies()),
+    ):
+        table = Table()
+        table.add_column("name", no_wrap=True)
+        table.add_column("what it does")
+        table.add_column("takes")
+        for name, path in files.items():
+            what, *details = header(path)
+            takes = next(line for line in details if line.startswith("Takes: "))
+            table.add_row(name, what, takes.removeprefix("Takes: "))
+        print_table(stdout(), title, table)
 
 
 @app.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME")], _debug: DebugOption = False) -> None:
-    """Print a recipe, to read or to start one's own from."""
+    """Print a recipe or a study, to read or to start one's own from."""
     from asqcli.errors import InputError
-    from asqcli.recipe.shipped import find_recipe
+    from asqcli.recipe.shipped import find_shipped
 
-    path = find_recipe(name)
+    path = find_shipped(name)
     try:
         typer.echo(path.read_text(encoding="utf-8"), nl=False)
     except UnicodeDecodeError as error:

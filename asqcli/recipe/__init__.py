@@ -6,5 +6,6 @@ defaults   what a data set calls for, below anything that the user says
 load       read, override, report all mistakes together
 layers     name patterns to the settings of each layer
 resolve    defaults, recipe, flags and `--set` to one checked recipe
-shipped    the recipes that come with the package
+changes    what differs between two recipes
+shipped    the recipes and studies that come with the package
 """

@@ -92,9 +92,11 @@ class Draft:
         return section
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, what: str = "recipe") -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
+    Args:
+        what: to call it in errors.
     Raises:
         InputError: the file is missing or unreadable.
         UsageError: it is not YAML, or not a mapping.
@@ -103,10 +105,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise InputError(f"recipe `{path}` cannot be read: {reason}") from error
-    content = _parse(text, f"recipe `{path}`")
+        raise InputError(f"{what} `{path}` cannot be read: {reason}") from error
+    content = _parse(text, f"{what} `{path}`")
     if not isinstance(content, dict):
-        raise UsageError(f"recipe `{path}` is not a mapping of keys to values")
+        raise UsageError(f"{what} `{path}` is not a mapping of keys to values")
     return content
 
 

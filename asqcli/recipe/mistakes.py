@@ -43,6 +43,7 @@ _TYPES = {
     "model_type": "a section of keys",
     "model_attributes_type": "a section of keys",
     "tuple_type": "a list",
+    "list_type": "a list",
     "too_short": "a list of three numbers",
     "too_long": "a list of three numbers",
 }
@@ -63,12 +64,15 @@ def models_by_quantizer(operand: str) -> dict[str, type[BaseModel]]:
     return {member.model_fields["quantizer"].default: member for member in members}
 
 
-def mistake_in_words(error: ErrorDetails, source: Source, *, inside: Keys = ()) -> Mistake:
+def mistake_in_words(
+    error: ErrorDetails, source: Source, *, inside: Keys = (), model: type[BaseModel] = Recipe
+) -> Mistake:
     """Turn one of pydantic's errors into (message, hint).
 
     Args:
         error: an entry of `ValidationError.errors()`.
         inside: the path of the section that was checked, when it was not the whole recipe.
+        model: of the whole, where that is no recipe.
     """
     location = tuple(map(str, error["loc"]))
     path = _key_path((*inside, *location))
@@ -78,7 +82,7 @@ def mistake_in_words(error: ErrorDetails, source: Source, *, inside: Keys = ()) 
         given = json.dumps(given)  # as YAML has it, not as Python
     operand = next((p for p in path if p in OPERANDS), None)
     if kind == "extra_forbidden":
-        known = _known_keys(path[:-1], location)
+        known = _known_keys(model, path[:-1], location)
         return f"unknown key `{key}`{where}", did_you_mean(path[-1], known) or f"known keys: {', '.join(known)}"
     if kind == "missing" and path[-1].isdigit():
         return f"`{'.'.join(path[:-1])}` is `{list(given)}`{where}, it must be a list of three numbers", None
@@ -129,13 +133,13 @@ def _literal_choices(expected: str) -> list[str]:
 
 
 def _section_model(annotation: Any) -> type[BaseModel]:
-    """Return the model of a section, which may be optional."""
-    return next(t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel))
+    """Return the model of a section, which may be optional, or one of several that have names."""
+    members = get_args(annotation) or (annotation,)
+    return next(t for t in members if isinstance(t, type) and issubclass(t, BaseModel))
 
 
-def _known_keys(section: Keys, location: Keys) -> list[str]:
-    """Return the keys of the section in which an unknown one was found."""
-    model: type[BaseModel] = Recipe
+def _known_keys(model: type[BaseModel], section: Keys, location: Keys) -> list[str]:
+    """Return the keys of the section in which an unknown one was found, in a file of a model."""
     for key in section:
         if key in OPERANDS:
             quantizer = next(p for p in location if p in models_by_quantizer(key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +61,15 @@ class Resolved:
     note: str | None
 
 
-def resolve(request: Request, *, measuring: bool = False) -> Resolved:
+def resolve(
+    request: Request, *, measuring: bool = False, traits: Callable[[str], DataTraits] = data_traits
+) -> Resolved:
     """Lay built-in defaults, the recipe, flags and `--set` over each other and check the sum.
 
     Args:
         measuring: is a float network measured as it is, not trained? Of a recipe only the model, its weights and the
             data count then, and official weights bring their own image size whatever the data.
+        traits: of a data set by its name; lists a folder once for each call.
     Raises:
         UsageError: mistakes, all told together.
         InputError: the recipe or the data do not exist.
@@ -88,7 +92,7 @@ def resolve(request: Request, *, measuring: bool = False) -> Resolved:
     elif model is None and not request.recipe:  # where there is one, all its mistakes are told
         raise UsageError("no model was named", "for example `asq quantize resnet18`, or give a --recipe")
     _overlay_request(draft, request)
-    official = _underlay_defaults(draft, measuring)
+    official = _underlay_defaults(draft, measuring, traits)
     recipe = load.check(draft, source)
     return Resolved(recipe, source, given, _origins(draft, official), official.note if official else None)
 
@@ -163,12 +167,14 @@ def _official(draft: load.Draft, kind: str, measuring: bool) -> OfficialInput | 
     return replace(found, values={key: found.values[key] for key in ("mean", "std")}, note=note)
 
 
-def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | None:
+def _underlay_defaults(
+    draft: load.Draft, measuring: bool, traits_of: Callable[[str], DataTraits]
+) -> OfficialInput | None:
     """Lay what the data and the model call for under everything else; return what official weights had to say."""
     data, train = draft.section(("data",)), draft.section(("train",))
     name = data.setdefault("name", DEFAULT_DATA)
     model = draft.values.get("model")
-    traits = _traits(name)
+    traits = _traits(name, traits_of)
     size, network = traits.image_size, "usual"
     sized = traits.kind != "digits" or "image_size" in data
     rated = measuring or all(isinstance(s, dict) and "lr" in s for s in (train, train.get("warmup")))
@@ -205,10 +211,10 @@ def _classifier_traits(model: object) -> ClassifierTraits | None:
     return classifier_traits(model)
 
 
-def _traits(name: object) -> DataTraits:
+def _traits(name: object, traits_of: Callable[[str], DataTraits]) -> DataTraits:
     """Return what the data are like. Data that are missing are an error once they are read: mistakes are told first."""
     try:
-        return data_traits(name) if isinstance(name, str) else DataTraits("large", 224)
+        return traits_of(name) if isinstance(name, str) else DataTraits("large", 224)
     except InputError:
         return DataTraits("large", 224)
 

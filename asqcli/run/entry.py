@@ -17,7 +17,7 @@ from asqcli.data.layout import NAMES
 from asqcli.data.preprocessing import Preprocessing
 from asqcli.data.samples import DataSet
 from asqcli.data.source import open_data
-from asqcli.data.splits import Split
+from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import InputError, Interruption, LostProcessError, UsageError
 from asqcli.models.names import name_for_files
 from asqcli.models.registry import require_known
@@ -114,8 +114,15 @@ def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
     t, device = recipe.train, context.device
     batches = data.training.train_batches(t.batch_size, seed=(t.seed, Stream.CALIBRATION))
     some = [(x.to(device), y.to(device)) for _, (x, y) in zip(range(recipe.calibration.batches), batches, strict=False)]
-    model, classes = start.model.to(device), len(data.classes)
-    return profile_step(model, specs, some, t, start=recipe.calibration.start, classes=classes)
+    return profile_step(
+        start.model.to(device),
+        specs,
+        some,
+        t,
+        start=recipe.calibration.start,
+        classes=len(data.classes),
+        steps_per_epoch=batches_per_pass(data.training, t.batch_size),
+    )
 
 
 def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Split], Start, list[LayerSpec]]:

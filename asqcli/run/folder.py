@@ -114,15 +114,21 @@ class RunFolder:
         Raises:
             InputError: it is not one.
         """
-        if not (path / RECIPE).is_file():
+        folder = cls(path)
+        if not folder.started:
             raise InputError(f"`{path}` is not the folder of a run: it has no {RECIPE}")
-        return cls(path)
+        return folder
 
     @classmethod
     def around(cls, checkpoint: Path) -> RunFolder | None:
         """Return the folder of the run whose last checkpoint a file is, or None."""
         folder = cls(checkpoint.parent.parent)
-        return folder if checkpoint == folder.checkpoint(LAST) and (folder.path / RECIPE).is_file() else None
+        return folder if checkpoint == folder.checkpoint(LAST) and folder.started else None
+
+    @property
+    def started(self) -> bool:
+        """Has a run begun here?"""
+        return (self.path / RECIPE).is_file()
 
     @contextmanager
     def held(self) -> Generator[None]:
@@ -181,6 +187,19 @@ class RunFolder:
         """
         environment = self._read_json(ENVIRONMENT, _Environment) or {}
         return environment.get("threads") if environment.get("processes", 1) == processes else None
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the record of each epoch so far, without what a killed process left half written.
+
+        Raises:
+            InputError: somebody changed them to something else.
+        """
+        path = self.path / METRICS
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise InputError(f"`{path}` is corrupt: {error}") from error
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to the metrics."""

@@ -49,6 +49,7 @@ class StepProfile:
         float_ms, quantized_ms: medians of a whole step, alternating in one run.
         sections_ms: forward, backward, update: medians of the quantized step.
         operators: share of the quantized step's processor time by part, in percent, largest first.
+        steps_per_epoch: that a run would take.
         float_peak_mib, peak_mib: the most memory that tensors take within a float and a quantized step, beyond what
             they hold before it.
     """
@@ -57,6 +58,7 @@ class StepProfile:
     quantized_ms: float
     sections_ms: dict[str, float]
     operators: dict[str, float]
+    steps_per_epoch: int
     float_peak_mib: float
     peak_mib: float
 
@@ -74,6 +76,7 @@ def profile_step(
     *,
     start: str,
     classes: int,
+    steps_per_epoch: int,
 ) -> StepProfile:
     """Measure steps of the float `model` and of its quantized twin, which `model` becomes.
 
@@ -99,6 +102,7 @@ def profile_step(
         quantized_ms=statistics.median(times["quantized"]),
         sections_ms={name: statistics.median(values[WARM_STEPS:]) for name, values in sections.items()},
         operators=_operators(steps["quantized"]),
+        steps_per_epoch=steps_per_epoch,
         float_peak_mib=_peak_mib(steps["float"]),
         peak_mib=_peak_mib(steps["quantized"]),
     )

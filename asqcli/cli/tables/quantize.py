@@ -38,6 +38,8 @@ def print_profile(profile: StepProfile, json_: bool) -> None:
     }
     facts |= {f"  {name}": f"{ms:.1f} ms" for name, ms in profile.sections_ms.items()}
     facts |= {name: f"{share:.1f}% of the quantized step" for name, share in profile.operators.items()}
+    seconds = profile.quantized_ms * profile.steps_per_epoch / 1000
+    facts["an epoch"] = f"{profile.steps_per_epoch:,} quantized steps, {seconds:.0f} s without evaluation"
     more = f", {profile.peak_mib / profile.float_peak_mib:.2f} of the float step's" if profile.float_peak_mib else ""
     facts["memory of a quantized step"] = f"{profile.peak_mib:.1f} MiB{more}"
     print_facts("Where a training step goes (medians, alternating)", facts)
