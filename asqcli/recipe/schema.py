@@ -147,6 +147,12 @@ class Train(Strict):
     )
     optimizer: Optimizer = "sgd"
     lr_ramp_steps: RampSteps = 0
+    step_lr: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=1.0, description="rate of step sizes, thresholds and offsets, in units of `lr`"
+    )
+    adapter_lr: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=1.0, description="rate of the adapters, in units of `lr`"
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="share of the target that is spread over all classes"
     )
@@ -174,6 +180,10 @@ class Train(Strict):
         if phase == "warmup":
             return self.warmup
         return self.finetune if phase == "finetune" and self.finetune is not None else self
+
+
+# Keys of `train` without a meaning in float.
+OF_QUANTIZED_TRAINING = ("step_lr", "adapter_lr", "distillation", "freeze_oscillations")
 
 
 class Calibration(Strict):
@@ -231,8 +241,8 @@ class Recipe(Quantization, _Subject):
 
     @model_validator(mode="after")
     def _nothing_idle(self):
-        for key in ("distillation", "freeze_oscillations"):
-            if getattr(self.train, key) is not None and not self.quantized:
+        for key in OF_QUANTIZED_TRAINING:
+            if getattr(self.train, key) != Train.model_fields[key].default and not self.quantized:
                 raise ValueError(f"`train.{key}` makes no sense where nothing is quantized")
         return self
 
