@@ -109,14 +109,29 @@ class Finetune(Strict):
 
 
 class Distillation(Strict):
-    """A float teacher: the network as it was before quantization."""
+    """A teacher: the float network as it was before quantization, or another one."""
 
     weight: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.5, description="share of the loss that is the distance from the teacher"
+        default=0.5, description="share of the loss that is the distance from the teacher; 1: labels teach nothing"
     )
     temperature: Annotated[float, Field(gt=0)] = Field(
         default=4.0, description="divisor of both networks' logits before the softmax"
     )
+    teacher: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        default=None,
+        description="a run folder, or a network as `model`; off: the float network as it was before quantization",
+    )
+    teacher_weights: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        default=None,
+        description="of a `teacher` that is a network: `official`, `factory`, a file or a run folder; off: the "
+        "official ones, of a factory its own",
+    )
+
+    @model_validator(mode="after")
+    def _weights_of_a_teacher(self):
+        if self.teacher_weights is not None and self.teacher is None:
+            raise ValueError("`teacher_weights` are those of a `teacher`, and none is named")
+        return self
 
 
 class Train(Strict):
@@ -157,7 +172,7 @@ class Train(Strict):
         default=0.0, description="share of the target that is spread over all classes"
     )
     distillation: Distillation | None = Field(
-        default=None, description="the float network as a teacher, such as `{weight: 0.5, temperature: 4.0}`"
+        default=None, description="a teacher, the float network or another, such as `{weight: 0.5, temperature: 4.0}`"
     )
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None,
@@ -238,6 +253,12 @@ class Recipe(Quantization, _Subject):
 
     calibration: Calibration = Calibration()
     train: Train
+
+    def float_twin(self, model: str, pretrained: str) -> Recipe:
+        """Return the recipe of a float network, maybe another one, on the same data."""
+        train = self.train.model_copy(update={key: Train.model_fields[key].default for key in OF_QUANTIZED_TRAINING})
+        nothing = {"weights": FloatOperand(), "activations": FloatOperand(), "layers": {}}
+        return self.model_copy(update={"model": model, "pretrained": pretrained, "train": train, **nothing})
 
     @model_validator(mode="after")
     def _nothing_idle(self):
