@@ -23,6 +23,7 @@ from asqcli.data.splits import Split
 from asqcli.errors import DivergedError, Interruption
 from asqcli.models.names import is_factory
 from asqcli.models.state import load_state, snapshot
+from asqcli.nn.adapters import TrainedAdapters, fitting_adapters
 from asqcli.nn.calibration import calibrate
 from asqcli.processes.part import WHOLE, Part
 from asqcli.quant.spec import LayerSpec
@@ -97,7 +98,8 @@ class Run:
             # The batch-norm statistics of a network that was never trained say nothing of what flows through it, and
             # starting values read off with them would make training diverge.
             self.norms.reestimate(self.recipe.calibration.batches)
-        return self._quantize(progress, specs)
+        # After a float phase they would be those of another network, and lost to a run that goes on from there.
+        return self._quantize(progress, specs, {} if start.needs_training else start.adapters)
 
     def resume(self, checkpoint: Checkpoint, specs: list[LayerSpec], teacher: nn.Module | None) -> dict[str, Any]:
         """Go on from a checkpoint; return the result."""
@@ -125,8 +127,14 @@ class Run:
         self._train(phase)
         return self._finish(phase)
 
-    def _quantize(self, progress: Progress, specs: list[LayerSpec]) -> dict[str, Any]:
-        """From a float network to the result."""
+    def _quantize(
+        self, progress: Progress, specs: list[LayerSpec], trained: TrainedAdapters | None = None
+    ) -> dict[str, Any]:
+        """From a float network to the result.
+
+        Args:
+            trained: adapters of the quantized run that its weights are of.
+        """
         facts = progress.facts
         facts["float_top1"] = self._evaluate().top1
         self.context.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
@@ -141,7 +149,10 @@ class Run:
         if self.recipe.train.distillation is not None and self.teacher is None and self.folder.writable:
             answers = take_fingerprint(self.model, self.recipe.data)
             save_teacher(self.folder.checkpoint(FLOAT_TEACHER), self.model, answers)
-        self.specs = calibrate(self.model, specs, images, start=settings.start)
+        adapters = fitting_adapters(trained or {}, specs, self.context.device)
+        if adapters:
+            self.context.reporter.note(f"{len(adapters)} adapters go on as they were trained")
+        self.specs = calibrate(self.model, specs, images, start=settings.start, adapters=adapters)
         self._copy_from_first(self.model)  # which also waits until the teacher is there
         facts["calibrated_top1"] = self._evaluate().top1
         self.context.reporter.plan(self.specs)
