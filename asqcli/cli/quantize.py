@@ -182,6 +182,7 @@ def _go_on(
 ) -> None:
     from asqcli.cli.console import note
     from asqcli.cli.signals import StopSignals
+    from asqcli.recipe.resolve import teacher_stated
     from asqcli.run import entry
 
     folder, checkpoint = run
@@ -193,7 +194,7 @@ def _go_on(
     threads = threads or folder.threads(processes.size)
     with StopSignals(processes) as signals:
         context = _run_context(device, threads, signals)
-        result = entry.resume_run(folder, checkpoint, context, factory=request.model)
+        result = entry.resume_run(folder, checkpoint, context, factory=request.model, teacher=teacher_stated(request))
     _show(result, json_, processes)
 
 

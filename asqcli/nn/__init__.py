@@ -7,6 +7,7 @@ modes       evaluation for a while
 survey      run the float network once: which layers can be quantized, on how many channels
 head        the layer that makes the logits, and another in its place for other classes
 calibration signedness and starting values of the quantizers
+adapters    those that were trained in a network of other bits, which go on
 prepare     replace them by quantized layers, as their specs say
 proof       find out from records whether the network calls these, and nothing in their place
 layers      the quantized layers; their evaluation is the integer engine's arithmetic, operation by operation

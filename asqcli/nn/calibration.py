@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.errors import UnsupportedError
+from asqcli.nn.adapters import TrainedAdapters
 from asqcli.nn.derived import OwnProduct
 from asqcli.nn.forward import run_in_evaluation
 from asqcli.nn.layer_calls import is_derived
@@ -38,15 +39,22 @@ class InputStatistics:
 
 
 @torch.no_grad()
-def observe_inputs(model: nn.Module, names: list[str], batches: list[Tensor]) -> dict[str, InputStatistics]:
-    """Run the float network on `batches`, (N, 3, H, W) each, and return what reaches each named layer."""
+def observe_inputs(
+    model: nn.Module, names: list[str], batches: list[Tensor], adapters: TrainedAdapters | None = None
+) -> dict[str, InputStatistics]:
+    """Run the float network on `batches`, (N, 3, H, W) each, and return what reaches each named layer.
+
+    Args:
+        adapters: on the model's device; what reaches their layers is sampled in units of their beta.
+    """
+    adapters = adapters or {}
     seen: dict[str, list[Tensor]] = {name: [] for name in names}
     lowest = dict.fromkeys(names, 0.0)
     share = SAMPLES // len(batches)
 
     def keep(name: str, input: Tensor) -> None:
         lowest[name] = min(lowest[name], input.min().item())
-        flat = input.flatten()
+        flat = (adapters[name].in_units_of_beta(input) if name in adapters else input).flatten()
         stride = max(1, flat.numel() // share) | 1  # odd: even strides would keep hitting the same columns
         seen[name].append(flat[::stride][:share].clone())
 
@@ -83,16 +91,24 @@ def _watch_forward(layer: nn.Module, name: str, watch: Callable[..., None], undo
     layer.forward = watched_inside if is_derived(layer) else watched
 
 
-def calibrate(model: nn.Module, specs: list[LayerSpec], batches: Iterable[Tensor], *, start: str) -> list[LayerSpec]:
+def calibrate(
+    model: nn.Module,
+    specs: list[LayerSpec],
+    batches: Iterable[Tensor],
+    *,
+    start: str,
+    adapters: TrainedAdapters | None = None,
+) -> list[LayerSpec]:
     """Quantize the float `model` in place and give every quantizer its starting values.
 
     Args:
         specs: one per layer to quantize; returned with `signed` filled in.
         batches: training images, (N, 3, H, W) each, on the model's device.
         start: "mse" for the least squared error, or "lsq" for 2 * mean|x| / sqrt(qmax).
+        adapters: trained ones that fit their layers' specs, on the model's device: these start as they are.
     """
-    batches = list(batches)
-    statistics = observe_inputs(model, [spec.name for spec in specs], batches)
+    batches, adapters = list(batches), adapters or {}
+    statistics = observe_inputs(model, [spec.name for spec in specs], batches, adapters)
     specs = [spec.model_copy(update={"signed": statistics[spec.name].signed}) for spec in specs]
     trained = modes_in_training(model)
     prepare(model, specs, torch.zeros_like(batches[0][:1]))
@@ -101,6 +117,8 @@ def calibrate(model: nn.Module, specs: list[LayerSpec], batches: Iterable[Tensor
         if layer.weight_quantizer is not None:
             layer.weight_quantizer.start(layer.weight, start)
         if layer.activation_quantizer is not None:
+            if name in adapters and layer.activation_quantizer.adapter is not None:
+                layer.activation_quantizer.adapter.load_state_dict(adapters[name].adapter.state_dict())
             layer.activation_quantizer.start(statistics[name].samples, start)
     return specs
 

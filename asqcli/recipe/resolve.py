@@ -129,6 +129,16 @@ def resolve_again(recipe: Recipe, request: Request) -> Recipe:
     return load.check(draft, "the command line")
 
 
+def teacher_stated(request: Request) -> str | None:
+    """Return the teacher that was named on the command line or in its recipe, None where neither does."""
+    draft = load.Draft()
+    if request.recipe:
+        draft.overlay(load.read_recipe(find_recipe(request.recipe)), request.recipe)
+    load.overlay_overrides(draft, request.overrides)
+    distillation = draft.section(("train",)).get("distillation")
+    return distillation.get("teacher") if isinstance(distillation, dict) else None
+
+
 def _overlay_request(draft: load.Draft, request: Request) -> None:
     """Lay flags, then `--set`, over the draft."""
     load.overlay_scheme(draft, request.scheme, request.bits)

@@ -109,14 +109,29 @@ class Finetune(Strict):
 
 
 class Distillation(Strict):
-    """A float teacher: the network as it was before quantization."""
+    """A teacher: the float network as it was before quantization, or another one."""
 
     weight: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.5, description="share of the loss that is the distance from the teacher"
+        default=0.5, description="share of the loss that is the distance from the teacher; 1: labels teach nothing"
     )
     temperature: Annotated[float, Field(gt=0)] = Field(
         default=4.0, description="divisor of both networks' logits before the softmax"
     )
+    teacher: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        default=None,
+        description="a run folder, or a network as `model`; off: the float network as it was before quantization",
+    )
+    teacher_weights: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        default=None,
+        description="of a `teacher` that is a network: `official`, `factory`, a file or a run folder; off: the "
+        "official ones, of a factory its own",
+    )
+
+    @model_validator(mode="after")
+    def _weights_of_a_teacher(self):
+        if self.teacher_weights is not None and self.teacher is None:
+            raise ValueError("`teacher_weights` are those of a `teacher`, and none is named")
+        return self
 
 
 class Train(Strict):
@@ -147,11 +162,17 @@ class Train(Strict):
     )
     optimizer: Optimizer = "sgd"
     lr_ramp_steps: RampSteps = 0
+    step_lr: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=1.0, description="rate of step sizes, thresholds and offsets, in units of `lr`"
+    )
+    adapter_lr: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=1.0, description="rate of the adapters, in units of `lr`"
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="share of the target that is spread over all classes"
     )
     distillation: Distillation | None = Field(
-        default=None, description="the float network as a teacher, such as `{weight: 0.5, temperature: 4.0}`"
+        default=None, description="a teacher, the float network or another, such as `{weight: 0.5, temperature: 4.0}`"
     )
     average_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None,
@@ -174,6 +195,10 @@ class Train(Strict):
         if phase == "warmup":
             return self.warmup
         return self.finetune if phase == "finetune" and self.finetune is not None else self
+
+
+# Keys of `train` without a meaning in float.
+OF_QUANTIZED_TRAINING = ("step_lr", "adapter_lr", "distillation", "freeze_oscillations")
 
 
 class Calibration(Strict):
@@ -229,10 +254,16 @@ class Recipe(Quantization, _Subject):
     calibration: Calibration = Calibration()
     train: Train
 
+    def float_twin(self, model: str, pretrained: str) -> Recipe:
+        """Return the recipe of a float network, maybe another one, on the same data."""
+        train = self.train.model_copy(update={key: Train.model_fields[key].default for key in OF_QUANTIZED_TRAINING})
+        nothing = {"weights": FloatOperand(), "activations": FloatOperand(), "layers": {}}
+        return self.model_copy(update={"model": model, "pretrained": pretrained, "train": train, **nothing})
+
     @model_validator(mode="after")
     def _nothing_idle(self):
-        for key in ("distillation", "freeze_oscillations"):
-            if getattr(self.train, key) is not None and not self.quantized:
+        for key in OF_QUANTIZED_TRAINING:
+            if getattr(self.train, key) != Train.model_fields[key].default and not self.quantized:
                 raise ValueError(f"`train.{key}` makes no sense where nothing is quantized")
         return self
 

@@ -16,6 +16,7 @@ sole_writer   which one process at a time may train
 checkpoint    what a phase needs to go on, in one safetensors file
 fingerprint   the network's own answers, by which whoever opens it again knows it
 teacher       the float network, kept to teach its quantized twin
+named_teacher any other network that teaches
 result        what a finished run came to
 restore       a run folder or checkpoint to the network that it holds
 """

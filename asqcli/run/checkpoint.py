@@ -85,6 +85,8 @@ class _Facts(Strict):
     float_trained: bool = UNKNOWN
     float_top1: Percent = UNKNOWN
     calibrated_top1: Percent = UNKNOWN
+    teacher: str = UNKNOWN
+    teacher_top1: Percent = UNKNOWN
     best_warmup: Percent = UNKNOWN
     best_finetune: Percent = UNKNOWN
     best_float: Percent = UNKNOWN

@@ -28,7 +28,15 @@ from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.run.baseline import baseline_in_words, baseline_phase
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.context import RunContext, StopRequested, environment
-from asqcli.run.folder import LAST, RunFolder
+from asqcli.run.folder import LAST, TEACHER, RunFolder
+from asqcli.run.named_teacher import (
+    NamedTeacher,
+    factory_that_teaches,
+    find_teacher,
+    open_kept_teacher,
+    require_named,
+    require_not_replaced,
+)
 from asqcli.run.phases import Run, how_to_go_on
 from asqcli.run.preflight import require_trainable
 from asqcli.run.restore import require_factory_named, restore_model, unproven
@@ -55,35 +63,47 @@ def start_run(
         out, force: as for `RunFolder.create`.
         given: the text of the recipe's file.
     """
-    data, start, specs = _load(recipe, context, source)
+    data, start, specs, teacher = _load(recipe, context, source)
     require_alike(context.processes, recipe, data)
+    if force:
+        require_not_replaced(recipe, RunFolder.place(out, _run_name(recipe)))
     folder = create_folder(context.processes, out, _run_name(recipe), force=force)
     folder.write_recipe(recipe.model_dump(mode="json"), given)
     folder.write_environment(environment(context))
     context.reporter.note(f"run folder: {folder.path}")
     run = Run(recipe, folder, data, context, start.model)
-    return _interruptible(folder, context, lambda: run.fresh(start, specs))
+    return _interruptible(folder, context, lambda: run.fresh(start, specs, teacher))
 
 
 def resume_run(
-    folder: RunFolder, checkpoint: Checkpoint | None, context: RunContext, *, factory: str | None
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    context: RunContext,
+    *,
+    factory: str | None,
+    teacher: str | None = None,
 ) -> dict[str, Any]:
     """Go on with a run that was interrupted.
 
     Args:
         checkpoint: its last one; None when it was stopped before the first, and starts over.
         factory: the `module:factory` that the caller names, where the run was trained with one.
+        teacher: the one that the caller names for the teacher.
     """
     folder = RunFolder(folder.path, writable=context.processes.first)
     if checkpoint is None:
         recipe = folder.recipe()
         require_factory_named(recipe.model, factory, str(folder.path))
-        data, start, specs = _load(recipe, context, str(folder.path))
+        require_named(factory_that_teaches(recipe), {factory, teacher}, how_to_go_on(recipe, folder))
+        data, start, specs, found = _load(recipe, context, str(folder.path))
         require_alike(context.processes, recipe, data)
         run = Run(recipe, folder, data, context, start.model)
-        return _interruptible(folder, context, lambda: run.fresh(start, specs))
+        return _interruptible(folder, context, lambda: run.fresh(start, specs, found))
     recipe = checkpoint.recipe
     model = restore_model(checkpoint, source=str(folder.path), factory=factory)
+    kept = None
+    if recipe.train.distillation is not None and recipe.train.distillation.teacher is not None:
+        kept = open_kept_teacher(folder.checkpoint(TEACHER), {factory, teacher}, how_to_go_on(recipe, folder))
     if (caveat := unproven(checkpoint, str(folder.path))) is not None:
         context.reporter.note(f"note: {caveat}")
     data = _open_training_data(recipe, context)
@@ -95,12 +115,12 @@ def resume_run(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
     run = Run(recipe, folder, data, context, model)
-    return _interruptible(folder, context, lambda: run.resume(checkpoint, specs))
+    return _interruptible(folder, context, lambda: run.resume(checkpoint, specs, kept))
 
 
 def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerSpec]:
     """Do what comes before a run's folder is made, and return the specs of the layers: `--dry-run`."""
-    _, start, specs = _load(recipe, context, source)
+    _, start, specs, _ = _load(recipe, context, source)
     if start.needs_training and recipe.quantized and recipe.train.max_steps is None:
         context.reporter.note(f"before that: {baseline_in_words(recipe, baseline_phase(start, recipe))}")
     return specs
@@ -108,7 +128,7 @@ def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerSp
 
 def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
     """Measure where a step of the run would go: `--profile`. Nothing is kept."""
-    data, start, specs = _load(recipe, context, source)
+    data, start, specs, _ = _load(recipe, context, source)
     if not specs:
         raise UsageError("`--profile` compares the quantized step with the float one: nothing is quantized here")
     t, device = recipe.train, context.device
@@ -125,7 +145,9 @@ def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
     )
 
 
-def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Split], Start, list[LayerSpec]]:
+def _load(
+    recipe: Recipe, context: RunContext, source: str
+) -> tuple[DataSet[Split], Start, list[LayerSpec], NamedTeacher | None]:
     require_known(recipe.model)  # before the data, which may have to be fetched
     data = _open_training_data(recipe, context)
     context.reporter.note(
@@ -137,6 +159,7 @@ def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Spl
             context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
     with context.processes.one_at_a_time():  # one downloads
         start = start_model(recipe, len(data.classes), context.reporter.note)
+        teacher = find_teacher(recipe, data.classes, context.reporter.note)
     for note in start.notes:
         context.reporter.note(note)
     specs = _specify(recipe, start.model, data.classes, context, source)
@@ -147,7 +170,7 @@ def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Spl
         classes=len(data.classes),
         tell=context.reporter.note,
     )
-    return data, start, specs
+    return data, start, specs, teacher
 
 
 def _specify(

@@ -4,7 +4,7 @@ recipe.given.yaml  recipe.yaml    as given, and as resolved with every default
 environment.json                  versions, device, processes and their threads, the command
 metrics.jsonl                     one line per epoch
 checkpoints/last                  what `--resume` and `asq eval` need; `checkpoints/best` where there is a validation
-split, `checkpoints/float` where a float network teaches
+split, `checkpoints/float` where the float network teaches, `checkpoints/teacher` where another one does
 result.json                       written last: present means finished
 .lock                             there while a process trains
 NAME.asq  NAME.onnx               what `asq export` writes without `--out`; NAME is the folder's
@@ -37,7 +37,7 @@ RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
     "environment.json",
 )
 CHECKPOINTS = "checkpoints"
-LAST, BEST, TEACHER = "last", "best", "float"
+LAST, BEST, FLOAT_TEACHER, TEACHER = "last", "best", "float", "teacher"
 LOCK = ".lock"
 EXPORT_SUFFIXES = (".asq", ".onnx")
 SAFETENSORS_PART = ".tmp"  # begins the name of a file that safetensors is writing
@@ -89,7 +89,7 @@ class RunFolder:
                 is training it.
             MachineError: it cannot be written.
         """
-        path = Path(out) if out else Path("runs") / name
+        path = cls.place(out, name)
         if not out and not force:
             return cls(_make_numbered(path))
         with machine_errors(path):
@@ -106,6 +106,11 @@ class RunFolder:
                     f"`{path}` is there already", "choose another `--out`, or replace the run with --force"
                 ) from error
         return cls(path)
+
+    @staticmethod
+    def place(out: str | None, name: str) -> Path:
+        """Return where a run belongs: `out`, or `runs/name`."""
+        return Path(out) if out else Path("runs") / name
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -149,7 +154,7 @@ class RunFolder:
         return (self.path / RESULT).is_file()
 
     def checkpoint(self, name: str) -> Path:
-        """Return the file of a checkpoint, `LAST` or `BEST`, or of the `TEACHER`."""
+        """Return the file of a checkpoint, `LAST`, `BEST` or `TEACHER`, or of the `FLOAT_TEACHER`."""
         return self.path / CHECKPOINTS / name
 
     def write_recipe(self, resolved: dict[str, Any], given: str | None) -> None:
@@ -269,7 +274,7 @@ def _refuse_to_delete(path: Path) -> None:
     if not all((path / name).is_file() for name in (RECIPE, ENVIRONMENT)):
         raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
     files = {RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT, LOCK} | {path.resolve().name + s for s in EXPORT_SUFFIXES}
-    checkpoints = {LAST, BEST, TEACHER}
+    checkpoints = {LAST, BEST, FLOAT_TEACHER, TEACHER}
     for folder, known in ((path, files), (path / CHECKPOINTS, checkpoints)):
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
             if entry == path / CHECKPOINTS and entry.is_dir():

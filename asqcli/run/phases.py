@@ -23,6 +23,7 @@ from asqcli.data.splits import Split
 from asqcli.errors import DivergedError, Interruption
 from asqcli.models.names import is_factory
 from asqcli.models.state import load_state, snapshot
+from asqcli.nn.adapters import TrainedAdapters, fitting_adapters
 from asqcli.nn.calibration import calibrate
 from asqcli.processes.part import WHOLE, Part
 from asqcli.quant.spec import LayerSpec
@@ -32,11 +33,12 @@ from asqcli.run.checkpoint import Checkpoint, require_fit, save_checkpoint
 from asqcli.run.checks import gap_in_words, require_learning
 from asqcli.run.context import RunContext, StopRequested
 from asqcli.run.fingerprint import take_fingerprint
-from asqcli.run.folder import BEST, LAST, TEACHER, RunFolder
+from asqcli.run.folder import BEST, FLOAT_TEACHER, LAST, TEACHER, RunFolder
+from asqcli.run.named_teacher import KEY, NamedTeacher, factory_that_teaches
 from asqcli.run.norms import NormStatistics
 from asqcli.run.result import result_document
 from asqcli.run.start import Start
-from asqcli.run.teacher import open_teacher, save_teacher
+from asqcli.run.teacher import objective_of, open_teacher, save_teacher
 from asqcli.seeds import Stream, seed_everything
 from asqcli.train.adapter_range import record_betas
 from asqcli.train.evaluate import evaluate
@@ -61,7 +63,7 @@ class Run:
     ) -> None:
         self.recipe, self.folder, self.data, self.context = recipe, folder, data, context
         self.model, self.processes = model.to(context.device), context.processes
-        self._copy_from_first()
+        self._copy_from_first(self.model)
 
         def batches(count: int) -> Iterator[torch.Tensor]:
             return self._training_images(count, Stream.BATCH_NORM, self.processes.part)
@@ -71,16 +73,21 @@ class Run:
 
         self.norms = NormStatistics(self.model, recipe.train, batches, loss, context.reporter, self.processes)
         self.specs: list[LayerSpec] = []  # the network's as it stands: empty while it is float
+        self.teacher: nn.Module | None = None  # that the recipe names; in the end the float network, if it teaches
         self.started = time.perf_counter()
         self.phase: Phase | None = None  # the latest
         self.last_epoch: dict[str, Any] | None = None  # the phase's, where one was trained here
 
-    def fresh(self, start: Start, specs: list[LayerSpec]) -> dict[str, Any]:
+    def fresh(self, start: Start, specs: list[LayerSpec], teacher: NamedTeacher | None) -> dict[str, Any]:
         """Run everything; return the result."""
         self.folder.cut_metrics(0)  # of a run that was stopped before its first checkpoint
         facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}
         if start.new_head is not None:
             facts["new_head"] = start.new_head
+        if teacher is not None:
+            self.teacher, facts["teacher"] = teacher.network, teacher.origin
+            if self.folder.writable:
+                save_checkpoint(self.folder.checkpoint(TEACHER), teacher.checkpoint)
         if not self.recipe.quantized:
             return self._train_float(Progress("float", facts=facts))
         progress = Progress(baseline_phase(start, self.recipe), facts=facts)
@@ -92,11 +99,12 @@ class Run:
             # The batch-norm statistics of a network that was never trained say nothing of what flows through it, and
             # starting values read off with them would make training diverge.
             self.norms.reestimate(self.recipe.calibration.batches)
-        return self._quantize(progress, specs)
+        # After a float phase they would be those of another network, and lost to a run that goes on from there.
+        return self._quantize(progress, specs, {} if start.needs_training else start.adapters)
 
-    def resume(self, checkpoint: Checkpoint, specs: list[LayerSpec]) -> dict[str, Any]:
+    def resume(self, checkpoint: Checkpoint, specs: list[LayerSpec], teacher: nn.Module | None) -> dict[str, Any]:
         """Go on from a checkpoint; return the result."""
-        self.specs, progress = checkpoint.specs, checkpoint.progress
+        self.specs, self.teacher, progress = checkpoint.specs, teacher, checkpoint.progress
         self.folder.cut_metrics(progress.metrics_lines)
         if progress.phase == "float":
             return self._train_float(progress, checkpoint)
@@ -120,20 +128,33 @@ class Run:
         self._train(phase)
         return self._finish(phase)
 
-    def _quantize(self, progress: Progress, specs: list[LayerSpec]) -> dict[str, Any]:
-        """From a float network to the result."""
+    def _quantize(
+        self, progress: Progress, specs: list[LayerSpec], trained: TrainedAdapters | None = None
+    ) -> dict[str, Any]:
+        """From a float network to the result.
+
+        Args:
+            trained: adapters of the quantized run that its weights are of.
+        """
         facts = progress.facts
         facts["float_top1"] = self._evaluate().top1
         self.context.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
+        if self.teacher is not None:
+            self._copy_from_first(self.teacher.to(self.context.device))
+            facts["teacher_top1"] = self._measure(self.data.result, self.teacher).top1
+            self.context.reporter.note(f"teacher top-1 {facts['teacher_top1']:.2f}%")
         seed_everything(self.recipe.train.seed, Stream.CALIBRATION)  # adapters start at random
         settings = self.recipe.calibration
         # Each process calibrates by whole batches, so that starting values do not depend on how many there are.
         images = list(self._training_images(settings.batches, Stream.CALIBRATION))
-        if self.recipe.train.distillation is not None and self.folder.writable:
+        if self.recipe.train.distillation is not None and self.teacher is None and self.folder.writable:
             answers = take_fingerprint(self.model, self.recipe.data)
-            save_teacher(self.folder.checkpoint(TEACHER), self.model, answers)
-        self.specs = calibrate(self.model, specs, images, start=settings.start)
-        self._copy_from_first()  # which also waits until the teacher is there
+            save_teacher(self.folder.checkpoint(FLOAT_TEACHER), self.model, answers)
+        adapters = fitting_adapters(trained or {}, specs, self.context.device)
+        if adapters:
+            self.context.reporter.note(f"{len(adapters)} adapters go on as they were trained")
+        self.specs = calibrate(self.model, specs, images, start=settings.start, adapters=adapters)
+        self._copy_from_first(self.model)  # which also waits until the teacher is there
         facts["calibrated_top1"] = self._evaluate().top1
         self.context.reporter.plan(self.specs)
         self.context.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
@@ -141,13 +162,10 @@ class Run:
 
     def _train_qat(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
         train = self.recipe.train
-        objective = Objective(label_smoothing=train.label_smoothing)
-        if train.distillation is not None:
-            teacher = open_teacher(self.folder.checkpoint(TEACHER), self.recipe, len(self.data.classes))
-            teacher.to(self.context.device)
-            objective = Objective(
-                label_smoothing=train.label_smoothing, teacher=teacher, **train.distillation.model_dump()
-            )
+        if train.distillation is not None and self.teacher is None:
+            kept = self.folder.checkpoint(FLOAT_TEACHER)
+            self.teacher = open_teacher(kept, self.recipe, len(self.data.classes))
+        objective = objective_of(train, self.teacher.to(self.context.device) if self.teacher is not None else None)
         hooks: dict[str, StepHook] = self._average()
         if train.freeze_oscillations is not None:
             # Before the average, which is to see the weights as they are held.
@@ -291,13 +309,14 @@ class Run:
             )
         return accuracy
 
-    def _measure(self, split: Split) -> Accuracy:
+    def _measure(self, split: Split, model: nn.Module | None = None) -> Accuracy:
         c = self.context
-        return evaluate(self.model, split, device=c.device, poll=c.poll, processes=self.processes)
+        network = self.model if model is None else model
+        return evaluate(network, split, device=c.device, poll=c.poll, processes=self.processes)
 
-    def _copy_from_first(self) -> None:
+    def _copy_from_first(self, model: nn.Module) -> None:
         """Let all processes go on from the network of the first; what they built and read themselves may differ."""
-        self.processes.copy_from_first(chain(self.model.parameters(), self.model.buffers()))
+        self.processes.copy_from_first(chain(model.parameters(), model.buffers()))
 
     def _save(self, name: str, phase: Phase) -> None:
         if not self.folder.writable:
@@ -352,5 +371,8 @@ class Run:
 
 
 def how_to_go_on(recipe: Recipe, folder: RunFolder) -> str:
+    """Return the command that goes on with a run, as a hint: it names factories, which a run never imports itself."""
     factory = f"{recipe.model} " if is_factory(recipe.model) else ""
-    return f"go on with `asq quantize {factory}--resume {folder.path}`"
+    teacher = factory_that_teaches(recipe)
+    beside = "" if teacher in (None, recipe.model) else f" --set {KEY}={teacher}"
+    return f"go on with `asq quantize {factory}--resume {folder.path}{beside}`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from asqcli.models.official import as_official, fetch_official, official_input, 
 from asqcli.models.state import versions_in, with_versions
 from asqcli.models.stored.layout import read_weights
 from asqcli.models.weights import LoadReport, load_weights
+from asqcli.nn.adapters import TrainedAdapters, trained_adapters
 from asqcli.nn.head import find_head
 from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe
@@ -37,6 +38,7 @@ class Start:
         new_head: the layer that is random, for another number of classes, if any.
         notes: what a run tells of all this, the caveat included.
         caveat: what whoever uses the weights should know of them, in words, or None.
+        adapters: of the quantized run that the weights are of, if they are.
     """
 
     model: nn.Module
@@ -45,6 +47,7 @@ class Start:
     new_head: str | None = None
     notes: tuple[str, ...] = ()
     caveat: str | None = None
+    adapters: TrainedAdapters = field(default_factory=TrainedAdapters)
 
     @property
     def needs_training(self) -> bool:
@@ -59,6 +62,8 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
         tell: hears what was made of the network and of a file with several states.
     """
     wanted, about, from_file = recipe.pretrained, "", False
+    adapters: TrainedAdapters = {}
+    of_quantized: list[str] = []
     if wanted == "factory":
         _require_factory(recipe.model)
     built = build_with_head(recipe, classes, tell)
@@ -81,10 +86,11 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     elif (checkpoint_path := find_checkpoint(wanted)) is not None:
         name, checkpoint = wanted, load_checkpoint(checkpoint_path)
         if checkpoint.recipe.model == recipe.model:  # else it is another network that the caller wants
-            restore_model(checkpoint, source=wanted, factory=recipe.model)
+            adapters = trained_adapters(restore_model(checkpoint, source=wanted, factory=recipe.model))
             if (caveat := unproven(checkpoint, wanted)) is not None:
                 tell(f"note: {caveat}")
         state = _float_state(checkpoint, model)
+        of_quantized = list(_notes_on_quantized(recipe, wanted)) if checkpoint.specs else []
     elif is_artifact(Path(wanted)):
         raise InputError(
             f"`{wanted}` is an exported network, which holds no float weights",
@@ -101,7 +107,8 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     if from_file:
         caveat = missing_transform(model, recipe.model, recipe.data.mean) or _of_other_colours(recipe)
     new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
-    return Start(model, name, True, new_head, tuple(_notes(name, classes, report, caveat)), caveat)
+    notes = (*_notes(name, classes, report, caveat), *of_quantized)
+    return Start(model, name, True, new_head, notes, caveat, adapters)
 
 
 def _from_factory(recipe: Recipe, classes: int, built: Built) -> Start:
@@ -155,6 +162,18 @@ def _notes(name: str, classes: int, report: LoadReport, caveat: str | None) -> I
         yield f"left out, as only training would run them: {', '.join(report.left_out)}"
     if caveat is not None:
         yield f"note: {caveat}"
+
+
+def _notes_on_quantized(recipe: Recipe, name: str) -> Iterator[str]:
+    """Yield what a run tells of weights that are those of a quantized network."""
+    anew = ", whose steps and thresholds are fitted anew" if recipe.quantized else ""
+    yield f"`{name}` is quantized: its weights go on without its quantizers{anew}"
+    distillation = recipe.train.distillation
+    if distillation is not None and distillation.teacher is None:
+        yield (
+            f"warning: the teacher is `{name}` without its quantizers; name a better one, such as the float run that "
+            "it began with: `--set train.distillation.teacher=RUN`"
+        )
 
 
 def _of_other_colours(recipe: Recipe) -> str | None:

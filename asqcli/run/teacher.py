@@ -13,7 +13,7 @@ from asqcli.models.state import StateParts
 from asqcli.models.stored.file import read_file
 from asqcli.models.weights import load_weights
 from asqcli.nn.modes import to_evaluation
-from asqcli.recipe.schema import Recipe
+from asqcli.recipe.schema import Recipe, Train
 from asqcli.run.build import build_network
 from asqcli.run.checkpoint import StateParameters, save_weights
 from asqcli.run.fingerprint import (
@@ -23,6 +23,7 @@ from asqcli.run.fingerprint import (
     fingerprint_tensors,
     require_same_network,
 )
+from asqcli.train.objective import Objective
 
 STATE = "asq_state"
 
@@ -67,3 +68,15 @@ def open_teacher(path: Path, recipe: Recipe, classes: int) -> nn.Module:
     require_same_network(teacher, load_teacher(path, teacher), recipe.data, name=recipe.model, source=str(path))
     to_evaluation(teacher)
     return teacher
+
+
+def objective_of(train: Train, teacher: nn.Module | None) -> Objective:
+    """Return the loss of quantized training.
+
+    Args:
+        teacher: in evaluation mode; None where nothing is distilled.
+    """
+    if train.distillation is None:
+        return Objective(label_smoothing=train.label_smoothing)
+    share = train.distillation.model_dump(include={"weight", "temperature"})
+    return Objective(label_smoothing=train.label_smoothing, teacher=teacher, **share)

@@ -36,6 +36,7 @@ class PhaseSettings:
     Attributes:
         max_steps: bounds the whole phase.
         head: the layer that steps `head_rate` times as fast as all others, if any.
+        step_lr, adapter_lr: as for `make_optimizer`.
     """
 
     epochs: int
@@ -49,6 +50,8 @@ class PhaseSettings:
     max_steps: int | None = None
     head: str | None = None
     head_rate: float = 1.0
+    step_lr: float = 1.0
+    adapter_lr: float = 1.0
 
 
 class Phase:
@@ -93,6 +96,8 @@ class Phase:
             weight_decay=settings.weight_decay,
             head=settings.head,
             head_rate=settings.head_rate,
+            step_lr=settings.step_lr,
+            adapter_lr=settings.adapter_lr,
         )
         if state is not None:
             restore_optimizer(model, self.optimizer, state.optimizer)

@@ -1,4 +1,4 @@
-"""What training minimizes: cross-entropy, with label smoothing or a float teacher where a recipe asks for them."""
+"""What training minimizes: cross-entropy, with label smoothing or a teacher where a recipe asks for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Objective:
 
     Args:
         label_smoothing: share of the target that is spread over all classes.
-        teacher: a float network in evaluation mode, or None.
+        teacher: another network in evaluation mode, or None.
         weight: share of the loss that is the distance from the teacher.
         temperature: that both networks' logits are divided by for it (Hinton et al. 2015).
     """

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from asqcli.nn.prepare import quantizers
 from asqcli.quant.adapter import Adapter
 
 DECAYED = (nn.Conv2d, nn.Linear)
@@ -44,23 +45,24 @@ def make_optimizer(
     weight_decay: float,
     head: str | None = None,
     head_rate: float = 1.0,
+    step_lr: float = 1.0,
+    adapter_lr: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Return an optimizer over `parameter_groups`, in which each group has its share of the rate under RATE.
 
     Args:
         kind: sgd, or adamw (Loshchilov and Hutter 2019), whose first moment decays by `momentum`.
         head: the name of the layer that steps `head_rate` times as fast as all others, if any.
+        step_lr, adapter_lr: rates of the quantizers' steps, thresholds and offsets, and of adapters, in units of `lr`.
     """
-    groups = parameter_groups(model, weight_decay)
-    fast = set() if head is None else {id(p) for p in model.get_submodule(head).parameters()}
+    rates = {id(p): step_lr for q in quantizers(model) for p in q.parameters(recurse=False)}
+    rates |= {id(p): adapter_lr for m in model.modules() if isinstance(m, Adapter) for p in m.parameters()}
+    if head is not None:
+        rates |= {id(p): head_rate for p in model.get_submodule(head).parameters()}
     groups = [
-        {**group, "params": parameters, RATE: rate}
-        for group in groups
-        for rate, parameters in (
-            (1.0, [p for p in group["params"] if id(p) not in fast]),
-            (head_rate, [p for p in group["params"] if id(p) in fast]),
-        )
-        if parameters
+        {**group, "params": [p for p in group["params"] if rates.get(id(p), 1.0) == rate], RATE: rate}
+        for group in parameter_groups(model, weight_decay)
+        for rate in dict.fromkeys(rates.get(id(p), 1.0) for p in group["params"])
     ]
     if kind == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, SECOND_MOMENT_DECAY))

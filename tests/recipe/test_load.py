@@ -293,7 +293,7 @@ def test_bits_of_a_float_run():
         resolved(scheme="float", bits=4)
 
 
-@pytest.mark.parametrize("key", ["distillation={}", "freeze_oscillations=0.02"])
+@pytest.mark.parametrize("key", ["distillation={}", "freeze_oscillations=0.02", "step_lr=0.1", "adapter_lr=2"])
 def test_what_concerns_quantizers_only_is_no_key_of_a_float_run(key):
     [(message, _)] = mistakes(scheme="float", overrides=[f"train.{key}"])
     assert message == f"`train.{key.partition('=')[0]}` makes no sense where nothing is quantized"

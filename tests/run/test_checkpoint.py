@@ -312,7 +312,8 @@ def full_run(tmp_path):
     run.write_environment({})
     run.append_metrics({"epoch": 1})
     run.write_result({"top1": 1})
-    for name in ("checkpoints/last", "checkpoints/best", "checkpoints/float", "run.asq", "run.onnx"):
+    checkpoints = [f"checkpoints/{name}" for name in ("last", "best", "float", "teacher")]
+    for name in (*checkpoints, "run.asq", "run.onnx"):
         write_atomically(run.path / name, b"")
         (run.path / f"{name}.part").write_bytes(b"")
     (run.path / "checkpoints" / ".tmpx1Yz2A").write_bytes(b"")  # safetensors was killed

@@ -1,7 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
+from asqcli.api import quantize_module
 from asqcli.models.registry import build_model
 from asqcli.nn.prepare import prepare
 from asqcli.nn.survey import survey
@@ -90,3 +93,43 @@ def test_a_head_steps_at_its_own_rate_and_decays_as_its_kind_does():
     optimizer = make_optimizer(model, "sgd", lr=0.1, momentum=0.9, weight_decay=0.01, head="1", head_rate=5.0)
     groups = {id(p): (group["weight_decay"], group[RATE]) for group in optimizer.param_groups for p in group["params"]}
     assert [groups[id(p)] for p in model.parameters()] == [(0.01, 1.0), (0.0, 1.0), (0.01, 5.0), (0.0, 5.0)]
+
+
+def small_quantized_network():
+    layers = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    model = nn.Sequential(*layers)  # the first layer and the last have no adapter
+    return quantize_module(model, [torch.rand(4, 3, 8, 8)])
+
+
+def moved_by_a_step(model, kind, **rates):
+    """Return how far each parameter moves, by its name, with gradients of its own."""
+    model, drawn = copy.deepcopy(model), torch.Generator().manual_seed(3)
+    optimizer = make_optimizer(model, kind, lr=0.01, momentum=0.9, weight_decay=1e-4, **rates)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01 * group[RATE]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=drawn)
+    optimizer.step()
+    return {name: p.detach() - before[name] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_steps_and_adapters_have_rates_of_their_own(kind):
+    model = small_quantized_network()
+    plain = moved_by_a_step(model, kind)
+    slow = moved_by_a_step(model, kind, step_lr=0.1, adapter_lr=3.0)
+    kinds = set()
+    for name, distance in slow.items():
+        rate = 3.0 if ".adapter." in name else 0.1 if name.endswith(("step_size", "clipping_threshold")) else 1.0
+        kinds.add(rate)
+        torch.testing.assert_close(distance, rate * plain[name], rtol=1e-3, atol=1e-6)
+    assert kinds == {3.0, 0.1, 1.0}
+
+
+def test_without_rates_of_their_own_there_are_two_groups_in_the_order_of_the_network():
+    model = small_quantized_network()
+    groups = make_optimizer(model, "sgd", lr=0.1, momentum=0.9, weight_decay=1e-4).param_groups
+    expected = parameter_groups(model, 1e-4)
+    assert [[id(p) for p in g["params"]] for g in groups] == [[id(p) for p in g["params"]] for g in expected]
+    assert [g[RATE] for g in groups] == [1.0, 1.0]

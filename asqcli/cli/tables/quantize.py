@@ -64,6 +64,8 @@ def print_result(result: dict[str, Any], json_: bool) -> None:
         points = f" ({result['top1'] - result['float_top1']:+.2f} points)" if trained else ""
         facts["quantized top-1"] = percent(result["top1"]) + points
         facts["before training"] = percent(result["calibrated_top1"])
+    if "teacher" in result:
+        facts["teacher"] = f"{result['teacher']}, {percent(result['teacher_top1'])}"
     facts["top-5"] = percent(result["top5"])
     if "beta" in result:
         facts["beta"] = "{:.2f} to {:.2f}".format(*result["beta"])
