@@ -168,7 +168,8 @@ def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | No
     data, train = draft.section(("data",)), draft.section(("train",))
     name = data.setdefault("name", DEFAULT_DATA)
     model = draft.values.get("model")
-    traits = _traits(name)
+    labels = data.get("labels") is not False
+    traits = _traits(name, labels)
     size, network = traits.image_size, "usual"
     sized = traits.kind != "digits" or "image_size" in data
     rated = measuring or all(isinstance(s, dict) and "lr" in s for s in (train, train.get("warmup")))
@@ -176,7 +177,8 @@ def _underlay_defaults(draft: load.Draft, measuring: bool) -> OfficialInput | No
         size = size if sized else classifier.smallest_image_size
         network = "deep" if classifier.norms else "without norms"
     pretrained = draft.values.get("pretrained", "auto") not in ("auto", "none")
-    values = defaults(traits.kind, size, network, train=train, bits=_fewest_bits(draft), pretrained=pretrained)
+    bits = _fewest_bits(draft)
+    values = defaults(traits.kind, size, network, train=train, bits=bits, pretrained=pretrained, labels=labels)
     official = _official(draft, traits.kind, measuring)
     if official is not None:
         values["data"] |= official.values
@@ -205,10 +207,10 @@ def _classifier_traits(model: object) -> ClassifierTraits | None:
     return classifier_traits(model)
 
 
-def _traits(name: object) -> DataTraits:
+def _traits(name: object, labels: bool) -> DataTraits:
     """Return what the data are like. Data that are missing are an error once they are read: mistakes are told first."""
     try:
-        return data_traits(name) if isinstance(name, str) else DataTraits("large", 224)
+        return data_traits(name, labelled=labels) if isinstance(name, str) else DataTraits("large", 224)
     except InputError:
         return DataTraits("large", 224)
 
