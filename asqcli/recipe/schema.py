@@ -251,17 +251,6 @@ class Recipe(Quantization, _Subject):
     train: Train
 
     @model_validator(mode="after")
-    def _nothing_idle(self):
-        for key in ("distillation", "freeze_oscillations"):
-            if getattr(self.train, key) is not None and not self.quantized:
-                raise ValueError(f"`train.{key}` makes no sense where nothing is quantized")
-        if self.train.batch_norm == "frozen" and not self.quantized:
-            raise ValueError("`train.batch_norm: frozen` makes no sense where nothing is quantized")
-        if self.train.batch_norm == "frozen" and self.train.batch_norm_batches != "auto":
-            raise ValueError("`train.batch_norm_batches` makes no sense beside `train.batch_norm: frozen`")
-        return self
-
-    @model_validator(mode="after")
     def _only_a_teacher_without_labels(self):
         if self.data.labels:
             return self
@@ -276,6 +265,17 @@ class Recipe(Quantization, _Subject):
             )
         if self.train.label_smoothing:
             raise ValueError("`train.label_smoothing` makes no sense without labels")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self):
+        for key in ("distillation", "freeze_oscillations"):
+            if getattr(self.train, key) is not None and not self.quantized:
+                raise ValueError(f"`train.{key}` makes no sense where nothing is quantized")
+        if self.train.batch_norm == "frozen" and not self.quantized:
+            raise ValueError("`train.batch_norm: frozen` makes no sense where nothing is quantized")
+        if self.train.batch_norm == "frozen" and self.train.batch_norm_batches != "auto":
+            raise ValueError("`train.batch_norm_batches` makes no sense beside `train.batch_norm: frozen`")
         return self
 
 
