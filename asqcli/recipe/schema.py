@@ -187,7 +187,7 @@ class Train(Strict):
     batch_norm: Literal["batch", "frozen"] = Field(
         default="batch",
         description="what batch norms normalise by in quantized training: the statistics of the `batch`, or those that "
-        "the network came with, `frozen`, as in evaluation",
+        "the network came with, `frozen`, as in evaluation; without labels `frozen` unless stated",
     )
 
     def section(self, phase: str) -> Train | Warmup | Finetune:
