@@ -217,7 +217,7 @@ def _require_classes(folder: Folder) -> None:
         what = f"{quoted(folder.path)} has images, but no class folders" if folder.images else None
         raise InputError(
             what or f"no images in {quoted(folder.path)}",
-            "an image folder holds one folder per class, named as the class",
+            "an image folder holds one folder per class, named as the class; `asq quantize --no-labels` needs none",
         )
     for name in names:
         if fault := not_text(name):
