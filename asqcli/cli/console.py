@@ -12,6 +12,7 @@ from rich.table import Table
 
 from asqcli.cli.streams import results, showable
 from asqcli.errors import printable
+from asqcli.measures import ACCURACY, Measure
 from asqcli.train.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -116,12 +117,16 @@ class ConsoleReporter(Reporter):
         self.task = None
         self.name = ""
         self.epochs = 0
+        self.measure = ACCURACY
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def plan(self, specs: list[LayerSpec]) -> None:
         print_layers(self.console, specs)
+
+    def measures(self, measure: Measure) -> None:
+        self.measure = measure
 
     def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:
         self.close()
@@ -148,14 +153,15 @@ class ConsoleReporter(Reporter):
             advance=1,
             description=f"{self.name} epoch {epoch + 1}/{self.epochs}",
             speed=f"{speed * images:,.0f} images/s" if speed else "",
-            state=f"loss {loss:.3f} top-1 {top1:.1f}%",
+            state=f"loss {loss:.3f} {self.measure.share} {top1:.1f}%",
         )
 
     def epoch(self, record: dict[str, Any]) -> None:
         from asqcli.train.adapter_range import span
 
-        text = f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, top-1 "
-        text += f"{record['train_top1']:.2f}% in training, {percent(record.get('top1'))} in evaluation, "
+        text = f"{record['phase']} epoch {record['epoch']}/{self.epochs}: loss {record['train_loss']:.4f}, "
+        text += f"{self.measure.share} {record['train_top1']:.2f}% in training, "
+        text += f"{percent(record.get('top1'))} in evaluation, "
         if "beta" in record:
             low, high = span(record["beta"])
             text += f"beta {low:.2f} to {high:.2f}, "

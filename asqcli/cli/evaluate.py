@@ -11,6 +11,7 @@ import typer
 
 from asqcli.cli.options import (
     BatchSizeOption,
+    ClassesOption,
     DataOption,
     DebugOption,
     DeviceOption,
@@ -22,8 +23,11 @@ from asqcli.cli.options import (
 )
 from asqcli.errors import CheckFailed, InputError, UsageError, printable
 from asqcli.machine import keep_freed_memory, usable_processors
+from asqcli.measures import ACCURACY
 
 if TYPE_CHECKING:
+    import torch
+
     from asqcli.recipe.resolve import Request
 
 
@@ -33,6 +37,7 @@ def evaluate(
     ],
     weights: WeightsOption = None,
     data: DataOption = None,
+    classes: ClassesOption = None,
     recipe: RecipeOption = None,
     overrides: OverridesOption = None,
     batch_size: BatchSizeOption = None,
@@ -45,7 +50,7 @@ def evaluate(
     json_: JsonOption = False,
     _debug: DebugOption = False,
 ) -> None:
-    """Measure accuracy on a data set's test images.
+    """Measure accuracy on a data set's test images, or, of a run without labels, agreement on its own.
 
     How images reach the network comes from the run, the file or the official weights; else from --recipe and --set.
     """
@@ -61,13 +66,17 @@ def evaluate(
             raise UsageError(
                 f"the preprocessing of `{target}` is part of the file", "leave out --recipe and --set, or name the run"
             )
-        measured = _measure_exported(target, weights, data, device, threads)
+        measured = _measure_exported(target, weights, data, classes, device, threads)
     else:
         require_evaluation_keys(overrides or [])
-        flags = {"data.name": (data, "--data"), "pretrained": (weights, "--weights")}
+        flags = {
+            "data.name": (data, "--data"),
+            "data.classes": (classes, "--classes"),
+            "pretrained": (weights, "--weights"),
+        }
         request = Request(None, recipe, None, None, flags, overrides or [])
         measured = _measure_network(target, request, batch_size, device, threads)
-    accuracy, measured_on, name, preprocessing = measured
+    accuracy, measure, measured_on, name, preprocessing = measured
     if not math.isfinite(accuracy.loss):
         raise InputError(
             f"`{name}` answers images with NaN or infinity", "its training diverged, or its weights are broken"
@@ -77,6 +86,7 @@ def evaluate(
         "schema": 1,
         "target": target,
         "weights": name,
+        "measures": measure.title,
         "measured_on": measured_on,
         "preprocessing": preprocessing,
         "top1": accuracy.top1,
@@ -93,10 +103,10 @@ def evaluate(
         facts["preprocessing"] = in_words(preprocessing)
         if name == target:
             del facts["weights"]
-        facts |= {"top-1": percent(accuracy.top1), "top-5": percent(accuracy.top5), "loss": f"{accuracy.loss:.4f}"}
-        print_facts("Accuracy", facts)
+        facts |= {measure.share: percent(accuracy.top1), measure.top5: percent(accuracy.top5)}
+        print_facts(measure.title.capitalize(), {**facts, "loss": f"{accuracy.loss:.4f}"})
     if not passed:
-        raise CheckFailed(f"top-1 is {accuracy.top1:.2f}%, less than the {min_top1:.2f}% asked for")
+        raise CheckFailed(f"{measure.share} is {accuracy.top1:.2f}%, less than the {min_top1:.2f}% asked for")
 
 
 def _is_exported(target: str) -> bool:
@@ -105,23 +115,26 @@ def _is_exported(target: str) -> bool:
     return target.endswith(SUFFIX) or is_artifact(Path(target))
 
 
-def _measure_exported(target: str, weights: str | None, data: str | None, device: str | None, threads: int | None):
+def _measure_exported(
+    target: str, weights: str | None, data: str | None, classes: str | None, device: str | None, threads: int | None
+):
     """Return what `_measure_network` does, by the integer engine; no torch."""
     from asqcli.cli.console import tell_of_data
     from asqcli.cli.preprocessing import described
     from asqcli.data.samples import find_samples
     from asqcli.engine import load
-    from asqcli.engine.predict import measure, require_classes
+    from asqcli.engine.predict import measure
 
     if weights is not None or device not in (None, "cpu"):
         raise UsageError("an exported file has its own weights and runs on the CPU", "leave out --weights and --device")
+    if classes is not None:
+        raise UsageError(f"`{target}` names its classes itself", "leave out --classes")
     session = load(target, threads=threads or usable_processors())
     data = data or _own_data(target, session.artifact.document.provenance.data)
-    samples = find_samples(data)
+    samples = find_samples(data, classes=session.artifact.document.classes)
     tell_of_data(samples.notes)
-    require_classes(session, samples.classes, data)
     preprocessing = described(session.artifact.document.input, "the file")
-    return measure(session, samples.result), samples.result_name, target, preprocessing
+    return measure(session, samples.result), ACCURACY, samples.result_name, target, preprocessing
 
 
 def _own_data(target: str, data: str | None) -> str:
@@ -135,7 +148,7 @@ def _own_data(target: str, data: str | None) -> str:
 
 
 def _measure_network(target: str, request: Request, batch_size: int | None, device: str | None, threads: int | None):
-    """Return (accuracy, what it was measured on, where the weights are from, preprocessing), by torch."""
+    """Return (accuracy, what that means, the images, where the weights are from, preprocessing), by torch."""
     import torch
 
     from asqcli.cli.console import tell_of_data
@@ -149,7 +162,7 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
     keep_freed_memory()
     torch_device = select_device(device)
     with weights_held():
-        model, images, name, recipe, origins = _open(target, request)
+        model, images, name, recipe, origins = _open(target, request, torch_device)
         tell_of_data(images.notes)
         accuracy = measure(
             model.to(torch_device),
@@ -158,10 +171,10 @@ def _measure_network(target: str, request: Request, batch_size: int | None, devi
             device=torch_device,
             classes=len(images.classes),
         )
-    return accuracy, images.result_name, name, described(recipe.data, origins)
+    return accuracy, recipe.data.measure, images.result_name, name, described(recipe.data, origins)
 
 
-def _open(target: str, request: Request):
+def _open(target: str, request: Request, device: torch.device):
     """Return (network, data, where its weights are from, recipe, who said its preprocessing)."""
     from asqcli.run.restore import find_checkpoint
 
@@ -169,44 +182,59 @@ def _open(target: str, request: Request):
     if (path := find_checkpoint(target)) is not None:
         if weights is not None:
             raise UsageError(f"`{target}` has its own weights; --weights goes with a model's name")
-        return _open_checkpoint(path, target, request)
+        return _open_checkpoint(path, target, request, device)
     if Path(target).is_file():
         raise InputError(f"`{target}` is not a checkpoint of asq", "for plain weights: `asq eval MODEL --weights FILE`")
     request = replace(request, model=target)
     if weights is not None and (path := find_checkpoint(weights)) is not None:
-        return _open_checkpoint(path, weights, request)
+        return _open_checkpoint(path, weights, request, device)
     return _open_float(request)
 
 
-def _open_checkpoint(path: Path, source: str, request: Request):
+def _open_checkpoint(path: Path, source: str, request: Request, device: torch.device):
     from asqcli.cli.console import remark, warn
     from asqcli.data.source import open_data
     from asqcli.recipe.resolve import resolve_measured
     from asqcli.run.checkpoint import load_checkpoint
     from asqcli.run.entry import preprocessing_of
+    from asqcli.run.folder import FLOAT_TEACHER
     from asqcli.run.restore import restore_model, unfinished, unproven
+    from asqcli.run.teacher import open_teacher
+    from asqcli.run.unlabelled import label_by
 
+    if request.flags["data.classes"][0] is not None:
+        raise UsageError(f"`{source}` names its classes itself", "leave out --classes")
     checkpoint = load_checkpoint(path)
     warn(unfinished(path, checkpoint))
     remark(unproven(checkpoint, source))
     recipe, origins = resolve_measured(checkpoint.recipe, request)
     model = restore_model(checkpoint, source=source, factory=request.model)
     data, _ = request.flags["data.name"]
-    name = data or recipe.data.name
+    labelled = data is not None or recipe.data.labels
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"labels": labelled})})
     try:
-        images = open_data(name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
+        images = open_data(
+            data or recipe.data.name,
+            preprocessing_of(recipe),
+            workers=recipe.data.workers,
+            with_train=False,
+            labelled=labelled,
+            classes=checkpoint.classes if labelled else None,
+        )
     except InputError as error:
         if data is not None:
             raise
         raise InputError(error.message, f"`{source}` was trained on it; name where it is now with --data") from error
-    if images.classes != checkpoint.classes:
-        raise InputError(f"the classes in `{name}` are not those that `{source}` was trained on")
+    if not labelled:
+        teacher = open_teacher(path.with_name(FLOAT_TEACHER), checkpoint.recipe, len(checkpoint.classes))
+        images = label_by(teacher.to(device), replace(images, classes=checkpoint.classes), device=device)
     return model, images, source, recipe, origins
 
 
 def _open_float(request: Request):
     from asqcli.cli.console import note
     from asqcli.cli.preprocessing import guess
+    from asqcli.data.class_names import read_class_names
     from asqcli.data.source import open_data
     from asqcli.models.official import require_official
     from asqcli.models.registry import require_known
@@ -220,7 +248,14 @@ def _open_float(request: Request):
     if recipe.pretrained in ("auto", "official"):
         require_official(recipe.model)
         recipe = recipe.model_copy(update={"pretrained": "official"})
-    images = open_data(recipe.data.name, preprocessing_of(recipe), workers=recipe.data.workers, with_train=False)
+    file = recipe.data.classes
+    images = open_data(
+        recipe.data.name,
+        preprocessing_of(recipe),
+        workers=recipe.data.workers,
+        with_train=False,
+        classes=None if file is None else read_class_names(file),
+    )
     model = load_float_model(recipe, len(images.classes), note)
     note(resolved.note)
     note(guess(resolved.origins))

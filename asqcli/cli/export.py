@@ -170,11 +170,12 @@ def _open_data(checkpoint: Checkpoint, data: str) -> tuple[DataSet[Samples], Spl
     from asqcli.data.source import open_data
     from asqcli.run.entry import preprocessing_of
 
-    samples = find_samples(data)
+    samples = find_samples(data, classes=checkpoint.classes)
     tell_of_data(samples.notes)
-    if samples.classes != checkpoint.classes:
-        raise InputError(f"the classes in `{data}` are not those that the run was trained on")
-    return samples, open_data(data, preprocessing_of(checkpoint.recipe), workers=0, with_train=False).result
+    split = open_data(
+        data, preprocessing_of(checkpoint.recipe), workers=0, with_train=False, classes=checkpoint.classes
+    ).result
+    return samples, split
 
 
 def _real_inputs(split: Split | None) -> np.ndarray | None:
@@ -204,7 +205,8 @@ def _measure(
         "quantized_top1": trained.top1,
         "integer_top1": integer.top1,
     }
-    if data == checkpoint.recipe.data.name and "float_top1" in checkpoint.progress.facts:
+    own = checkpoint.recipe.data
+    if data == own.name and own.labels and "float_top1" in checkpoint.progress.facts:
         accuracies["float_top1"] = checkpoint.progress.facts["float_top1"]
     return accuracies
 

@@ -148,11 +148,9 @@ def _open(file: Path, kernel: str, threads: int | None) -> Session:
 def _samples(session: Session, data: str) -> DataSet[Samples]:
     from asqcli.cli.console import tell_of_data
     from asqcli.data.samples import find_samples
-    from asqcli.engine.predict import require_classes
 
-    samples = find_samples(data)
+    samples = find_samples(data, classes=session.artifact.document.classes)
     tell_of_data(samples.notes)
-    require_classes(session, samples.classes, data)
     return samples
 
 

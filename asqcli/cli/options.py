@@ -15,6 +15,9 @@ WeightsOption = Annotated[
     str | None,
     typer.Option("--weights", metavar="FILE|RUN|official|factory|none", help="Pretrained float weights to start from."),
 ]
+ClassesOption = Annotated[
+    str | None, typer.Option("--classes", metavar="FILE", help="Names of the network's classes, one a line.")
+]
 BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", min=1, max=2**31 - 1, help="Images per batch.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="D", help="cpu or cuda. Default: cuda where there is one.")

@@ -10,6 +10,7 @@ import typer
 
 from asqcli.cli.options import (
     BatchSizeOption,
+    ClassesOption,
     DataOption,
     DebugOption,
     DeviceOption,
@@ -49,6 +50,10 @@ def quantize(
         int | None, typer.Option("--bits", metavar="B", help="Bits of weights and activations, 2 to 8.")
     ] = None,
     data: DataOption = None,
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="Learn from the float network's answers alone, on any images.")
+    ] = False,
+    classes: ClassesOption = None,
     weights: WeightsOption = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Epochs of quantized training.")] = None,
     batch_size: BatchSizeOption = None,
@@ -85,6 +90,8 @@ def quantize(
 
     flags = {
         "data.name": (data, "--data"),
+        "data.labels": (False if no_labels else None, "--no-labels"),
+        "data.classes": (classes, "--classes"),
         "pretrained": (weights, "--weights"),
         "train.epochs": (epochs, "--epochs"),
         "train.batch_size": (batch_size, "--batch-size"),

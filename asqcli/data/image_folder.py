@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from asqcli.data.class_names import not_text
 from asqcli.data.folders import Folder, Walk, counted, endings, has_images, passed_over, require_whole_links, walk
 from asqcli.data.listing import Listing, count_once
 from asqcli.data.paths import Paths
@@ -20,8 +21,6 @@ from asqcli.data.split_folders import SPLITS, folders_by_split, is_unlabelled, l
 from asqcli.data.split_names import is_filler, read_split
 from asqcli.errors import InputError, printable, quoted, some_of
 from asqcli.images import EXTENSIONS
-
-LINE_BREAKERS = ("Cc", "Zl", "Zp")  # categories of characters: control, line and paragraph separators
 
 
 @dataclass(frozen=True)
@@ -218,10 +217,10 @@ def _require_classes(folder: Folder) -> None:
         what = f"{quoted(folder.path)} has images, but no class folders" if folder.images else None
         raise InputError(
             what or f"no images in {quoted(folder.path)}",
-            "an image folder holds one folder per class, named as the class",
+            "an image folder holds one folder per class, named as the class; `asq quantize --no-labels` needs none",
         )
     for name in names:
-        if fault := _not_text(name):
+        if fault := not_text(name):
             raise InputError(
                 f"the class folder {quoted(folder / name)} has {fault} in its name",
                 "rename it: class names are stored as text in runs and exported files",
@@ -233,15 +232,6 @@ def _require_classes(folder: Folder) -> None:
             if folder.folders[names[0]].folders
             else None,
         )
-
-
-def _not_text(name: str) -> str | None:
-    """Return what keeps a name from being stored and shown as text."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return "bytes that are not UTF-8"
-    return "a control character" if any(unicodedata.category(c) in LINE_BREAKERS for c in name) else None
 
 
 def _refuse_splits(folders: Iterable[Folder], where: str) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from asqcli.data.image_folder import sample_paths
 from asqcli.data.paths import Paths
+from asqcli.data.unlabelled import sample_unlabelled_paths
 from asqcli.errors import InputError, did_you_mean, quoted
 
 NAMES = ("digits", "cifar10", "cifar100")
@@ -32,9 +33,11 @@ class DataTraits:
     image_size: int
 
 
-def data_traits(name: str) -> DataTraits:
+def data_traits(name: str, labelled: bool = True) -> DataTraits:
     """Return what the data set is like, reading no more than some image headers.
 
+    Args:
+        labelled: False for a folder of images in any folders.
     Raises:
         InputError: no such data set or folder, or no images in it.
     """
@@ -43,7 +46,8 @@ def data_traits(name: str) -> DataTraits:
         return DataTraits("digits", 16)
     if kind in CIFAR_FOLDERS:
         return DataTraits("cifar", 32)
-    side = _typical_side(sample_paths(str(Path(name)), SAMPLED_IMAGES))
+    sample = sample_paths if labelled else sample_unlabelled_paths
+    side = _typical_side(sample(str(Path(name)), SAMPLED_IMAGES))
     if side > SMALL_SIDE:
         return DataTraits("large", 224)
     return DataTraits("small", max(16, -(-side // 8) * 8))  # a multiple of 8, not below the images

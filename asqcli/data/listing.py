@@ -34,10 +34,13 @@ class Listing:
         self.paths, self.labels, self.inodes = self.paths.take(kept), self.labels[kept], self.inodes[kept]
 
 
-def count_once(splits: dict[str, Listing], root: str) -> list[str]:
+def count_once(splits: dict[str, Listing], root: str, *, within: str = "class") -> list[str]:
     """Leave out images that are in a class already, under another name; return what is to be told, a line each.
 
     Equal inodes are a hint that costs nothing; the files themselves are looked at only then.
+
+    Args:
+        within: what a class is called: where nothing is labelled, all images of a split are of one.
     """
     order = list(splits)
     starts = np.cumsum([0, *(len(listing.paths) for listing in splits.values())])
@@ -67,7 +70,7 @@ def count_once(splits: dict[str, Listing], root: str) -> list[str]:
         if not kept[split].all():
             listing.keep(kept[split])
     told = {
-        "counted once, images with several names in their class": again,
+        f"counted once, images with several names in their {within}": again,
         "warning: the same file is in several classes": in_classes,
         "warning: the same file is in several splits": in_splits,
     }

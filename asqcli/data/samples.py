@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
 
+from asqcli.data.class_names import numbers_among
 from asqcli.data.digits import CLASSES, load_digits
-from asqcli.data.image_folder import read_image_folder
+from asqcli.data.image_folder import ImageFolder, read_image_folder
 from asqcli.data.layout import CIFAR_FOLDERS, NAMES, data_kind
 from asqcli.data.listing import Listing
 from asqcli.data.paths import Paths
 from asqcli.data.split_folders import SPLITS
-from asqcli.errors import InputError, first_line, quoted
+from asqcli.data.unlabelled import read_unlabelled_folder
+from asqcli.errors import InputError, first_line, quoted, some_of
 
 HELD_OUT_SHARE = 10
 
@@ -40,6 +43,10 @@ class ArraySamples:
         chosen = spread(len(self), count)
         return ArraySamples(self.pixels[chosen], self.labels[chosen])
 
+    def relabelled(self, labels: np.ndarray) -> ArraySamples:
+        """Return the same images with other labels."""
+        return replace(self, labels=labels)
+
 
 @dataclass(frozen=True)
 class FileSamples:
@@ -56,6 +63,10 @@ class FileSamples:
         chosen = spread(len(self), count)
         return FileSamples(self.paths.take(chosen), self.labels[chosen])
 
+    def relabelled(self, labels: np.ndarray) -> FileSamples:
+        """Return the same images with other labels."""
+        return replace(self, labels=labels)
+
 
 def spread(length: int, count: int) -> np.ndarray:
     """Return `count` of the first `length` whole numbers, evenly spread, or all."""
@@ -67,6 +78,7 @@ Samples = ArraySamples | FileSamples
 
 Pixels = tuple[np.ndarray, np.ndarray]  # images and labels
 Part = TypeVar("Part", covariant=True)
+Own = TypeVar("Own")
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,7 @@ class DataSet(Generic[Part]):
     """A data set and its parts: samples as they are found, or splits that give batches.
 
     Attributes:
-        classes: names, in label order.
+        classes: names, in label order; none where nothing is labelled.
         train: None when a folder has only images to test on, or it was not asked for.
         result: what reported accuracies are measured on.
         watch: a separate validation split, where there is one.
@@ -96,15 +108,50 @@ class DataSet(Generic[Part]):
         return self.train
 
 
-def find_samples(name: str) -> DataSet[Samples]:
+def relabelled(data: DataSet[Own], label: Callable[[Own], Own], classes: tuple[str, ...]) -> DataSet[Own]:
+    """Return the same images with other labels, which count `classes`. `label`: returns a part with them."""
+    train, watch = (None if part is None else label(part) for part in (data.train, data.watch))
+    return replace(data, classes=classes, train=train, result=label(data.result), watch=watch)
+
+
+def find_samples(name: str, *, labelled: bool = True, classes: tuple[str, ...] | None = None) -> DataSet[Samples]:
     """Return what the data set `name` holds: digits, cifar10, cifar100, or a folder.
 
+    Args:
+        labelled: False for the images alone, all labelled 0; any folders of images will do then.
+        classes: those of a network, to label the images by. The data set's must be among them, and need not be all.
     Raises:
-        InputError: corrupt CIFAR files, or as `read_image_folder`.
+        InputError: corrupt CIFAR files, other classes, or as `read_image_folder` and `read_unlabelled_folder`.
     """
     kind = data_kind(name)
     if kind == "folder":
-        return _folder_samples(str(Path(name)))
+        folder = str(Path(name))
+        found = _folder_samples(read_image_folder(folder) if labelled else read_unlabelled_folder(folder))
+    else:
+        found = _own_samples(kind, name)
+        if not labelled:
+            found = relabelled(found, lambda part: part.relabelled(np.zeros_like(part.labels)), ())
+    return found if classes is None else _in_classes(found, classes, name)
+
+
+def _in_classes(found: DataSet[Samples], classes: tuple[str, ...], name: str) -> DataSet[Samples]:
+    """Return the same images, labelled by the `classes` of a network."""
+    if found.classes == classes:
+        return found
+    numbers = numbers_among(found.classes, classes)
+    if numbers is None:
+        others = [quoted(other) for other in found.classes if other not in classes]
+        raise InputError(
+            f"the classes in {quoted(name)} are not those of the network: it has no {some_of(others)}",
+            f"its {len(classes):,} classes are {some_of([quoted(own) for own in classes])}",
+        )
+    labelled = relabelled(found, lambda part: part.relabelled(numbers[part.labels]), classes)
+    if len(found.classes) == len(classes):
+        return labelled
+    return replace(labelled, notes=(*found.notes, f"it has {len(numbers):,} of the network's {len(classes):,} classes"))
+
+
+def _own_samples(kind: str, name: str) -> DataSet[Samples]:
     classes, train, test = (CLASSES, *load_digits()) if kind == "digits" else _read_cifar(kind, name)
     return DataSet(
         classes=classes,
@@ -134,8 +181,7 @@ def _read_cifar(kind: str, name: str) -> tuple[tuple[str, ...], Pixels, Pixels]:
     return tuple(train.classes), (train.data, np.array(train.targets)), (test.data, np.array(test.targets))
 
 
-def _folder_samples(folder: str) -> DataSet[Samples]:
-    found = read_image_folder(folder)
+def _folder_samples(found: ImageFolder) -> DataSet[Samples]:
     train, val, test = (found.splits.get(split) for split in SPLITS)
     if test is None and val is not None:
         test, val = val, None

@@ -18,15 +18,24 @@ from asqcli.errors import InputError, UsageError, some_of
 MEMORY_LIMIT_BYTES = 2**31
 
 
-def open_data(name: str, preprocessing: Preprocessing, *, workers: int, with_train: bool = True) -> DataSet[Split]:
+def open_data(
+    name: str,
+    preprocessing: Preprocessing,
+    *,
+    workers: int,
+    with_train: bool = True,
+    labelled: bool = True,
+    classes: tuple[str, ...] | None = None,
+) -> DataSet[Split]:
     """Read a data set.
 
     Args:
         name: digits, cifar10, cifar100, or a folder.
         workers: processes that decode images which do not fit in memory.
         with_train: read the training and validation splits too; for a plain evaluation they are not needed.
+        labelled, classes: as of `find_samples`.
     Raises:
-        InputError: missing, empty or unreadable images, classes that differ between the splits.
+        InputError: missing, empty or unreadable images, classes that differ between the splits or from `classes`.
         UsageError: `resized_crop` for images that come without files.
     """
     if preprocessing.augment == "resized_crop" and (kind := data_kind(name)) != "folder":
@@ -34,7 +43,7 @@ def open_data(name: str, preprocessing: Preprocessing, *, workers: int, with_tra
             f"`data.augment` is resized_crop, which works on image folders, not on {kind}",
             "choose none, shift or shift_flip",
         )
-    found = find_samples(name)
+    found = find_samples(name, labelled=labelled, classes=classes)
     decoders = Decoders(preprocessing, workers)
 
     def read(samples: Samples) -> Split:

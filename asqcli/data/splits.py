@@ -63,6 +63,10 @@ class Split(Protocol):
         """Return a split of the images that lie there."""
         ...
 
+    def relabelled(self, labels: Tensor) -> Split:
+        """Return a split of the same images with other labels, (N,) int64."""
+        ...
+
 
 def batches_per_pass(split: Split, batch_size: int) -> int:
     """Return the number of batches of one training pass."""
@@ -107,6 +111,9 @@ class MemorySplit:
     def section(self, where: slice) -> MemorySplit:
         return replace(self, pixels=self.pixels[where], labels=self.labels[where])
 
+    def relabelled(self, labels: Tensor) -> MemorySplit:
+        return replace(self, labels=labels)
+
 
 @dataclass(frozen=True)
 class FileSplit:
@@ -145,6 +152,9 @@ class FileSplit:
 
     def section(self, where: slice) -> FileSplit:
         return replace(self, paths=self.paths.take(where), labels=self.labels[where])
+
+    def relabelled(self, labels: Tensor) -> FileSplit:
+        return replace(self, labels=labels)
 
     def _decode(self, requests: Iterable[Requests]) -> Iterator[Tensor]:
         """Yield (N, 3, H, W) uint8 pixels, channels last in memory, for the requests of each batch."""

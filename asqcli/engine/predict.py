@@ -105,16 +105,6 @@ def input_batches(session: Session, samples: Any, size: int) -> Iterator[tuple[n
         yield normalize(pixels, document), labels
 
 
-def require_classes(session: Session, classes: tuple[str, ...], data: str) -> None:
-    """Refuse a data set of other classes than the network's.
-
-    Raises:
-        InputError: they differ.
-    """
-    if classes != session.artifact.document.classes:
-        raise InputError(f"the classes in `{data}` are not those that the network was trained on")
-
-
 def measure(session: Session, samples: Any) -> Accuracy:
     """Return the accuracy on samples of `asqcli.data.samples`."""
     counter = AccuracyCounter()

@@ -124,6 +124,14 @@ def _note_on(weights: str, interpolation: str, *others: str) -> str | None:
     return f"note: {weights} {'; '.join(differences)}" if differences else None
 
 
+def official_class_names(name: str) -> tuple[str, ...] | None:
+    """Return the names of the classes that the official weights of `name` are for, None where nobody says them."""
+    if is_timm(name):
+        return timm_networks.class_names(name)
+    weights = official_weights(name)
+    return tuple(weights.meta["categories"]) if weights is not None and "categories" in weights.meta else None
+
+
 def has_official(name: str) -> bool:
     """Are there official weights of a known model?"""
     return timm_networks.has_weights(name) if is_timm(name) else official_weights(name) is not None

@@ -90,6 +90,23 @@ def classes_of(name: str) -> int:
     return pretrained_settings(name).num_classes or IMAGENET_CLASSES
 
 
+def class_names(name: str) -> tuple[str, ...] | None:
+    """Return the names of the classes of a known network's weights by timm's own list, None where it has none.
+
+    They are words, and what comes a second time has its WordNet number behind it.
+    """
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    if (subset := infer_imagenet_subset({"num_classes": pretrained_settings(name).num_classes})) is None:
+        return None
+    names: dict[str, None] = {}
+    info = ImageNetInfo(subset)
+    for label in info.label_names():
+        words = info.label_name_to_description(label)
+        names[f"{words} ({label})" if words in names else words] = None
+    return tuple(names)
+
+
 def has_weights(name: str) -> bool:
     """Are there pretrained weights of a known network, with a head?"""
     settings = pretrained_settings(name)

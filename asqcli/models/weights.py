@@ -26,10 +26,12 @@ class LoadReport:
     Attributes:
         replaced_head: names of parameters that kept their random start because the class count differs.
         left_out: names of auxiliary heads, which the network was built without.
+        head_classes: that the state is for, where it differs.
     """
 
     replaced_head: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    head_classes: int | None = None
 
 
 def load_weights(
@@ -89,7 +91,8 @@ def fit_weights(
             "is this the right model for these weights?",
         )
     rest = {n: t for n, t in state.items() if n not in replaced}
-    return with_versions(rest, versions_in(state)), LoadReport(tuple(replaced), left_out)
+    head_classes = state[replaced[0]].shape[0] if replaced else None
+    return with_versions(rest, versions_in(state)), LoadReport(tuple(replaced), left_out, head_classes)
 
 
 @contextlib.contextmanager

@@ -58,6 +58,10 @@ _BY_KIND = {
 }
 HEAD_RATE = 10.0  # rate of a new head beside weights that were trained, in units of theirs
 
+# Without labels the float network is followed, from its weights and the statistics that they came with.
+UNLABELLED_EPOCHS, UNLABELLED_BATCH_SIZE, UNLABELLED_RATE = 10, 32, Rate(2e-4, "adamw")
+UNLABELLED = {"distillation": {"weight": 1.0}, "batch_norm": "frozen"}
+
 # With so many bits a calibrated network is nearly as good as float, and steps as wide as fewer bits need lead away from
 # there. EfficientNet-Lite0, fine-tuned on photos, lost 2.0 points at a tenth of the rate and none at a hundredth.
 NEARLY_FLOAT_BITS, NEARLY_FLOAT_RATE = 8, 1 / 100
@@ -77,6 +81,7 @@ def defaults(
     train: Mapping[str, Any],
     bits: int | None,
     pretrained: bool,
+    labels: bool = True,
 ) -> dict[str, Any]:
     """Return the raw recipe that everything else is laid over.
 
@@ -87,14 +92,17 @@ def defaults(
         bits: of weights and activations, the fewer; None for a float baseline, which then trains as the phase before
             quantization would.
         pretrained: are weights sure to be there, at least all but the head's?
+        labels: do the images have labels that count?
     """
     schedule = _BY_KIND[kind]
     if kind == "digits" and network == "deep" and image_size > DIGITS_IMAGE_SIZE:
         schedule = replace(schedule, warmup_epochs=DIGITS_LARGE_WARMUP_EPOCHS)
     rate, warmup_rate = _rates(kind, network)
     usual, usual_warmup = schedule.rate, schedule.warmup_rate
-    epochs = schedule.epochs
-    if bits is None and pretrained:
+    epochs, batch_size = schedule.epochs, schedule.batch_size
+    if not labels:
+        epochs, batch_size, rate = UNLABELLED_EPOCHS, UNLABELLED_BATCH_SIZE, UNLABELLED_RATE
+    elif bits is None and pretrained:
         epochs, rate, usual = schedule.finetune_epochs, schedule.finetune_rate, schedule.finetune_rate
     elif bits is None:
         epochs, rate, usual = schedule.warmup_epochs, warmup_rate, usual_warmup
@@ -112,8 +120,9 @@ def defaults(
         },
         "train": {
             "epochs": epochs,
-            "batch_size": schedule.batch_size,
+            "batch_size": batch_size,
             **rate_keys,
+            **({} if labels else UNLABELLED),
             "warmup": {
                 "epochs": schedule.warmup_epochs,
                 **_rate_keys(warmup_rate, usual_warmup, train.get("warmup")),

@@ -62,14 +62,14 @@ class Resolved:
 
 
 def resolve(
-    request: Request, *, measuring: bool = False, traits: Callable[[str], DataTraits] = data_traits
+    request: Request, *, measuring: bool = False, traits: Callable[[str, bool], DataTraits] = data_traits
 ) -> Resolved:
     """Lay built-in defaults, the recipe, flags and `--set` over each other and check the sum.
 
     Args:
         measuring: is a float network measured as it is, not trained? Of a recipe only the model, its weights and the
             data count then, and official weights bring their own image size whatever the data.
-        traits: of a data set by its name; lists a folder once for each call.
+        traits: of a data set by its name, with labels or without; lists a folder once for each call.
     Raises:
         UsageError: mistakes, all told together.
         InputError: the recipe or the data do not exist.
@@ -178,13 +178,14 @@ def _official(draft: load.Draft, kind: str, measuring: bool) -> OfficialInput | 
 
 
 def _underlay_defaults(
-    draft: load.Draft, measuring: bool, traits_of: Callable[[str], DataTraits]
+    draft: load.Draft, measuring: bool, traits_of: Callable[[str, bool], DataTraits]
 ) -> OfficialInput | None:
     """Lay what the data and the model call for under everything else; return what official weights had to say."""
     data, train = draft.section(("data",)), draft.section(("train",))
     name = data.setdefault("name", DEFAULT_DATA)
     model = draft.values.get("model")
-    traits = _traits(name, traits_of)
+    labels = data.get("labels") is not False
+    traits = _traits(name, labels, traits_of)
     size, network = traits.image_size, "usual"
     sized = traits.kind != "digits" or "image_size" in data
     rated = measuring or all(isinstance(s, dict) and "lr" in s for s in (train, train.get("warmup")))
@@ -192,7 +193,8 @@ def _underlay_defaults(
         size = size if sized else classifier.smallest_image_size
         network = "deep" if classifier.norms else "without norms"
     pretrained = draft.values.get("pretrained", "auto") not in ("auto", "none")
-    values = defaults(traits.kind, size, network, train=train, bits=_fewest_bits(draft), pretrained=pretrained)
+    bits = _fewest_bits(draft)
+    values = defaults(traits.kind, size, network, train=train, bits=bits, pretrained=pretrained, labels=labels)
     official = _official(draft, traits.kind, measuring)
     if official is not None:
         values["data"] |= official.values
@@ -221,10 +223,10 @@ def _classifier_traits(model: object) -> ClassifierTraits | None:
     return classifier_traits(model)
 
 
-def _traits(name: object, traits_of: Callable[[str], DataTraits]) -> DataTraits:
+def _traits(name: object, labels: bool, traits_of: Callable[[str, bool], DataTraits]) -> DataTraits:
     """Return what the data are like. Data that are missing are an error once they are read: mistakes are told first."""
     try:
-        return traits_of(name) if isinstance(name, str) else DataTraits("large", 224)
+        return traits_of(name, labels) if isinstance(name, str) else DataTraits("large", 224)
     except InputError:
         return DataTraits("large", 224)
 

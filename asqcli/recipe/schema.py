@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from asqcli.artifact.document import Deviation, Mean
+from asqcli.measures import ACCURACY, AGREEMENT, Measure
 from asqcli.quant.spec import AnyActivationSpec, AnyWeightSpec
 from asqcli.strict import Strict
 
@@ -47,6 +48,16 @@ class Data(Strict):
     name: Annotated[str, StringConstraints(min_length=1)] = Field(
         description="as `--data`: `digits`, `cifar10`, `cifar100`, or a folder of images"
     )
+    labels: bool = Field(
+        default=True,
+        description="false: the images have none, or they do not count: the float network is the teacher "
+        "(`train.distillation`), and what is measured is agreement with it",
+    )
+    classes: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        default=None,
+        description="a file with the names of the network's classes, one a line, where they are not simply those of "
+        "the data; a folder's classes must be among them",
+    )
     image_size: Annotated[int, Field(ge=4, le=2048)] = Field(description="input size, pixels of a side")
     resize: Annotated[int, Field(ge=4, le=4096)] = Field(
         description="length of the shorter side before the centre crop, pixels"
@@ -64,6 +75,11 @@ class Data(Strict):
     workers: Annotated[int, Field(ge=0)] = Field(
         default=2, description="processes that decode images which do not fit in memory"
     )
+
+    @property
+    def measure(self) -> Measure:
+        """What a share of right answers means."""
+        return ACCURACY if self.labels else AGREEMENT
 
     @model_validator(mode="after")
     def _crop_fits(self):
@@ -189,6 +205,11 @@ class Train(Strict):
         "checkpoint; `auto`: at most 1,000 images' worth, where running averages lag behind the weights, and of a "
         "network that came with statistics the better of both; 0: never",
     )
+    batch_norm: Literal["batch", "frozen"] = Field(
+        default="batch",
+        description="what batch norms normalise by in quantized training: the statistics of the `batch`, or those that "
+        "the network came with, `frozen`, as in evaluation; without labels `frozen` unless stated",
+    )
 
     def section(self, phase: str) -> Train | Warmup | Finetune:
         """Return the keys that say how a phase of a run steps: its own where it is a baseline's."""
@@ -198,7 +219,7 @@ class Train(Strict):
 
 
 # Keys of `train` without a meaning in float.
-OF_QUANTIZED_TRAINING = ("step_lr", "adapter_lr", "distillation", "freeze_oscillations")
+OF_QUANTIZED_TRAINING = ("step_lr", "adapter_lr", "distillation", "freeze_oscillations", "batch_norm")
 
 
 class Calibration(Strict):
@@ -261,10 +282,29 @@ class Recipe(Quantization, _Subject):
         return self.model_copy(update={"model": model, "pretrained": pretrained, "train": train, **nothing})
 
     @model_validator(mode="after")
+    def _only_a_teacher_without_labels(self):
+        if self.data.labels:
+            return self
+        if not self.quantized:
+            raise ValueError("without labels nothing can be trained in float: there would be nothing to learn from")
+        if self.pretrained == "none":
+            raise ValueError("without labels only a trained float network can teach: name its weights, not `none`")
+        if self.train.distillation is None or self.train.distillation.weight < 1:
+            raise ValueError(
+                "without labels the teacher is all there is to learn from: `train.distillation.weight` is 1 then, and "
+                "can be left out"
+            )
+        if self.train.label_smoothing:
+            raise ValueError("`train.label_smoothing` makes no sense without labels")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_idle(self):
         for key in OF_QUANTIZED_TRAINING:
             if getattr(self.train, key) != Train.model_fields[key].default and not self.quantized:
                 raise ValueError(f"`train.{key}` makes no sense where nothing is quantized")
+        if self.train.batch_norm == "frozen" and self.train.batch_norm_batches != "auto":
+            raise ValueError("`train.batch_norm_batches` makes no sense beside `train.batch_norm: frozen`")
         return self
 
 

@@ -4,6 +4,7 @@ entry         ways in: from a recipe, from a checkpoint, and for a look at what 
 context       device, reporter, stop signal and processes
 together      what several processes see to before they train together
 start         the float network that a run starts from
+unlabelled    runs without labels: the float network's own classes, its answers as labels
 build         the float network of a recipe, the same one whenever it is built
 baseline      float training of what comes without weights, or with a new head
 preflight     what must hold of a float network before it is worth training

@@ -41,7 +41,7 @@ def build_network(recipe: Recipe, classes: int) -> nn.Module:
     return build_with_head(recipe, classes).model
 
 
-def build_with_head(recipe: Recipe, classes: int, tell: Callable[[str], None] = lambda _: None) -> Built:
+def build_with_head(recipe: Recipe, classes: int | None, tell: Callable[[str], None] = lambda _: None) -> Built:
     """Return the network of `build_network`, and whether its head is new.
 
     A network of the user's is run once, so that lazy layers, and layers that its first forward makes, are there
@@ -49,6 +49,7 @@ def build_with_head(recipe: Recipe, classes: int, tell: Callable[[str], None] = 
     where it comes with weights of its own.
 
     Args:
+        classes: None for the network's own number, with its own head.
         tell: hears of what was taken off the network or replaced.
     Raises:
         UsageError, UnsupportedError: as `build_model`; or the network cannot be run, or has no values.
@@ -68,7 +69,8 @@ def build_with_head(recipe: Recipe, classes: int, tell: Callable[[str], None] = 
         answer = survey(model, example).output
         _require_shapes(model)
         others = answer.shape[1] if isinstance(answer, Tensor) and answer.dim() == 2 else classes
-        if others != classes and (recipe.pretrained == "factory" or takes_classes(recipe.model)):
+        may_be_new = recipe.pretrained == "factory" or takes_classes(recipe.model)
+        if classes is not None and others != classes and may_be_new:
             new_head = replace_head(model, example, classes)
     if new_head is not None:
         tell(f"`{recipe.model}` answers with {others} logits: a new head for {classes} classes ({new_head})")

@@ -10,6 +10,7 @@ import torch
 from asqcli.accuracy import Accuracy
 from asqcli.data.splits import Split
 from asqcli.errors import NotLearningError
+from asqcli.measures import ACCURACY
 from asqcli.nn.modes import to_training
 from asqcli.train.batch_norm import lagging_norms
 from asqcli.train.learning import FEWEST_STEPS, GAP, SAMPLED_IMAGES, Guessing, answers_alike, falls_behind
@@ -21,19 +22,24 @@ DEAD_SAMPLE = 64  # images
 def require_learning(phase: Phase, record: dict[str, Any]) -> None:
     """End a phase that trains nothing: at once where all images get one answer, else when half of it is over.
 
+    That a network beats guessing is asked of labels alone: photos may well all look alike to the float network.
+
     Args:
         record: of the epoch that ended.
     Raises:
         NotLearningError: says what to change.
     """
-    if record["steps"] < FEWEST_STEPS or not Guessing.among(phase.split.labels).is_not_beaten(
+    counts = phase.measure is ACCURACY
+    if record["steps"] < FEWEST_STEPS:
+        return
+    if counts and not Guessing.among(phase.split.labels).is_not_beaten(
         loss=None if phase.objective.teacher else record["train_loss"],
         top1=record["train_top1"],
         images=min(_images_seen(phase, record), len(phase.split)),
     ):
         return
     dead = answers_alike(phase.model, _sample(phase.split).to(phase.device))
-    if not dead and 2 * phase.steps_done < phase.steps:
+    if not dead and (not counts or 2 * phase.steps_done < phase.steps):
         return
     what = "the network gives every image the same answer" if dead else "the network still only guesses"
     if phase.settings.optimizer == "sgd":
@@ -45,7 +51,8 @@ def require_learning(phase: Phase, record: dict[str, Any]) -> None:
         hint = f"try a tenth of the rate, {phase.tenth_of_rate}"
     raise NotLearningError(
         f"{what} after {record['steps']} steps of the {phase.progress.phase} phase: its loss is "
-        f"{record['train_loss']:.3f}, and {record['train_top1']:.2f}% of the training images are classified right",
+        f"{record['train_loss']:.3f}, and {record['train_top1']:.2f}% of the training images are classified "
+        f"{phase.measure.right}",
         hint,
     )
 
@@ -69,7 +76,7 @@ def gap_in_words(
     if not falls_behind(accuracy, train_top1=record["train_top1"], images=min(images, len(phase.split))):
         return None
     text = (
-        f"training had {record['train_top1']:.2f}% of its images right in the last epoch of the "
+        f"training had {record['train_top1']:.2f}% of its images {phase.measure.right} in the last epoch of the "
         f"{phase.progress.phase} phase, and evaluation has {accuracy.top1:.2f}% of {accuracy.images} of them: "
     )
     to_training(phase.model)

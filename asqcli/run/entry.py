@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from asqcli.data.class_names import read_class_names
 from asqcli.data.layout import NAMES
 from asqcli.data.preprocessing import Preprocessing
 from asqcli.data.samples import DataSet
@@ -43,6 +45,7 @@ from asqcli.run.restore import require_factory_named, restore_model, unproven
 from asqcli.run.start import Start, start_model
 from asqcli.run.together import create_folder, require_alike, require_enough_images
 from asqcli.run.trial_export import findings
+from asqcli.run.unlabelled import start_unlabelled
 from asqcli.seeds import Stream
 from asqcli.train.profile import StepProfile, profile_step
 
@@ -107,6 +110,8 @@ def resume_run(
     if (caveat := unproven(checkpoint, str(folder.path))) is not None:
         context.reporter.note(f"note: {caveat}")
     data = _open_training_data(recipe, context)
+    if not recipe.data.labels:
+        data = replace(data, classes=checkpoint.classes)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
     require_alike(context.processes, recipe, data, checkpoint.progress)
@@ -150,15 +155,13 @@ def _load(
 ) -> tuple[DataSet[Split], Start, list[LayerSpec], NamedTeacher | None]:
     require_known(recipe.model)  # before the data, which may have to be fetched
     data = _open_training_data(recipe, context)
-    context.reporter.note(
-        f"data: {len(data.training):,} training images, {data.result_name}, {len(data.classes)} classes"
-    )
-    for part, split in (("training", data.training), ("test", data.result)):
-        if lacking := len(data.classes) - len(split.labels.unique()):
-            have = "has" if lacking == 1 else "have"
-            context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
+    _tell_of_images(recipe, data, context)
     with context.processes.one_at_a_time():  # one downloads
-        start = start_model(recipe, len(data.classes), context.reporter.note)
+        if recipe.data.labels:
+            start = start_model(recipe, len(data.classes), context.reporter.note)
+        else:
+            start, classes = start_unlabelled(recipe, context.reporter.note)
+            data = replace(data, classes=classes)
         teacher = find_teacher(recipe, data.classes, context.reporter.note)
     for note in start.notes:
         context.reporter.note(note)
@@ -171,6 +174,15 @@ def _load(
         tell=context.reporter.note,
     )
     return data, start, specs, teacher
+
+
+def _tell_of_images(recipe: Recipe, data: DataSet[Split], context: RunContext) -> None:
+    classes = f"{len(data.classes)} classes" if recipe.data.labels else "no labels"
+    context.reporter.note(f"data: {len(data.training):,} training images, {data.result_name}, {classes}")
+    for part, split in (("training", data.training), ("test", data.result)):
+        if recipe.data.labels and (lacking := len(data.classes) - len(split.labels.unique())):
+            have = "has" if lacking == 1 else "have"
+            context.reporter.note(f"warning: {lacking} of {len(data.classes)} classes {have} no {part} images")
 
 
 def _specify(
@@ -196,7 +208,9 @@ def _open_training_data(recipe: Recipe, context: RunContext) -> DataSet[Split]:
     name, processes = recipe.data.name, context.processes
     workers = -(-recipe.data.workers // processes.local_size)  # of a machine
     with processes.one_at_a_time() if name in NAMES else nullcontext():  # one downloads
-        data = open_data(name, preprocessing_of(recipe), workers=workers)
+        file = recipe.data.classes if recipe.data.labels else None  # without labels the network's own have the names
+        classes = None if file is None else read_class_names(file)
+        data = open_data(name, preprocessing_of(recipe), workers=workers, labelled=recipe.data.labels, classes=classes)
     for note in data.notes:
         context.reporter.note(f"data: {note}")
     if data.train is None:

@@ -54,6 +54,8 @@ class NormStatistics:
         Args:
             averaged: are these averages of weights, to which the running statistics do not belong?
         """
+        if self.train.batch_norm == "frozen" and phase.progress.phase == "qat":
+            return
         wanted = self.train.batch_norm_batches
         if wanted != "auto":
             # The running statistics belong to the weights before averaging: at 2 bits they cost half of the accuracy.

@@ -39,6 +39,7 @@ from asqcli.run.norms import NormStatistics
 from asqcli.run.result import result_document
 from asqcli.run.start import Start
 from asqcli.run.teacher import objective_of, open_teacher, save_teacher
+from asqcli.run.unlabelled import label_by
 from asqcli.seeds import Stream, seed_everything
 from asqcli.train.adapter_range import record_betas
 from asqcli.train.evaluate import evaluate
@@ -62,6 +63,8 @@ class Run:
         self, recipe: Recipe, folder: RunFolder, data: DataSet[Split], context: RunContext, model: nn.Module
     ) -> None:
         self.recipe, self.folder, self.data, self.context = recipe, folder, data, context
+        self.measure = recipe.data.measure
+        context.reporter.measures(self.measure)
         self.model, self.processes = model.to(context.device), context.processes
         self._copy_from_first(self.model)
 
@@ -81,6 +84,8 @@ class Run:
     def fresh(self, start: Start, specs: list[LayerSpec], teacher: NamedTeacher | None) -> dict[str, Any]:
         """Run everything; return the result."""
         self.folder.cut_metrics(0)  # of a run that was stopped before its first checkpoint
+        if not self.recipe.data.labels:
+            self.data = self._labelled_by(self.model)
         facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}
         if start.new_head is not None:
             facts["new_head"] = start.new_head
@@ -105,6 +110,8 @@ class Run:
     def resume(self, checkpoint: Checkpoint, specs: list[LayerSpec], teacher: nn.Module | None) -> dict[str, Any]:
         """Go on from a checkpoint; return the result."""
         self.specs, self.teacher, progress = checkpoint.specs, teacher, checkpoint.progress
+        if not self.recipe.data.labels:
+            self.data = self._labelled_by(self._open_float_teacher())
         self.folder.cut_metrics(progress.metrics_lines)
         if progress.phase == "float":
             return self._train_float(progress, checkpoint)
@@ -117,7 +124,7 @@ class Run:
         section = self.recipe.train.section(progress.phase)
         progress.facts[f"{progress.phase}_epochs"] = section.epochs
         self.context.reporter.note(baseline_in_words(self.recipe, progress.phase))
-        changes = section.model_dump()
+        changes = {**section.model_dump(), "batch_norm": "batch"}
         if progress.phase == "finetune":
             changes["head"] = progress.facts["new_head"]
         self._train(self._phase(self._settings(**changes), progress, Objective(), {}, checkpoint))
@@ -138,16 +145,18 @@ class Run:
         """
         facts = progress.facts
         facts["float_top1"] = self._evaluate().top1
-        self.context.reporter.note(f"float top-1 {facts['float_top1']:.2f}% on {self.data.result_name}")
+        share = self.measure.share
+        if self.recipe.data.labels:
+            self.context.reporter.note(f"float {share} {facts['float_top1']:.2f}% on {self.data.result_name}")
         if self.teacher is not None:
             self._copy_from_first(self.teacher.to(self.context.device))
             facts["teacher_top1"] = self._measure(self.data.result, self.teacher).top1
-            self.context.reporter.note(f"teacher top-1 {facts['teacher_top1']:.2f}%")
+            self.context.reporter.note(f"teacher {share} {facts['teacher_top1']:.2f}%")
         seed_everything(self.recipe.train.seed, Stream.CALIBRATION)  # adapters start at random
         settings = self.recipe.calibration
         # Each process calibrates by whole batches, so that starting values do not depend on how many there are.
         images = list(self._training_images(settings.batches, Stream.CALIBRATION))
-        if self.recipe.train.distillation is not None and self.teacher is None and self.folder.writable:
+        if self._float_teaches and self.folder.writable:
             answers = take_fingerprint(self.model, self.recipe.data)
             save_teacher(self.folder.checkpoint(FLOAT_TEACHER), self.model, answers)
         adapters = fitting_adapters(trained or {}, specs, self.context.device)
@@ -157,14 +166,13 @@ class Run:
         self._copy_from_first(self.model)  # which also waits until the teacher is there
         facts["calibrated_top1"] = self._evaluate().top1
         self.context.reporter.plan(self.specs)
-        self.context.reporter.note(f"quantized top-1 before training {facts['calibrated_top1']:.2f}%")
+        self.context.reporter.note(f"quantized {share} before training {facts['calibrated_top1']:.2f}%")
         return self._train_qat(Progress("qat", metrics_lines=progress.metrics_lines, facts=facts))
 
     def _train_qat(self, progress: Progress, checkpoint: Checkpoint | None = None) -> dict[str, Any]:
         train = self.recipe.train
-        if train.distillation is not None and self.teacher is None:
-            kept = self.folder.checkpoint(FLOAT_TEACHER)
-            self.teacher = open_teacher(kept, self.recipe, len(self.data.classes))
+        if self.teacher is None and train.distillation is not None:
+            self.teacher = self._open_float_teacher()
         objective = objective_of(train, self.teacher.to(self.context.device) if self.teacher is not None else None)
         hooks: dict[str, StepHook] = self._average()
         if train.freeze_oscillations is not None:
@@ -173,6 +181,20 @@ class Run:
         phase = self._phase(self._settings(), progress, objective, hooks, checkpoint)
         self._train(phase)
         return self._finish(phase)
+
+    @property
+    def _float_teaches(self) -> bool:
+        """Is the float network still needed, once it is quantized: to teach, or to say what agrees with it?"""
+        return not self.recipe.data.labels or (self.recipe.train.distillation is not None and self.teacher is None)
+
+    def _open_float_teacher(self) -> nn.Module:
+        """Return the float network that was kept, on the run's device."""
+        teacher = open_teacher(self.folder.checkpoint(FLOAT_TEACHER), self.recipe, len(self.data.classes))
+        return teacher.to(self.context.device)
+
+    def _labelled_by(self, network: nn.Module) -> DataSet[Split]:
+        c = self.context
+        return label_by(network, self.data, device=c.device, poll=c.poll, processes=c.processes)
 
     def _average(self) -> dict[str, StepHook]:
         decay = self.recipe.train.average_decay
@@ -202,6 +224,7 @@ class Run:
             hooks=hooks,
             state=state,
             processes=self.processes,
+            measure=self.measure,
         )
         return self.phase
 
@@ -259,7 +282,8 @@ class Run:
         if record is None or "float_top1" not in facts or self.recipe.train.max_steps is not None:
             return
         epochs = self.recipe.train.epochs
-        text = cost_in_words(accuracy, float_top1=facts["float_top1"], train_top1=record["train_top1"], epochs=epochs)
+        tops = {"float_top1": facts["float_top1"], "train_top1": record["train_top1"]}
+        text = cost_in_words(accuracy, **tops, epochs=epochs, measure=self.measure)
         if text is not None:
             self._warn(phase, text)
 

@@ -37,6 +37,7 @@ def result_document(
         "warmup_epochs": facts.get("warmup_epochs", 0),
         "finetune_epochs": facts.get("finetune_epochs", 0),
         "data": recipe.data.name,
+        "measures": recipe.data.measure.title,
         "measured_on": measured_on,
         "float_top1": facts.get("float_top1", accuracy.top1),
         "float_trained": facts.get("float_trained", True),

@@ -14,7 +14,14 @@ from asqcli.artifact.file import is_artifact
 from asqcli.errors import InputError, MachineError, UsageError, some_of
 from asqcli.models.input_transform import missing_transform
 from asqcli.models.names import is_factory, is_timm
-from asqcli.models.official import as_official, fetch_official, official_input, official_weights_meant, require_official
+from asqcli.models.official import (
+    as_official,
+    fetch_official,
+    official_class_names,
+    official_input,
+    official_weights_meant,
+    require_official,
+)
 from asqcli.models.state import versions_in, with_versions
 from asqcli.models.stored.layout import read_weights
 from asqcli.models.weights import LoadReport, load_weights
@@ -39,6 +46,8 @@ class Start:
         notes: what a run tells of all this, the caveat included.
         caveat: what whoever uses the weights should know of them, in words, or None.
         adapters: of the quantized run that the weights are of, if they are.
+        classes: the names of the classes that the weights are for, where whoever made them says.
+        head_classes: how many these are, where the network was built for another number.
     """
 
     model: nn.Module
@@ -48,6 +57,8 @@ class Start:
     notes: tuple[str, ...] = ()
     caveat: str | None = None
     adapters: TrainedAdapters = field(default_factory=TrainedAdapters)
+    classes: tuple[str, ...] | None = None
+    head_classes: int | None = None
 
     @property
     def needs_training(self) -> bool:
@@ -64,6 +75,7 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     wanted, about, from_file = recipe.pretrained, "", False
     adapters: TrainedAdapters = {}
     of_quantized: list[str] = []
+    names: tuple[str, ...] | None = None
     if wanted == "factory":
         _require_factory(recipe.model)
     built = build_with_head(recipe, classes, tell)
@@ -83,8 +95,10 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
             own = "; if the factory loads its own, say `--weights factory`" if is_factory(recipe.model) else ""
             note = f"no pretrained weights: {error.message}{own}"
             return Start(model, f"none ({error.message})", pretrained=False, notes=(note,))
+        names = official_class_names(recipe.model)
     elif (checkpoint_path := find_checkpoint(wanted)) is not None:
         name, checkpoint = wanted, load_checkpoint(checkpoint_path)
+        names = checkpoint.classes
         if checkpoint.recipe.model == recipe.model:  # else it is another network that the caller wants
             adapters = trained_adapters(restore_model(checkpoint, source=wanted, factory=recipe.model))
             if (caveat := unproven(checkpoint, wanted)) is not None:
@@ -101,14 +115,14 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
         state, about, name = stored.state, stored.about, wanted
         from_file = official_weights_meant(recipe.model, wanted) is None
         if not from_file:
-            state = as_official(recipe.model, state)
+            state, names = as_official(recipe.model, state), official_class_names(recipe.model)
     report = load_weights(model, state, source=name, head=lambda: find_head(model, _example(recipe)), about=about)
     caveat = None
     if from_file:
         caveat = missing_transform(model, recipe.model, recipe.data.mean) or _of_other_colours(recipe)
     new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
     notes = (*_notes(name, classes, report, caveat), *of_quantized)
-    return Start(model, name, True, new_head, notes, caveat, adapters)
+    return Start(model, name, True, new_head, notes, caveat, adapters, names, report.head_classes)
 
 
 def _from_factory(recipe: Recipe, classes: int, built: Built) -> Start:

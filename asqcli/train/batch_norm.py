@@ -32,6 +32,12 @@ def updated_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     return [n for n in norms if n.training and n.track_running_stats and n.momentum != 0]
 
 
+def freeze_norms(model: nn.Module) -> None:
+    """Let the norms of `model`, which is in training mode, normalise as in evaluation, and keep their statistics."""
+    for norm in updated_norms(model):
+        norm.eval()
+
+
 def lagging_norms(model: nn.Module, *, steps: int, from_scratch: bool) -> list[nn.modules.batchnorm._BatchNorm]:
     """Return the batch norms whose running statistics cannot have followed the weights.
 

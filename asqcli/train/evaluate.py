@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from asqcli.accuracy import Accuracy, AccuracyCounter
 from asqcli.data.splits import Batch, Split
@@ -40,11 +40,9 @@ def evaluate(
     Raises:
         UnsupportedError: the network raises, or returns no logits.
     """
-    if batch_size is None:
-        batch_size = max(1, min(MOST_IMAGES, MOST_PIXELS // split.preprocessing.image_size**2))
     counter = AccuracyCounter()
     with evaluating(model):
-        for batch in _own_batches(split, batch_size, processes):
+        for batch in _own_batches(split, batch_size or _usual_batch_size(split), processes):
             poll()
             if batch is None:
                 continue
@@ -52,6 +50,38 @@ def evaluate(
             logits = forward_in_evaluation(model, inputs.to(device), classes=classes)
             counter.add(logits.cpu().to(torch.float64).numpy(), labels.numpy())
     return counter.result(processes.sum)
+
+
+@torch.no_grad()
+def top_answers(
+    model: nn.Module,
+    split: Split,
+    *,
+    device: torch.device,
+    poll: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
+) -> Tensor:
+    """Return the class that `model` thinks likeliest of each image, (N,) int64, on the CPU.
+
+    In the same batches as in `evaluate`, so that a network agrees with itself. Args and Raises as there.
+    """
+    labels = torch.zeros(len(split), dtype=torch.int64)
+    place = processes.part.cut(len(split)).start
+    with evaluating(model):
+        for batch in _own_batches(split, _usual_batch_size(split), processes):
+            poll()
+            if batch is None:
+                continue
+            answers = forward_in_evaluation(model, batch[0].to(device)).argmax(dim=1)
+            labels[place : place + len(answers)] = answers.cpu()
+            place += len(answers)
+    processes.add_up(labels)
+    return labels
+
+
+def _usual_batch_size(split: Split) -> int:
+    """Return what takes little memory at the size of the images."""
+    return max(1, min(MOST_IMAGES, MOST_PIXELS // split.preprocessing.image_size**2))
 
 
 def _own_batches(split: Split, batch_size: int, processes: Processes) -> Iterator[Batch | None]:

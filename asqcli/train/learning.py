@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.accuracy import Accuracy
+from asqcli.measures import ACCURACY, Measure
 from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import evaluating
 
@@ -18,6 +19,7 @@ DEVIATIONS = 4  # standard deviations of a share that was counted over few image
 GAP = 10.0  # points of top-1 between training and evaluation that call for an explanation
 SAMPLED_IMAGES = 512
 COSTLY = 3.0  # points of top-1 that quantization may take before that is told
+COSTLY_AGREEMENT = 10.0  # the same of agreement: networks of equal accuracy differ in the images that they get wrong
 
 
 @dataclass(frozen=True)
@@ -79,20 +81,25 @@ def falls_behind(evaluated: Accuracy, *, train_top1: float, images: int) -> bool
     return train_top1 - evaluated.top1 > max(GAP, luck)
 
 
-def cost_in_words(evaluated: Accuracy, *, float_top1: float, train_top1: float, epochs: int) -> str | None:
+def cost_in_words(
+    evaluated: Accuracy, *, float_top1: float, train_top1: float, epochs: int, measure: Measure = ACCURACY
+) -> str | None:
     """Return what quantization took from the float network and what may bring it back; None where that is little.
 
     Args:
         evaluated: the quantized network, on the images that `float_top1` was measured on.
         float_top1, train_top1: percent; the latter over the last epoch of `epochs`.
+        measure: what all these are.
     """
     cost = float_top1 - evaluated.top1
-    if cost <= COSTLY:
+    if cost <= (COSTLY if measure is ACCURACY else COSTLY_AGREEMENT):
         return None
-    text = f"top-1 is {cost:.2f} points below the float network's {float_top1:.2f}%, and training had "
-    if train_top1 < float_top1:
-        return text + f"{train_top1:.2f}% right in its last epoch: try `--epochs {2 * epochs}`, then more bits"
-    return text + f"{train_top1:.2f}% right in its last epoch: try more bits"
+    if measure is ACCURACY:
+        text = f"top-1 is {cost:.2f} points below the float network's {float_top1:.2f}%"
+    else:
+        text = f"{measure.share} with the float network is {evaluated.top1:.2f}%"
+    text += f", and training had {train_top1:.2f}% {measure.right} in its last epoch: try "
+    return text + (f"`--epochs {2 * epochs}`, then more bits" if train_top1 < float_top1 else "more bits")
 
 
 def _deviation(top1: float, images: int) -> float:

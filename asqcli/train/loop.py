@@ -13,10 +13,12 @@ from torch import nn
 
 from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
+from asqcli.measures import ACCURACY, Measure
 from asqcli.nn.modes import to_training
 from asqcli.nn.prepare import project_steps
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import Stream, seed_everything
+from asqcli.train.batch_norm import freeze_norms
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.objective import Objective
@@ -35,6 +37,7 @@ class PhaseSettings:
 
     Attributes:
         max_steps: bounds the whole phase.
+        batch_norm: `batch`, or `frozen` statistics.
         head: the layer that steps `head_rate` times as fast as all others, if any.
         step_lr, adapter_lr: as for `make_optimizer`.
     """
@@ -48,6 +51,7 @@ class PhaseSettings:
     optimizer: str = "sgd"
     lr_ramp_steps: int = 0
     max_steps: int | None = None
+    batch_norm: str = "batch"
     head: str | None = None
     head_rate: float = 1.0
     step_lr: float = 1.0
@@ -67,6 +71,7 @@ class Phase:
         hooks: what sees the model after every step, by name.
         state: to go on with.
         processes: that train together; each takes its part of every batch.
+        measure: what it means that an answer is that of a label.
     """
 
     def __init__(
@@ -82,9 +87,11 @@ class Phase:
         hooks: dict[str, StepHook],
         state: TrainingState | None = None,
         processes: Processes = ALONE,
+        measure: Measure = ACCURACY,
     ) -> None:
         self.model, self.split, self.settings, self.progress, self.device = model, split, settings, progress, device
         self.classes, self.objective, self.hooks, self.processes = classes, objective, hooks, processes
+        self.measure = measure
         self.steps_per_epoch = batches_per_pass(split, settings.batch_size)
         steps = settings.epochs * self.steps_per_epoch
         self.steps = min(steps, settings.max_steps) if settings.max_steps else steps
@@ -166,6 +173,8 @@ class Phase:
         """
         reporter.phase(self.progress.phase, epochs=self.epochs, steps=self.steps, first=self.steps_done)
         to_training(self.model)
+        if self.settings.batch_norm == "frozen":
+            freeze_norms(self.model)
         while not self.finished:
             start = time.perf_counter()
             self._finish_epoch(reporter, poll, save)
@@ -232,6 +241,7 @@ class Phase:
         p = self.progress
         record = {
             "phase": p.phase,
+            "measures": self.measure.title,
             "epoch": p.epoch + 1,
             "steps": self.steps_done,
             "lr": self.lr,

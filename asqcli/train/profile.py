@@ -20,6 +20,7 @@ from asqcli.nn.prepare import project_steps
 from asqcli.quant.fake_quant import COMPUTED_AGAIN
 from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.schema import Train
+from asqcli.train.batch_norm import freeze_norms
 from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.optimizer import make_optimizer
 
@@ -113,6 +114,8 @@ class _Step:
 
     def __init__(self, model: nn.Module, batches: list[tuple[Tensor, Tensor]], train: Train, classes: int) -> None:
         to_training(model)
+        if train.batch_norm == "frozen":
+            freeze_norms(model)
         self.model, self.batches, self.classes, self.taken = model, batches, classes, 0
         self.optimizer = make_optimizer(
             model, train.optimizer, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay

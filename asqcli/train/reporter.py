@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a reporter can be had without torch
+    from asqcli.measures import Measure
     from asqcli.quant.spec import LayerSpec
 
 
@@ -16,6 +17,9 @@ class Reporter:
 
     def plan(self, specs: list[LayerSpec]) -> None:
         """How each layer is about to be quantized."""
+
+    def measures(self, measure: Measure) -> None:
+        """What top1 means in what follows; accuracy where this is never called."""
 
     def phase(self, name: str, *, epochs: int, steps: int, first: int) -> None:
         """A phase of `steps` steps in `epochs` epochs starts, or goes on from step `first`."""

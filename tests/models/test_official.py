@@ -12,6 +12,7 @@ from asqcli.models.meta import EmptyOnMeta, build_on_meta
 from asqcli.models.official import (
     as_official,
     fetch_official,
+    official_class_names,
     official_weights,
     official_weights_meant,
     usual_image_size,
@@ -121,3 +122,9 @@ def test_official_weights_from_the_cache(monkeypatch, tmp_path):
     torch.save([1, 2], cache / "resnet18-f37072fd.pth")
     with pytest.raises(MachineError, match="no state dict"):
         fetch_official("resnet18")
+
+
+def test_official_weights_name_their_classes():
+    names = official_class_names("resnet18")
+    assert names is not None and names[0] == "tench" and len(set(names)) == 1000
+    assert official_class_names("resnet20") is None and official_class_names("net:factory") is None

@@ -11,7 +11,13 @@ import torch
 from asqcli.errors import MachineError, UsageError
 from asqcli.models import timm_networks
 from asqcli.models.meta import ClassifierTraits, build_on_meta, classifier_traits
-from asqcli.models.official import fetch_official, official_input, require_official, usual_image_size
+from asqcli.models.official import (
+    fetch_official,
+    official_class_names,
+    official_input,
+    require_official,
+    usual_image_size,
+)
 from asqcli.models.registry import build_model, require_known
 from asqcli.models.weights import load_weights
 from asqcli.nn.head import find_head
@@ -141,3 +147,10 @@ def test_weights_without_the_hub_are_looked_for_in_torchs_cache(hub, tmp_path, m
 def test_what_decides_how_a_network_is_trained():
     assert classifier_traits("timm:test_resnet") == ClassifierTraits(True, 32)
     assert classifier_traits("timm:vgg11").norms is False and classifier_traits("timm:none") is None
+
+
+def test_classes_are_named_where_timm_has_a_list_of_them(monkeypatch):
+    names = official_class_names("timm:resnet18")
+    assert names is not None and names[0] == "tench, Tinca tinca" and len(set(names)) == 1000
+    monkeypatch.setattr(timm_networks, "pretrained_settings", lambda name: SimpleNamespace(num_classes=37))
+    assert official_class_names("timm:resnet18") is None

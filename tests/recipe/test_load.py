@@ -302,3 +302,32 @@ def test_what_concerns_quantizers_only_is_no_key_of_a_float_run(key):
 def test_data_that_are_missing_do_not_hide_mistakes():
     [(told, _)] = mistakes(data__name="nowhere", overrides=["train.epochs=x"])
     assert "train.epochs" in told
+
+
+def test_without_labels_the_float_network_teaches_alone():
+    recipe = resolved("resnet18", data__labels=False, overrides=["train.distillation.temperature=2"])
+    train = recipe.train
+    assert train.distillation is not None and train.distillation.model_dump() == {"weight": 1.0, "temperature": 2.0}
+    assert (train.batch_norm, train.optimizer, train.batch_size) == ("frozen", "adamw", 32)
+    assert resolved("resnet18").train.distillation is None and resolved("resnet18").train.batch_norm == "batch"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "scheme", "message"),
+    [
+        (["train.distillation.weight=0.5"], None, "`train.distillation.weight` is 1 then"),
+        (["train.distillation=null"], None, "the teacher is all there is to learn from"),
+        (["train.label_smoothing=0.1"], None, "`train.label_smoothing` makes no sense without labels"),
+        (["train.batch_norm_batches=4"], None, "makes no sense beside `train.batch_norm: frozen`"),
+        (["pretrained=none"], None, "only a trained float network can teach"),
+        ([], "float", "without labels nothing can be trained in float"),
+    ],
+)
+def test_what_makes_no_sense_without_labels(overrides, scheme, message):
+    [(told, _)] = mistakes(scheme=scheme, data__labels=False, overrides=overrides)
+    assert message in told
+
+
+def test_batch_norms_cannot_be_frozen_where_nothing_is_quantized():
+    [(told, _)] = mistakes(scheme="float", overrides=["train.batch_norm=frozen"])
+    assert told == "`train.batch_norm: frozen` makes no sense where nothing is quantized"

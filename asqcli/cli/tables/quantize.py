@@ -9,6 +9,7 @@ import yaml
 
 from asqcli.cli.console import percent, print_facts, print_json, print_layers, stdout
 from asqcli.cli.streams import results
+from asqcli.measures import AGREEMENT, measure_called
 from asqcli.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -45,6 +46,26 @@ def print_profile(profile: StepProfile, json_: bool) -> None:
     print_facts("Where a training step goes (medians, alternating)", facts)
 
 
+def _accuracy(result: dict[str, Any], quantized: bool) -> dict[str, str]:
+    facts = {"float top-1": percent(result["float_top1"])}
+    trained = result.get("float_trained", True)  # else a difference to it says nothing
+    if not trained:
+        facts["float top-1"] += ", untrained"
+    if quantized:
+        points = f" ({result['top1'] - result['float_top1']:+.2f} points)" if trained else ""
+        facts["quantized top-1"] = percent(result["top1"]) + points
+        facts["before training"] = percent(result["calibrated_top1"])
+    return facts | {"top-5": percent(result["top5"])}
+
+
+def _agreement(result: dict[str, Any]) -> dict[str, str]:
+    return {
+        AGREEMENT.share: f"{percent(result['top1'])} of the top answers are the float network's",
+        "before training": percent(result["calibrated_top1"]),
+        AGREEMENT.top5: f"{percent(result['top5'])} of the float network's top answers",
+    }
+
+
 def print_result(result: dict[str, Any], json_: bool) -> None:
     """Print what a run came to."""
     if json_:
@@ -56,17 +77,13 @@ def print_result(result: dict[str, Any], json_: bool) -> None:
         network += f", weights {result['weight_bits']} bits, activations {result['activation_bits']} bits"
     if rules := result.get("layer_rules"):
         network += f", and {rules} layer rule{'s' if rules > 1 else ''}"
-    facts = {"network": network, "measured on": result["measured_on"], "float top-1": percent(result["float_top1"])}
-    trained = result.get("float_trained", True)  # else a difference to it says nothing
-    if not trained:
-        facts["float top-1"] += ", untrained"
-    if quantized:
-        points = f" ({result['top1'] - result['float_top1']:+.2f} points)" if trained else ""
-        facts["quantized top-1"] = percent(result["top1"]) + points
-        facts["before training"] = percent(result["calibrated_top1"])
+    facts = {"network": network, "measured on": result["measured_on"]}
+    if measure_called(result.get("measures")) is AGREEMENT:
+        facts |= _agreement(result)
+    else:
+        facts |= _accuracy(result, quantized)
     if "teacher" in result:
         facts["teacher"] = f"{result['teacher']}, {percent(result['teacher_top1'])}"
-    facts["top-5"] = percent(result["top5"])
     if "beta" in result:
         facts["beta"] = "{:.2f} to {:.2f}".format(*result["beta"])
     facts |= {"seed": str(result["seed"]), "run": result["run"]}
