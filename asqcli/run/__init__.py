@@ -17,4 +17,5 @@ fingerprint   the network's own answers, by which whoever opens it again knows i
 teacher       the float network, kept to teach its quantized twin
 result        what a finished run came to
 restore       a run folder or checkpoint to the network that it holds
+artifact      that network as integers
 """
