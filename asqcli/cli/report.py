@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,8 +35,6 @@ def report(
 
     With --json, print the figures behind the pictures, too.
     """
-    import sys
-
     import torch
 
     from asqcli.cli.console import note, print_facts, print_json
@@ -57,7 +56,9 @@ def _facts(document: dict[str, Any]) -> dict[str, str]:
     if pictures:
         facts["pictures"] = f"{len(pictures)} in {Path(pictures[0]).parent}"
     for run in document["runs"]:
-        facts[run["label"]] = f"measured on {run['images']:,} images" if run["images"] else "not measured on images"
+        facts[f"run {run['label']}"] = (
+            f"measured on {run['images']:,} images" if run["images"] else "not measured on images"
+        )
     for study in document["studies"]:
-        facts[study["study"]] = f"{len(study['rows'])} rows"
+        facts[f"study {study['study']}"] = f"{len(study['rows'])} rows"
     return facts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -49,9 +49,7 @@ class Measurer:
     source: ImageSource
     pattern: str | None = None
     factory: str | None = None
-
-    def __post_init__(self) -> None:
-        self.numbers: dict[tuple[str, int], tuple[int, int]] = {}
+    numbers: dict[tuple[str, int], tuple[int, int]] = field(init=False, default_factory=dict)
 
     def measure(self, subject: Subject) -> Findings:
         """Return what can be measured of a run.

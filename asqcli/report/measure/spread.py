@@ -37,15 +37,16 @@ def rounding_of(values: Tensor, rounded: Tensor, levels: Tensor, *, low: float, 
     """Return how `values` lie between `low` and `high`, and which of the levels they were rounded to.
 
     Args:
+        values: any shape; those that are no numbers are neither in a bin nor at a level.
         rounded: of the same shape; each is one of `levels`, up to a float32's roundings.
         levels: ascending, (count,).
     """
     edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
-    flat = values.flatten().double()
-    counts = torch.histogram(flat[flat.isfinite()].contiguous(), edges).hist
+    finite = values.isfinite()
+    counts = torch.histogram(values[finite].double(), edges).hist
     middles = (levels[1:] + levels[:-1]).double() / 2
-    used = torch.bincount(torch.bucketize(rounded.flatten().double(), middles), minlength=len(levels))
-    total = max(1, flat.numel())
+    used = torch.bincount(torch.bucketize(rounded[finite].double(), middles), minlength=len(levels))
+    total = values.numel()
     return Rounding(
         before=Histogram(edges.tolist(), (counts / total).tolist()),
         levels=levels.tolist(),
