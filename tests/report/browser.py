@@ -52,7 +52,7 @@ def visit(page: Path, folder: Path) -> Visit:
 
 
 def picture_widths(page: Path, folder: Path) -> list[int]:
-    """Return the width of each picture as it was decoded, 0 where it could not be; by a script in a copy of the page."""
+    """Return the width of each picture as decoded, 0 where that failed; by a script in a copy of the page."""
     text = page.read_text(encoding="utf-8")
     allowed = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', WIDTHS, text)
     assert WIDTHS in allowed

@@ -56,7 +56,7 @@ def rounding(levels: list[float]) -> Rounding:
 
 
 def made_up_run(index=0, label="run", layers=20, *, adapters=True, prefix="layer1.0.conv", folder="nowhere"):
-    """Return a run of a network of so many layers, finished after two epochs of float and three of quantized training."""
+    """Return a run of a network of so many layers: two epochs of float training, three of quantized."""
     names = [f"{prefix}{k}" for k in range(layers)]
     epochs = [
         {"phase": phase, "epoch": epoch, "train_loss": 1 / epoch, "train_top1": 90.0, "top1": 80.0 + epoch,

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from asqcli.pictures import is_own_png, png, styled
+from asqcli.report.draw.errors import draw_layer_errors
 from asqcli.report.draw.pictures import draw_runs, draw_studies
 from asqcli.report.study import Study, StudyDocument
 from tests.report.conftest import NAN, made_up_run, spread
@@ -108,6 +109,16 @@ def test_figures_that_are_no_numbers_leave_gaps():
     run.findings.layers[:1] = layers
     run.findings.outputs[0] = dataclasses.replace(run.findings.outputs[0], error=spread(NAN))
     drawn(draw_runs([run]))
+
+
+def test_errors_of_one_operand():
+    """Without images there are errors of weights alone."""
+    run = made_up_run(layers=3)
+    run.findings.layers[:] = [dataclasses.replace(layer, activation_error=None) for layer in run.findings.layers]
+    with styled():
+        figure = draw_layer_errors([run])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["relative error of the weights"]
+    assert overlaps(figure) == ([], [])
 
 
 def test_a_study(tmp_path):

@@ -45,7 +45,9 @@ def test_two_runs_side_by_side(runs):
     page = (runs / "report.html").read_text()
     assert page.count("<img") == len(document["pictures"]) > 6
     for name in document["pictures"]:
-        assert is_own_png(runs / name) and Image.open(runs / name).width > 1000
+        assert is_own_png(runs / name)
+        with Image.open(runs / name) as picture:
+            assert picture.width > 1000
     result = json.loads((runs / "post3" / "result.json").read_text())
     assert f"{result['top1']:.2f}%" in page and "--scheme post" in page
 

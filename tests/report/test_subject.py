@@ -40,7 +40,7 @@ def test_epochs_that_are_no_numbers_and_a_line_that_a_kill_cut_off(folder):
 @pytest.mark.parametrize("line", ["[]", "{", json.dumps({**EPOCH, "epoch": 0}), json.dumps({"phase": "qat"})])
 def test_lines_that_are_none(folder, line):
     (folder.path / "metrics.jsonl").write_text(json.dumps(EPOCH) + "\n" + line + "\n")
-    with pytest.raises(InputError, match="line 2 of .* is corrupt"):
+    with pytest.raises(InputError, match=r"line 2 of .* is corrupt"):
         folder.metrics()
 
 

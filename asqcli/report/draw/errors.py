@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from asqcli.pictures import literal, look, new_figure
-from asqcli.report.draw.parts import WIDTH, draw_spreads, legend_above, name_places, offsets
+from asqcli.report.draw.parts import WIDTH, draw_spreads, finite, legend_above, name_places, offsets
+from asqcli.report.findings import Spread
 from asqcli.report.subject import RunReport
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -28,20 +30,38 @@ def draw_output_errors(runs: Sequence[RunReport]) -> Figure:
 
 
 def draw_layer_errors(runs: Sequence[RunReport]) -> Figure:
-    """Draw what rounding does to the input and to the weights of each layer; the runs have the same layers."""
-    figure = new_figure(WIDTH, 5.6)
-    inputs, weights = figure.subplots(2, 1, sharex=True)
+    """Draw what rounding does to the input and to the weights of each layer; the runs have the same layers.
+
+    An operand that no run has an error of is left out.
+    """
+    has_inputs, has_weights = (any(error is not None for run in runs for error in operand(run)) for operand in OPERANDS)
+    count = has_inputs + has_weights
+    figure = new_figure(WIDTH, 1.6 + 2.0 * count)
+    panels: list[Axes] = list(figure.subplots(count, 1, sharex=True, squeeze=False).flatten())
     for run, offset in zip(runs, offsets(len(runs)), strict=True):
-        style, layers = look(run.index), run.findings.layers
-        draw_spreads(inputs, [layer.activation_error for layer in layers], style, run.label, offset=offset)
-        there = [(k + offset, layer.weight_error) for k, layer in enumerate(layers) if layer.weight_error is not None]
-        weights.plot([place for place, _ in there], [error for _, error in there], style.line, marker=style.marker,
-                     color=style.colour, linewidth=1, markersize=4, label=literal(run.label))  # fmt: skip
-    name_places(inputs, [layer.name for layer in runs[0].findings.layers])
-    name_places(weights, [layer.name for layer in runs[0].findings.layers])
-    inputs.tick_params(labelbottom=False)
-    for axes, what in ((inputs, "input"), (weights, "weights")):
+        style = look(run.index)
+        if has_inputs:
+            draw_spreads(panels[0], _input_errors(run), style, run.label, offset=offset)
+        if has_weights:
+            places = [k + offset for k in range(len(run.findings.layers))]
+            panels[-1].plot(places, finite(_weight_errors(run)), style.line, marker=style.marker, color=style.colour,
+                            linewidth=1, markersize=4, label=literal(run.label))  # fmt: skip
+    for axes in panels:
+        name_places(axes, [layer.name for layer in runs[0].findings.layers])
         axes.set_yscale("log")
+        axes.tick_params(labelbottom=axes is panels[-1])
+    for axes, what in zip(panels, ["input"] * has_inputs + ["weights"] * has_weights, strict=True):
         axes.set_ylabel(f"relative error of the {what}")
-    legend_above(figure, inputs, weights)
+    legend_above(figure, *panels)
     return figure
+
+
+def _input_errors(run: RunReport) -> list[Spread | None]:
+    return [layer.activation_error for layer in run.findings.layers]
+
+
+def _weight_errors(run: RunReport) -> list[float | None]:
+    return [layer.weight_error for layer in run.findings.layers]
+
+
+OPERANDS = (_input_errors, _weight_errors)
