@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from asqcli.pictures import literal, look, new_figure
-from asqcli.report.draw.parts import WIDTH, draw_spreads, finite, legend_above, name_places, offsets
+from asqcli.pictures import look, new_figure
+from asqcli.report.draw.parts import WIDTH, draw_spreads, legend_above, name_places, offsets
 from asqcli.report.findings import Spread
 from asqcli.report.subject import RunReport
 
@@ -34,23 +34,15 @@ def draw_layer_errors(runs: Sequence[RunReport]) -> Figure:
 
     An operand that no run has an error of is left out.
     """
-    has_inputs, has_weights = (any(error is not None for run in runs for error in operand(run)) for operand in OPERANDS)
-    count = has_inputs + has_weights
-    figure = new_figure(WIDTH, 1.6 + 2.0 * count)
-    panels: list[Axes] = list(figure.subplots(count, 1, sharex=True, squeeze=False).flatten())
-    for run, offset in zip(runs, offsets(len(runs)), strict=True):
-        style = look(run.index)
-        if has_inputs:
-            draw_spreads(panels[0], _input_errors(run), style, run.label, offset=offset)
-        if has_weights:
-            places = [k + offset for k in range(len(run.findings.layers))]
-            panels[-1].plot(places, finite(_weight_errors(run)), style.line, marker=style.marker, color=style.colour,
-                            linewidth=1, markersize=4, label=literal(run.label))  # fmt: skip
-    for axes in panels:
+    shown = {what: errors for what, errors in OPERANDS.items() if any(e is not None for r in runs for e in errors(r))}
+    figure = new_figure(WIDTH, 1.6 + 2.0 * len(shown))
+    panels: list[Axes] = list(figure.subplots(len(shown), 1, sharex=True, squeeze=False).flatten())
+    for axes, (what, errors) in zip(panels, shown.items(), strict=True):
+        for run, offset in zip(runs, offsets(len(runs)), strict=True):
+            draw_spreads(axes, errors(run), look(run.index), run.label, offset=offset)
         name_places(axes, [layer.name for layer in runs[0].findings.layers])
-        axes.set_yscale("log")
         axes.tick_params(labelbottom=axes is panels[-1])
-    for axes, what in zip(panels, ["input"] * has_inputs + ["weights"] * has_weights, strict=True):
+        axes.set_yscale("log")
         axes.set_ylabel(f"relative error of the {what}")
     legend_above(figure, *panels)
     return figure
@@ -60,8 +52,9 @@ def _input_errors(run: RunReport) -> list[Spread | None]:
     return [layer.activation_error for layer in run.findings.layers]
 
 
-def _weight_errors(run: RunReport) -> list[float | None]:
-    return [layer.weight_error for layer in run.findings.layers]
+def _weight_errors(run: RunReport) -> list[Spread | None]:
+    errors = (layer.weight_error for layer in run.findings.layers)
+    return [None if error is None else Spread(*[error] * 5) for error in errors]  # the same for all images
 
 
-OPERANDS = (_input_errors, _weight_errors)
+OPERANDS = {"input": _input_errors, "weights": _weight_errors}

@@ -11,6 +11,7 @@ from asqcli.report.draw.curves import draw_curves
 from asqcli.report.draw.errors import draw_layer_errors, draw_output_errors
 from asqcli.report.draw.rounding import draw_inputs, draw_levels
 from asqcli.report.draw.study import draw_study
+from asqcli.report.findings import LayerFinding
 from asqcli.report.study import Study
 from asqcli.report.subject import RunReport
 
@@ -98,7 +99,7 @@ def _draw_errors(runs: Sequence[RunReport]) -> Iterator[Drawing]:
         )
         yield Drawing(f"outputs_{number}", "Output error, accumulated", caption, draw_output_errors(some))
     for number, some in enumerate(_alike(runs, lambda run: [layer.name for layer in run.findings.layers]), 1):
-        if any(layer.activation_error or layer.weight_error for run in some for layer in run.findings.layers):
+        if any(_has_error(layer) for run in some for layer in run.findings.layers):
             caption = (
                 "What rounding and clipping do to the operands of each layer, its own input in the quantized network "
                 f"and its weights: |quantized - float| / |float|, L2 norms. {SPREADS} Weights have one error each."
@@ -118,6 +119,10 @@ def _draw_betas(runs: Sequence[RunReport]) -> Iterator[Drawing]:
             )
             figure = draw_betas_in_training(run)
             yield Drawing(f"betas_training_{run.index + 1}", f"β over training: {run.label}", caption, figure)
+
+
+def _has_error(layer: LayerFinding) -> bool:
+    return layer.activation_error is not None or layer.weight_error is not None
 
 
 def _measured_adapters(run: RunReport) -> list[str]:
