@@ -15,6 +15,7 @@ from asqcli.report.study import Study, StudyDocument
 from tests.report.conftest import NAN, made_up_run, spread
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.slow
 
 LEAST = 0.02  # share of a picture that is not white
 

@@ -43,6 +43,7 @@ def draw_layer_errors(runs: Sequence[RunReport]) -> Figure:
         name_places(axes, [layer.name for layer in runs[0].findings.layers])
         axes.tick_params(labelbottom=axes is panels[-1])
         axes.set_yscale("log")
+        axes.grid(axis="y", which="minor", linewidth=0.3)
         axes.set_ylabel(f"relative error of the {what}")
     legend_above(figure, *panels)
     return figure

@@ -179,7 +179,7 @@ def _layer(
 
 def _far_in_words(layer: LayerFinding) -> str:
     return (
-        f"the weights of `{layer.name}` lie far beyond their levels (relative error {layer.weight_error:.2f}): with "
+        f"the levels of `{layer.name}` do not fit its weights any more (relative error {layer.weight_error:.2f}): with "
         "quantizers off the network is another one, and output errors say little"
     )
 
