@@ -39,6 +39,26 @@ def measure_steps(network: NativeNetwork) -> dict[str, Any]:
         steps: from the longest together to the shortest, each with its name, how many there are, the time of one and of
             all in microseconds, multiply-adds a second in billions (as in the direct form) and their part of the peak.
     """
+    ops, seconds = network.plans[0].ops, _step_seconds(network)
+    peak = _peak(network.kernel_index)
+    return {"peak_gmacs": peak and round(peak, 1), "steps": _by_name(ops, seconds, peak)}
+
+
+def layer_microseconds(network: NativeNetwork) -> dict[str, float]:
+    """Return the time of each convolution and linear layer by its name, with all that is fused with it.
+
+    On one thread, on one random image; a layer that is called twice has the time of both calls.
+    """
+    plan, times = network.plans[0], dict[str, float]()
+    convs = [median for op, median in zip(plan.ops, map(statistics.median, _step_seconds(network)), strict=True)
+             if op.kind == abi.OP_CONV]  # fmt: skip
+    for (node, _), seconds in zip(plan.layers, convs, strict=True):
+        times[node.name] = times.get(node.name, 0.0) + round(1e6 * seconds, 2)
+    return times
+
+
+def _step_seconds(network: NativeNetwork) -> list[list[float]]:
+    """Return the times of each step, in the order of the steps."""
     plan = network.plans[0]
     run(plan, network.kernel_index, _random_image(network))
     addresses = [ctypes.byref(op) for op in plan.ops]
@@ -49,8 +69,7 @@ def measure_steps(network: NativeNetwork) -> dict[str, Any]:
             begin = clock()
             run_step(network.kernel_index, address, 1)
             times.append(clock() - begin)
-    peak = _peak(network.kernel_index)
-    return {"peak_gmacs": peak and round(peak, 1), "steps": _by_name(plan.ops, seconds, peak)}
+    return seconds
 
 
 def _random_image(network: NativeNetwork) -> np.ndarray:

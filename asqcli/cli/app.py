@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes, streams, study
+from asqcli.cli import evaluate, export, infer, overhead, quantize, recipes, report, streams, study
 from asqcli.errors import AsqError, ExitCode, InputError, UsageError, did_you_mean, first_line, ran_out_of_memory
 from asqcli.places import place_in_user_code
 from asqcli.processes.failures import told_elsewhere
@@ -41,6 +41,7 @@ app.command("overhead", cls=_Command)(overhead.overhead)
 app.command("export", cls=_Command)(export.export)
 app.command("infer", cls=_Command)(infer.infer)
 app.command("study", cls=_Command)(study.study)
+app.command("report", cls=_Command)(report.report)
 app.add_typer(recipes.app, name="recipe")
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)

@@ -70,6 +70,7 @@ def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, 
     from asqcli.export.onnx import write_onnx
     from asqcli.export.proof import Prover
     from asqcli.files import write_atomically
+    from asqcli.run.artifact import to_artifact
     from asqcli.run.checkpoint import load_checkpoint
     from asqcli.run.restore import restore_model, unfinished, unproven
 
@@ -77,7 +78,7 @@ def _write(file: Path, format_: Format, path: Path, run: str, data: str | None, 
     warn(unfinished(path, checkpoint))
     remark(unproven(checkpoint, run))
     network = restore_model(checkpoint, source=run, factory=model)
-    artifact = _export(checkpoint, network)
+    artifact = to_artifact(checkpoint, network, tell=remark)
     samples, split = _open_data(checkpoint, data) if data is not None else (None, None)
     prover = Prover(network, artifact.document.input, _real_inputs(split))
     proofs = []
@@ -134,33 +135,6 @@ def _refuse_to_overwrite(file: Path, format_: Format) -> None:
         raise UsageError(f"`{file}` is a folder", "--out names the file")
     if not is_earlier(file) and file.exists():
         raise UsageError(f"`{file}` is there already, and is no network that asq exported", "choose another `--out`")
-
-
-def _export(checkpoint: Checkpoint, network: nn.Module) -> Artifact:
-    """Return the network of a run as an artifact, with its preprocessing, classes and provenance."""
-    from asqcli import __version__
-    from asqcli.artifact import document as doc
-    from asqcli.cli.console import remark
-    from asqcli.data.layout import NAMES
-    from asqcli.export.network import export_network
-    from asqcli.models.names import is_factory
-    from asqcli.recipe.schema import scheme_of
-
-    recipe = checkpoint.recipe
-    data = recipe.data
-    # No paths: exporting a run twice, on two machines, gives the same bytes.
-    provenance = doc.Provenance(
-        asqcli=__version__,
-        model=recipe.model.rpartition(":")[2] if is_factory(recipe.model) else recipe.model,
-        scheme=scheme_of(recipe.weights.quantizer, recipe.activations.quantizer),
-        data=data.name if data.name in NAMES else None,
-        seed=recipe.train.seed,
-        epochs=recipe.train.epochs,
-    )
-    preprocessing = doc.Input(image_size=data.image_size, resize=data.resize, mean=data.mean, std=data.std)
-    return export_network(
-        network, classes=checkpoint.classes, preprocessing=preprocessing, provenance=provenance, tell=remark
-    )
 
 
 def _open_data(checkpoint: Checkpoint, data: str) -> tuple[DataSet[Samples], Split]:

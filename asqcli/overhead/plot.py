@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asqcli.errors import MachineError, UsageError
+from asqcli.errors import UsageError
 from asqcli.files import write_atomically
+from asqcli.pictures import literal, new_figure, png, require_matplotlib, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +29,7 @@ def check_plot(path: Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise UsageError(f"`--plot` writes PNG, and `{path}` does not end in .png")
-    if find_spec("matplotlib") is None:
-        raise MachineError("`--plot` needs matplotlib", "pip install 'asqcli[report]'")
+    require_matplotlib("`--plot`")
 
 
 def write_plot(path: Path, title: str, rows: Sequence[Row]) -> None:
@@ -42,21 +40,18 @@ def write_plot(path: Path, title: str, rows: Sequence[Row]) -> None:
     Raises:
         MachineError: the file cannot be written.
     """
-    picture = io.BytesIO()
-    _draw(title, rows).savefig(picture, format="png", dpi=150)
-    write_atomically(path, picture.getvalue())
+    with styled():
+        write_atomically(path, png(_draw(title, rows)))
 
 
 def _draw(title: str, rows: Sequence[Row]) -> Figure:
-    from matplotlib.figure import Figure  # not pyplot, which looks for a screen
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    figure.suptitle(f"What the adapters of ASQ add to {title}")
+    figure = new_figure(9, 4)
+    figure.suptitle(f"What the adapters of ASQ add to {literal(title)}")
     storage, compute = figure.subplots(1, 2)
     _bars(storage, rows, {"as published": "param_percent", "as stored by export": "stored_param_percent"},
           (COLOURS["published"], COLOURS["stored"]))  # fmt: skip
     storage.set_ylabel("storage added, % of the rest")
-    storage.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    storage.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     _bars(compute, rows, {"as published": "compute_percent"}, (COLOURS["compute"],))
     compute.set_ylabel("operations added, % (as published)")
     return figure
@@ -70,4 +65,3 @@ def _bars(axes: Axes, rows: Sequence[Row], keys: dict[str, str], colours: Sequen
         axes.bar_label(bars, fmt="{:.2f}", padding=2, fontsize=8)
     axes.set_xticks(range(len(rows)), [f"{row['bits']} bits" for row in rows])
     axes.margins(y=0.15)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -53,10 +53,19 @@ class WeightQuantizer(nn.Module, ABC):
         for parameter in self.parameters(recurse=False):
             parameter.clamp_(min=SMALLEST_STEP)
 
+    @torch.no_grad()
+    def before_rounding(self, weight: Tensor) -> Tensor:
+        """Return what `to_levels` rounds: the weight in units of the level table, shape of `weight`."""
+        _, scale = self.to_levels(weight)
+        return self._normalized(weight) / self._over_channels(scale, weight)
+
     @property
     def integer(self) -> bool:
         """Are all levels integers, so that an integer engine can run them?"""
         return True
+
+    def _normalized(self, weight: Tensor) -> Tensor:
+        return weight
 
     def extra_repr(self) -> str:
         return str(self.spec)

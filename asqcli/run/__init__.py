@@ -20,4 +20,5 @@ teacher       the float network, kept to teach its quantized twin
 named_teacher any other network that teaches
 result        what a finished run came to
 restore       a run folder or checkpoint to the network that it holds
+artifact      that network as integers
 """

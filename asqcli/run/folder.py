@@ -8,6 +8,7 @@ split, `checkpoints/float` where the float network teaches, `checkpoints/teacher
 result.json                       written last: present means finished
 .lock                             there while a process trains
 NAME.asq  NAME.onnx               what `asq export` writes without `--out`; NAME is the folder's
+report.html  report_files/*.png   what `asq report` writes without `--out`
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from asqcli.errors import InputError, UsageError
 from asqcli.files import PART, check_readable, machine_errors, what_is_wrong, write_atomically
+from asqcli.pictures import is_own_png
 from asqcli.recipe.load import read_recipe
 from asqcli.recipe.schema import Recipe
 from asqcli.run.sole_writer import sole_writer
@@ -37,6 +39,7 @@ RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
     "environment.json",
 )
 CHECKPOINTS = "checkpoints"
+REPORT, REPORT_FILES = "report.html", "report_files"
 LAST, BEST, FLOAT_TEACHER, TEACHER = "last", "best", "float", "teacher"
 LOCK = ".lock"
 EXPORT_SUFFIXES = (".asq", ".onnx")
@@ -50,6 +53,20 @@ class _Environment(BaseModel):
 
     processes: Annotated[int, Field(ge=1)] = 1  # earlier runs had one, and said nothing of it
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class _Epoch(BaseModel):
+    """What is read again of a line of `metrics.jsonl`, besides whatever else stands there."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    phase: str
+    epoch: Annotated[int, Field(ge=1)]
+    train_loss: float
+    train_top1: float
+    top1: float | None = None
+    loss: float | None = None
+    beta: dict[str, tuple[float, float]] = {}
 
 
 class _Result(BaseModel):
@@ -190,21 +207,34 @@ class RunFolder:
         Raises:
             InputError: `environment.json` is corrupt.
         """
-        environment = self._read_json(ENVIRONMENT, _Environment) or {}
+        environment = self.environment()
         return environment.get("threads") if environment.get("processes", 1) == processes else None
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """Return the record of each epoch so far, without what a killed process left half written.
+    def environment(self) -> dict[str, Any]:
+        """Return what the run ran on, nothing where that was not kept.
 
         Raises:
-            InputError: somebody changed them to something else.
+            InputError: `environment.json` is corrupt.
+        """
+        return self._read_json(ENVIRONMENT, _Environment) or {}
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of the metrics, one for each epoch; one that a kill cut off is passed over.
+
+        Raises:
+            InputError: a line is not of a run.
         """
         path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise InputError(f"`{path}` is corrupt: {error}") from error
+        if not path.is_file():
+            return []
+        check_readable(path)
+        whole = path.read_bytes().rpartition(b"\n")[0].splitlines()
+        for number, line in enumerate(whole, 1):
+            try:
+                _Epoch.model_validate_json(line)
+            except ValidationError as error:
+                raise InputError(f"line {number} of `{path}` is corrupt: {what_is_wrong(error)}") from error
+        return [json.loads(line) for line in whole]
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to the metrics."""
@@ -273,11 +303,14 @@ def _refuse_to_delete(path: Path) -> None:
     """
     if not all((path / name).is_file() for name in (RECIPE, ENVIRONMENT)):
         raise UsageError(f"`{path}` is not the folder of a run, and --force replaces nothing else")
-    files = {RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT, LOCK} | {path.resolve().name + s for s in EXPORT_SUFFIXES}
+    files = {RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT, LOCK, REPORT}
+    files |= {path.resolve().name + suffix for suffix in EXPORT_SUFFIXES}
+    pictures = {entry.name for entry in (path / REPORT_FILES).glob("*.png") if is_own_png(entry)}
     checkpoints = {LAST, BEST, FLOAT_TEACHER, TEACHER}
-    for folder, known in ((path, files), (path / CHECKPOINTS, checkpoints)):
+    folders = {path: files, path / CHECKPOINTS: checkpoints, path / REPORT_FILES: pictures}
+    for folder, known in folders.items():
         for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if entry == path / CHECKPOINTS and entry.is_dir():
+            if entry in folders and entry.is_dir():
                 continue
             # A run that was killed leaves what it was about to write as a `.part`, or under a name of safetensors'.
             unfinished = folder.name == CHECKPOINTS and entry.name.startswith(SAFETENSORS_PART)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asqcli.artifact import nodes
-from asqcli.bench.steps import measure_steps
+from asqcli.bench.steps import layer_microseconds, measure_steps
 from asqcli.engine import Session
 from asqcli.engine.dispatch import NATIVE_KERNELS, usable_kernels
 from tests.engine.networks import Maker
@@ -22,7 +22,12 @@ def test_steps_of_a_network(kernel):
     value = make.add(nodes.AdaptiveAvgPool, value, output_size=(1, 1))
     value = make.add(nodes.Reshape, value, shape=(16,))
     make.layer(value, (5, 16), qmin=0, qmax=15)
-    measured = measure_steps(Session(make.artifact(5), kernel=kernel).network)
+    network = Session(make.artifact(5), kernel=kernel).network
+    layers = layer_microseconds(network)
+    nodes_of_layers = [node for node in network.artifact.document.nodes if node.op in ("conv", "linear")]
+    assert list(layers) == [node.name for node in nodes_of_layers]
+    assert min(layers.values()) > 0
+    measured = measure_steps(network)
     steps = {step["step"]: step for step in measured["steps"]}
     # No row sums: the convolution before the mean makes them.
     assert set(steps) == {"conv 3x3 3x8x8 to 16", "depthwise 3x3 16x8x8 to 16", "mean 16x8x8", "linear 16 to 5"}

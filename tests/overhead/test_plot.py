@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from asqcli import pictures
 from asqcli.errors import MachineError, UsageError
 from asqcli.overhead import plot
 
@@ -32,7 +33,7 @@ def test_what_cannot_be_drawn_is_told_first(monkeypatch):
     plot.check_plot(Path("a.PNG"))
     with pytest.raises(UsageError, match=r"does not end in \.png"):
         plot.check_plot(Path("a.pdf"))
-    monkeypatch.setattr(plot, "find_spec", lambda name: None)
+    monkeypatch.setattr(pictures, "find_spec", lambda name: None)
     with pytest.raises(MachineError) as failure:
         plot.check_plot(Path("a.png"))
     assert failure.value.hint == "pip install 'asqcli[report]'"
