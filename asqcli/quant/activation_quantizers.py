@@ -75,13 +75,19 @@ class StepSizeQuantizer(ActivationQuantizer):
         self.dequantizes_as_printed = isinstance(spec, AsqActivations) and spec.dequantize_by == "step_size"
 
     def forward(self, x: Tensor) -> Tensor:
-        qmin, qmax, scale = self.qmin, self.qmax, gradient_scale(x[0].numel(), self.qmax)
+        qmin, qmax, scale = self.qmin, self.qmax, gradient_scale(x.shape[1:].numel(), self.qmax)
         if self.adapter is None:
             return fake_quantize(x, self.step_size, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
         if self._is_one_pass(x):
-            layers, channels_last = self.adapter.layers_in_training(), self.adapter.channels_last
             return fake_quantize_adapted(
-                x, self.step_size, layers, qmin=qmin, qmax=qmax, step_gradient_scale=scale, channels_last=channels_last
+                x,
+                self.step_size,
+                [(layer.weight, layer.bias) for layer in self.adapter.linears],
+                self.adapter.rounded,
+                qmin=qmin,
+                qmax=qmax,
+                step_gradient_scale=scale,
+                channels_last=self.adapter.channels_last,
             )
         beta = self.adapter(x)
         x_hat = fake_quantize(x, self.step_size, beta, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
@@ -156,7 +162,7 @@ class OffsetQuantizer(ActivationQuantizer):
         self.offset = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = gradient_scale(x[0].numel(), self.qmax)
+        scale = gradient_scale(x.shape[1:].numel(), self.qmax)
         return fake_quantize_offset(x, self.step_size, self.offset, qmax=self.qmax, gradient_scale=scale)
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ Both are one autograd function over a grid, each of whose passes over memory is 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -77,6 +77,7 @@ def fake_quantize_adapted(
     x: Tensor,
     step_size: Tensor,
     layers: list[tuple[Tensor, Tensor]],
+    round_weight: Callable[[Tensor], Tensor],
     *,
     qmin: int,
     qmax: int,
@@ -91,10 +92,11 @@ def fake_quantize_adapted(
         x: (N, C, H, W), or (N, .., C) when `channels_last`; float32 on the CPU, where `native.takes` it.
         step_size: ().
         layers: (weight, bias) of the adapter's one or two linear layers; beta is 1 + t, below 0 1 / (1 - t).
+        round_weight: to what the adapter multiplies by; its gradient is the weight's, by STE.
     """
     tensors = (tensor for layer in layers for tensor in layer)
     grid = UniformGrid(qmin, qmax)
-    return _AdaptedFakeQuantize.apply(x, step_size, grid, step_gradient_scale, channels_last, *tensors)
+    return _AdaptedFakeQuantize.apply(x, step_size, grid, step_gradient_scale, channels_last, round_weight, *tensors)
 
 
 def fake_quantize_to_levels(
@@ -129,7 +131,7 @@ def computed_again(x_hat: Tensor) -> Generator[None]:
     if getattr(node, "_forward_cls", None) not in (_FakeQuantize, _AdaptedFakeQuantize) or _others_decide():
         yield
         return
-    x, scale, *_ = (saved.detach() for saved in node.saved_tensors)
+    x, scale = (saved.detach() for saved in node.saved_tensors[:2])
     grid = node.grid
     place = x_hat.data_ptr(), x_hat.shape, x_hat.stride()
 
@@ -139,11 +141,16 @@ def computed_again(x_hat: Tensor) -> Generator[None]:
     def give_back(kept: Tensor | None) -> Tensor:
         if kept is not None:
             return kept
-        with record_function(COMPUTED_AGAIN):
+        with _named(COMPUTED_AGAIN):
             return dispatch.fake_quantize(x, scale, grid)
 
     with saved_tensors_hooks(keep, give_back):
         yield
+
+
+def _named(name: str) -> AbstractContextManager[object]:
+    """Return the context that has a name in a profile; the name alone takes longer than a small tensor's pass."""
+    return record_function(name) if torch.autograd._profiler_enabled() else nullcontext()  # pyright: ignore[reportPrivateUsage]
 
 
 def _others_decide() -> bool:
@@ -180,8 +187,16 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step_size: Tensor, grid: Grid, factor: float, channels_last: bool, *layers: Tensor
+        ctx: Any,
+        x: Tensor,
+        step_size: Tensor,
+        grid: Grid,
+        factor: float,
+        channels_last: bool,
+        round_weight: Callable[[Tensor], Tensor],
+        *layers: Tensor,
     ) -> Tensor:
+        layers = tuple(tensor if index % 2 else round_weight(tensor) for index, tensor in enumerate(layers))
         x_hat, answers = adapted_fake_quantize(x, step_size, _in_pairs(layers), grid, channels_last=channels_last)
         ctx.save_for_backward(x, *answers, step_size, *layers)
         ctx.grid, ctx.factor, ctx.channels_last = grid, factor, channels_last
@@ -196,7 +211,7 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
             grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last
         )
         grads = (tensor for layer in grad_layers for tensor in layer)
-        return grad_x, grad_step_size * ctx.factor, None, None, None, *grads
+        return grad_x, grad_step_size * ctx.factor, None, None, None, None, *grads
 
 
 def _in_pairs(layers: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -73,6 +73,10 @@ class WeightQuantizer(nn.Module, ABC):
         """View the weights that share a scale parameter as the rows of a matrix."""
         return weight.reshape(self.scale_parameter_shape[0], -1)
 
+    def _sharing(self, weight: Tensor) -> int:
+        """Return how many weights share a scale parameter."""
+        return weight.numel() // self.scale_parameter_shape[0]
+
     @staticmethod
     def _over_channels(parameter: Tensor, weight: Tensor) -> Tensor:
         """Shape a (C_out,) or (1,) parameter so that it broadcasts over `weight`."""
@@ -93,7 +97,7 @@ class UniformWeightQuantizer(WeightQuantizer):
             self._over_channels(self.step_size, weight),
             qmin=self.qmin,
             qmax=self.qmax,
-            step_gradient_scale=gradient_scale(self._rows(weight).shape[1], self.qmax),
+            step_gradient_scale=gradient_scale(self._sharing(weight), self.qmax),
         )
 
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +140,7 @@ class LevelWeightQuantizer(WeightQuantizer):
             weight,
             self._over_channels(self.clipping_threshold, weight),
             self.level_set,
-            threshold_gradient_scale=gradient_scale(self._rows(weight).shape[1], len(self.level_set.magnitudes)),
+            threshold_gradient_scale=gradient_scale(self._sharing(weight), len(self.level_set.magnitudes)),
         )
 
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
