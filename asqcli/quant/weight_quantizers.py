@@ -35,6 +35,11 @@ class WeightQuantizer(nn.Module, ABC):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, shape of `weight`, real units."""
 
+    @property
+    @abstractmethod
+    def scale(self) -> Tensor:
+        """The real value of level 1, (C_out,) or (1,)."""
+
     @abstractmethod
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return levels (table entries, shape of `weight`) and weight_scale ((C_out,) or (1,), real units)."""
@@ -100,6 +105,10 @@ class UniformWeightQuantizer(WeightQuantizer):
             step_gradient_scale=gradient_scale(self._sharing(weight), self.qmax),
         )
 
+    @property
+    def scale(self) -> Tensor:
+        return self.step_size
+
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         step_size = self._over_channels(self.step_size, weight)
         return quantize(weight, step_size, qmin=self.qmin, qmax=self.qmax), self.step_size
@@ -142,6 +151,10 @@ class LevelWeightQuantizer(WeightQuantizer):
             self.level_set,
             threshold_gradient_scale=gradient_scale(self._sharing(weight), len(self.level_set.magnitudes)),
         )
+
+    @property
+    def scale(self) -> Tensor:
+        return self.clipping_threshold / self.level_set.largest
 
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         weight = self._normalized(weight)

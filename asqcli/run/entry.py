@@ -30,6 +30,7 @@ from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.context import RunContext, StopRequested, environment
 from asqcli.run.folder import LAST, RunFolder
 from asqcli.run.phases import Run, how_to_go_on
+from asqcli.run.precision import precision_in_words
 from asqcli.run.preflight import require_trainable
 from asqcli.run.restore import require_factory_named, restore_model, unproven
 from asqcli.run.start import Start, start_model
@@ -95,6 +96,8 @@ def resume_run(
     context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
+    for note in precision_in_words(recipe, specs, context.device):
+        context.reporter.note(note)
     run = Run(recipe, folder, data, context, model)
     return _interruptible(folder, context, lambda: run.resume(checkpoint, specs))
 
@@ -141,6 +144,8 @@ def _load(recipe: Recipe, context: RunContext, source: str) -> tuple[DataSet[Spl
         classes=len(data.classes),
         tell=context.reporter.note,
     )
+    for note in precision_in_words(recipe, specs, context.device):
+        context.reporter.note(note)
     return data, start, specs
 
 
