@@ -162,7 +162,8 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
 
 def _named(name: str) -> AbstractContextManager[object]:
     """Return the context that has a name in a profile; the name alone takes longer than a small tensor's pass."""
-    return record_function(name) if torch.autograd._profiler_enabled() else nullcontext()  # pyright: ignore[reportPrivateUsage]
+    profiled = torch._C._autograd._profiler_enabled()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    return record_function(name) if profiled else nullcontext()
 
 
 def _others_decide() -> bool:
