@@ -59,6 +59,9 @@ def quantize(
     batch_size: BatchSizeOption = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Learning rate at the start of the cosine.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", metavar="float32|bfloat16", help="What training multiplies in.")
+    ] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     nproc: NprocOption = None,
@@ -98,6 +101,7 @@ def quantize(
         "train.lr": (lr, "--lr"),
         "train.seed": (seed, "--seed"),
         "train.max_steps": (max_steps, "--max-steps"),
+        "train.precision": (precision, "--precision"),
     }
     request = Request(model, recipe, scheme, bits, flags, overrides or [])
     looks = {"--dry-run": dry_run, "--profile": profile}

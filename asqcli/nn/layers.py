@@ -24,6 +24,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from asqcli.arithmetic.constants import EXACT_FLOAT32
 from asqcli.nn.held_weights import held
 from asqcli.quant.activation_quantizers import ActivationQuantizer
+from asqcli.quant.bfloat16 import as_operand, as_result, operand_values
 from asqcli.quant.fake_quant import computed_again
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
@@ -101,6 +102,27 @@ class _QuantLayer(MixedIn):
     def compute_in_float(self, input: Tensor, *geometry: Geometry) -> Tensor:
         """Return what the float layer gives: for who looks at shapes."""
         return self._product(input, self.weight, self.bias, *geometry)
+
+    def compute_in_bfloat16(self, input: Tensor, dtype: torch.dtype, *geometry: Geometry) -> Tensor:
+        """Return what `compute` does in training, by a product of codes and levels in bfloat16's precision.
+
+        Args:
+            dtype: that codes and levels are handed over in, one of `asqcli.quant.bfloat16.MULTIPLIED`.
+        """
+        x_hat, x_scale = input, None
+        if self.activation_quantizer is not None:
+            x_hat, x_scale = self.activation_quantizer.fake_quantize(input)
+        weight, scale, weight_scale = self.weight, x_scale, None
+        if self.weight_quantizer is not None:
+            weight, of_channels = self.weight_quantizer(weight), self.weight_quantizer.scale.detach()
+            weight_scale = of_channels.reshape(-1, *[1] * (weight.dim() - 1))
+            over_output = self._over_channels(of_channels)
+            scale = over_output if x_scale is None else x_scale.detach() * over_output
+        operands = as_operand(x_hat, x_scale, dtype), as_operand(weight, weight_scale, dtype)
+        with computed_again(x_hat, operands[0], lambda again: operand_values(again, x_scale, dtype)):
+            y = as_result(self._product(*operands, None, *geometry))
+        y = y if scale is None else y * scale
+        return y if self.bias is None else y + self._over_channels(self.bias)
 
     def _forward_fake(self, x: Tensor, *geometry: Geometry) -> Tensor:
         x_hat = x if self.activation_quantizer is None else self.activation_quantizer(x)

@@ -38,9 +38,13 @@ class ActivationQuantizer(nn.Module, ABC):
     def extra_repr(self) -> str:
         return f"{self.spec}, {'signed' if self.signed else 'unsigned'}"
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Return the fake-quantized `x`, real units. `x`: (N, C, H, W), or (N, .., C) for a Linear layer."""
+        return self.fake_quantize(x)[0]
+
+    @abstractmethod
+    def fake_quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `forward(x)`, and the real value of code 1: () or (N, 1, .., 1)."""
 
     @abstractmethod
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,18 +78,27 @@ class StepSizeQuantizer(ActivationQuantizer):
         self.step_size = nn.Parameter(torch.ones(()))
         self.dequantizes_as_printed = isinstance(spec, AsqActivations) and spec.dequantize_by == "step_size"
 
-    def forward(self, x: Tensor) -> Tensor:
-        qmin, qmax, scale = self.qmin, self.qmax, gradient_scale(x[0].numel(), self.qmax)
+    def fake_quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        qmin, qmax, scale = self.qmin, self.qmax, gradient_scale(x.shape[1:].numel(), self.qmax)
         if self.adapter is None:
-            return fake_quantize(x, self.step_size, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
+            x_hat = fake_quantize(x, self.step_size, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
+            return x_hat, self.step_size
         if self._is_one_pass(x):
-            layers, channels_last = self.adapter.layers_in_training(), self.adapter.channels_last
             return fake_quantize_adapted(
-                x, self.step_size, layers, qmin=qmin, qmax=qmax, step_gradient_scale=scale, channels_last=channels_last
+                x,
+                self.step_size,
+                [(layer.weight, layer.bias) for layer in self.adapter.linears],
+                self.adapter.rounded,
+                qmin=qmin,
+                qmax=qmax,
+                step_gradient_scale=scale,
+                channels_last=self.adapter.channels_last,
             )
         beta = self.adapter(x)
         x_hat = fake_quantize(x, self.step_size, beta, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
-        return x_hat / beta if self.dequantizes_as_printed else x_hat
+        return (
+            (x_hat / beta, self.step_size) if self.dequantizes_as_printed else (x_hat, self.step_size * beta.detach())
+        )
 
     def _is_one_pass(self, x: Tensor) -> bool:
         """Can the adapter work in the same pass as the rounding?"""
@@ -123,8 +136,9 @@ class PactQuantizer(ActivationQuantizer):
         self.qmin = -self.qmax if signed else 0
         self.clipping_threshold = nn.Parameter(torch.ones(()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return fake_quantize_pact(x, self.clipping_threshold, qmin=self.qmin, qmax=self.qmax)
+    def fake_quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        qmin, qmax, step_size = self.integer_form()
+        return fake_quantize_pact(x, self.clipping_threshold, qmin=qmin, qmax=qmax), step_size
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         qmin, qmax, step_size = self.integer_form()
@@ -155,9 +169,10 @@ class OffsetQuantizer(ActivationQuantizer):
         self.step_size = nn.Parameter(torch.ones(()))
         self.offset = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: Tensor) -> Tensor:
-        scale = gradient_scale(x[0].numel(), self.qmax)
-        return fake_quantize_offset(x, self.step_size, self.offset, qmax=self.qmax, gradient_scale=scale)
+    def fake_quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scale = gradient_scale(x.shape[1:].numel(), self.qmax)
+        x_hat = fake_quantize_offset(x, self.step_size, self.offset, qmax=self.qmax, gradient_scale=scale)
+        return x_hat, self.step_size
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (codes minus zero point, step size); see the base class."""

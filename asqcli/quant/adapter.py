@@ -75,6 +75,10 @@ class Adapter(nn.Module):
         as_float = self.spec.bits == "float"
         return [(layer.weight if as_float else _RoundRows.apply(layer.weight), layer.bias) for layer in self.linears]
 
+    def rounded(self, weight: Tensor) -> Tensor:
+        """Return the weight of a layer as training multiplies by it, real units, without its gradient."""
+        return weight if self.spec.bits == "float" else _round_rows(weight)
+
     def _eval_output(self, x: Tensor) -> Tensor:
         if not self.channels_last:
             x = x.movedim(1, -1).contiguous()
@@ -93,12 +97,16 @@ class Adapter(nn.Module):
         return quantize(layer.weight, scale, qmin=-WEIGHT_QMAX, qmax=WEIGHT_QMAX), scale.squeeze(1)
 
 
+def _round_rows(weight: Tensor) -> Tensor:
+    return dispatch.round_rows(weight, WEIGHT_QMAX, SMALLEST_WEIGHT_STEP)
+
+
 class _RoundRows(torch.autograd.Function):
     """Weights, (outputs, inputs), in whole steps of their row. None is clipped: the step is made for the largest."""
 
     @staticmethod
     def forward(_ctx: Any, weight: Tensor) -> Tensor:
-        return dispatch.round_rows(weight, WEIGHT_QMAX, SMALLEST_WEIGHT_STEP)
+        return _round_rows(weight)
 
     @staticmethod
     def backward(_ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient

@@ -5,8 +5,8 @@ Both are one autograd function over a grid, each of whose passes over memory is 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -77,13 +77,14 @@ def fake_quantize_adapted(
     x: Tensor,
     step_size: Tensor,
     layers: list[tuple[Tensor, Tensor]],
+    round_weight: Callable[[Tensor], Tensor],
     *,
     qmin: int,
     qmax: int,
     step_gradient_scale: float = 1.0,
     channels_last: bool = False,
-) -> Tensor:
-    """Return `fake_quantize` of `x` by the beta that an adapter makes of it, as one function.
+) -> tuple[Tensor, Tensor]:
+    """Return `fake_quantize` of `x` by the beta that an adapter makes of it, and the adapted steps: one function.
 
     Gradients of `x` are those by STE and those through the adapter together (Eqs. 4 to 9).
 
@@ -91,10 +92,13 @@ def fake_quantize_adapted(
         x: (N, C, H, W), or (N, .., C) when `channels_last`; float32 on the CPU, where `native.takes` it.
         step_size: ().
         layers: (weight, bias) of the adapter's one or two linear layers; beta is 1 + t, below 0 1 / (1 - t).
+        round_weight: to what the adapter multiplies by; its gradient is the weight's, by STE.
+    Returns:
+        x_hat, shape of `x`; and the adapted step sizes, (N, 1, .., 1), without a gradient.
     """
     tensors = (tensor for layer in layers for tensor in layer)
     grid = UniformGrid(qmin, qmax)
-    return _AdaptedFakeQuantize.apply(x, step_size, grid, step_gradient_scale, channels_last, *tensors)
+    return _AdaptedFakeQuantize.apply(x, step_size, grid, step_gradient_scale, channels_last, round_weight, *tensors)
 
 
 def fake_quantize_to_levels(
@@ -119,31 +123,47 @@ def fake_quantize_to_levels(
 
 
 @contextmanager
-def computed_again(x_hat: Tensor) -> Generator[None]:
+def computed_again(
+    x_hat: Tensor, operand: Tensor | None = None, make_operand: Callable[[Tensor], Tensor] = lambda x_hat: x_hat
+) -> Generator[None]:
     """Let what saves a fake-quantized `x_hat` for its backward meanwhile compute it again there instead of keeping it.
 
     What it was made from is kept in any case, and is often the result of a ReLU that keeps it, too: a layer then holds
     as many values as a float one. The price is one more pass.
+
+    Args:
+        operand: what is saved, where that is not `x_hat` itself but made of it by `make_operand`.
     """
     node: Any = x_hat.grad_fn
     if getattr(node, "_forward_cls", None) not in (_FakeQuantize, _AdaptedFakeQuantize) or _others_decide():
         yield
         return
-    x, scale, *_ = (saved.detach() for saved in node.saved_tensors)
+    x, scale = (saved.detach() for saved in node.saved_tensors[:2])
     grid = node.grid
-    place = x_hat.data_ptr(), x_hat.shape, x_hat.stride()
+    place = _place(x_hat if operand is None else operand)
 
     def keep(saved: Tensor) -> Tensor | None:
-        return None if (saved.data_ptr(), saved.shape, saved.stride()) == place else saved
+        return None if _place(saved) == place else saved
 
     def give_back(kept: Tensor | None) -> Tensor:
         if kept is not None:
             return kept
-        with record_function(COMPUTED_AGAIN):
-            return dispatch.fake_quantize(x, scale, grid)
+        with _named(COMPUTED_AGAIN):
+            return make_operand(dispatch.fake_quantize(x, scale, grid))
 
     with saved_tensors_hooks(keep, give_back):
         yield
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """Return where in memory a tensor lies, and how."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _named(name: str) -> AbstractContextManager[object]:
+    """Return the context that has a name in a profile; the name alone takes longer than a small tensor's pass."""
+    profiled = torch._C._autograd._profiler_enabled()  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    return record_function(name) if profiled else nullcontext()
 
 
 def _others_decide() -> bool:
@@ -180,23 +200,33 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step_size: Tensor, grid: Grid, factor: float, channels_last: bool, *layers: Tensor
-    ) -> Tensor:
+        ctx: Any,
+        x: Tensor,
+        step_size: Tensor,
+        grid: Grid,
+        factor: float,
+        channels_last: bool,
+        round_weight: Callable[[Tensor], Tensor],
+        *layers: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        layers = tuple(tensor if index % 2 else round_weight(tensor) for index, tensor in enumerate(layers))
         x_hat, answers = adapted_fake_quantize(x, step_size, _in_pairs(layers), grid, channels_last=channels_last)
         ctx.save_for_backward(x, *answers, step_size, *layers)
         ctx.grid, ctx.factor, ctx.channels_last = grid, factor, channels_last
-        return x_hat
+        ctx.mark_non_differentiable(answers.scale)
+        ctx.set_materialize_grads(False)
+        return x_hat, answers.scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result with a gradient
         x, *answers = ctx.saved_tensors
         answers, (step_size, *layers) = Answers(*answers[:4]), answers[4:]
         grad_x, grad_step_size, grad_layers = adapted_fake_quantize_backward(
             grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last
         )
         grads = (tensor for layer in grad_layers for tensor in layer)
-        return grad_x, grad_step_size * ctx.factor, None, None, None, *grads
+        return grad_x, grad_step_size * ctx.factor, None, None, None, None, *grads
 
 
 def _in_pairs(layers: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

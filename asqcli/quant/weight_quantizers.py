@@ -35,6 +35,11 @@ class WeightQuantizer(nn.Module, ABC):
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, shape of `weight`, real units."""
 
+    @property
+    @abstractmethod
+    def scale(self) -> Tensor:
+        """The real value of level 1, (C_out,) or (1,)."""
+
     @abstractmethod
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return levels (table entries, shape of `weight`) and weight_scale ((C_out,) or (1,), real units)."""
@@ -82,6 +87,10 @@ class WeightQuantizer(nn.Module, ABC):
         """View the weights that share a scale parameter as the rows of a matrix."""
         return weight.reshape(self.scale_parameter_shape[0], -1)
 
+    def _sharing(self, weight: Tensor) -> int:
+        """Return how many weights share a scale parameter."""
+        return weight.numel() // self.scale_parameter_shape[0]
+
     @staticmethod
     def _over_channels(parameter: Tensor, weight: Tensor) -> Tensor:
         """Shape a (C_out,) or (1,) parameter so that it broadcasts over `weight`."""
@@ -102,8 +111,12 @@ class UniformWeightQuantizer(WeightQuantizer):
             self._over_channels(self.step_size, weight),
             qmin=self.qmin,
             qmax=self.qmax,
-            step_gradient_scale=gradient_scale(self._rows(weight).shape[1], self.qmax),
+            step_gradient_scale=gradient_scale(self._sharing(weight), self.qmax),
         )
+
+    @property
+    def scale(self) -> Tensor:
+        return self.step_size
 
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         step_size = self._over_channels(self.step_size, weight)
@@ -145,8 +158,12 @@ class LevelWeightQuantizer(WeightQuantizer):
             weight,
             self._over_channels(self.clipping_threshold, weight),
             self.level_set,
-            threshold_gradient_scale=gradient_scale(self._rows(weight).shape[1], len(self.level_set.magnitudes)),
+            threshold_gradient_scale=gradient_scale(self._sharing(weight), len(self.level_set.magnitudes)),
         )
+
+    @property
+    def scale(self) -> Tensor:
+        return self.clipping_threshold / self.level_set.largest
 
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         weight = self._normalized(weight)

@@ -170,6 +170,11 @@ class Train(Strict):
     max_steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="stop after so many steps; no warm-up then"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="what convolutions and linear layers multiply in while they train; in `bfloat16` quantized ones "
+        "multiply codes and levels, which are exact in it. Evaluation is the same",
+    )
     warmup: Warmup
     finetune: Finetune | None = Field(
         default=None,

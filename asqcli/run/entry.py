@@ -40,6 +40,7 @@ from asqcli.run.named_teacher import (
     require_not_replaced,
 )
 from asqcli.run.phases import Run, how_to_go_on
+from asqcli.run.precision import precision_in_words
 from asqcli.run.preflight import require_trainable
 from asqcli.run.restore import require_factory_named, restore_model, unproven
 from asqcli.run.start import Start, start_model
@@ -119,6 +120,8 @@ def resume_run(
     context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
+    for note in precision_in_words(recipe, specs, context.device):
+        context.reporter.note(note)
     run = Run(recipe, folder, data, context, model)
     return _interruptible(folder, context, lambda: run.resume(checkpoint, specs, kept))
 
@@ -173,6 +176,8 @@ def _load(
         classes=len(data.classes),
         tell=context.reporter.note,
     )
+    for note in precision_in_words(recipe, specs, context.device):
+        context.reporter.note(note)
     return data, start, specs, teacher
 
 

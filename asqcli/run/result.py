@@ -47,6 +47,7 @@ def result_document(
         **({"beta": list(span(betas))} if betas else {}),
         "warnings": facts.get("warnings", []),
         "epochs": progress.epoch,
+        "precision": recipe.train.precision,
         "seed": recipe.train.seed,
         "seconds": round(seconds, 1),
     }

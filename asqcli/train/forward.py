@@ -81,7 +81,10 @@ def backward_in_training(loss: Tensor) -> None:
         UnsupportedError: an operation of the network cannot be gone back through.
     """
     with backward_errors():
-        loss.backward()
+        # `loss.backward()` would leave the function modes, which what a network runs again here must see as before.
+        torch.autograd.Variable._execution_engine.run_backward(  # pyright: ignore[reportAttributeAccessIssue]
+            (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
 
 
 def backward_errors() -> AbstractContextManager[None]:

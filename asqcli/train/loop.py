@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
 from asqcli.measures import ACCURACY, Measure
 from asqcli.nn.modes import to_training
+from asqcli.nn.precision import FLOAT32, multiplying_in
 from asqcli.nn.prepare import project_steps
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import Stream, seed_everything
@@ -40,6 +42,7 @@ class PhaseSettings:
         batch_norm: `batch`, or `frozen` statistics.
         head: the layer that steps `head_rate` times as fast as all others, if any.
         step_lr, adapter_lr: as for `make_optimizer`.
+        precision: that forward and backward multiply in.
     """
 
     epochs: int
@@ -56,6 +59,7 @@ class PhaseSettings:
     head_rate: float = 1.0
     step_lr: float = 1.0
     adapter_lr: float = 1.0
+    precision: str = FLOAT32
 
 
 class Phase:
@@ -210,15 +214,15 @@ class Phase:
         """Take one step by this process's part of a batch; return (sum of losses, images right, images) of all."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group[RATE]
-        with as_one_batch(self.processes):
+        with self._as_it_trains():
             logits = logits_in_training(self.model, images, self.classes)
-            loss = self.objective(logits, labels, images)
+        loss = self.objective(logits, labels, images)  # outside: a teacher evaluates
         right = int((logits.argmax(dim=1) == labels).sum())
         loss_sum, correct, count = self.processes.sum(loss.item() * len(labels), right, len(labels))
         if not math.isfinite(loss_sum):
             self._diverged(loss_sum, images)
         self.optimizer.zero_grad(set_to_none=True)
-        with as_one_batch(self.processes):  # a network may run parts of its forward again
+        with self._as_it_trains():  # a network may run parts of its forward again
             backward_in_training(self.processes.weigh(loss, len(labels)))
         self.processes.add_gradients(self.model, int(count))
         self.optimizer.step()
@@ -227,8 +231,16 @@ class Phase:
             hook.after_step(self.model)
         return loss_sum, int(correct), int(count)
 
+    @contextmanager
+    def _as_it_trains(self) -> Generator[None]:
+        """Hold what a forward in training and its backward run in."""
+        with as_one_batch(self.processes), multiplying_in(self.settings.precision, self.device):
+            yield
+
     def _diverged(self, loss: float, images: torch.Tensor) -> None:
-        p, origins = self.progress, self.processes.texts(first_nonfinite(self.model, images) or "")
+        with multiplying_in(self.settings.precision, self.device):
+            found = first_nonfinite(self.model, images)
+        p, origins = self.progress, self.processes.texts(found or "")
         origin = next(filter(None, origins), None)  # one process's part may be finite
         where = f"; the first NaN or infinity is in {origin}" if origin else ""
         raise DivergedError(

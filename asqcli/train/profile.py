@@ -1,4 +1,4 @@
-"""Where a training step goes: the float and the quantized step side by side, their memory, the quantized operators."""
+"""Where a training step goes: float steps and the quantized one side by side, their memory, the quantized operators."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from asqcli.nn.calibration import calibrate
 from asqcli.nn.modes import to_training
+from asqcli.nn.precision import BFLOAT16, FLOAT32, multiplies_bfloat16, multiplying_in
 from asqcli.nn.prepare import project_steps
 from asqcli.quant.fake_quant import COMPUTED_AGAIN
 from asqcli.quant.spec import LayerSpec
@@ -28,9 +29,12 @@ WARM_STEPS, TIMED_STEPS, TRACED_STEPS = 3, 10, 3
 ACTIVITIES = [torch.profiler.ProfilerActivity.CPU]
 # Names of operators to the part of the step that they belong to; the first that matches counts.
 SMALL_PARTS = "adapters, pools and linear layers"
+ROUNDING = "codes, and rounding to bfloat16"
 PARTS = {
     "FakeQuantize": "fake quantizers",
     COMPUTED_AGAIN: "fake quantizers",
+    "_Operand": ROUNDING,
+    "_Result": ROUNDING,
     "conv": "convolutions",
     "batch_norm": "batch norm",
     "mean": SMALL_PARTS,
@@ -47,25 +51,32 @@ class StepProfile:
     """What was measured.
 
     Attributes:
-        float_ms, quantized_ms: medians of a whole step, alternating in one run.
+        precision: that the quantized step multiplies in.
+        float_ms, float_bf16_ms, quantized_ms: medians of a whole step, taking turns in one run: of the float network in
+            float32 and in bfloat16, and of the quantized one. The second is None where nobody asked for bfloat16 and
+            nothing here multiplies it.
+        images_per_second: of quantized steps alone.
         sections_ms: forward, backward, update: medians of the quantized step.
-        operators: share of the quantized step's processor time by part, in percent, largest first.
+        parts: share of the quantized step's processor time by part, in percent, largest first.
         steps_per_epoch: that a run would take.
         float_peak_mib, peak_mib: the most memory that tensors take within a float and a quantized step, beyond what
             they hold before it.
     """
 
+    precision: str
     float_ms: float
+    float_bf16_ms: float | None
     quantized_ms: float
+    images_per_second: float
     sections_ms: dict[str, float]
-    operators: dict[str, float]
+    parts: dict[str, float]
     steps_per_epoch: int
     float_peak_mib: float
     peak_mib: float
 
     @property
     def ratio(self) -> float:
-        """The quantized step in units of the float step."""
+        """The quantized step in units of the float step in float32."""
         return self.quantized_ms / self.float_ms
 
 
@@ -87,9 +98,14 @@ def profile_step(
         classes: that the network tells apart.
     """
     batches = list(batches)
-    twin = copy.deepcopy(model)
+    twin, device = copy.deepcopy(model), batches[0][0].device
+    in_bfloat16 = train.precision == BFLOAT16 or multiplies_bfloat16(device)
     calibrate(model, specs, [images for images, _ in batches], start=start)
-    steps = {"float": _Step(twin, batches, train, classes), "quantized": _Step(model, batches, train, classes)}
+    steps = {
+        "float": _Step(twin, batches, train, classes, FLOAT32),
+        **({"float_bf16": _Step(copy.deepcopy(twin), batches, train, classes, BFLOAT16)} if in_bfloat16 else {}),
+        "quantized": _Step(model, batches, train, classes, train.precision),
+    }
     for step in steps.values():
         for _ in range(WARM_STEPS):
             step()
@@ -98,11 +114,15 @@ def profile_step(
         for name, step in steps.items():
             times[name].append(step())
     sections = steps["quantized"].sections
+    medians = {name: statistics.median(values) for name, values in times.items()}
     return StepProfile(
-        float_ms=statistics.median(times["float"]),
-        quantized_ms=statistics.median(times["quantized"]),
+        precision=train.precision,
+        float_ms=medians["float"],
+        float_bf16_ms=medians.get("float_bf16"),
+        quantized_ms=medians["quantized"],
+        images_per_second=round(1000 * len(batches[0][0]) / medians["quantized"], 1),
         sections_ms={name: statistics.median(values[WARM_STEPS:]) for name, values in sections.items()},
-        operators=_operators(steps["quantized"]),
+        parts=_parts(steps["quantized"]),
         steps_per_epoch=steps_per_epoch,
         float_peak_mib=_peak_mib(steps["float"]),
         peak_mib=_peak_mib(steps["quantized"]),
@@ -112,11 +132,14 @@ def profile_step(
 class _Step:
     """One step of training, timed by section."""
 
-    def __init__(self, model: nn.Module, batches: list[tuple[Tensor, Tensor]], train: Train, classes: int) -> None:
+    def __init__(
+        self, model: nn.Module, batches: list[tuple[Tensor, Tensor]], train: Train, classes: int, precision: str
+    ) -> None:
         to_training(model)
         if train.batch_norm == "frozen":
             freeze_norms(model)
         self.model, self.batches, self.classes, self.taken = model, batches, classes, 0
+        self.precision = precision
         self.optimizer = make_optimizer(
             model, train.optimizer, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
         )
@@ -127,8 +150,9 @@ class _Step:
         images, labels = self.batches[self.taken % len(self.batches)]
         self.taken += 1
         begin = time.perf_counter()
-        loss = self._timed("forward", lambda: F.cross_entropy(self._logits(images), labels))
-        self._timed("backward", lambda: (self.optimizer.zero_grad(set_to_none=True), backward_in_training(loss)))
+        with multiplying_in(self.precision, images.device):
+            loss = self._timed("forward", lambda: F.cross_entropy(self._logits(images), labels))
+            self._timed("backward", lambda: (self.optimizer.zero_grad(set_to_none=True), backward_in_training(loss)))
         self._timed("update", lambda: (self.optimizer.step(), project_steps(self.model)))
         return 1000 * (time.perf_counter() - begin)
 
@@ -144,7 +168,7 @@ class _Step:
         return result
 
 
-def _operators(step: _Step) -> dict[str, float]:
+def _parts(step: _Step) -> dict[str, float]:
     """Return the share of each part in the processor time of some steps, in percent."""
     with torch.profiler.profile(activities=ACTIVITIES, acc_events=True) as trace:
         for _ in range(TRACED_STEPS):

@@ -142,9 +142,10 @@ def test_profile_measures_and_leaves_nothing(tmp_path):
     done = asq("quantize", "resnet20", "--profile", "--json", "--batch-size", "32", *QUICK, cwd=tmp_path)
     document = json.loads(done.stdout)
     assert len(done.stderr.splitlines()) == 2  # the data and the weights, nothing of torch's
-    assert document["ratio"] > 0 and sum(document["operators"].values()) == pytest.approx(100, abs=1)
+    assert document["ratio"] > 0 and sum(document["parts"].values()) == pytest.approx(100, abs=1)
     assert {"forward", "backward", "update"} == document["sections_ms"].keys()
-    assert "fake quantizers" in document["operators"] and not (tmp_path / "runs").exists()
+    assert "fake quantizers" in document["parts"] and not (tmp_path / "runs").exists()
+    assert document["precision"] == "float32" and document["images_per_second"] > 0 and "float_bf16_ms" in document
     # Beyond what a float step keeps for its backward, a quantized one has the input of one layer at a time.
     assert 0.9 < document["peak_mib"] / document["float_peak_mib"] < 1.15
     fails(2, "nothing is quantized", "quantize", "resnet20", "--scheme", "float", "--profile", cwd=tmp_path)

@@ -18,6 +18,7 @@ from asqcli.engine.verify import verify
 from asqcli.errors import UnsupportedError
 from asqcli.export.network import export_network
 from asqcli.export.torch_runner import TorchRunner
+from asqcli.nn.precision import multiplying_in
 from tests.engine.networks import USABLE
 from tests.export.cases import SETTINGS, sum_of_halves
 
@@ -100,7 +101,7 @@ def has_pixels_enough(network: nn.Module, images: torch.Tensor) -> bool:
     return True
 
 
-def trained(network: nn.Module, images: torch.Tensor, **settings) -> nn.Module:
+def trained(network: nn.Module, images: torch.Tensor, precision: str = "float32", **settings) -> nn.Module:
     """Return `network` quantized and trained for two steps, with settled batch norms of both signs."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -112,7 +113,8 @@ def trained(network: nn.Module, images: torch.Tensor, **settings) -> nn.Module:
     quantize_module(network, [images], start="lsq", **settings)
     optimizer = torch.optim.SGD(parameter_groups(network.train(), weight_decay=1e-4), lr=0.01)
     for _ in range(2):
-        F.cross_entropy(network(images), torch.arange(len(images)) % 5).backward()
+        with multiplying_in(precision, images.device):
+            F.cross_entropy(network(images), torch.arange(len(images)) % 5).backward()
         optimizer.step()
         optimizer.zero_grad()
         project_steps(network)
@@ -157,12 +159,13 @@ def test_random_networks_are_equal_to_the_bit(tmp_path_factory, data, chosen, se
     assert_all_equal(network, exported(network, tmp_path_factory.mktemp("chain") / "net.asq"), images)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("chosen", SETTINGS)
-def test_every_scheme_on_one_network(tiny_net, tmp_path, chosen):
+def test_every_scheme_on_one_network(tiny_net, tmp_path, chosen, precision):
     torch.manual_seed(1)
     tiny_net.head = nn.Linear(12, 5)
     images = torch.randn(6, 3, SIZE, SIZE)
-    trained(tiny_net, images, **SETTINGS[chosen])
+    trained(tiny_net, images, precision, **SETTINGS[chosen])
     assert_all_equal(tiny_net, exported(tiny_net, tmp_path / "net.asq"), images)
 
 

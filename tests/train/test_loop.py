@@ -1,6 +1,7 @@
 """Steps of several processes, each with its part of every batch, beside those of one with the whole."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tests.parts_in_threads import in_threads
 
 CPU = torch.device("cpu")
 SETTINGS = PhaseSettings(epochs=5, batch_size=13, lr=0.01, momentum=0.9, weight_decay=1e-4, seed=3)
+IN_BFLOAT16 = replace(SETTINGS, max_steps=5, precision="bfloat16")
 
 
 class Losses(Reporter):
@@ -76,6 +78,21 @@ def test_fifty_steps_of_two_and_three_processes_are_those_of_one(tiny_net, quant
         torch.testing.assert_close(dict(own.named_buffers()), dict(whole.named_buffers()), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("quantized", [False, True], ids=["float", "quantized"])
+def test_steps_in_bfloat16_are_those_in_float32_but_for_rounding(tiny_net, quantized):
+    """Alone and in two processes, whose batch norms see the whole batch; a teacher answers as ever."""
+    torch.manual_seed(0)
+    teacher = copy.deepcopy(tiny_net)
+    model = quantize_module(tiny_net, [torch.randn(16, 3, 8, 8)]) if quantized else tiny_net
+    objective = Objective(teacher=teacher, weight=0.3)
+    plain, _ = train(model, settings=replace(IN_BFLOAT16, precision="float32"), objective=objective)
+    alone, _ = train(model, settings=IN_BFLOAT16, objective=objective)
+    again, _ = train(model, settings=IN_BFLOAT16, objective=objective)
+    assert alone == again and alone != plain and alone == pytest.approx(plain, rel=0.03)
+    for losses, _ in in_threads(2, lambda threads: train(model, threads, IN_BFLOAT16, objective)):
+        assert losses[0] == pytest.approx(alone[0], rel=1e-3) and losses == pytest.approx(alone, rel=0.03)
+
+
 class Branching(nn.Module):
     """A layer that some parts of a batch need and some do not, one that none needs, one that is frozen."""
 
@@ -112,10 +129,11 @@ class Poisoned(nn.Module):
         return self.linear(self.bn(x).flatten(1) * self.poison)
 
 
-def test_a_loss_that_is_nan_in_one_part_ends_all_and_tells_where():
+@pytest.mark.parametrize("settings", [SETTINGS, IN_BFLOAT16], ids=["float32", "bfloat16"])
+def test_a_loss_that_is_nan_in_one_part_ends_all_and_tells_where(settings):
     def work(threads):
         with pytest.raises(DivergedError, match=r"the loss became nan in epoch 1, step 1 .*output of layer `linear`"):
-            train(Poisoned(float("nan") if threads.rank else 1.0), threads)
+            train(Poisoned(float("nan") if threads.rank else 1.0), threads, settings)
         return threads.rank
 
     assert in_threads(2, work) == [0, 1]

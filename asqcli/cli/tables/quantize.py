@@ -33,17 +33,23 @@ def print_profile(profile: StepProfile, json_: bool) -> None:
     if json_:
         print_json({"schema": 1, **asdict(profile), "ratio": round(profile.ratio, 3)})
         return
-    facts = {
-        "float step": f"{profile.float_ms:.1f} ms",
-        "quantized step": f"{profile.quantized_ms:.1f} ms, {profile.ratio:.2f} of the float step",
-    }
+    facts = {"float step": f"{profile.float_ms:.1f} ms", "float step in bfloat16": "not native here"}
+    if (in_bfloat16 := profile.float_bf16_ms) is not None:
+        facts["float step in bfloat16"] = (
+            f"{in_bfloat16:.1f} ms, {in_bfloat16 / profile.float_ms:.2f} of the float step"
+        )
+    quantized = "quantized step" if profile.precision == "float32" else f"quantized step in {profile.precision}"
+    facts[quantized] = (
+        f"{profile.quantized_ms:.1f} ms, {profile.ratio:.2f} of the float step, "
+        f"{profile.images_per_second:,.0f} images a second"
+    )
     facts |= {f"  {name}": f"{ms:.1f} ms" for name, ms in profile.sections_ms.items()}
-    facts |= {name: f"{share:.1f}% of the quantized step" for name, share in profile.operators.items()}
+    facts |= {name: f"{share:.1f}% of the quantized step" for name, share in profile.parts.items()}
     seconds = profile.quantized_ms * profile.steps_per_epoch / 1000
     facts["an epoch"] = f"{profile.steps_per_epoch:,} quantized steps, {seconds:.0f} s without evaluation"
     more = f", {profile.peak_mib / profile.float_peak_mib:.2f} of the float step's" if profile.float_peak_mib else ""
     facts["memory of a quantized step"] = f"{profile.peak_mib:.1f} MiB{more}"
-    print_facts("Where a training step goes (medians, alternating)", facts)
+    print_facts("Where a training step goes (medians, taking turns)", facts)
 
 
 def _accuracy(result: dict[str, Any], quantized: bool) -> dict[str, str]:
@@ -86,5 +92,7 @@ def print_result(result: dict[str, Any], json_: bool) -> None:
         facts["teacher"] = f"{result['teacher']}, {percent(result['teacher_top1'])}"
     if "beta" in result:
         facts["beta"] = "{:.2f} to {:.2f}".format(*result["beta"])
+    if (precision := result.get("precision", "float32")) != "float32":
+        facts["multiplied in"] = f"{precision}, in training alone"
     facts |= {"seed": str(result["seed"]), "run": result["run"]}
     print_facts("Result", facts)

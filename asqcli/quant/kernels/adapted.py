@@ -50,10 +50,10 @@ def adapted_fake_quantize(
         step_size: ().
     """
     x = _in_order(x, channels_last)
-    channels = x.shape[-1 if channels_last else 1]
-    units = len(layers[0][1]) if len(layers) > 1 else 0
-    scale = x.new_empty(len(x), *[1] * (x.dim() - 1))
-    answers = Answers(scale, *(x.new_empty(len(x), width) for width in (1, channels, units)))
+    samples, channels = x.shape[0], x.shape[-1 if channels_last else 1]
+    units = layers[0][1].numel() if len(layers) > 1 else 0
+    scale = x.new_empty(samples, *[1] * (x.dim() - 1))
+    answers = Answers(scale, *(x.new_empty(samples, width) for width in (1, channels, units)))
     x_hat = torch.empty_like(x)
     task, _kept = _fill(x, step_size, layers, answers, grid, x_hat, channels_last)
     compiled().asq_adapted_fake_quantize(ctypes.byref(task))
@@ -67,8 +67,8 @@ def adapted_fake_quantize_backward(
     x = _in_order(x, channels_last)
     grad_x = torch.empty_like(x)
     grad = laid_out_as(x, grad)
-    grad_scale = torch.empty(len(x), dtype=torch.float64)
-    grad_t, grad_hidden = x.new_empty(len(x), 1), torch.empty_like(answers.hidden)
+    grad_scale = torch.empty(x.shape[0], dtype=torch.float64)
+    grad_t, grad_hidden = x.new_empty(x.shape[0], 1), torch.empty_like(answers.hidden)
     task, _kept = _fill(x, step_size, layers, answers, grid, grad_x, channels_last)
     task.rounding.grad, task.rounding.grad_step = grad.data_ptr(), grad_scale.data_ptr()
     task.grad_t, task.grad_hidden = grad_t.data_ptr(), grad_hidden.data_ptr()

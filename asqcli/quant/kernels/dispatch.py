@@ -21,7 +21,7 @@ def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return the gradients of `x`, by STE and 0 where clipped, and of `scale`, by Eq. 7."""
-    run = native if native.takes(x, scale) and native.takes(grad, scale) else eager
+    run = native if native.takes(x, scale) and native.takes(grad) else eager
     return run.fake_quantize_backward(grad, x, scale, grid)
 
 

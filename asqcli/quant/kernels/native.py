@@ -33,7 +33,9 @@ def takes(x: Tensor, scale: Tensor | None = None) -> bool:
     """Can the passes work on such tensors, by a scale for all values or one for each index of the first dimension?"""
     if loaded() is None or not (_is_plain(x) and (scale is None or _is_plain(scale))):
         return False
-    return scale is None or scale.numel() == 1 or (x.dim() > 0 and len(scale) == scale.numel() == len(x))
+    if scale is None or (count := scale.numel()) == 1:
+        return True
+    return x.dim() > 0 and scale.shape[0] == count == x.shape[0]
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -55,11 +57,12 @@ def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -
     x = dense(x)
     grad_x = torch.empty_like(x)
     grad = laid_out_as(x, grad)
-    sums = torch.empty(_groups(x), dtype=torch.float64)
+    shared = scale.numel() == 1
+    sums = torch.empty(_groups(x) if shared else scale.shape, dtype=torch.float64)
     task, _kept = fill_pass(x, scale, grid, out=grad_x)
     task.grad, task.grad_step = grad.data_ptr(), sums.data_ptr()
     compiled().asq_fake_quantize_backward(ctypes.byref(task))
-    return grad_x, (sums.sum() if scale.numel() == 1 else sums).to(scale.dtype).reshape(scale.shape)
+    return grad_x, sums.sum().to(scale.dtype).reshape(scale.shape) if shared else sums.to(scale.dtype)
 
 
 def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
@@ -75,7 +78,7 @@ def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
 
 def _is_plain(tensor: Tensor) -> bool:
     """Does a tensor hold float32 values in the memory of this machine? One of a subclass may hold none at all."""
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and type(tensor) in (Tensor, nn.Parameter)
+    return tensor.is_cpu and tensor.dtype == torch.float32 and type(tensor) in (Tensor, nn.Parameter)
 
 
 def dense(x: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ def laid_out_as(x: Tensor, grad: Tensor) -> Tensor:
 
 
 def _groups(x: Tensor) -> int:
-    return len(x) if x.dim() else 1
+    return x.shape[0] if x.dim() else 1  # `len` is slow
 
 
 def fill_pass(x: Tensor, scale: Tensor, grid: Grid, out: Tensor) -> tuple[Pass, object]:
