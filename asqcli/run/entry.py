@@ -31,6 +31,7 @@ from asqcli.run.baseline import baseline_in_words, baseline_phase
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.context import RunContext, StopRequested, environment
 from asqcli.run.folder import LAST, TEACHER, RunFolder
+from asqcli.run.going_on import how_to_go_on
 from asqcli.run.named_teacher import (
     NamedTeacher,
     factory_that_teaches,
@@ -39,7 +40,7 @@ from asqcli.run.named_teacher import (
     require_named,
     require_not_replaced,
 )
-from asqcli.run.phases import Run, how_to_go_on
+from asqcli.run.phases import Run
 from asqcli.run.precision import precision_in_words
 from asqcli.run.preflight import require_trainable
 from asqcli.run.restore import require_factory_named, restore_model, unproven
