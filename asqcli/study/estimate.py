@@ -1,7 +1,7 @@
 """How long cells will take: from those of the study that trained before, else from a step that is timed.
 
-Evaluation counts only where it was measured, that is, in cells that trained; and cells at work side by side slow each
-other.
+Evaluation counts only where it was measured, that is, in cells that trained; the start of a process never does. And
+cells at work side by side slow each other.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def _estimate(
         seconds |= {cell.name: timed.seconds(cell.recipe) for cell in cells}
         how.append(
             f"{len(cells)} of {len(todo)} cells by a step of {quantized.name}, timed just now: "
-            f"{timed.quantized_ms:.0f} ms (float {timed.float_ms:.0f} ms), {timed.steps:,} steps an epoch, evaluation "
-            "not counted"
+            f"{timed.quantized_ms:.0f} ms (float {timed.float_ms:.0f} ms), {timed.steps:,} to an epoch; evaluation and "
+            "the start of each process not counted"
         )
     return seconds, how
 
