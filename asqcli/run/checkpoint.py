@@ -84,6 +84,7 @@ class _Facts(Strict):
     new_head: str = UNKNOWN
     float_trained: bool = UNKNOWN
     float_top1: Percent = UNKNOWN
+    float_of_quantized: bool = UNKNOWN
     calibrated_top1: Percent = UNKNOWN
     teacher: str = UNKNOWN
     teacher_top1: Percent = UNKNOWN

@@ -118,7 +118,8 @@ class KeptPhase:
     def tell_of_cost(self, accuracy: Accuracy) -> None:
         """Tell where quantization took much, but not of a run that was cut short on purpose."""
         facts, record, train = self.progress.facts, self.last_epoch, self.recipe.train
-        if record is None or "float_top1" not in facts or train.max_steps is not None:
+        compared = "float_top1" in facts and not facts.get("float_of_quantized", False)
+        if record is None or not compared or train.max_steps is not None:
             return
         tops = {"float_top1": facts["float_top1"], "train_top1": record["train_top1"]}
         self._warn(cost_in_words(accuracy, **tops, epochs=train.epochs, measure=self.recipe.data.measure))

@@ -126,7 +126,7 @@ def require_named(name: str | None, factories: Collection[str | None], hint: str
         UsageError: `name` is a factory and not among those that the caller names; `hint` is how to do that.
     """
     if name is not None and is_factory(name) and name not in factories:
-        raise UsageError(f"the teacher's model is `{name}`, which is code; a run may not import it by itself", hint)
+        raise UsageError(f"a run may not import code by itself, and the teacher is made by `{name}`", hint)
 
 
 def _of_run(path: Path, source: str, factories: Collection[str], tell: Callable[[str], None]) -> NamedTeacher:

@@ -60,6 +60,8 @@ class Run:
         facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}
         if start.new_head is not None:
             facts["new_head"] = start.new_head
+        if start.quantized and not start.needs_training:
+            facts["float_of_quantized"] = True
         if teacher is not None:
             self.teacher, facts["teacher"] = teacher.network, teacher.origin
             if self.folder.writable:

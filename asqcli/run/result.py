@@ -42,7 +42,7 @@ def result_document(
         "float_top1": facts.get("float_top1", accuracy.top1),
         "float_trained": facts.get("float_trained", True),
         "calibrated_top1": facts.get("calibrated_top1"),
-        **{key: facts[key] for key in ("teacher", "teacher_top1") if key in facts},
+        **{key: facts[key] for key in ("float_of_quantized", "teacher", "teacher_top1") if key in facts},
         **asdict(accuracy),
         **({"beta": list(span(betas))} if betas else {}),
         "warnings": facts.get("warnings", []),

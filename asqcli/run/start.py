@@ -45,7 +45,8 @@ class Start:
         new_head: the layer that is random, for another number of classes, if any.
         notes: what a run tells of all this, the caveat included.
         caveat: what whoever uses the weights should know of them, in words, or None.
-        adapters: of the quantized run that the weights are of, if they are.
+        quantized: are the weights those of a quantized network?
+        adapters: of that network.
         classes: the names of the classes that the weights are for, where whoever made them says.
         head_classes: how many these are, where the network was built for another number.
     """
@@ -56,6 +57,7 @@ class Start:
     new_head: str | None = None
     notes: tuple[str, ...] = ()
     caveat: str | None = None
+    quantized: bool = False
     adapters: TrainedAdapters = field(default_factory=TrainedAdapters)
     classes: tuple[str, ...] | None = None
     head_classes: int | None = None
@@ -122,7 +124,8 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
         caveat = missing_transform(model, recipe.model, recipe.data.mean) or _of_other_colours(recipe)
     new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
     notes = (*_notes(name, classes, report, caveat), *of_quantized)
-    return Start(model, name, True, new_head, notes, caveat, adapters, names, report.head_classes)
+    quantized, head_classes = bool(of_quantized), report.head_classes
+    return Start(model, name, True, new_head, notes, caveat, quantized, adapters, names, head_classes)
 
 
 def _from_factory(recipe: Recipe, classes: int, built: Built) -> Start:

@@ -140,7 +140,7 @@ def test_a_run_goes_on_to_the_same_bits_without_the_place_of_its_teacher(tmp_pat
     for phase, hint in hints.items():
         out = tmp_path / phase
         assert hint.endswith(f"school:small --resume {out} --set {KEY}=school:big`")
-        with pytest.raises(UsageError, match="the teacher's model is `school:big`, which is code") as refused:
+        with pytest.raises(UsageError, match="the teacher is made by `school:big`") as refused:
             go_on(out, "school:small", None)
         assert refused.value.hint == hint
         result = go_on(out, "school:small", "school:big")
@@ -153,7 +153,7 @@ def test_a_run_that_starts_over_imports_no_teacher_either(tmp_path, image_folder
     run(recipe_for(image_folder, *named, "train.max_steps=1", model="resnet20"), tmp_path / "run")
     for name in ("checkpoints/last", "result.json"):
         (tmp_path / "run" / name).unlink()
-    with pytest.raises(UsageError, match="the teacher's model is `school:big`"):
+    with pytest.raises(UsageError, match="the teacher is made by `school:big`"):
         resume(tmp_path / "run")
 
 
@@ -202,7 +202,7 @@ def test_what_cannot_teach_is_refused_before_any_training(tmp_path, image_folder
 
 
 def test_a_run_of_a_factory_teaches_whom_names_it(tmp_path, image_folder, big):
-    with pytest.raises(UsageError, match="is `school:big`, which is code") as refused:
+    with pytest.raises(UsageError, match="the teacher is made by `school:big`") as refused:
         run(teaching(image_folder, big), tmp_path / "run")
     assert f"`--set {KEY}=school:big --set {KEY}_weights={big}`" in refused.value.hint
 

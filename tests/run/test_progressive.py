@@ -1,5 +1,6 @@
 """Runs that start from a quantized one of more bits."""
 
+import json
 import signal
 
 import pytest
@@ -30,6 +31,10 @@ def last(out):
     return load_checkpoint(out / "checkpoints" / "last").model
 
 
+def load_result(out):
+    return json.loads((out / "result.json").read_text())
+
+
 @pytest.fixture
 def four(tmp_path, image_folder):
     """A run at 4 bits."""
@@ -42,6 +47,7 @@ def test_weights_norms_and_adapters_go_on_and_steps_are_fitted_anew(tmp_path, im
     recipe = recipe_for(image_folder, 3, "train.epochs=0", weights=str(four))
     result = run(recipe, tmp_path / "three", reporter=heard)
     before, after = last(four), last(tmp_path / "three")
+    assert result["float_of_quantized"] and "float_of_quantized" not in load_result(four)
     assert "18 adapters go on as they were trained" in heard.notes
     assert any("`" + str(four) + "` is quantized: its weights go on" in note for note in heard.notes)
     assert before.keys() == after.keys()
@@ -78,8 +84,9 @@ def test_other_quantizers_take_the_weights_alone(tmp_path, image_folder, four):
 
 def test_a_new_head_is_fine_tuned_and_gets_new_adapters(tmp_path, write_image_folder, four):
     two, heard = write_image_folder(tmp_path / "two", {"dog": 12, "eel": 12}), Notes()
-    run(recipe_for(two, 3, "train.finetune.epochs=1", weights=str(four)), tmp_path / "three", reporter=heard)
-    assert not any("adapters go on" in note for note in heard.notes)
+    recipe = recipe_for(two, 3, "train.finetune.epochs=1", weights=str(four))
+    result = run(recipe, tmp_path / "three", reporter=heard)
+    assert "float_of_quantized" not in result and not any("adapters go on" in note for note in heard.notes)
 
 
 def test_the_network_without_its_quantizers_is_told_to_be_a_poor_teacher(image_folder, four):

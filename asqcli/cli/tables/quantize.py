@@ -53,12 +53,12 @@ def print_profile(profile: StepProfile, json_: bool) -> None:
 
 
 def _accuracy(result: dict[str, Any], quantized: bool) -> dict[str, str]:
-    facts = {"float top-1": percent(result["float_top1"])}
-    trained = result.get("float_trained", True)  # else a difference to it says nothing
-    if not trained:
-        facts["float top-1"] += ", untrained"
-    if quantized:
-        points = f" ({result['top1'] - result['float_top1']:+.2f} points)" if trained else ""
+    doubt = "" if result.get("float_trained", True) else ", untrained"
+    if result.get("float_of_quantized", False):
+        doubt = ", of weights that were trained quantized"
+    facts = {"float top-1": percent(result["float_top1"]) + doubt}
+    if quantized:  # a difference to a doubtful figure says nothing
+        points = "" if doubt else f" ({result['top1'] - result['float_top1']:+.2f} points)"
         facts["quantized top-1"] = percent(result["top1"]) + points
         facts["before training"] = percent(result["calibrated_top1"])
     return facts | {"top-5": percent(result["top5"])}
