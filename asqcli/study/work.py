@@ -136,7 +136,8 @@ class Work:
         result = self.run(cell).result()
         if result is None:
             return None
-        beside_float = cell.recipe.quantized and result.get("float_trained", True)
+        doubtful = not result.get("float_trained", True) or result.get("float_of_quantized", False)
+        beside_float = cell.recipe.quantized and not doubtful
         return Outcome("done", result["top1"], result["float_top1"] if beside_float else None)
 
     def _require_same_recipes(self) -> None:
