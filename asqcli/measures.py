@@ -24,7 +24,9 @@ class Measure:
 
 ACCURACY = Measure("accuracy", "top-1", "right", "top-5")
 # Where nothing is labelled, the labels are the float network's own top answers.
-AGREEMENT = Measure("agreement with the float network", "agreement", "as the float network", "among the first five")
+AGREEMENT = Measure(
+    "agreement with the float network", "agreement", "as the float network has them", "among the first five"
+)
 
 
 def measure_called(title: str | None) -> Measure:

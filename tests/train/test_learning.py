@@ -10,6 +10,7 @@ from torch import nn
 
 from asqcli.accuracy import Accuracy
 from asqcli.errors import NotLearningError
+from asqcli.measures import AGREEMENT
 from asqcli.recipe.resolve import Request, resolve
 from asqcli.run import entry
 from asqcli.run.context import RunContext
@@ -114,6 +115,18 @@ def test_what_quantization_costs_is_told_with_what_may_help(top1, train_top1, en
     evaluated = Accuracy(top1=top1, top5=100.0, loss=1.0, images=360)
     text = cost_in_words(evaluated, float_top1=96.39, train_top1=train_top1, epochs=5)
     assert text is None if ending is None else re.search(ending, text)
+
+
+def test_agreement_is_told_below_ninety_percent_in_words_of_its_own():
+    def told(top1):
+        evaluated = Accuracy(top1=top1, top5=100.0, loss=1.0, images=360)
+        return cost_in_words(evaluated, float_top1=100.0, train_top1=70.0, epochs=5, measure=AGREEMENT)
+
+    assert told(89.0) == (
+        "agreement with the float network is 89.00%, and training had 70.00% as the float network has them in its last "
+        "epoch: try `--epochs 10`, then more bits"
+    )
+    assert told(90.0) is None
 
 
 def test_a_costly_result_says_so(quantize):
