@@ -7,6 +7,7 @@ start         the float network that a run starts from
 build         the float network of a recipe, the same one whenever it is built
 baseline      float training of what comes without weights, or with a new head
 preflight     what must hold of a float network before it is worth training
+precision     what a run tells of the precision that it multiplies in
 trial_export  can the trained network be exported, and what will its adapters take?
 phases        float warm-up, calibration, quantized training, result
 norms         when batch-norm statistics are estimated anew
