@@ -22,7 +22,7 @@ class Outcome:
 
     Attributes:
         top1, float_top1: of a cell that is done, percent; the latter None of a float cell, and where the float network
-            was never trained.
+            was never trained, or has weights that were trained quantized.
         reason, exit_code: of one that failed; the code is negative where a signal killed it.
     """
 

@@ -59,11 +59,13 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path, ima
     assert epochs_of(tmp_path / "a") == epochs_of(tmp_path / "b")
 
 
+IN_BFLOAT16 = ("train.precision=bfloat16",)
 ADAMW = ("train.optimizer=adamw", "train.warmup.optimizer=adamw", "train.lr_ramp_steps=5")
 
 
 @pytest.mark.parametrize(
-    ("stop_at", "options"), [*((at, ()) for at in (3, 5, 7, 10, 13, 18)), *((at, ADAMW) for at in (3, 13))]
+    ("stop_at", "options"),
+    [*((at, ()) for at in (3, 5, 7, 10, 13, 18)), *((at, ADAMW) for at in (3, 13)), (13, IN_BFLOAT16)],
 )
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, image_folder, stop_at, options):
     """Stops land in the warm-up, in its evaluation, between the phases, and in training."""

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from asqcli.api import quantize_module
 from asqcli.errors import UnsupportedError
 from asqcli.processes.alone import Processes
-from asqcli.train.forward import forward_in_training
+from asqcli.train.forward import backward_in_training, forward_in_training
 from asqcli.train.one_batch import as_one_batch
 from tests.parts_in_threads import in_threads, own_part
 
@@ -69,6 +70,23 @@ def test_the_parts_of_a_batch_are_normalized_as_the_whole(name):
             torch.testing.assert_close(tensor.to(value.dtype), value, rtol=1e-6, atol=0, msg=key)
         for tensor, value in zip(own.parameters(), expected.parameters(), strict=True):
             torch.testing.assert_close(tensor.grad.double(), value.grad, **close)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_is_run_again_in_the_backward_is_normalized_as_the_whole(reentrant):
+    torch.manual_seed(0)
+    norm, x, upstream = nn.BatchNorm2d(5), torch.randn(IMAGES), torch.randn(IMAGES)
+    whole = x.clone().requires_grad_()
+    (norm(whole) * upstream).sum().backward()
+
+    def work(threads):
+        part = own_part(x, threads).clone().requires_grad_()
+        with as_one_batch(threads):
+            output = checkpoint(copy.deepcopy(norm), part, use_reentrant=reentrant)
+            backward_in_training((output * own_part(upstream, threads)).sum())
+        return part.grad
+
+    torch.testing.assert_close(torch.cat(in_threads(2, work)), whole.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_norms_inside_quantized_networks_are_seen(tiny_net):
