@@ -72,7 +72,7 @@ def study(
     chosen = _chosen(asked, cell)
     if not commands:  # which another machine may run
         _require_models(chosen)
-    if threads is None and jobs > 1:
+    if threads is None and jobs > 1 and not commands:
         threads = max(1, usable_processors() // jobs)
     work = Work(asked, out or RUNS / path.stem, retry=retry)
     todo = [c for c in work.waiting() if c in chosen]
