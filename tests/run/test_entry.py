@@ -124,6 +124,8 @@ def test_a_crash_within_a_long_epoch_loses_the_last_minutes_only(tmp_path, image
 
 
 EVERYTHING = (
+    "train.step_lr=0.1",
+    "train.adapter_lr=2.0",
     "train.label_smoothing=0.1",
     "train.distillation={weight: 0.7, temperature: 2.0}",
     "train.average_decay=0.9",
