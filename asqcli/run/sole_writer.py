@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,9 +11,6 @@ from typing import IO
 
 from asqcli.errors import UsageError
 from asqcli.files import machine_errors
-
-if sys.platform != "win32":
-    import fcntl
 
 HELD = {errno.EACCES, errno.EAGAIN}
 
@@ -55,7 +51,9 @@ def _taken(lock: Path) -> IO[str]:
 
 def _take(file: IO[str]) -> bool:
     """Take a file, and tell if nobody else has it. Processes that are forked later do not have it too."""
-    if sys.platform == "win32":
+    try:
+        import fcntl
+    except ImportError:  # Windows
         return True
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

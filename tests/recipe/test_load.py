@@ -4,7 +4,7 @@ import yaml
 from asqcli.errors import InputError, RecipeError, UsageError
 from asqcli.recipe.load import read_recipe
 from asqcli.recipe.resolve import Request, resolve, resolve_again
-from asqcli.recipe.schema import Recipe, scheme_of
+from asqcli.recipe.schema import Distillation, Recipe, scheme_of
 from asqcli.recipe.shipped import find_recipe, header, shipped_recipes
 
 
@@ -307,9 +307,21 @@ def test_data_that_are_missing_do_not_hide_mistakes():
 def test_without_labels_the_float_network_teaches_alone():
     recipe = resolved("resnet18", data__labels=False, overrides=["train.distillation.temperature=2"])
     train = recipe.train
-    assert train.distillation is not None and train.distillation.model_dump() == {"weight": 1.0, "temperature": 2.0}
+    assert train.distillation == Distillation(weight=1.0, temperature=2.0)
     assert (train.batch_norm, train.optimizer, train.batch_size) == ("frozen", "adamw", 32)
     assert resolved("resnet18").train.distillation is None and resolved("resnet18").train.batch_norm == "batch"
+
+
+def test_on_own_images_the_float_network_teaches_below_8_bits(image_folder):
+    def teaching(*overrides, **kwargs):
+        return resolved(
+            "resnet18", data__name=str(image_folder), overrides=list(overrides), **kwargs
+        ).train.distillation
+
+    assert teaching() == teaching(bits=2, scheme="lsq") == Distillation(weight=0.5)
+    assert teaching("train.distillation.temperature=2") == Distillation(weight=0.5, temperature=2)
+    assert teaching("train.distillation=null") is teaching("train.lr=0.01") is teaching(scheme="float") is None
+    assert teaching(bits=8, scheme="lsq") is None and resolved("resnet18").train.distillation is None
 
 
 @pytest.mark.parametrize(
@@ -330,4 +342,4 @@ def test_what_makes_no_sense_without_labels(overrides, scheme, message):
 
 def test_batch_norms_cannot_be_frozen_where_nothing_is_quantized():
     [(told, _)] = mistakes(scheme="float", overrides=["train.batch_norm=frozen"])
-    assert told == "`train.batch_norm: frozen` makes no sense where nothing is quantized"
+    assert told == "`train.batch_norm` makes no sense where nothing is quantized"
