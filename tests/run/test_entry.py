@@ -24,6 +24,7 @@ from tests.run.whole_runs import CPU, Notes, epochs_of, resume, run
 def recipe_for(folder, *overrides, scheme="post", bits=3, weights=None):
     flags = {"data.name": (str(folder), "--data"), "pretrained": (weights, "--weights")}
     small = ["train.epochs=2", "train.batch_size=8", "train.warmup.epochs=1", "data.image_size=16"]
+    small += ["train.distillation=null"]  # an option that is tried is to be alone
     return resolve(Request("resnet20", None, scheme, bits, flags, [*small, *overrides])).recipe
 
 

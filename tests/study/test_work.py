@@ -38,10 +38,14 @@ def start(out, cell: Cell) -> RunFolder:
     return folder
 
 
+def epoch(phase, seconds):
+    return {"phase": phase, "epoch": 1, "train_loss": 1.0, "train_top1": 50.0, "seconds": seconds}
+
+
 def finish(out, cell: Cell, top1: float, epochs: list[tuple[str, float]]) -> None:
     folder = start(out, cell)
     for phase, seconds in epochs:
-        folder.append_metrics({"phase": phase, "seconds": seconds})
+        folder.append_metrics(epoch(phase, seconds))
     figures = {"float_top1": 90.0, "calibrated_top1": 10.0, "top1": top1, "top5": 100.0}
     facts = {"model": "resnet20", "scheme": "", "weight_bits": 4, "activation_bits": 4, "measured_on": "", "run": ""}
     folder.write_result({**facts, **figures, "seed": cell.seed})
@@ -107,7 +111,7 @@ def test_one_study_works_in_a_folder_at_a_time(tmp_path):
 def test_time_is_estimated_by_cells_that_are_done(tmp_path, study):
     a0, b0, f0, a1, b1, f1 = by_seed(study)
     finish(tmp_path, a0, 88.0, [("warmup", 30.0), *[("qat", 5.0)] * 4])
-    start(tmp_path, b0).append_metrics({"phase": "warmup", "seconds": 30.0})
+    start(tmp_path, b0).append_metrics(epoch("warmup", 30.0))
     estimator = Estimator(Work(study, tmp_path))
     assert estimator.seconds(a1) == 30 + 4 * 5 and estimator.seconds(b1) == 30 + 8 * 5
     assert estimator.seconds(b0) == 8 * 5  # it has trained for 30 seconds already
