@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 os.environ["ASQ_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands: the tests' processes share the cores
 torch.set_num_threads(1)
 
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -127,7 +128,6 @@ def test_a_cell_that_fails_gives_its_exit_code(tmp_path):
     ("number", "sight"),
     [
         (signal.SIGKILL, "a-w3a3-seed0/checkpoints/last"),
-        (signal.SIGKILL, "a-w3a3-seed0/result.json"),
         (signal.SIGINT, "b-w3a3-seed0/checkpoints/last"),
     ],
 )
@@ -142,7 +142,8 @@ def test_broken_off_it_goes_on_to_the_same_table(whole, tmp_path, number, sight)
         text=True,
     ) as process:
         while not (tmp_path / "runs/mine" / sight).exists():
-            assert process.poll() is None
+            with suppress(subprocess.TimeoutExpired):
+                pytest.fail(f"it ended with {process.wait(0.05)}")
         cells = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         process.send_signal(number)
         if number == signal.SIGKILL:
