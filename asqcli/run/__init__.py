@@ -13,7 +13,7 @@ trial_export  can the trained network be exported, and what will its adapters ta
 phases        float warm-up, calibration, quantized training, result
 kept_phase    one of them, with the metrics, checkpoints and warnings that are kept of it
 network       what is trained, with its images: what it answers, and by which statistics
-going_on      how a run that stopped goes on, in words
+going_on      the command that goes on with a run
 norms         when batch-norm statistics are estimated anew
 checks        does a phase learn, and does evaluation see what training saw?
 folder        the files of a run, written atomically

@@ -31,10 +31,9 @@ from asqcli.run.baseline import baseline_in_words, baseline_phase
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.context import RunContext, StopRequested, environment
 from asqcli.run.folder import LAST, TEACHER, RunFolder
-from asqcli.run.going_on import how_to_go_on
+from asqcli.run.going_on import factory_that_teaches, how_to_go_on
 from asqcli.run.named_teacher import (
     NamedTeacher,
-    factory_that_teaches,
     find_teacher,
     open_kept_teacher,
     require_named,

@@ -23,11 +23,11 @@ from asqcli.nn.modes import to_evaluation
 from asqcli.recipe.schema import Data, Recipe
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
 from asqcli.run.fingerprint import take_fingerprint
+from asqcli.run.going_on import KEY
 from asqcli.run.restore import find_checkpoint, restore_model, unfinished, unproven
 from asqcli.run.start import start_model
 from asqcli.train.progress import Progress
 
-KEY = "train.distillation.teacher"
 COLOURS = ("mean", "std")  # keys of `data` that both networks must share: they get the same images
 
 
@@ -80,12 +80,6 @@ def find_teacher(recipe: Recipe, classes: tuple[str, ...], tell: Callable[[str],
         _require_same_task(teacher, recipe, classes, tell_of_it)
     tell_of_it(teacher.origin)
     return teacher
-
-
-def factory_that_teaches(recipe: Recipe) -> str | None:
-    """Return the factory that the recipe names as its teacher, or None."""
-    name = recipe.train.distillation.teacher if recipe.train.distillation is not None else None
-    return name if name is not None and is_factory(name) else None
 
 
 def open_kept_teacher(path: Path, factories: Collection[str | None], hint: str) -> nn.Module:

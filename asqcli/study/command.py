@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-from asqcli.models.names import is_factory
 from asqcli.recipe.resolve import Request
 
 # Keys that have an option of their own; what the command line says of the others is `--set KEY=VALUE`.
@@ -40,12 +39,7 @@ def request_of(model: str | None, recipe: str | None, keys: dict[str, Any], over
 
 def start_arguments(request: Request, *, out: str | None, threads: int | None) -> list[str]:
     """Return the arguments of `asq` that start a run."""
-    return ["quantize", *_arguments(request), *_threads(threads), *([] if out is None else ["--out", out])]
-
-
-def resume_arguments(model: str, *, run: str, threads: int | None) -> list[str]:
-    """Return the arguments of `asq` that go on with a run; a factory must be named again."""
-    return ["quantize", *([model] if is_factory(model) else []), "--resume", run, *_threads(threads)]
+    return ["quantize", *_arguments(request), *threads_option(threads), *([] if out is None else ["--out", out])]
 
 
 def _arguments(request: Request) -> Iterator[str]:
@@ -60,7 +54,8 @@ def _arguments(request: Request) -> Iterator[str]:
         yield from ("--set", override)
 
 
-def _threads(count: int | None) -> list[str]:
+def threads_option(count: int | None) -> list[str]:
+    """Return the option for so many threads, none where that is not said."""
     return [] if count is None else ["--threads", str(count)]
 
 

@@ -19,8 +19,9 @@ from asqcli.errors import InputError, UsageError
 from asqcli.files import PART, check_readable, machine_errors, what_is_wrong, write_atomically
 from asqcli.recipe.changes import changes_in_words
 from asqcli.run.folder import RunFolder
+from asqcli.run.going_on import resume_arguments
 from asqcli.study.cells import Cell, Study
-from asqcli.study.command import resume_arguments, start_arguments
+from asqcli.study.command import start_arguments, threads_option
 from asqcli.study.document import RUNNING, WAITING, Outcome, Status, study_document
 from asqcli.study.processes import End, Job
 from asqcli.study.table import as_csv, as_markdown
@@ -88,7 +89,7 @@ class Work:
         if not folder.started:
             return start_arguments(cell.request, out=str(folder.path), threads=threads)
         threads = threads if folder.threads() is None else None
-        return resume_arguments(cell.recipe.model, run=str(folder.path), threads=threads)
+        return [*resume_arguments(cell.recipe, folder.path), *threads_option(threads)]
 
     def job(self, cell: Cell, threads: int | None) -> Job:
         """Return what trains a cell, once there is a place for it."""

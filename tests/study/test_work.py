@@ -108,6 +108,15 @@ def test_one_study_works_in_a_folder_at_a_time(tmp_path):
         pass
 
 
+def test_a_cell_goes_on_with_its_factories_named(tmp_path):
+    teaching = "train: {distillation: {teacher: school:big, teacher_weights: factory}}"
+    study = study_of(tmp_path, f"model: own:net\nset: {{pretrained: none, {teaching}}}\nrows: {{A: {{scheme: lsq}}}}\n")
+    (cell,) = study.cells
+    folder = start(tmp_path, cell).path
+    named = ["own:net", "--resume", str(folder), "--set", "train.distillation.teacher=school:big"]
+    assert Work(study, tmp_path).arguments(cell, 1) == ["quantize", *named, "--threads", "1"]
+
+
 def test_time_is_estimated_by_cells_that_are_done(tmp_path, study):
     a0, b0, f0, a1, b1, f1 = by_seed(study)
     finish(tmp_path, a0, 88.0, [("warmup", 30.0), *[("qat", 5.0)] * 4])
