@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -55,7 +56,9 @@ def observe_inputs(
     def keep(name: str, input: Tensor) -> None:
         lowest[name] = min(lowest[name], input.min().item())
         flat = (adapters[name].in_units_of_beta(input) if name in adapters else input).flatten()
-        stride = max(1, flat.numel() // share) | 1  # odd: even strides would keep hitting the same columns
+        stride = max(1, flat.numel() // share)
+        while math.gcd(stride, flat.numel()) > 1:  # it would keep hitting the same channels, rows or columns
+            stride += 1
         seen[name].append(flat[::stride][:share].clone())
 
     # Around `forward` and not as hooks: a network may run that without calling the layer.
