@@ -45,6 +45,22 @@ class NormStatistics:
         """Estimate them from so many training batches."""
         reestimate_batch_norm(self.model, self.batches(batches), self.processes)
 
+    def settle(self, images: int) -> None:
+        """Choose the statistics of a network that was just quantized, where training keeps them as they are.
+
+        What its quantized layers give has another mean and spread than what the float ones gave, and the errors of all
+        layers add up: of EfficientNet-Lite0 at 4 bits no answer agrees with the float network's by the statistics that
+        it came with, and three quarters do by new ones, before any training.
+
+        Args:
+            images: to train on.
+        """
+        if self.train.batch_norm != "frozen":
+            return
+        batches = batches_to_estimate(batch_size=self.train.batch_size, steps=images, images=images)
+        if self._reestimate_where_better(batches):
+            self.reporter.note(f"batch norms keep statistics of the quantized network, from {batches} training batches")
+
     def refresh(self, phase: Phase, *, averaged: bool = False) -> None:
         """Estimate them where they cannot have followed the weights, or where the recipe wants it.
 
@@ -77,8 +93,8 @@ class NormStatistics:
         else:
             self.reestimate(batches)
 
-    def _reestimate_where_better(self, batches: int) -> None:
-        """Estimate the statistics of a network that came with some, and keep those that training images prefer.
+    def _reestimate_where_better(self, batches: int) -> bool:
+        """Estimate the statistics of a network that came with some, keep those that training images prefer; tell which.
 
         Its own are of more images than a fine-tuning has, and as evaluation sees them, not in random parts. As long as
         the weights have moved little that weighs more: EfficientNet-Lite0 on 245 photos had 96.1% by its own, moved
@@ -93,6 +109,7 @@ class NormStatistics:
             if not better:  # nor where it was stopped: who goes on is to find what there was
                 for name, buffer in self.model.named_buffers():
                     buffer.copy_(own[name])
+        return better
 
     def _enough(self, phase: Phase) -> int:
         steps = min(phase.steps_done, phase.steps)

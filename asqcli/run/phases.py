@@ -134,6 +134,7 @@ class Run:
         if adapters:
             note(f"{len(adapters)} adapters go on as they were trained")
         network.specs = calibrate(network.model, specs, images, start=settings.start, adapters=adapters)
+        network.norms.settle(len(network.data.training))
         network.copy_from_first(network.model)  # which also waits until the teacher is there
         facts["calibrated_top1"] = network.evaluate().top1
         self.context.reporter.plan(network.specs)
