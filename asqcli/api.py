@@ -1,6 +1,7 @@
 """The Python API: quantize a module, train it with a loop of one's own, export it, run it.
 
-quantize_module, parameter_groups, project_steps     here
+quantize_module, parameter_groups, bounded_steps     here
+project_steps                                        here
 export_module                                        here
 load                                                 in `asqcli.engine`, which needs no torch
 """
@@ -22,7 +23,7 @@ from asqcli.export.network import export_network
 from asqcli.export.proof import Prover
 from asqcli.files import write_atomically
 from asqcli.nn.calibration import calibrate
-from asqcli.nn.prepare import project_steps
+from asqcli.nn.step_sizes import bounded_steps, project_steps
 from asqcli.nn.survey import require_quantizable, survey
 from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.load import Draft, check, overlay_scheme
@@ -30,7 +31,7 @@ from asqcli.recipe.schema import IMAGENET_MEAN, IMAGENET_STD, Quantization
 from asqcli.run.trial_export import findings
 from asqcli.train.optimizer import parameter_groups
 
-__all__ = ["export_module", "parameter_groups", "project_steps", "quantize_module"]
+__all__ = ["bounded_steps", "export_module", "parameter_groups", "project_steps", "quantize_module"]
 
 
 def quantize_module(

@@ -141,6 +141,17 @@ def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
     return (formulas.gelu_tanh if approximate == "tanh" else formulas.gelu)(torch, input)
 
 
+def _quotient(divide: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
+    """Return a division that rounds once on a GPU, too; elsewhere torch's own does."""
+
+    def quotient(input: Tensor, other: Any, **others: Any) -> Tensor | None:
+        if not input.is_cuda or isinstance(other, Tensor) or others:
+            return None
+        return divide(input, torch.full((), other, dtype=input.dtype, device=input.device))
+
+    return quotient
+
+
 # Each returns None where it has no fixed form of a call.
 FIXED: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
@@ -153,6 +164,11 @@ FIXED: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
     Tensor.sub: _with_factor(torch.sub),
     Tensor.add_: _with_factor(Tensor.add_),
     Tensor.sub_: _with_factor(Tensor.sub_),
+    torch.div: _quotient(torch.div),
+    torch.true_divide: _quotient(torch.div),
+    Tensor.div: _quotient(torch.div),
+    Tensor.true_divide: _quotient(torch.div),
+    Tensor.div_: _quotient(Tensor.div_),
     torch.sum: _sum,
     Tensor.sum: _sum,
     torch.sigmoid: _gate(formulas.sigmoid),

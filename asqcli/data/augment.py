@@ -25,13 +25,14 @@ def shift(
 
     Args:
         images: (N, C, H, W), those of a batch of `of` images that lie in `own`; the whole batch without them.
+        generator: on the CPU, so that the same numbers are drawn wherever the images are.
     """
     count, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
     tops, lefts = torch.randint(0, 2 * padding + 1, (2, of or count, 1), generator=generator)[:, own]
-    rows = tops + torch.arange(height)  # (N, H)
-    columns = lefts + torch.arange(width)  # (N, W)
-    samples = torch.arange(count)[:, None, None]
+    rows = (tops + torch.arange(height)).to(images.device)  # (N, H)
+    columns = (lefts + torch.arange(width)).to(images.device)  # (N, W)
+    samples = torch.arange(count, device=images.device)[:, None, None]
     # Indexing around the channel dimension puts it last: (N, H, W, C).
     return padded[samples, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
@@ -39,7 +40,7 @@ def shift(
 def flip(images: Tensor, generator: torch.Generator, *, of: int | None = None, own: slice = ALL) -> Tensor:
     """Return the images, each mirrored left to right with probability one half; arguments as of `shift`."""
     mirrored = torch.rand(of or images.shape[0], generator=generator)[own] < 0.5
-    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    return torch.where(mirrored[:, None, None, None].to(images.device), images.flip(-1), images)
 
 
 def random_part(image: Image.Image, size: int, generator: torch.Generator) -> np.ndarray:

@@ -55,6 +55,10 @@ class Split(Protocol):
         """Yield every image once, in order."""
         ...
 
+    def at(self, device: torch.device) -> Split:
+        """Return a split of the same images that yields its batches on a device, if it can hold all images there."""
+        ...
+
     def spread(self, count: int) -> Split:
         """Return a split of `count` of the images, evenly spread, or of all."""
         ...
@@ -96,13 +100,16 @@ class MemorySplit:
     ) -> Iterator[Batch]:
         for number, indices in _order(self, batch_size, seed, first):
             own = part.cut(of := len(indices))
-            drawn = generator(*seed, number)
-            pixels = self.preprocessing.augment_batch(self.pixels[indices[own]], drawn, of=of, own=own)
-            yield self.preprocessing.normalize(pixels), self.labels[indices[own]]
+            drawn, chosen = generator(*seed, number), indices[own].to(self.pixels.device)
+            pixels = self.preprocessing.augment_batch(self.pixels[chosen], drawn, of=of, own=own)
+            yield self.preprocessing.normalize(pixels), self.labels[chosen]
 
     def eval_batches(self, batch_size: int) -> Iterator[Batch]:
         for pixels, labels in zip(self.pixels.split(batch_size), self.labels.split(batch_size), strict=True):
             yield self.preprocessing.normalize(pixels), labels
+
+    def at(self, device: torch.device) -> MemorySplit:
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device))
 
     def spread(self, count: int) -> MemorySplit:
         chosen = spread(len(self), count)
@@ -145,6 +152,9 @@ class FileSplit:
         requests = ([(self.paths[i], None) for i in indices.tolist()] for indices in in_order)
         for indices, pixels in zip(in_order, self._decode(requests), strict=True):
             yield self.preprocessing.normalize(pixels), self.labels[indices]
+
+    def at(self, device: torch.device) -> FileSplit:
+        return self
 
     def spread(self, count: int) -> FileSplit:
         chosen = spread(len(self), count)

@@ -150,10 +150,3 @@ def quant_layers(model: nn.Module) -> Iterator[tuple[str, QuantConv2d | QuantLin
 def quantizers(model: nn.Module) -> Iterator[WeightQuantizer | ActivationQuantizer]:
     """Yield every weight and activation quantizer of `model`."""
     return (m for m in model.modules() if isinstance(m, WeightQuantizer | ActivationQuantizer))
-
-
-@torch.no_grad()
-def project_steps(model: nn.Module) -> None:
-    """Bring steps and thresholds back above 0; call after each optimizer step."""
-    for quantizer in quantizers(model):
-        quantizer.project()

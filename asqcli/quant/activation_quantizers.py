@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from asqcli.arithmetic.division import divided
 from asqcli.quant.adapter import Adapter
 from asqcli.quant.baselines import fake_quantize_offset, fake_quantize_pact, zero_point
 from asqcli.quant.bounds import integer_bounds
 from asqcli.quant.fake_quant import fake_quantize, fake_quantize_adapted, gradient_scale
-from asqcli.quant.kernels.native import takes
+from asqcli.quant.kernels import dispatch
 from asqcli.quant.rounding import quantize
 from asqcli.quant.spec import ActivationSpec, AsqActivations, LsqActivations, OffsetActivations, PactActivations
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
@@ -27,9 +28,11 @@ class ActivationQuantizer(nn.Module, ABC):
         signed: can the input be negative?
         largest_code: bound of the magnitude of what `quantize` returns.
         adapter: what adapts the step size to each sample, in ASQ.
+        smallest_scale: that `scale_parameter` is held above.
     """
 
     largest_code: int
+    smallest_scale = SMALLEST_STEP
 
     def __init__(self, spec: ActivationSpec, *, signed: bool, adapter: Adapter | None = None) -> None:
         super().__init__()
@@ -58,9 +61,10 @@ class ActivationQuantizer(nn.Module, ABC):
     def start(self, samples: Tensor, method: str) -> None:
         """Set the parameters from activations, any shape; `method` is "mse" or "lsq"."""
 
+    @property
     @abstractmethod
-    def project(self) -> None:
-        """Bring steps and thresholds back above 0; call after each optimizer step."""
+    def scale_parameter(self) -> nn.Parameter:
+        """The step size or clipping threshold, (); above 0."""
 
 
 class StepSizeQuantizer(ActivationQuantizer):
@@ -103,7 +107,7 @@ class StepSizeQuantizer(ActivationQuantizer):
     def _is_one_pass(self, x: Tensor) -> bool:
         """Can the adapter work in the same pass as the rounding?"""
         usual = self.adapter is not None and self.adapter.spec.output == "reciprocal"
-        return usual and self.training and not self.dequantizes_as_printed and takes(x, self.step_size)
+        return usual and self.training and not self.dequantizes_as_printed and dispatch.adapts(x, self.step_size)
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.adapter is None:
@@ -119,9 +123,9 @@ class StepSizeQuantizer(ActivationQuantizer):
     def start(self, samples: Tensor, method: str) -> None:
         self.step_size.copy_(start_step_size(samples, self.qmin, self.qmax, method))
 
-    @torch.no_grad()
-    def project(self) -> None:
-        self.step_size.clamp_(min=SMALLEST_STEP)
+    @property
+    def scale_parameter(self) -> nn.Parameter:
+        return self.step_size
 
 
 class PactQuantizer(ActivationQuantizer):
@@ -134,6 +138,7 @@ class PactQuantizer(ActivationQuantizer):
         super().__init__(spec, signed=signed)
         self.qmax = self.largest_code = integer_bounds(spec.bits, signed=signed)[1]
         self.qmin = -self.qmax if signed else 0
+        self.smallest_scale = SMALLEST_STEP * self.qmax
         self.clipping_threshold = nn.Parameter(torch.ones(()))
 
     def fake_quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,15 +150,15 @@ class PactQuantizer(ActivationQuantizer):
         return quantize(x, step_size, qmin=qmin, qmax=qmax), step_size
 
     def integer_form(self) -> tuple[int, int, Tensor]:
-        return self.qmin, self.qmax, self.clipping_threshold / self.qmax
+        return self.qmin, self.qmax, divided(self.clipping_threshold, self.qmax)
 
     @torch.no_grad()
     def start(self, samples: Tensor, method: str) -> None:
         self.clipping_threshold.copy_(start_step_size(samples, self.qmin, self.qmax, method) * self.qmax)
 
-    @torch.no_grad()
-    def project(self) -> None:
-        self.clipping_threshold.clamp_(min=SMALLEST_STEP * self.qmax)
+    @property
+    def scale_parameter(self) -> nn.Parameter:
+        return self.clipping_threshold
 
 
 class OffsetQuantizer(ActivationQuantizer):
@@ -208,9 +213,9 @@ class OffsetQuantizer(ActivationQuantizer):
         self.step_size.copy_(step_size)
         self.offset.copy_(offset)
 
-    @torch.no_grad()
-    def project(self) -> None:
-        self.step_size.clamp_(min=SMALLEST_STEP)
+    @property
+    def scale_parameter(self) -> nn.Parameter:
+        return self.step_size
 
 
 def start_step_size(samples: Tensor, qmin: int, qmax: int, method: str) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from asqcli.arithmetic.division import divided
 from asqcli.quant.kernels.eager import inner_product
 from asqcli.quant.rounding import quantize
 
@@ -31,7 +32,7 @@ def fake_quantize_pact(x: Tensor, clipping_threshold: Tensor, *, qmin: int, qmax
 class _PactFakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, clipping_threshold: Tensor, qmin: int, qmax: int) -> Tensor:
-        step_size = clipping_threshold / qmax
+        step_size = divided(clipping_threshold, qmax)
         x_hat = quantize(x, step_size, qmin=qmin, qmax=qmax).mul_(step_size)
         ctx.save_for_backward(x, x_hat, clipping_threshold)
         ctx.bounds = qmin, qmax
@@ -41,7 +42,7 @@ class _PactFakeQuantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, x_hat, clipping_threshold = ctx.saved_tensors
-        scaled = x * (1.0 / (clipping_threshold / ctx.bounds[1]))
+        scaled = x * (1.0 / divided(clipping_threshold, ctx.bounds[1]))
         grad_x = torch.ops.aten.hardtanh_backward(grad, scaled, *ctx.bounds)
         # Where clipped, x_hat is plus or minus the threshold, or 0 at an unsigned input's lower bound.
         clipped = inner_product(grad - grad_x, x_hat, clipping_threshold.shape)

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from asqcli.quant.kernels import dispatch
+
 MULTIPLIED = (torch.bfloat16, torch.float32)  # what a processor may be given rounded numbers as
 
 
@@ -39,8 +41,7 @@ def as_operand(x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
 
 def operand_values(x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Return `as_operand`, without a gradient."""
-    values = x if scale is None else (x * (1.0 / scale)).round_()
-    return values.to(torch.bfloat16).to(dtype)
+    return (x.to(torch.bfloat16) if scale is None else dispatch.codes(x, scale, torch.bfloat16)).to(dtype)
 
 
 def as_result(product: Tensor) -> Tensor:

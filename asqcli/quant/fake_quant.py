@@ -15,9 +15,10 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.autograd.profiler import record_function
 
+from asqcli.arithmetic.division import divided
 from asqcli.errors import BoundsError
 from asqcli.quant.kernels import dispatch
-from asqcli.quant.kernels.adapted import Answers, adapted_fake_quantize, adapted_fake_quantize_backward
+from asqcli.quant.kernels.adapted import Answers
 from asqcli.quant.kernels.grid import Grid, UniformGrid
 from asqcli.quant.levels import LevelSet
 
@@ -89,7 +90,7 @@ def fake_quantize_adapted(
     Gradients of `x` are those by STE and those through the adapter together (Eqs. 4 to 9).
 
     Args:
-        x: (N, C, H, W), or (N, .., C) when `channels_last`; float32 on the CPU, where `native.takes` it.
+        x: (N, C, H, W), or (N, .., C) when `channels_last`; where `dispatch.adapts`.
         step_size: ().
         layers: (weight, bias) of the adapter's one or two linear layers; beta is 1 + t, below 0 1 / (1 - t).
         round_weight: to what the adapter multiplies by; its gradient is the weight's, by STE.
@@ -118,7 +119,7 @@ def fake_quantize_to_levels(
     >>> fake_quantize_to_levels(torch.tensor([0.9, -0.3, 5.0]), torch.tensor(1.0), pot_levels(3))
     tensor([ 1.0000, -0.2500,  1.0000])
     """
-    scale = clipping_threshold / level_set.largest
+    scale = divided(clipping_threshold, level_set.largest)
     return _FakeQuantize.apply(weight, scale, level_set, threshold_gradient_scale)
 
 
@@ -210,7 +211,9 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor]:
         layers = tuple(tensor if index % 2 else round_weight(tensor) for index, tensor in enumerate(layers))
-        x_hat, answers = adapted_fake_quantize(x, step_size, _in_pairs(layers), grid, channels_last=channels_last)
+        x_hat, answers = dispatch.adapted_fake_quantize(
+            x, step_size, _in_pairs(layers), grid, channels_last=channels_last
+        )
         ctx.save_for_backward(x, *answers, step_size, *layers)
         ctx.grid, ctx.factor, ctx.channels_last = grid, factor, channels_last
         ctx.mark_non_differentiable(answers.scale)
@@ -222,7 +225,7 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result with a gradient
         x, *answers = ctx.saved_tensors
         answers, (step_size, *layers) = Answers(*answers[:4]), answers[4:]
-        grad_x, grad_step_size, grad_layers = adapted_fake_quantize_backward(
+        grad_x, grad_step_size, grad_layers = dispatch.adapted_fake_quantize_backward(
             grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last
         )
         grads = (tensor for layer in grad_layers for tensor in layer)

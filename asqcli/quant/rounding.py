@@ -6,11 +6,13 @@ engine that multiplies must see the codes that training saw.
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from asqcli.arithmetic.division import divided
 from asqcli.quant.levels import LevelSet
 
 CACHED = 2**16  # values that a processor's second cache holds while they are gone through several times
@@ -41,7 +43,7 @@ def quantize_to_levels(weight: Tensor, clipping_threshold: Tensor, level_set: Le
         levels, shape of `weight`, entries of the set's level table in units of the scale; and
         scale = clipping_threshold / largest magnitude, the real value of level 1.
     """
-    scale = clipping_threshold / level_set.largest
+    scale = divided(clipping_threshold, level_set.largest)
     return nearest_level(weight * (1.0 / scale), level_set), scale
 
 
@@ -49,10 +51,17 @@ def nearest_level(scaled: Tensor, level_set: LevelSet) -> Tensor:
     """Return the level nearest to each value; `scaled`: any shape, in units of the level table."""
     if level_set.integer and scaled.device.type == "cpu":
         return _nearest_integer_level(scaled.abs(), level_set).copysign_(scaled)
-    boundaries = scaled.new_tensor(level_set.boundaries)
-    magnitudes = scaled.new_tensor((0.0, *reversed(level_set.magnitudes)))
+    boundaries, magnitudes = level_tables(level_set, scaled.dtype, scaled.device)
     # right=True counts a boundary as passed when met: ties go to the larger magnitude.
     return magnitudes[torch.bucketize(scaled.abs().contiguous(), boundaries, right=True)].copysign(scaled)
+
+
+@cache
+def level_tables(level_set: LevelSet, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return (boundaries, 0 and the magnitudes), smallest first, on a device: copied to it once, for that waits."""
+    ascending = (level_set.boundaries, (0.0, *reversed(level_set.magnitudes)))
+    boundaries, magnitudes = (torch.tensor(values, dtype=dtype, device=device) for values in ascending)
+    return boundaries, magnitudes
 
 
 def _nearest_integer_level(magnitude: Tensor, level_set: LevelSet) -> Tensor:

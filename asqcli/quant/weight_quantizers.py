@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from asqcli.arithmetic.division import divided
 from asqcli.quant.bounds import integer_bounds
 from asqcli.quant.fake_quant import fake_quantize, fake_quantize_to_levels, gradient_scale
 from asqcli.quant.rounding import nearest_level, quantize, quantize_to_levels
@@ -25,6 +26,8 @@ class WeightQuantizer(nn.Module, ABC):
         channels: C_out.
         spec: bits, levels, and what shares a scale.
     """
+
+    smallest_scale = SMALLEST_STEP
 
     def __init__(self, channels: int, spec: WeightSpec) -> None:
         super().__init__()
@@ -52,11 +55,10 @@ class WeightQuantizer(nn.Module, ABC):
     def start(self, weight: Tensor, method: str) -> None:
         """Set the scale parameter from the weights; `method` is "mse" or "lsq"."""
 
-    @torch.no_grad()
-    def project(self) -> None:
-        """Bring the scale parameter back above 0; call after each optimizer step."""
-        for parameter in self.parameters(recurse=False):
-            parameter.clamp_(min=SMALLEST_STEP)
+    @property
+    @abstractmethod
+    def scale_parameter(self) -> nn.Parameter:
+        """The step sizes or clipping thresholds, (C_out,) or (1,); above 0."""
 
     @torch.no_grad()
     def before_rounding(self, weight: Tensor) -> Tensor:
@@ -115,6 +117,10 @@ class UniformWeightQuantizer(WeightQuantizer):
         )
 
     @property
+    def scale_parameter(self) -> nn.Parameter:
+        return self.step_size
+
+    @property
     def scale(self) -> Tensor:
         return self.step_size
 
@@ -162,8 +168,12 @@ class LevelWeightQuantizer(WeightQuantizer):
         )
 
     @property
+    def scale_parameter(self) -> nn.Parameter:
+        return self.clipping_threshold
+
+    @property
     def scale(self) -> Tensor:
-        return self.clipping_threshold / self.level_set.largest
+        return divided(self.clipping_threshold, self.level_set.largest)
 
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         weight = self._normalized(weight)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +16,14 @@ from asqcli.errors import DivergedError
 from asqcli.measures import ACCURACY, Measure
 from asqcli.nn.modes import to_training
 from asqcli.nn.precision import FLOAT32, multiplying_in
-from asqcli.nn.prepare import project_steps
+from asqcli.nn.step_sizes import bounded_steps
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import Stream, seed_everything
 from asqcli.train.batch_norm import freeze_norms
 from asqcli.train.diagnose import first_nonfinite
-from asqcli.train.forward import backward_in_training, logits_in_training
 from asqcli.train.objective import Objective
-from asqcli.train.one_batch import as_one_batch
 from asqcli.train.optimizer import RATE, learning_rate, make_optimizer, optimizer_state, restore_optimizer
+from asqcli.train.passes import Passes, fastest
 from asqcli.train.progress import BASELINES, Progress, TrainingState
 from asqcli.train.reporter import Reporter
 from asqcli.train.step_hooks import StepHook
@@ -93,7 +91,8 @@ class Phase:
         processes: Processes = ALONE,
         measure: Measure = ACCURACY,
     ) -> None:
-        self.model, self.split, self.settings, self.progress, self.device = model, split, settings, progress, device
+        self.model, self.split, self.settings, self.progress = model, split.at(device), settings, progress
+        self.device = device
         self.classes, self.objective, self.hooks, self.processes = classes, objective, hooks, processes
         self.measure = measure
         self.steps_per_epoch = batches_per_pass(split, settings.batch_size)
@@ -110,6 +109,10 @@ class Phase:
             step_lr=settings.step_lr,
             adapter_lr=settings.adapter_lr,
         )
+        passes = Passes(
+            model, objective, classes=classes, precision=settings.precision, device=device, processes=processes
+        )
+        self.passes = fastest(passes)
         if state is not None:
             restore_optimizer(model, self.optimizer, state.optimizer)
             for name, kept in state.hooks.items():
@@ -214,28 +217,17 @@ class Phase:
         """Take one step by this process's part of a batch; return (sum of losses, images right, images) of all."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group[RATE]
-        with self._as_it_trains():
-            logits = logits_in_training(self.model, images, self.classes)
-        loss = self.objective(logits, labels, images)  # outside: a teacher evaluates
-        right = int((logits.argmax(dim=1) == labels).sum())
-        loss_sum, correct, count = self.processes.sum(loss.item() * len(labels), right, len(labels))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, right = self.passes(images, labels)
+        loss_sum, correct, count = self.processes.sum(loss.item() * len(labels), int(right), len(labels))
         if not math.isfinite(loss_sum):
             self._diverged(loss_sum, images)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self._as_it_trains():  # a network may run parts of its forward again
-            backward_in_training(self.processes.weigh(loss, len(labels)))
         self.processes.add_gradients(self.model, int(count))
-        self.optimizer.step()
-        project_steps(self.model)
+        with bounded_steps(self.model):
+            self.optimizer.step()
         for hook in self.hooks.values():
             hook.after_step(self.model)
         return loss_sum, int(correct), int(count)
-
-    @contextmanager
-    def _as_it_trains(self) -> Generator[None]:
-        """Hold what a forward in training and its backward run in."""
-        with as_one_batch(self.processes), multiplying_in(self.settings.precision, self.device):
-            yield
 
     def _diverged(self, loss: float, images: torch.Tensor) -> None:
         with multiplying_in(self.settings.precision, self.device):

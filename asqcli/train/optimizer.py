@@ -67,7 +67,8 @@ def make_optimizer(
     if kind == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, SECOND_MOMENT_DECAY))
     # In lists on a CPU, too: a quantized network has hundreds of small parameters, and each call of PyTorch costs.
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
+    form = "fused" if all(p.is_cuda for p in model.parameters()) else "foreach"
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, **{form: True})
 
 
 def learning_rate(lr: float, step: int, steps: int, *, ramp_steps: int = 0) -> float:

@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from asqcli.nn.calibration import calibrate
 from asqcli.nn.modes import to_training
-from asqcli.nn.precision import BFLOAT16, FLOAT32, multiplies_bfloat16, multiplying_in
-from asqcli.nn.prepare import project_steps
+from asqcli.nn.precision import BFLOAT16, FLOAT32, multiplies_bfloat16
+from asqcli.nn.step_sizes import bounded_steps
 from asqcli.quant.fake_quant import COMPUTED_AGAIN
 from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.schema import Train
 from asqcli.train.batch_norm import freeze_norms
-from asqcli.train.forward import backward_in_training, logits_in_training
+from asqcli.train.objective import Objective
 from asqcli.train.optimizer import make_optimizer
+from asqcli.train.passes import Passes, fastest
 
 WARM_STEPS, TIMED_STEPS, TRACED_STEPS = 3, 10, 3
 ACTIVITIES = [torch.profiler.ProfilerActivity.CPU]
@@ -56,7 +56,7 @@ class StepProfile:
             float32 and in bfloat16, and of the quantized one. The second is None where nobody asked for bfloat16 and
             nothing here multiplies it.
         images_per_second: of quantized steps alone.
-        sections_ms: forward, backward, update: medians of the quantized step.
+        sections_ms: medians of the parts of the quantized step that follow each other: forward, backward, update.
         parts: share of the quantized step's processor time by part, in percent, largest first.
         steps_per_epoch: that a run would take.
         float_peak_mib, peak_mib: the most memory that tensors take within a float and a quantized step, beyond what
@@ -138,33 +138,38 @@ class _Step:
         to_training(model)
         if train.batch_norm == "frozen":
             freeze_norms(model)
-        self.model, self.batches, self.classes, self.taken = model, batches, classes, 0
-        self.precision = precision
+        self.model, self.batches, self.taken = model, batches, 0
+        device = batches[0][0].device
+        self.passes = fastest(Passes(model, Objective(), classes=classes, precision=precision, device=device))
         self.optimizer = make_optimizer(
             model, train.optimizer, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
         )
-        self.sections: dict[str, list[float]] = {"forward": [], "backward": [], "update": []}
+        self.sections: dict[str, list[float]] = {}
 
     def __call__(self) -> float:
         """Take a step; return its time in milliseconds."""
         images, labels = self.batches[self.taken % len(self.batches)]
         self.taken += 1
         begin = time.perf_counter()
-        with multiplying_in(self.precision, images.device):
-            loss = self._timed("forward", lambda: F.cross_entropy(self._logits(images), labels))
-            self._timed("backward", lambda: (self.optimizer.zero_grad(set_to_none=True), backward_in_training(loss)))
-        self._timed("update", lambda: (self.optimizer.step(), project_steps(self.model)))
+        self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(passes := self.passes, Passes):
+            loss, _ = self._timed("forward", lambda: passes.forward(images, labels))
+            self._timed("backward", lambda: passes.backward(loss, len(labels)))
+        else:
+            self._timed("forward and backward", lambda: passes(images, labels))
+        self._timed("update", self._update)
         return 1000 * (time.perf_counter() - begin)
 
-    def _logits(self, images: Tensor) -> Tensor:
-        return logits_in_training(self.model, images, self.classes)
+    def _update(self) -> None:
+        with bounded_steps(self.model):
+            self.optimizer.step()
 
     def _timed(self, section: str, work: Callable[[], Any]) -> Any:
         begin = time.perf_counter()
         result = work()
         if self.batches[0][0].is_cuda:
             torch.cuda.synchronize()
-        self.sections[section].append(1000 * (time.perf_counter() - begin))
+        self.sections.setdefault(section, []).append(1000 * (time.perf_counter() - begin))
         return result
 
 

@@ -5,7 +5,7 @@ from torch import nn
 from asqcli.errors import UnsupportedError
 from asqcli.nn.calibration import calibrate
 from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
-from asqcli.nn.prepare import prepare, project_steps, quant_layers, quantizers
+from asqcli.nn.prepare import prepare, quant_layers, quantizers
 from asqcli.nn.survey import refuse_unsupported, survey
 from asqcli.quant.spec import AsqActivations, LayerSpec, LsqActivations, PostWeights, UniformWeights
 
@@ -109,18 +109,6 @@ def test_a_printed_layer_tells_how_it_is_quantized(tiny_net):
     text = repr(tiny_net.depthwise)
     assert "(weight_quantizer): LevelWeightQuantizer(post 4 bits (7/5))" in text
     assert "asq 4 bits, unsigned" in text and "hidden quarter" in text
-
-
-def test_steps_are_projected_back_above_zero(tiny_net):
-    calibrate(tiny_net, specs_for(tiny_net), [torch.randn(4, 3, 8, 8)], start="mse")
-    with torch.no_grad():
-        for quantizer in quantizers(tiny_net):
-            for parameter in quantizer.parameters(recurse=False):
-                parameter.fill_(-1.0)
-    project_steps(tiny_net)
-    for quantizer in quantizers(tiny_net):
-        assert all((p > 0).all() and (1 / p).isfinite().all() for p in quantizer.parameters(recurse=False))
-    assert tiny_net(torch.randn(2, 3, 8, 8)).isfinite().all()
 
 
 def test_state_dict_keeps_float_names_and_round_trips(tiny_net):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from asqcli.api import project_steps, quantize_module
+from asqcli.api import bounded_steps, quantize_module
 from asqcli.nn.modes import to_training
 from asqcli.nn.precision import multiplying_in
 from asqcli.train.forward import backward_in_training, logits_in_training
@@ -24,6 +24,6 @@ def test_a_training_step_follows_its_network_to_another_device(tiny_net, chosen,
         logits = logits_in_training(model, images.to("meta"), 10)
         loss = F.cross_entropy(logits, torch.zeros(4, dtype=torch.int64, device="meta"))
         backward_in_training(loss)
-    optimizer.step()
-    project_steps(model)
+    with bounded_steps(model):
+        optimizer.step()
     assert {p.grad.device.type for p in model.parameters() if p.requires_grad} == {"meta"}

@@ -1,11 +1,13 @@
 """The passes of fake quantizers over memory, each of them in one place for autograd to call.
 
-Forward, two forms give the same values to the bit; backward, the same gradients but for rounding:
+Forward, three forms give the same values to the bit; backward, the same gradients but for rounding:
 
     native     compiled C, `csrc/fake_quant.c`: each value is read once a pass; for float32 on the CPU
+    cuda       kernels of Triton, `triton_source.py`: the same on a GPU, where Triton works
     eager      operations of PyTorch, for all else: other devices and types, no compiler
     dispatch   whichever serves the tensors at hand
 
     adapted    ASQ, native alone: the adapter in the same pass as the rounding
+    memory     how tensors lie, and what shares a scale
     grid       what a value in units of its scale can become
 """

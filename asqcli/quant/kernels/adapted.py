@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from asqcli.quant.kernels.grid import Grid
-from asqcli.quant.kernels.native import Pass, compiled, dense, fill_pass, laid_out_as
+from asqcli.quant.kernels.memory import dense, laid_out_as
+from asqcli.quant.kernels.native import Pass, compiled, fill_pass
 
 Layers = list[tuple[Tensor, Tensor]]  # weight (outputs, inputs) and bias (outputs,) of one or two linear layers
 _pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float

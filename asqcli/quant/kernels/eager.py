@@ -5,8 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from asqcli.arithmetic.division import divided
 from asqcli.quant.kernels.grid import Grid, UniformGrid, bounds
 from asqcli.quant.rounding import nearest_level, quantize
+
+
+def takes(_x: Tensor, _scale: Tensor | None = None) -> bool:
+    """As the other forms': it takes all."""
+    return True
 
 
 def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
@@ -30,7 +36,7 @@ def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
 
 def row_scale(weight: Tensor, qmax: int, smallest: float) -> Tensor:
     """Return the step of each row, (rows, 1), without a gradient."""
-    return (weight.detach().abs().amax(dim=1, keepdim=True) / qmax).clamp(min=smallest)
+    return divided(weight.detach().abs().amax(dim=1, keepdim=True), qmax).clamp(min=smallest)
 
 
 def inner_product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asqcli.quant.kernels.grid import Grid, UniformGrid, bounds
+from asqcli.quant.kernels.memory import dense, groups, is_plain, laid_out_as, shares_by_groups
 
 LIBRARY = Path(__file__).with_name("csrc") / "fake_quant.so"  # beside its source, where Python looks for no modules
 _pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -33,14 +34,7 @@ def takes(x: Tensor, scale: Tensor | None = None) -> bool:
     """Can the passes work on such tensors, by a scale for all values or one for each index of the first dimension?"""
     if loaded() is None or not (_is_plain(x) and (scale is None or _is_plain(scale))):
         return False
-    if scale is None or (count := scale.numel()) == 1:
-        return True
-    return x.dim() > 0 and scale.shape[0] == count == x.shape[0]
-
-
-def _is_dense(x: Tensor) -> bool:
-    """Do all values of `x` lie one after the other in memory, those of each index of the first dimension together?"""
-    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
+    return scale is None or shares_by_groups(x, scale)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
@@ -58,7 +52,7 @@ def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -
     grad_x = torch.empty_like(x)
     grad = laid_out_as(x, grad)
     shared = scale.numel() == 1
-    sums = torch.empty(_groups(x) if shared else scale.shape, dtype=torch.float64)
+    sums = torch.empty(groups(x) if shared else scale.shape, dtype=torch.float64)
     task, _kept = fill_pass(x, scale, grid, out=grad_x)
     task.grad, task.grad_step = grad.data_ptr(), sums.data_ptr()
     compiled().asq_fake_quantize_backward(ctypes.byref(task))
@@ -77,32 +71,14 @@ def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Does a tensor hold float32 values in the memory of this machine? One of a subclass may hold none at all."""
-    return tensor.is_cpu and tensor.dtype == torch.float32 and type(tensor) in (Tensor, nn.Parameter)
-
-
-def dense(x: Tensor) -> Tensor:
-    """Return `x`, or a copy of it that has no gaps in memory."""
-    if _is_dense(x):
-        return x
-    last = x.dim() == 4 and x.stride(1) == 1  # a part of the channels, of which the rest lies between
-    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
-def laid_out_as(x: Tensor, grad: Tensor) -> Tensor:
-    """Return the gradient of what was made from `x`, in the order of memory of `x`."""
-    return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
-
-
-def _groups(x: Tensor) -> int:
-    return x.shape[0] if x.dim() else 1  # `len` is slow
+    return tensor.is_cpu and is_plain(tensor)
 
 
 def fill_pass(x: Tensor, scale: Tensor, grid: Grid, out: Tensor) -> tuple[Pass, object]:
     """Return the arguments of a pass, and what must live as long as they."""
-    groups, scale, (native_grid, kept) = _groups(x), scale.contiguous(), _native_grid(grid)
+    count, scale, (native_grid, kept) = groups(x), scale.contiguous(), _native_grid(grid)
     task = Pass(
-        x=x.data_ptr(), step=scale.data_ptr(), out=out.data_ptr(), groups=groups, size=x.numel() // max(groups, 1),
+        x=x.data_ptr(), step=scale.data_ptr(), out=out.data_ptr(), groups=count, size=x.numel() // max(count, 1),
         step_stride=int(scale.numel() > 1), grid=native_grid,
     )  # fmt: skip
     return task, (scale, kept)

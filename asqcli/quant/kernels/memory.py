@@ -1,0 +1,41 @@
+"""How a tensor lies in memory, and which of its values share a scale: what passes of our own ask first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Does a tensor hold float32 values in the memory of its device? One of a subclass may hold none at all."""
+    return tensor.dtype == torch.float32 and type(tensor) in (Tensor, nn.Parameter)
+
+
+def shares_by_groups(x: Tensor, scale: Tensor) -> bool:
+    """Is it one scale for all values, or one for each index of the first dimension?"""
+    if (count := scale.numel()) == 1:
+        return True
+    return x.dim() > 0 and scale.shape[0] == count == x.shape[0]
+
+
+def groups(x: Tensor) -> int:
+    """Return the size of the first dimension."""
+    return x.shape[0] if x.dim() else 1  # `len` is slow
+
+
+def dense(x: Tensor) -> Tensor:
+    """Return `x`, or a copy of it that has no gaps in memory."""
+    if _is_dense(x):
+        return x
+    last = x.dim() == 4 and x.stride(1) == 1  # a part of the channels, of which the rest lies between
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def laid_out_as(x: Tensor, grad: Tensor) -> Tensor:
+    """Return the gradient of what was made from `x`, in the order of memory of `x`."""
+    return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Do all values of `x` lie one after the other in memory, those of each index of the first dimension together?"""
+    return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)

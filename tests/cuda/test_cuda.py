@@ -1,0 +1,235 @@
+"""On a GPU: the same values as on the CPU, the same gradients, and the same bits each time."""
+
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from asqcli.api import quantize_module
+from asqcli.data.augment import flip, shift
+from asqcli.nn.forward import forward_in_evaluation
+from asqcli.nn.modes import to_evaluation, to_training
+from asqcli.nn.step_sizes import bounded_steps
+from asqcli.quant.kernels import adapted, adapted_cuda, cuda, eager, native
+from asqcli.quant.kernels.grid import UniformGrid
+from asqcli.quant.levels import apot_levels, post_levels, pot_levels
+from asqcli.run.checkpoint import load_checkpoint
+from asqcli.run.context import select_device
+from asqcli.train.objective import Objective
+from asqcli.train.optimizer import make_optimizer
+from asqcli.train.passes import WARM, Passes, ReplayedPasses
+from tests.export.cases import SETTINGS
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+GRIDS = [
+    UniformGrid(0, 3), UniformGrid(-8, 7), UniformGrid(0, 255), UniformGrid(-128, 127),
+    post_levels(2), post_levels(4), post_levels(4, grid="exact"), pot_levels(3), apot_levels(4),
+]  # fmt: skip
+SHAPES = [(3, 1, 1, 1), (2, 17, 1, 1), (5, 3, 13, 13), (4, 65, 9, 7), (128, 16, 32, 32), (6, 33), (9,)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def device():
+    return select_device("cuda")
+
+
+def quantized(net, chosen, device):
+    images = [torch.randn(8, 3, 16, 16, device=device).to(memory_format=torch.channels_last) for _ in range(2)]
+    return quantize_module(net.to(device), images, **SETTINGS[chosen])
+
+
+def test_triton_works_here(device):
+    assert cuda.works(device) and adapted_cuda.works(device)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("last", [False, True])
+def test_passes_equal_those_of_pytorch(grid, last, device):
+    torch.manual_seed(0)
+    largest = max(grid.qmax if isinstance(grid, UniformGrid) else grid.largest, 1)
+    for shape in SHAPES:
+        x, grad = 0.4 * largest * torch.randn(shape), torch.randn(shape)
+        if last and len(shape) == 4:
+            x = x.to(memory_format=torch.channels_last)
+        for scale in (torch.tensor(0.37), torch.rand(shape[0], *[1] * (len(shape) - 1)) + 0.1):
+            on_gpu = [t.to(device) for t in (x, scale)]
+            assert cuda.takes(*on_gpu)
+            x_hat = cuda.fake_quantize(*on_gpu, grid)
+            assert torch.equal(x_hat.cpu(), eager.fake_quantize(x, scale, grid)) and x_hat.stride() == x.stride()
+            found, sums = cuda.fake_quantize_backward(grad.to(device), *on_gpu, grid)
+            _, exact = eager.fake_quantize_backward(grad.double(), x.double(), scale.double(), grid)
+            assert torch.equal(found.cpu(), eager.fake_quantize_backward(grad, x, scale, grid)[0])
+            size = (grad.abs() * largest).double().sum_to_size(scale.shape)
+            assert sums.shape == scale.shape and ((sums.cpu() - exact).abs() <= 2e-3 * size).all(), shape
+
+
+@pytest.mark.skipif(native.loaded() is None, reason="the passes of training were not compiled")
+@pytest.mark.parametrize(
+    "shape", [(5, 16, 7, 9), (3, 3, 8, 8), (4, 70, 3, 3), (1, 130, 5, 5), (6, 40), (2, 9, 40), (2, 1280)], ids=str
+)
+def test_adapters_answer_as_on_the_cpu(shape, device):
+    torch.manual_seed(2)
+    channels_last = len(shape) < 4
+    channels = shape[-1] if channels_last else shape[1]
+    step_size, grid = torch.tensor(0.11), UniformGrid(0, 15)
+    for widths in ((channels, 1), (channels, max(channels // 4, 1), 1), (channels, 50, 1)):
+        layers = [(torch.randn(o, i) * 0.5, torch.randn(o) * 0.3) for i, o in itertools.pairwise(widths)]
+        there = [tuple(t.to(device) for t in layer) for layer in layers]
+        drawn, grad = torch.rand(shape) * 2 - 0.3, torch.randn(shape)
+        for x in [drawn] if channels_last else [drawn, drawn.to(memory_format=torch.channels_last)]:
+            last = {"channels_last": channels_last}
+            _, answers = adapted.adapted_fake_quantize(x, step_size, layers, grid, **last)
+            x_hat, on_gpu = adapted_cuda.adapted_fake_quantize(x.to(device), step_size.to(device), there, grid, **last)
+            for a, b in zip(answers, on_gpu, strict=True):
+                assert a.shape == b.shape and torch.allclose(a, b.cpu(), rtol=1e-4, atol=1e-6)
+            assert torch.equal(x_hat.cpu(), eager.fake_quantize(x, on_gpu.scale.cpu(), grid))
+            expected, found = (
+                (r[0], r[1], *itertools.chain.from_iterable(r[2]))
+                for r in (
+                    adapted.adapted_fake_quantize_backward(grad, x, step_size, layers, answers, grid, **last),
+                    adapted_cuda.adapted_fake_quantize_backward(
+                        grad.to(device), x.to(device), step_size.to(device), there, on_gpu, grid, **last
+                    ),
+                )
+            )
+            for a, b in zip(expected, found, strict=True):
+                assert a.shape == b.shape and (a - b.cpu()).abs().max() <= 1e-3 * a.abs().max() + 1e-6
+
+
+def test_augmentation_draws_the_same(device):
+    images = torch.randint(0, 256, (16, 3, 20, 24), dtype=torch.uint8)
+    for augment in (lambda x, g: shift(x, 4, g), flip):
+        here, there = (augment(x, torch.Generator().manual_seed(3)) for x in (images, images.to(device)))
+        assert torch.equal(here, there.cpu())
+
+
+@pytest.mark.parametrize("chosen", SETTINGS)
+def test_evaluation_gives_the_bits_of_the_cpu(tiny_net, chosen, device):
+    torch.manual_seed(0)
+    model = quantized(tiny_net, chosen, device)
+    to_evaluation(model)
+    images = torch.randn(32, 3, 16, 16).to(memory_format=torch.channels_last)
+    there = forward_in_evaluation(model, images.to(device)).cpu()
+    here = forward_in_evaluation(model.cpu(), images)
+    assert torch.equal(here, there) or "float" in chosen, (here - there).abs().max()
+
+
+def trained(model, run, steps, device, *, batches=(8, 7)):
+    optimizer = make_optimizer(model, "sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
+    torch.manual_seed(1)
+    losses = []
+    for step in range(steps):
+        count = batches[step % len(batches)]
+        images = torch.randn(count, 3, 16, 16, device=device).to(memory_format=torch.channels_last)
+        labels = torch.randint(0, 10, (count,), device=device)
+        optimizer.zero_grad(set_to_none=True)
+        loss, right = run(images, labels)
+        losses.append((loss.item(), int(right)))
+        with bounded_steps(model):
+            optimizer.step()
+    return losses, {name: tensor.clone() for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("chosen", SETTINGS)
+def test_replayed_passes_give_the_same_bits(tiny_net, chosen, precision, device):
+    torch.manual_seed(0)
+    start = {name: tensor.clone() for name, tensor in tiny_net.state_dict().items()}
+    results = []
+    for replayed in (False, True):
+        torch.manual_seed(0)
+        net = type(tiny_net)()
+        net.load_state_dict(start)
+        model = quantized(net, chosen, device)
+        to_training(model)
+        run = Passes(model, Objective(), classes=10, precision=precision, device=device)
+        if replayed:
+            run = ReplayedPasses(run)
+        results.append(trained(model, run, 12, device))
+        if replayed:
+            assert run.can_record and len(run.recorded) == 2
+    (losses, state), (again, replayed_state) = results
+    assert losses == again
+    assert all(torch.equal(state[name], replayed_state[name]) for name in state)
+
+
+class ByPython(nn.Module):
+    """Remembers how often it ran, draws with Python, or reads a value."""
+
+    def __init__(self, net, kind):
+        super().__init__()
+        self.net, self.kind, self.runs = net, kind, 0
+
+    def forward(self, x):
+        if self.kind == "remembers":
+            self.runs += 1
+            x = x * (1 + 0.1 * (self.runs % 3))
+        if self.kind == "draws" and random.random() < 0.5:
+            x = -x
+        if self.kind == "reads" and x.sum().item() > 0:
+            x = 2 * x
+        return self.net(x)
+
+
+@pytest.mark.parametrize("kind", ["remembers", "draws", "reads"])
+def test_what_cannot_be_recorded_runs_kernel_by_kernel(tiny_net, kind, device):
+    start = {name: tensor.clone() for name, tensor in tiny_net.state_dict().items()}
+    results = []
+    for replayed in (False, True):
+        random.seed(0)
+        net = type(tiny_net)()
+        net.load_state_dict(start)
+        model = ByPython(net, kind).to(device)
+        to_training(model)
+        run = Passes(model, Objective(), classes=10, precision="float32", device=device)
+        if replayed:
+            run = ReplayedPasses(run)
+        results.append(trained(model, run, WARM + 6, device))
+    assert not run.can_record and results[0][0] == results[1][0]
+    assert all(torch.equal(results[0][1][name], results[1][1][name]) for name in results[0][1])
+
+
+def test_a_tensor_that_is_replaced_is_seen(tiny_net, device):
+    model = tiny_net.to(device)
+    to_training(model)
+    run = ReplayedPasses(Passes(model, Objective(), classes=10, precision="float32", device=device))
+    trained(model, run, WARM + 2, device, batches=(8,))
+    before = run.recorded[torch.Size((8, 3, 16, 16))]
+    model.head.weight = nn.Parameter(torch.zeros_like(model.head.weight))
+    losses, _ = trained(model, run, 1, device, batches=(8,))
+    assert run.recorded[torch.Size((8, 3, 16, 16))] is not before
+    assert losses[0][0] == pytest.approx(2.3026, abs=0.2)
+
+
+def asq(*arguments):
+    environment = {**os.environ, "ASQ_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-m", "asqcli", *arguments], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("scheme", ["post", "lsq"])
+def test_a_run_is_repeated_and_resumed_to_the_bit_and_its_file_is_exact(tmp_path, scheme):
+    made = ["quantize", "resnet20", "--scheme", scheme, "--weights", "none", "--set", "train.warmup.epochs=1"]
+    made += ["--epochs", "2", "--device", "cuda", "--json"]
+    results = [json.loads(asq(*made, "--out", str(tmp_path / name))) for name in "ab"]
+    assert results[0]["loss"] == results[1]["loss"]
+    a, b = (load_checkpoint(tmp_path / name / "checkpoints" / "last").model for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    asq("export", str(tmp_path / "a"), "--out", str(tmp_path / "a.asq"))
+    by_file, by_gpu, by_cpu = (
+        json.loads(asq("eval", *which, "--json"))
+        for which in (
+            [str(tmp_path / "a.asq")],
+            [str(tmp_path / "a"), "--device", "cuda"],
+            [str(tmp_path / "a"), "--device", "cpu"],
+        )
+    )
+    assert by_file["loss"] == by_cpu["loss"] == by_gpu["loss"]

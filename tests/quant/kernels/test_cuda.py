@@ -1,0 +1,64 @@
+"""The kernels of a GPU by Triton's interpreter, which needs none: the values of the other forms, and gradients."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asqcli.quant.kernels import native
+
+pytest.importorskip("triton", reason="Triton comes with PyTorch where that is built for CUDA")
+pytestmark = pytest.mark.skipif(native.loaded() is None, reason="the passes of training were not compiled")
+
+SCRIPT = """
+import itertools
+import torch
+from asqcli.quant.kernels import adapted, adapted_cuda, cuda, eager
+from asqcli.quant.kernels.grid import UniformGrid
+from asqcli.quant.levels import apot_levels, post_levels
+
+cpu, LAST = torch.device("cpu"), torch.channels_last
+assert cuda.works(cpu) and adapted_cuda.works(cpu)
+torch.manual_seed(0)
+for grid in [UniformGrid(0, 3), UniformGrid(-128, 127), post_levels(4), post_levels(4, grid="exact"), apot_levels(4)]:
+    largest = grid.qmax if isinstance(grid, UniformGrid) else grid.largest
+    for shape in [(3, 1, 1, 1), (5, 3, 13, 13), (4, 65, 9, 7), (9,)]:
+        x, grad = torch.randn(shape) * 0.4 * largest, torch.randn(shape)
+        x = x.to(memory_format=LAST) if len(shape) == 4 else x
+        for scale in (torch.tensor(0.37), torch.rand(shape[0], *[1] * (len(shape) - 1)) + 0.1):
+            assert torch.equal(cuda.fake_quantize(x, scale, grid), eager.fake_quantize(x, scale, grid))
+            found, expected = (form.fake_quantize_backward(grad, x, scale, grid) for form in (cuda, eager))
+            assert torch.equal(found[0], expected[0]) and found[1].shape == scale.shape
+            assert torch.allclose(found[1], expected[1], rtol=1e-3, atol=1e-3 * largest)
+weight = torch.randn(7, 33)
+weight[3] = 0
+assert torch.equal(cuda.round_rows(weight, 127, 1e-30), eager.round_rows(weight, 127, 1e-30))
+x = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.5, 1.5, 2.5, -0.5])
+assert cuda.fake_quantize(x, torch.tensor(1.0), UniformGrid(-2, 3)).nan_to_num(9).tolist() == [9, 3, -2, 0, 2, 2, 0]
+
+grid, step_size = UniformGrid(0, 15), torch.tensor(0.11)
+for shape in [(5, 16, 7, 9), (4, 70, 3, 3), (6, 40), (2, 9, 40)]:
+    last = len(shape) < 4
+    channels = shape[-1] if last else shape[1]
+    x, grad = torch.rand(shape) * 2 - 0.3, torch.randn(shape)
+    for widths in ((channels, 1), (channels, channels // 4, 1)):
+        layers = [(torch.randn(o, i) * 0.5, torch.randn(o) * 0.3) for i, o in itertools.pairwise(widths)]
+        forms = []
+        for form in (adapted, adapted_cuda):
+            x_hat, answers = form.adapted_fake_quantize(x, step_size, layers, grid, channels_last=last)
+            assert torch.equal(x_hat, eager.fake_quantize(x, answers.scale, grid))
+            back = form.adapted_fake_quantize_backward(grad, x, step_size, layers, answers, grid, channels_last=last)
+            forms.append([*answers, *back[:2], *itertools.chain.from_iterable(back[2])])
+        for a, b in zip(*forms, strict=True):
+            assert a.shape == b.shape and (a.numel() == 0 or (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-6)
+print("all equal")
+"""
+
+
+def test_by_the_interpreter():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, cwd=root)
+    assert done.returncode == 0 and done.stdout == "all equal\n", done.stderr
