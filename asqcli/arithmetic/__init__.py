@@ -6,6 +6,7 @@ multiplications and divisions alone, and rounded once at the end. FORMAT.md says
 and ONNX files compute it.
 
 constants   the numbers; C has them in engine/csrc/constants.h
+division    by numbers, rounded once on a GPU, too
 windows     which pixels a pool averages
 formulas    one text for NumPy and torch, and without either
 torch_mode  puts the formulas in the place of torch's functions while a network evaluates

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from asqcli.arithmetic import formulas
+from asqcli.arithmetic.division import as_divisor
 from asqcli.arithmetic.windows import Pair, pieces_with_ceil, reaches_beyond
 
 Dims = int | Sequence[int] | None
@@ -147,7 +148,7 @@ def _quotient(divide: Callable[..., Tensor]) -> Callable[..., Tensor | None]:
     def quotient(input: Tensor, other: Any, **others: Any) -> Tensor | None:
         if not input.is_cuda or isinstance(other, Tensor) or others:
             return None
-        return divide(input, torch.full((), other, dtype=input.dtype, device=input.device))
+        return divide(input, as_divisor(input, other))
 
     return quotient
 

@@ -9,6 +9,7 @@ head        the layer that makes the logits, and another in its place for other 
 calibration signedness and starting values of the quantizers
 adapters    those that were trained in a network of other bits, which go on
 prepare     replace them by quantized layers, as their specs say
+step_sizes  what an update may do to steps and thresholds
 proof       find out from records whether the network calls these, and nothing in their place
 observed    quantized layers seen at work, or switched to float for a while
 layers      the quantized layers; their evaluation is the integer engine's arithmetic, operation by operation

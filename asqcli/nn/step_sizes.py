@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from asqcli.nn.prepare import quantizers
+from asqcli.quant.activation_quantizers import ActivationQuantizer
+from asqcli.quant.weight_quantizers import WeightQuantizer
 
 LARGEST_CHANGE = 0.1  # of a step size or threshold in one update, as a share of it
 
@@ -26,10 +28,11 @@ def bounded_steps(model: nn.Module) -> Generator[None]:
     hundreds of times as fast as weights, and some ended at zero or at many times their channel's largest weight, where
     all of its weights are signs or zeros. AdamW moves all parameters by the same amount, whatever their size.
     """
-    scales: list[Tensor] = [quantizer.scale_parameter for quantizer in quantizers(model)]
-    if not scales:
+    found = list(quantizers(model))
+    if not found:
         yield
         return
+    scales: list[Tensor] = [quantizer.scale_parameter for quantizer in found]
     with torch.no_grad():
         lowest = torch._foreach_mul(scales, 1 - LARGEST_CHANGE)
         largest = torch._foreach_mul(scales, 1 + LARGEST_CHANGE)
@@ -37,13 +40,16 @@ def bounded_steps(model: nn.Module) -> Generator[None]:
     with torch.no_grad():
         torch._foreach_maximum_(scales, lowest)
         torch._foreach_minimum_(scales, largest)
-    project_steps(model)
+    _project(found)
+
+
+def project_steps(model: nn.Module) -> None:
+    """Bring steps and thresholds back above 0: after an optimizer's update that is not in `bounded_steps`."""
+    if found := list(quantizers(model)):
+        _project(found)
 
 
 @torch.no_grad()
-def project_steps(model: nn.Module) -> None:
-    """Bring steps and thresholds back above 0: after an optimizer's update that is not in `bounded_steps`."""
-    found = list(quantizers(model))
-    if found:
-        scales: list[Tensor] = [quantizer.scale_parameter for quantizer in found]
-        torch._foreach_clamp_min_(scales, [quantizer.smallest_scale for quantizer in found])
+def _project(found: Sequence[WeightQuantizer | ActivationQuantizer]) -> None:
+    scales: list[Tensor] = [quantizer.scale_parameter for quantizer in found]
+    torch._foreach_clamp_min_(scales, [quantizer.smallest_scale for quantizer in found])

@@ -59,7 +59,7 @@ _BY_KIND = {
 OWN_IMAGES = ("small", "large")
 HEAD_RATE = 10.0  # rate of a new head beside weights that were trained, in units of theirs
 
-# Without labels the float network is followed, from its weights and the statistics that they came with.
+# Without labels the float network is followed, by statistics that training does not move.
 UNLABELLED_EPOCHS, UNLABELLED_BATCH_SIZE, UNLABELLED_RATE = 10, 32, Rate(2e-4, "adamw")
 UNLABELLED = {"distillation": {"weight": 1.0}, "batch_norm": "frozen"}
 

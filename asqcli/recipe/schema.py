@@ -212,8 +212,9 @@ class Train(Strict):
     )
     batch_norm: Literal["batch", "frozen"] = Field(
         default="batch",
-        description="what batch norms normalise by in quantized training: the statistics of the `batch`, or those that "
-        "the network came with, `frozen`, as in evaluation; without labels `frozen` unless stated",
+        description="what batch norms normalise by in quantized training: the statistics of the `batch`, or `frozen` "
+        "ones, as in evaluation: those that the network came with, or, where training images have less loss by them, "
+        "estimates of the quantized network; without labels `frozen` unless stated",
     )
 
     def section(self, phase: str) -> Train | Warmup | Finetune:

@@ -93,7 +93,7 @@ class Phase:
     ) -> None:
         self.model, self.split, self.settings, self.progress = model, split.at(device), settings, progress
         self.device = device
-        self.classes, self.objective, self.hooks, self.processes = classes, objective, hooks, processes
+        self.objective, self.hooks, self.processes = objective, hooks, processes
         self.measure = measure
         self.steps_per_epoch = batches_per_pass(split, settings.batch_size)
         steps = settings.epochs * self.steps_per_epoch
