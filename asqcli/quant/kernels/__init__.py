@@ -7,7 +7,7 @@ Forward, three forms give the same values to the bit; backward, the same gradien
     eager      operations of PyTorch, for all else: other devices and types, no compiler
     dispatch   whichever serves the tensors at hand
 
-    adapted    ASQ, native alone: the adapter in the same pass as the rounding
+    adapted    ASQ in C: the adapter in the same pass as the rounding; adapted_cuda, the same on a GPU
     memory     how tensors lie, and what shares a scale
     grid       what a value in units of its scale can become
 """
