@@ -12,7 +12,8 @@ from torch import Tensor
 from asqcli.artifact import nodes
 from asqcli.artifact.packing import pack
 from asqcli.errors import UnsupportedError
-from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepNorm
+from asqcli.nn.layers import QuantConv2d, QuantLinear
+from asqcli.nn.norms import TwoStepNorm
 from asqcli.quant.activation_quantizers import ActivationQuantizer, StepSizeQuantizer
 from asqcli.quant.adapter import Adapter
 from asqcli.quant.levels import INT8_MAX

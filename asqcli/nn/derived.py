@@ -26,8 +26,9 @@ from asqcli.errors import AsqError, UnsupportedError
 from asqcli.nn import layers
 from asqcli.nn.callers import calling_place
 from asqcli.nn.layer_calls import LayerCall
-from asqcli.nn.layers import QuantConv2d, QuantLinear, quantized_layer, two_step_kind
+from asqcli.nn.layers import QuantConv2d, QuantLinear, quantized_layer
 from asqcli.nn.modes import modes_held
+from asqcli.nn.norms import two_step_kind
 from asqcli.nn.proof import PRODUCTS
 from asqcli.nn.record import Operation, storage_of, tensors_in
 from asqcli.seeds import held_generators

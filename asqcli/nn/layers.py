@@ -4,8 +4,7 @@ In evaluation a layer convolves whole numbers held in float32, which is exact wh
 (checked; float64 above). What follows is a fixed sequence of separately rounded float32 operations, so that an integer
 engine can give the same logits to the last bit, and so that a sample's result does not depend on its batch:
 
-    v = accumulator * (adapted_step_size * weight_scale[c])       v = v + bias[c]        (convolution, linear)
-    v = v * g[c]        v = v + b[c]                                                     (batch norm)
+    v = accumulator * (adapted_step_size * weight_scale[c])       v = v + bias[c]
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from asqcli.arithmetic.constants import EXACT_FLOAT32
@@ -45,8 +43,14 @@ class Geometry:
     groups: int
 
 
-def quantized_layer(layer: _QuantLayer | TwoStepNorm, input: Tensor, *geometry: Geometry) -> Tensor:
-    """Return what a layer of this file makes of its input; a function of torch, so that a mode can see it as one.
+class _Computes(Protocol):
+    """A layer whose arithmetic is asq's own."""
+
+    def compute(self, input: Tensor, *geometry: Geometry) -> Tensor: ...
+
+
+def quantized_layer(layer: _Computes, input: Tensor, *geometry: Geometry) -> Tensor:
+    """Return what a layer makes of its input; a function of torch, so that a mode can see it as one.
 
     Args:
         geometry: of a convolution; without it that of the layer's own attributes.
@@ -176,7 +180,7 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         activation_quantizer: ActivationQuantizer | None,
     ) -> QuantConv2d:
         """Return a quantized twin of `layer` that shares its parameters and hooks."""
-        return _with_quantizers(_twin(cls, layer), weight_quantizer, activation_quantizer)
+        return _with_quantizers(as_class(cls, layer), weight_quantizer, activation_quantizer)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Geometry) -> Tensor:
         if not geometry:
@@ -200,7 +204,7 @@ class QuantLinear(_QuantLayer, nn.Linear):
         activation_quantizer: ActivationQuantizer | None,
     ) -> QuantLinear:
         """Return a quantized twin of `layer` that shares its parameters and hooks."""
-        return _with_quantizers(_twin(cls, layer), weight_quantizer, activation_quantizer)
+        return _with_quantizers(as_class(cls, layer), weight_quantizer, activation_quantizer)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -210,7 +214,7 @@ class QuantLinear(_QuantLayer, nn.Linear):
         return per_channel
 
 
-def _twin(kind: type[Twin], layer: nn.Module) -> Twin:
+def as_class(kind: type[Twin], layer: nn.Module) -> Twin:
     """Return `layer` as another class: its parameters, its hooks, and whatever else was given to it."""
     twin = object.__new__(kind)
     vars(twin).update(vars(layer))
@@ -226,66 +230,3 @@ def _with_quantizers(
     twin.weight_quantizer, twin.activation_quantizer = weight_quantizer, activation_quantizer
     twin.train(twin.training)
     return twin
-
-
-Norm = TypeVar("Norm", bound="TwoStepNorm")
-
-
-class TwoStepNorm(MixedIn):
-    """Batch norm that evaluates as a multiplication and an addition, each rounded; mixed into torch's.
-
-    g = gamma / sqrt(variance + eps) and b = beta - mean * g are computed in double and rounded once. They are not
-    merged into weights or scales, which would move the rounding.
-    """
-
-    if TYPE_CHECKING:
-        weight: Tensor | None
-        bias: Tensor | None
-        running_mean: Tensor | None
-        running_var: Tensor | None
-        eps: float
-
-    @classmethod
-    def from_float(cls: type[Norm], layer: nn.Module) -> Norm:
-        """Return a twin of `layer` that shares its parameters, statistics and hooks."""
-        return _twin(cls, layer)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return quantized_layer(self, input)
-
-    def compute(self, input: Tensor) -> Tensor:
-        """Return the normalised input."""
-        if self.training or self.running_mean is None:
-            return self.compute_in_float(input)
-        pixels = [1] * (input.dim() - 2)
-        g, b = (tensor.reshape(-1, *pixels) for tensor in self.multiplier_and_addend())
-        return input.mul(g).add_(b)
-
-    def compute_in_float(self, input: Tensor) -> Tensor:
-        """Return what the float layer gives."""
-        return _BatchNorm.forward(self, input)  # pyright: ignore[reportArgumentType]: it is mixed into one
-
-    def multiplier_and_addend(self) -> tuple[Tensor, Tensor]:
-        """Return (g, b), (C,) each, float32."""
-        mean, variance = self.running_mean, self.running_var
-        assert mean is not None and variance is not None
-        gamma = 1.0 if self.weight is None else self.weight.double()
-        g = gamma / (variance.double() + self.eps).sqrt()
-        b = -mean.double() * g
-        if self.bias is not None:
-            b = b + self.bias.double()
-        return g.float(), b.float()
-
-
-class TwoStepBatchNorm1d(TwoStepNorm, nn.BatchNorm1d):
-    """Of features, (N, C), or of lines, (N, C, length)."""
-
-
-class TwoStepBatchNorm2d(TwoStepNorm, nn.BatchNorm2d):
-    """Of images, (N, C, H, W)."""
-
-
-def two_step_kind(norm: type[nn.Module]) -> type[TwoStepNorm]:
-    """Return the class of a batch norm's twin, or what the class of a derived one's twin is made with."""
-    kinds = {nn.BatchNorm1d: TwoStepBatchNorm1d, nn.BatchNorm2d: TwoStepBatchNorm2d}
-    return next((kind for base, kind in kinds.items() if issubclass(norm, base)), TwoStepNorm)

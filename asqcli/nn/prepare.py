@@ -12,7 +12,8 @@ from asqcli.arithmetic.torch_mode import evaluate_in_fixed_arithmetic
 from asqcli.errors import UnsupportedError
 from asqcli.nn.derived import derived_norm, derived_twin, first_calls, try_both_modes
 from asqcli.nn.layer_calls import NORMS, in_channels, is_derived
-from asqcli.nn.layers import QuantConv2d, QuantLinear, two_step_kind
+from asqcli.nn.layers import QuantConv2d, QuantLinear
+from asqcli.nn.norms import two_step_kind
 from asqcli.nn.proof import prove
 from asqcli.nn.record import Operation, Record, executions, record_or_refuse
 from asqcli.quant.activation_quantizers import ActivationQuantizer, make_activation_quantizer

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from asqcli.api import export_module, quantize_module
 from asqcli.engine import load
 from asqcli.errors import UnsupportedError
-from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d, TwoStepNorm
+from asqcli.nn.layers import QuantConv2d, QuantLinear
+from asqcli.nn.norms import TwoStepBatchNorm2d, TwoStepNorm
 from asqcli.nn.prepare import quant_layers
 from asqcli.nn.survey import survey
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from asqcli.nn.layers import QuantConv2d, QuantLinear, two_step_kind
+from asqcli.nn.layers import QuantConv2d, QuantLinear
 from asqcli.quant.activation_quantizers import make_activation_quantizer
 from asqcli.quant.spec import ApotWeights, AsqActivations, LsqActivations, PostWeights, PotWeights, UniformWeights
 from asqcli.quant.weight_quantizers import make_weight_quantizer
@@ -114,24 +114,3 @@ def test_one_float_operand_is_plain_float_arithmetic():
     layer = QuantConv2d.from_float(conv, quantizer, None).eval()
     assert torch.equal(layer(x), nn.functional.conv2d(x, quantizer(conv.weight), conv.bias))
     assert torch.equal(QuantConv2d.from_float(conv, None, None).eval()(x), conv(x))
-
-
-@pytest.mark.parametrize(
-    ("kind", "shape"), [(nn.BatchNorm2d, (3, 5, 4, 4)), (nn.BatchNorm1d, (3, 5)), (nn.BatchNorm1d, (3, 5, 7))]
-)
-def test_batch_norm_is_a_multiplication_and_an_addition(kind, shape):
-    torch.manual_seed(0)
-    norm = kind(5)
-    with torch.no_grad():
-        norm.weight.normal_()
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.1, 3)
-    twin, x = two_step_kind(kind).from_float(norm.eval()), torch.randn(shape)
-    g = norm.weight.detach().double().detach().numpy() / np.sqrt(norm.running_var.double().detach().numpy() + norm.eps)
-    b = norm.bias.detach().double().detach().numpy() - norm.running_mean.double().detach().numpy() * g
-    g, b = (v.astype(np.float32).reshape(-1, *[1] * (len(shape) - 2)) for v in (g, b))
-    product = x.detach().numpy() * g
-    assert np.array_equal(twin(x).detach().numpy(), product + b)
-    torch.testing.assert_close(twin(x), norm(x), rtol=1e-5, atol=1e-6)
-    assert torch.equal(twin.train()(x), norm.train()(x))
-    assert twin.running_mean is norm.running_mean and isinstance(twin, kind)

@@ -4,7 +4,8 @@ from torch import nn
 
 from asqcli.errors import UnsupportedError
 from asqcli.nn.calibration import calibrate
-from asqcli.nn.layers import QuantConv2d, QuantLinear, TwoStepBatchNorm2d
+from asqcli.nn.layers import QuantConv2d, QuantLinear
+from asqcli.nn.norms import TwoStepBatchNorm2d
 from asqcli.nn.prepare import prepare, quant_layers, quantizers
 from asqcli.nn.survey import refuse_unsupported, survey
 from asqcli.quant.spec import AsqActivations, LayerSpec, LsqActivations, PostWeights, UniformWeights

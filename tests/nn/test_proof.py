@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from asqcli.api import quantize_module
 from asqcli.errors import UnsupportedError
-from asqcli.nn.layers import QuantConv2d, TwoStepBatchNorm2d
+from asqcli.nn.layers import QuantConv2d
+from asqcli.nn.norms import TwoStepBatchNorm2d
 from asqcli.nn.prepare import prepare, prepared
 from asqcli.nn.proof import float_products
 from asqcli.quant.spec import LayerSpec

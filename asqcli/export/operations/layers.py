@@ -6,7 +6,8 @@ from asqcli.artifact import nodes
 from asqcli.export.graph import NO_VALUE, Call, Unsupported, Value
 from asqcli.export.integers import require_integers, store_activations, store_batch_norm, store_weights
 from asqcli.export.operations.registry import lowers
-from asqcli.nn.layers import Geometry, QuantConv2d, QuantLinear, TwoStepNorm, quantized_layer
+from asqcli.nn.layers import Geometry, QuantConv2d, QuantLinear, quantized_layer
+from asqcli.nn.norms import TwoStepNorm
 
 
 @lowers(quantized_layer, says="quantized convolutions and linear layers, batch norm")
