@@ -76,13 +76,13 @@ class NetworkInRun:
         network = self.model if model is None else model
         return evaluate(network, split, device=c.device, poll=c.poll, processes=self.processes)
 
-    def evaluate(self, split: Split | None = None) -> Accuracy:
-        """Measure the network, on the images of the result where no others are given.
+    def evaluate(self, split: Split | None = None, network: nn.Module | None = None) -> Accuracy:
+        """Measure this network, or another one, on the images of the result where no others are given.
 
         Raises:
             DivergedError: it answers with NaN or infinity.
         """
-        accuracy = self.measure(self.data.result if split is None else split)
+        accuracy = self.measure(self.data.result if split is None else split, network)
         if not math.isfinite(accuracy.loss):
             raise DivergedError(
                 "the network answers images with NaN or infinity",

@@ -50,17 +50,20 @@ class Run:
         context.reporter.measures(self.measure)
         self.network = NetworkInRun(model, recipe, data, context)
         self.teacher: nn.Module | None = None  # that the recipe names; in the end the float network, if it teaches
+        self.original: nn.Module | None = None  # where the weights are of a quantized run: the float network of that
         self.started = time.perf_counter()
 
     def fresh(self, start: Start, specs: list[LayerSpec], teacher: NamedTeacher | None) -> dict[str, Any]:
         """Run everything; return the result."""
         self.folder.cut_metrics(0)  # of a run that was stopped before its first checkpoint
+        if start.original is not None and not start.needs_training:
+            self.original = start.original.to(self.context.device)
         if not self.recipe.data.labels:
-            self.network.label_data(self.network.model)
+            self.network.label_data(self._float_network)
         facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}
         if start.new_head is not None:
             facts["new_head"] = start.new_head
-        if start.quantized and not start.needs_training:
+        if start.quantized and not start.needs_training and self.original is None:
             facts["float_of_quantized"] = True
         if teacher is not None:
             self.teacher, facts["teacher"] = teacher.network, teacher.origin
@@ -116,7 +119,7 @@ class Run:
         """
         network, device, note = self.network, self.context.device, self.context.reporter.note
         facts, share = progress.facts, self.measure.share
-        facts["float_top1"] = network.evaluate().top1
+        facts["float_top1"] = network.evaluate(network=self.original).top1
         if self.recipe.data.labels:
             note(f"float {share} {facts['float_top1']:.2f}% on {network.data.result_name}")
         if self.teacher is not None:
@@ -128,8 +131,9 @@ class Run:
         # Each process calibrates by whole batches, so that starting values do not depend on how many there are.
         images = list(network.training_images(settings.batches, Stream.CALIBRATION))
         if self._float_teaches and self.folder.writable:
-            answers = take_fingerprint(network.model, self.recipe.data)
-            save_teacher(self.folder.checkpoint(FLOAT_TEACHER), network.model, answers)
+            answers = take_fingerprint(self._float_network, self.recipe.data)
+            save_teacher(self.folder.checkpoint(FLOAT_TEACHER), self._float_network, answers)
+        self.original = None
         adapters = fitting_adapters(trained or {}, specs, device)
         if adapters:
             note(f"{len(adapters)} adapters go on as they were trained")
@@ -151,6 +155,11 @@ class Run:
             # Before the average, which is to see the weights as they are held.
             hooks = {"oscillations": OscillationFreezer(self.network.model, train.freeze_oscillations), **hooks}
         return self._train_to_the_end(self._phase(progress, objective, checkpoint, hooks=hooks))
+
+    @property
+    def _float_network(self) -> nn.Module:
+        """The one that the quantized network is compared with, until it is quantized itself."""
+        return self.network.model if self.original is None else self.original
 
     @property
     def _float_teaches(self) -> bool:

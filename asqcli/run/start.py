@@ -31,7 +31,9 @@ from asqcli.nn.survey import require_logits, survey
 from asqcli.recipe.schema import Recipe
 from asqcli.run.build import Built, build_network, build_with_head
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
+from asqcli.run.folder import FLOAT_TEACHER
 from asqcli.run.restore import find_checkpoint, restore_model, unproven
+from asqcli.run.teacher import open_teacher
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Start:
         caveat: what whoever uses the weights should know of them, in words, or None.
         quantized: are the weights those of a quantized network?
         adapters: of that network.
+        original: the float network that it began with, in evaluation mode, where its run kept that.
         classes: the names of the classes that the weights are for, where whoever made them says.
         head_classes: how many these are, where the network was built for another number.
     """
@@ -59,6 +62,7 @@ class Start:
     caveat: str | None = None
     quantized: bool = False
     adapters: TrainedAdapters = field(default_factory=TrainedAdapters)
+    original: nn.Module | None = None
     classes: tuple[str, ...] | None = None
     head_classes: int | None = None
 
@@ -77,6 +81,7 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     wanted, about, from_file = recipe.pretrained, "", False
     adapters: TrainedAdapters = {}
     of_quantized: list[str] = []
+    original: nn.Module | None = None
     names: tuple[str, ...] | None = None
     if wanted == "factory":
         _require_factory(recipe.model)
@@ -106,7 +111,9 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
             if (caveat := unproven(checkpoint, wanted)) is not None:
                 tell(f"note: {caveat}")
         state = _float_state(checkpoint, model)
-        of_quantized = list(_notes_on_quantized(recipe, wanted)) if checkpoint.specs else []
+        if checkpoint.specs:
+            original = _original(checkpoint_path, checkpoint, recipe)
+            of_quantized = list(_notes_on_quantized(recipe, wanted, original))
     elif is_artifact(Path(wanted)):
         raise InputError(
             f"`{wanted}` is an exported network, which holds no float weights",
@@ -125,7 +132,7 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
     notes = (*_notes(name, classes, report, caveat), *of_quantized)
     quantized, head_classes = bool(of_quantized), report.head_classes
-    return Start(model, name, True, new_head, notes, caveat, quantized, adapters, names, head_classes)
+    return Start(model, name, True, new_head, notes, caveat, quantized, adapters, original, names, head_classes)
 
 
 def _from_factory(recipe: Recipe, classes: int, built: Built) -> Start:
@@ -181,12 +188,27 @@ def _notes(name: str, classes: int, report: LoadReport, caveat: str | None) -> I
         yield f"note: {caveat}"
 
 
-def _notes_on_quantized(recipe: Recipe, name: str) -> Iterator[str]:
+def _original(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> nn.Module | None:
+    """Return the float network that a quantized run began with, where it kept that beside its checkpoint in `path`."""
+    kept = path.with_name(FLOAT_TEACHER)
+    if not recipe.quantized or checkpoint.recipe.model != recipe.model or not kept.is_file():
+        return None
+    return open_teacher(kept, checkpoint.recipe, len(checkpoint.classes))
+
+
+def _notes_on_quantized(recipe: Recipe, name: str, original: nn.Module | None) -> Iterator[str]:
     """Yield what a run tells of weights that are those of a quantized network."""
     anew = ", whose steps and thresholds are fitted anew" if recipe.quantized else ""
     yield f"`{name}` is quantized: its weights go on without its quantizers{anew}"
     distillation = recipe.train.distillation
-    if distillation is not None and distillation.teacher is None:
+    if original is not None:
+        yield f"the float network of this run is that which `{name}` began with, and kept"
+    elif not recipe.data.labels:
+        yield (
+            f"warning: the images are labelled by `{name}` without its quantizers: it kept no float network, as runs "
+            "without labels do"
+        )
+    elif distillation is not None and distillation.teacher is None:
         yield (
             f"warning: the teacher is `{name}` without its quantizers; name a better one, such as the float run that "
             "it began with: `--set train.distillation.teacher=RUN`"

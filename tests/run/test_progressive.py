@@ -2,9 +2,11 @@
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from asqcli.data.source import open_data
 from asqcli.errors import Interruption
@@ -37,8 +39,8 @@ def load_result(out):
 
 @pytest.fixture
 def four(tmp_path, image_folder):
-    """A run at 4 bits."""
-    run(recipe_for(image_folder, 4), tmp_path / "four")
+    """A run at 4 bits, which kept no float network."""
+    run(recipe_for(image_folder, 4, "train.distillation=null"), tmp_path / "four")
     return tmp_path / "four"
 
 
@@ -87,6 +89,36 @@ def test_a_new_head_is_fine_tuned_and_gets_new_adapters(tmp_path, write_image_fo
     recipe = recipe_for(two, 3, "train.finetune.epochs=1", weights=str(four))
     result = run(recipe, tmp_path / "three", reporter=heard)
     assert "float_of_quantized" not in result and not any("adapters go on" in note for note in heard.notes)
+
+
+def test_a_float_network_that_was_kept_is_that_of_the_next_run_and_of_the_one_after(tmp_path, image_folder):
+    teaches = "train.distillation.weight=0.5"
+    first = run(recipe_for(image_folder, 4, teaches), tmp_path / "four")
+    float_file = Path("checkpoints", "float")
+    for weights, name, bits in (("four", "three", 3), ("three", "two", 2)):
+        heard = Notes()
+        recipe = recipe_for(image_folder, bits, teaches, "train.epochs=1", weights=str(tmp_path / weights))
+        result = run(recipe, tmp_path / name, reporter=heard)
+        assert result["float_top1"] == first["float_top1"] and "float_of_quantized" not in result
+        assert any("which `" + str(tmp_path / weights) + "` began with" in note for note in heard.notes)
+        assert not any("warning: the teacher" in note for note in heard.notes)
+        kept = [load_file(tmp_path / run / float_file) for run in ("four", name)]
+        assert kept[0].keys() == kept[1].keys() and all(torch.equal(kept[0][n], kept[1][n]) for n in kept[0])
+
+
+def test_images_without_labels_get_those_of_the_float_network_that_was_kept(tmp_path, image_folder):
+    photos, names = ("data.labels=false", "train.distillation.weight=1.0"), tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncow\n")
+    photos += (f"data.classes={names}",)
+    run(recipe_for(image_folder, None, scheme="float"), tmp_path / "float")
+    run(recipe_for(image_folder, 4, *photos, weights=str(tmp_path / "float")), tmp_path / "four")
+    three = run(recipe_for(image_folder, 3, *photos, weights=str(tmp_path / "four")), tmp_path / "three")
+    assert three["float_top1"] == 100.0 and "float_of_quantized" not in three  # it agrees with itself
+    (tmp_path / "four" / "checkpoints" / "float").unlink()
+    heard = Notes()
+    recipe = recipe_for(image_folder, 3, *photos, weights=str(tmp_path / "four"))
+    without = run(recipe, tmp_path / "again", reporter=heard)
+    assert without["float_of_quantized"] and any("labelled by `" in note for note in heard.notes)
 
 
 def test_the_network_without_its_quantizers_is_told_to_be_a_poor_teacher(image_folder, four):
