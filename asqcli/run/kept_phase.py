@@ -15,6 +15,7 @@ from asqcli.run.fingerprint import take_fingerprint
 from asqcli.run.folder import BEST, LAST, RunFolder
 from asqcli.run.going_on import how_to_go_on
 from asqcli.run.network import NetworkInRun
+from asqcli.train.adapter_range import Ranges
 from asqcli.train.learning import cost_in_words
 from asqcli.train.loop import Phase, PhaseSettings
 from asqcli.train.objective import Objective
@@ -46,6 +47,7 @@ class KeptPhase:
         self.network, self.folder, self.progress, hooks = network, folder, progress, hooks or {}
         self.recipe, self.context = network.recipe, network.context
         self.last_epoch: dict[str, Any] | None = None  # where one was trained here
+        self.measured: tuple[Accuracy, Ranges] | None = None  # on the result's images, after that epoch
         state = None
         if checkpoint is not None:
             states = {name: hook.state() for name, hook in hooks.items()}
@@ -80,7 +82,7 @@ class KeptPhase:
             self.phase.run(
                 reporter=self.context.reporter,
                 poll=self.context.poll,
-                watch=lambda: self.network.watch(self.phase),
+                watch=self._watch,
                 after_epoch=self._after_epoch,
                 save=self.save,
             )
@@ -115,6 +117,13 @@ class KeptPhase:
         )
         save_checkpoint(self.folder.checkpoint(name), state)
 
+    def measure(self) -> tuple[Accuracy, Ranges]:
+        """Return the accuracy of the last weights, never of the best epoch, and their betas."""
+        if self.network.finalize(self.phase):
+            self.save()
+            self.measured = None
+        return self.network.measure_with_betas() if self.measured is None else self.measured
+
     def tell_of_cost(self, accuracy: Accuracy) -> None:
         """Tell where quantization took much, but not of a run that was cut short on purpose."""
         facts, record, train = self.progress.facts, self.last_epoch, self.recipe.train
@@ -123,6 +132,14 @@ class KeptPhase:
             return
         tops = {"float_top1": facts["float_top1"], "train_top1": record["train_top1"]}
         self._warn(cost_in_words(accuracy, **tops, epochs=train.epochs, measure=self.recipe.data.measure))
+
+    def _watch(self) -> dict[str, Any]:
+        """Return what to put beside an epoch."""
+        measured = self.network.watch(self.phase)
+        self.measured = measured if self.network.data.watch is None else None
+        accuracy, betas = measured
+        watched = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
+        return {**watched, "beta": betas} if betas else watched
 
     def _after_epoch(self, record: dict[str, Any]) -> None:
         self.last_epoch, facts = record, self.progress.facts

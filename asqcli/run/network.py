@@ -6,7 +6,6 @@ import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +22,7 @@ from asqcli.run.context import RunContext
 from asqcli.run.norms import NormStatistics
 from asqcli.run.unlabelled import label_by
 from asqcli.seeds import Stream
-from asqcli.train.adapter_range import record_betas
+from asqcli.train.adapter_range import Ranges, record_betas
 from asqcli.train.evaluate import evaluate
 from asqcli.train.loop import Phase
 
@@ -90,13 +89,16 @@ class NetworkInRun:
             )
         return accuracy
 
-    def watch(self, phase: Phase) -> dict[str, Any]:
-        """Return what to put beside an epoch: accuracy on the validation split, else on the result's images; betas."""
+    def watch(self, phase: Phase) -> tuple[Accuracy, Ranges]:
+        """Measure after an epoch, on the validation split, or else the result's images; return the betas, too."""
         self.norms.refresh(phase)
-        with record_betas(self.model, self.processes) as betas, self.averaged(phase):
-            accuracy = self.evaluate(self.data.watch if self.data.watch is not None else self.data.result)
-        watched = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
-        return {**watched, "beta": betas} if betas else watched
+        with self.averaged(phase):
+            return self.measure_with_betas(self.data.watch)
+
+    def measure_with_betas(self, split: Split | None = None) -> tuple[Accuracy, Ranges]:
+        """As `evaluate`, with the range of each adapter's beta over these images."""
+        with record_betas(self.model, self.processes) as betas:
+            return self.evaluate(split), betas
 
     @contextmanager
     def averaged(self, phase: Phase) -> Generator[None]:

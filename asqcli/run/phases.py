@@ -29,7 +29,6 @@ from asqcli.run.result import result_document
 from asqcli.run.start import Start
 from asqcli.run.teacher import objective_of, open_teacher, save_teacher
 from asqcli.seeds import Stream, seed_everything
-from asqcli.train.adapter_range import record_betas
 from asqcli.train.objective import Objective
 from asqcli.train.progress import Progress
 from asqcli.train.step_hooks import OscillationFreezer, StepHook, WeightAverage
@@ -189,12 +188,9 @@ class Run:
         )
 
     def _train_to_the_end(self, kept: KeptPhase) -> dict[str, Any]:
-        """Train the last phase, measure the last weights, never the best epoch, and write the result."""
+        """Train the last phase, and write the result."""
         kept.train()
-        if self.network.finalize(kept.phase):
-            kept.save()
-        with record_betas(self.network.model, self.network.processes) as betas:
-            accuracy = self.network.evaluate()
+        accuracy, betas = kept.measure()
         kept.tell_of_cost(accuracy)
         result = result_document(
             self.recipe,

@@ -11,7 +11,7 @@ from asqcli.data.source import open_data
 from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError
 from asqcli.nn.prepare import quant_layers
 from asqcli.recipe.resolve import Request, resolve
-from asqcli.run import entry
+from asqcli.run import entry, network
 from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
 from asqcli.run.context import RunContext, StopRequested
 from asqcli.run.restore import restore_model
@@ -49,6 +49,25 @@ def test_a_run_leaves_everything_and_evaluates_to_its_result(tmp_path, image_fol
     data = open_data(str(image_folder), entry.preprocessing_of(checkpoint.recipe), workers=0)
     again = evaluate(model, data.result, batch_size=1, device=CPU)
     assert (again.top1, again.images) == (result["top1"], result["images"])
+
+
+@pytest.mark.parametrize(
+    ("options", "measured"),
+    [((), 5), (("train.average_decay=0.9",), 6)],  # the average's statistics are estimated once more
+)
+def test_what_the_last_epoch_measured_is_the_result(tmp_path, image_folder, monkeypatch, options, measured):
+    calls = []
+
+    def counted(*args, **keywords):
+        calls.append(args)
+        return evaluate(*args, **keywords)
+
+    monkeypatch.setattr(network, "evaluate", counted)
+    result = run(recipe_for(image_folder, *options), tmp_path / "run")
+    # After each of three epochs; float; quantized, before training.
+    assert len(calls) == measured
+    last = epochs_of(tmp_path / "run")[-1]
+    assert all(last[key] == result[key] for key in ("top1", "top5", "loss"))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path, image_folder):
