@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 FAILURES = set(ExitCode) - {ExitCode.OK}
+ELSEWHERE = "left to another process, which trains it"
 
 
 def study(
@@ -56,6 +57,7 @@ def study(
 
     Started again it goes on: cells that are done stay, those that were interrupted are resumed.
     """
+    from asqcli.cli.console import note
     from asqcli.recipe.shipped import find_study
     from asqcli.study.expand import expand
     from asqcli.study.load import read_study
@@ -76,6 +78,8 @@ def study(
         threads = max(1, usable_processors() // jobs)
     work = Work(asked, out or RUNS / path.stem, retry=retry)
     todo = [c for c in work.waiting() if c in chosen]
+    for elsewhere in work.running():
+        note(f"{elsewhere.name}: {ELSEWHERE}")
     if commands:
         from asqcli.cli.streams import results
 
@@ -149,6 +153,8 @@ def _train(work: Work, cells: list[Cell], jobs: int, threads: int | None) -> Non
 
 
 def _in_words(outcome: Any, end: End) -> str:
+    if outcome.status == "running":
+        return ELSEWHERE
     if outcome.status == "done":
         beside = "" if outcome.float_top1 is None else f" (float {outcome.float_top1:.2f}%)"
         return f"{outcome.top1:.2f}%{beside}"

@@ -136,7 +136,7 @@ def dry_run(recipe: Recipe, context: RunContext, *, source: str) -> list[LayerSp
 
 def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
     """Measure where a step of the run would go: `--profile`. Nothing is kept."""
-    data, start, specs, _ = _load(recipe, context, source)
+    data, start, specs, named = _load(recipe, context, source)
     if not specs:
         raise UsageError("`--profile` compares the quantized step with the float one: nothing is quantized here")
     t, device = recipe.train, context.device
@@ -150,6 +150,7 @@ def profile(recipe: Recipe, context: RunContext, *, source: str) -> StepProfile:
         start=recipe.calibration.start,
         classes=len(data.classes),
         steps_per_epoch=batches_per_pass(data.training, t.batch_size),
+        teacher=None if t.distillation is None else named.network.to(device) if named is not None else "itself",
     )
 
 

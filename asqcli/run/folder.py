@@ -29,7 +29,7 @@ from asqcli.files import PART, check_readable, machine_errors, what_is_wrong, wr
 from asqcli.pictures import is_own_png
 from asqcli.recipe.load import read_recipe
 from asqcli.recipe.schema import Recipe
-from asqcli.run.sole_writer import sole_writer
+from asqcli.run.sole_writer import is_held, sole_writer
 
 RESULT, METRICS, RECIPE, GIVEN, ENVIRONMENT = (
     "result.json",
@@ -164,6 +164,11 @@ class RunFolder:
             return
         with sole_writer(self.path / LOCK):
             yield
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        """Is another process training this run?"""
+        return is_held(self.path / LOCK)
 
     @property
     def finished(self) -> bool:

@@ -33,6 +33,18 @@ def sole_writer(lock: Path) -> Generator[None]:
                 lock.unlink(missing_ok=True)
 
 
+def is_held(lock: Path) -> bool:
+    """Does another process hold the file `lock`? Where there are no locks, none does."""
+    try:
+        file = lock.open("a", encoding="utf-8") if lock.is_file() else None
+    except OSError:  # another user's
+        return False
+    if file is None:
+        return False
+    with file:
+        return not _take(file)
+
+
 def _taken(lock: Path) -> IO[str]:
     """Return the file, which closing gives back."""
     while True:

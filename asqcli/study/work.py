@@ -64,7 +64,10 @@ class Work:
         self.study, self.out = study, out
         self._require_same_recipes()
         failures = {} if retry else self._failures()
-        self.outcomes = {cell.name: self._result(cell) or failures.get(cell.command, WAITING) for cell in study.cells}
+        self.outcomes = {
+            cell.name: self._result(cell) or failures.get(cell.command) or self._unfinished(cell)
+            for cell in study.cells
+        }
 
     @property
     def document(self) -> dict[str, Any]:
@@ -73,7 +76,14 @@ class Work:
 
     def waiting(self) -> list[Cell]:
         """Return the cells that are to be trained, in their order."""
-        return [cell for cell in self.study.cells if self.outcomes[cell.name].status == "waiting"]
+        return self._with_status("waiting")
+
+    def running(self) -> list[Cell]:
+        """Return the cells that others train, or that are at work here."""
+        return self._with_status("running")
+
+    def _with_status(self, status: Status) -> list[Cell]:
+        return [cell for cell in self.study.cells if self.outcomes[cell.name].status == status]
 
     def run(self, cell: Cell) -> RunFolder:
         """Return the folder of a cell's run."""
@@ -116,6 +126,8 @@ class Work:
         outcome = self._result(cell)
         if outcome is None and end.stopped:
             outcome = WAITING
+        elif outcome is None and self._unfinished(cell) == RUNNING:  # it was begun elsewhere just before
+            outcome = RUNNING
         elif outcome is None:
             outcome = Outcome("failed", reason=end.reason or "it left no result", exit_code=end.code)
         self._note(cell.name, outcome)
@@ -131,6 +143,10 @@ class Work:
     def _note(self, cell: str, outcome: Outcome) -> None:
         self.outcomes[cell] = outcome
         self.write()
+
+    def _unfinished(self, cell: Cell) -> Outcome:
+        """Return if a cell is to be trained, or is at work in a process of somebody else, as of a cluster's queue."""
+        return RUNNING if self.run(cell).trained_elsewhere else WAITING
 
     def _result(self, cell: Cell) -> Outcome | None:
         """Return what a finished cell came to."""

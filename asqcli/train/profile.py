@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from asqcli.nn.calibration import calibrate
-from asqcli.nn.modes import to_training
+from asqcli.nn.forward import forward_in_evaluation
+from asqcli.nn.modes import to_evaluation, to_training
 from asqcli.nn.precision import BFLOAT16, FLOAT32, multiplies_bfloat16
 from asqcli.nn.step_sizes import bounded_steps
 from asqcli.quant.fake_quant import COMPUTED_AGAIN
@@ -55,7 +56,9 @@ class StepProfile:
         float_ms, float_bf16_ms, quantized_ms: medians of a whole step, taking turns in one run: of the float network in
             float32 and in bfloat16, and of the quantized one. The second is None where nobody asked for bfloat16 and
             nothing here multiplies it.
-        images_per_second: of quantized steps alone.
+        teacher_ms: median of what a teacher takes to answer a batch, which each quantized step waits for beside its own
+            time; None where none teaches.
+        images_per_second: of quantized steps, with the teacher's answers.
         sections_ms: medians of the parts of the quantized step that follow each other: forward, backward, update.
         parts: share of the quantized step's processor time by part, in percent, largest first.
         steps_per_epoch: that a run would take.
@@ -67,6 +70,7 @@ class StepProfile:
     float_ms: float
     float_bf16_ms: float | None
     quantized_ms: float
+    teacher_ms: float | None
     images_per_second: float
     sections_ms: dict[str, float]
     parts: dict[str, float]
@@ -79,6 +83,11 @@ class StepProfile:
         """The quantized step in units of the float step in float32."""
         return self.quantized_ms / self.float_ms
 
+    @property
+    def whole_ms(self) -> float:
+        """What a step of a run takes."""
+        return self.quantized_ms + (self.teacher_ms or 0.0)
+
 
 def profile_step(
     model: nn.Module,
@@ -89,6 +98,7 @@ def profile_step(
     start: str,
     classes: int,
     steps_per_epoch: int,
+    teacher: nn.Module | Literal["itself"] | None = None,
 ) -> StepProfile:
     """Measure steps of the float `model` and of its quantized twin, which `model` becomes.
 
@@ -96,16 +106,19 @@ def profile_step(
         batches: (images, labels) on the model's device; the first ones calibrate.
         train: the recipe's section, for the optimizer.
         classes: that the network tells apart.
+        teacher: the network that teaches, on the model's device; `itself` is the float model.
     """
     batches = list(batches)
     twin, device = copy.deepcopy(model), batches[0][0].device
+    teacher = copy.deepcopy(model) if teacher == "itself" else teacher
     in_bfloat16 = train.precision == BFLOAT16 or multiplies_bfloat16(device)
     calibrate(model, specs, [images for images, _ in batches], start=start)
-    steps = {
+    taken = {
         "float": _Step(twin, batches, train, classes, FLOAT32),
         **({"float_bf16": _Step(copy.deepcopy(twin), batches, train, classes, BFLOAT16)} if in_bfloat16 else {}),
         "quantized": _Step(model, batches, train, classes, train.precision),
     }
+    steps: dict[str, Callable[[], float]] = {**taken, **({"teacher": _Answers(teacher, batches)} if teacher else {})}
     for step in steps.values():
         for _ in range(WARM_STEPS):
             step()
@@ -113,19 +126,20 @@ def profile_step(
     for _ in range(TIMED_STEPS):
         for name, step in steps.items():
             times[name].append(step())
-    sections = steps["quantized"].sections
+    sections = taken["quantized"].sections
     medians = {name: statistics.median(values) for name, values in times.items()}
     return StepProfile(
         precision=train.precision,
         float_ms=medians["float"],
         float_bf16_ms=medians.get("float_bf16"),
         quantized_ms=medians["quantized"],
-        images_per_second=round(1000 * len(batches[0][0]) / medians["quantized"], 1),
+        teacher_ms=medians.get("teacher"),
+        images_per_second=round(1000 * len(batches[0][0]) / (medians["quantized"] + medians.get("teacher", 0.0)), 1),
         sections_ms={name: statistics.median(values[WARM_STEPS:]) for name, values in sections.items()},
-        parts=_parts(steps["quantized"]),
+        parts=_parts(taken["quantized"]),
         steps_per_epoch=steps_per_epoch,
-        float_peak_mib=_peak_mib(steps["float"]),
-        peak_mib=_peak_mib(steps["quantized"]),
+        float_peak_mib=_peak_mib(taken["float"]),
+        peak_mib=_peak_mib(taken["quantized"]),
     )
 
 
@@ -171,6 +185,25 @@ class _Step:
             torch.cuda.synchronize()
         self.sections.setdefault(section, []).append(1000 * (time.perf_counter() - begin))
         return result
+
+
+class _Answers:
+    """The answers of a teacher to one batch, timed."""
+
+    def __init__(self, teacher: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> None:
+        to_evaluation(teacher)
+        self.teacher, self.batches, self.taken = teacher, batches, 0
+
+    @torch.no_grad()
+    def __call__(self) -> float:
+        """Let it answer; return its time in milliseconds."""
+        images, _ = self.batches[self.taken % len(self.batches)]
+        self.taken += 1
+        begin = time.perf_counter()
+        forward_in_evaluation(self.teacher, images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        return 1000 * (time.perf_counter() - begin)
 
 
 def _parts(step: _Step) -> dict[str, float]:

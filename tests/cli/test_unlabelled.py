@@ -91,7 +91,14 @@ def test_looks_before_a_run(folder):
     done = asq(*QUANTIZE, "--dry-run", "--json", cwd=folder)
     recipe = json.loads(done.stdout)["recipe"]
     assert recipe["data"]["labels"] is False and recipe["train"]["distillation"]["weight"] == 1.0
-    assert asq(*QUANTIZE, "--profile", cwd=folder).returncode == 0
+    done = asq(*QUANTIZE, "--profile", cwd=folder)
+    told = {
+        name.strip(): fact for _, name, fact, _ in (line.split("│") for line in done.stdout.splitlines() if "│" in line)
+    }
+    assert done.returncode == 0 and "taught" in told["quantized step"]
+    answers, step = (float(told[name].split()[0]) for name in ("the teacher's answers", "quantized step"))
+    steps, seconds = (int(told["an epoch"].split()[index].replace(",", "")) for index in (0, 2))
+    assert seconds == pytest.approx((step + answers) * steps / 1000, abs=0.6)  # whole seconds
 
 
 def test_what_cannot_be_done_without_labels(folder):

@@ -1,6 +1,9 @@
 """The folder of a study, with runs in it that the tests write."""
 
 import json
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -49,6 +52,39 @@ def finish(out, cell: Cell, top1: float, epochs: list[tuple[str, float]]) -> Non
     figures = {"float_top1": 90.0, "calibrated_top1": 10.0, "top1": top1, "top5": 100.0}
     facts = {"model": "resnet20", "scheme": "", "weight_bits": 4, "activation_bits": 4, "measured_on": "", "run": ""}
     folder.write_result({**facts, **figures, "seed": cell.seed})
+
+
+HOLD = """\
+import sys
+from pathlib import Path
+from asqcli.run.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def trained_elsewhere(folder: RunFolder):
+    """Another process holds a run."""
+    command = [sys.executable, "-c", HOLD, str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        yield
+        other.stdin.close()
+
+
+def test_a_cell_that_another_process_trains_is_left_to_it(tmp_path, study):
+    a, b, *_ = by_seed(study)
+    refused = End(2, "another process is training", False)
+    early = Work(study, tmp_path)
+    early.prepare()
+    with trained_elsewhere(start(tmp_path, a)):
+        work = Work(study, tmp_path)
+        assert work.running() == [a] and a not in work.waiting() and b in work.waiting()
+        assert early.ended(a, refused).status == "running"  # it was begun after the study had looked
+    assert early.ended(a, refused).status == "failed"
+    assert Work(study, tmp_path, retry=True).running() == []
 
 
 def test_what_stands_in_the_folders_counts(tmp_path, study):

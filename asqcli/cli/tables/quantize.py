@@ -41,12 +41,14 @@ def print_profile(profile: StepProfile, json_: bool) -> None:
     quantized = "quantized step" if profile.precision == "float32" else f"quantized step in {profile.precision}"
     facts[quantized] = (
         f"{profile.quantized_ms:.1f} ms, {profile.ratio:.2f} of the float step, "
-        f"{profile.images_per_second:,.0f} images a second"
+        f"{profile.images_per_second:,.0f} images a second" + (", taught" if profile.teacher_ms is not None else "")
     )
     facts |= {f"  {name}": f"{ms:.1f} ms" for name, ms in profile.sections_ms.items()}
     facts |= {name: f"{share:.1f}% of the quantized step" for name, share in profile.parts.items()}
-    seconds = profile.quantized_ms * profile.steps_per_epoch / 1000
-    facts["an epoch"] = f"{profile.steps_per_epoch:,} quantized steps, {seconds:.0f} s without evaluation"
+    if profile.teacher_ms is not None:
+        facts["the teacher's answers"] = f"{profile.teacher_ms:.1f} ms, beside each quantized step"
+    seconds = profile.whole_ms * profile.steps_per_epoch / 1000
+    facts["an epoch"] = f"{profile.steps_per_epoch:,} steps, {seconds:.0f} s without evaluation"
     more = f", {profile.peak_mib / profile.float_peak_mib:.2f} of the float step's" if profile.float_peak_mib else ""
     facts["memory of a quantized step"] = f"{profile.peak_mib:.1f} MiB{more}"
     print_facts("Where a training step goes (medians, taking turns)", facts)
