@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from asqcli.arithmetic import formulas
-from asqcli.arithmetic.division import as_divisor
+from asqcli.arithmetic.division import as_divisor, divided
 from asqcli.arithmetic.windows import Pair, pieces_with_ceil, reaches_beyond
 
 Dims = int | Sequence[int] | None
@@ -86,7 +86,7 @@ def _mean(input: Tensor, dim: Dims = None, keepdim: bool = False, *, axis: Dims 
     if others or dims is None:
         return None
     if _one_by_one(input, dims):
-        return _sum_of_places(input, dims[0], keepdim) / input.new_full((1,), input.shape[dims[0]])
+        return divided(_sum_of_places(input, dims[0], keepdim), input.shape[dims[0]])
     if len(dims) == 2:
         means = formulas.adaptive_avg_pool(torch, input, (1, 1)).flatten(1)
     else:

@@ -76,7 +76,7 @@ def study(
         _require_models(chosen)
     if threads is None and jobs > 1 and not commands:
         threads = max(1, usable_processors() // jobs)
-    work = Work(asked, out or RUNS / path.stem, retry=retry)
+    work = Work(asked, out or RUNS / path.stem, retry={c.name for c in chosen} if retry else ())
     todo = [c for c in work.waiting() if c in chosen]
     for elsewhere in work.running():
         note(f"{elsewhere.name}: {ELSEWHERE}")
@@ -125,7 +125,8 @@ def _train(work: Work, cells: list[Cell], jobs: int, threads: int | None) -> Non
 
     work.prepare()
     if not cells:
-        work.write()
+        with locked(work.out):
+            work.write()
         return
     by_name, left, estimator = {cell.name: cell for cell in cells}, list(cells), Estimator(work)
 

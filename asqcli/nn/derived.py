@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from asqcli.errors import AsqError, UnsupportedError
-from asqcli.nn import layers
+from asqcli.nn import layers, norms
 from asqcli.nn.callers import calling_place
 from asqcli.nn.layer_calls import LayerCall
 from asqcli.nn.layers import QuantConv2d, QuantLinear, quantized_layer
@@ -191,7 +191,8 @@ def derived_norm(layer: nn.Module, runs: list[Operation]) -> nn.Module | None:
 
 def _taken(layer: nn.Module, twin: type) -> str | None:
     """Return a name that a layer has and its twin needs for something of its own."""
-    ours = (name for kind in twin.__mro__ if kind.__module__ == layers.__name__ for name in vars(kind))
+    own_rooms = (layers.__name__, norms.__name__)
+    ours = (name for kind in twin.__mro__ if kind.__module__ in own_rooms for name in vars(kind))
     names = {"weight_quantizer", "activation_quantizer", *(name for name in ours if not name.startswith("__"))}
     return next((name for name in sorted(names - set(dir(nn.Module))) if hasattr(layer, name)), None)
 

@@ -18,7 +18,7 @@ from torch.autograd.profiler import record_function
 from asqcli.arithmetic.division import divided
 from asqcli.errors import BoundsError
 from asqcli.quant.kernels import dispatch
-from asqcli.quant.kernels.adapted import Answers
+from asqcli.quant.kernels.answers import Answers
 from asqcli.quant.kernels.grid import Grid, UniformGrid
 from asqcli.quant.levels import LevelSet
 

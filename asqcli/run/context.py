@@ -53,6 +53,8 @@ def select_device(name: str | None, processes: Processes = ALONE) -> torch.devic
     device = _device(name)
     if device.type == "cuda":
         _make_repeatable()
+        if device.index is not None:
+            torch.cuda.set_device(device)  # Triton's kernels run on the current one
     if device.type == "cpu" or processes.size == 1:
         return device
     if name is not None and name != device.type:

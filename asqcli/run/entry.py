@@ -94,7 +94,7 @@ def resume_run(
         factory: the `module:factory` that the caller names, where the run was trained with one.
         teacher: the one that the caller names for the teacher.
     """
-    folder = RunFolder(folder.path, writable=context.processes.first)
+    folder.writable = context.processes.first
     if checkpoint is None:
         recipe = folder.recipe()
         require_factory_named(recipe.model, factory, str(folder.path))
@@ -230,6 +230,7 @@ def _interruptible(folder: RunFolder, context: RunContext, work: Callable[[], di
     try:
         context.poll()  # from here on a signal is asked for, not taken at once
         with folder.held():
+            folder.require_as_seen()
             return work()
     except StopRequested as stop:
         raise Interruption(
@@ -253,6 +254,6 @@ def open_run(path: str) -> tuple[RunFolder, Checkpoint | None]:
     Raises:
         InputError: not a run, or a corrupt checkpoint.
     """
-    folder = RunFolder.open(Path(path))
+    folder = RunFolder.open(Path(path)).look()
     last = folder.checkpoint(LAST)
     return folder, load_checkpoint(last) if last.is_file() else None

@@ -96,6 +96,7 @@ class RunFolder:
 
     def __init__(self, path: Path, *, writable: bool = True) -> None:
         self.path, self.writable = path, writable
+        self.seen: object = None  # what `look` saw
 
     @classmethod
     def create(cls, out: str | None, name: str, *, force: bool) -> RunFolder:
@@ -164,6 +165,24 @@ class RunFolder:
             return
         with sole_writer(self.path / LOCK):
             yield
+
+    def look(self) -> RunFolder:
+        """Remember how the run stands, for `require_as_seen`; return this folder."""
+        self.seen = self._state()
+        return self
+
+    def require_as_seen(self) -> None:
+        """Refuse to write over what another process has left behind since `look`.
+
+        Raises:
+            UsageError: it has trained the run on, or to its end.
+        """
+        if self.writable and self.seen is not None and self._state() != self.seen:
+            raise UsageError(f"another process has just trained `{self.path}`", "start again, from where it is now")
+
+    def _state(self) -> tuple[object, ...]:
+        last, result = self.checkpoint(LAST), self.path / RESULT
+        return tuple((s.st_ino, s.st_mtime_ns) if p.is_file() and (s := p.stat()) else None for p in (last, result))
 
     @property
     def trained_elsewhere(self) -> bool:

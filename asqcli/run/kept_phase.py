@@ -46,8 +46,8 @@ class KeptPhase:
     ) -> None:
         self.network, self.folder, self.progress, hooks = network, folder, progress, hooks or {}
         self.recipe, self.context = network.recipe, network.context
-        self.last_epoch: dict[str, Any] | None = None  # where one was trained here
-        self.measured: tuple[Accuracy, Ranges] | None = None  # on the result's images, after that epoch
+        self.last_epoch: dict[str, Any] | None = None
+        self.measured: tuple[Accuracy, Ranges] | None = None  # on the result's images, after an epoch trained here
         state = None
         if checkpoint is not None:
             states = {name: hook.state() for name, hook in hooks.items()}
@@ -95,6 +95,9 @@ class KeptPhase:
                 "the work so far is saved",
                 how_to_go_on(self.recipe, self.folder),
             ) from None
+        if self.last_epoch is None:  # there was nothing left to train
+            records = [record for record in self.folder.metrics() if record["phase"] == self.progress.phase]
+            self.last_epoch = records[-1] if records else None
         if self.last_epoch is not None:
             keeps = self.recipe.train.batch_norm_batches == 0
             text = gap_in_words(self.phase, self.last_epoch, self._measure_averaged, keeps_statistics=keeps)
@@ -134,24 +137,24 @@ class KeptPhase:
         self._warn(cost_in_words(accuracy, **tops, epochs=train.epochs, measure=self.recipe.data.measure))
 
     def _watch(self) -> dict[str, Any]:
-        """Return what to put beside an epoch."""
-        measured = self.network.watch(self.phase)
-        self.measured = measured if self.network.data.watch is None else None
-        accuracy, betas = measured
+        """Measure after an epoch, on the validation split or else the result's images; return what to put beside it."""
+        network, facts = self.network, self.progress.facts
+        network.norms.refresh(self.phase)
+        with network.averaged(self.phase):
+            accuracy, betas = measured = network.measure_with_betas(network.data.watch)
+            best = f"best_{self.progress.phase}"
+            # Before the epoch is closed: one that is broken off here is measured again.
+            if network.data.watch is not None and accuracy.top1 > facts.get(best, -1.0):
+                self.save(BEST)
+                facts[best] = accuracy.top1
+        self.measured = measured if network.data.watch is None else None
         watched = {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
         return {**watched, "beta": betas} if betas else watched
 
     def _after_epoch(self, record: dict[str, Any]) -> None:
-        self.last_epoch, facts = record, self.progress.facts
-        best = f"best_{self.progress.phase}"
-        better = self.network.data.watch is not None and record["top1"] > facts.get(best, -1.0)
-        if better:
-            facts[best] = record["top1"]
+        self.last_epoch = record
         self.folder.append_metrics(record)
         self.save()
-        if better:
-            with self.network.averaged(self.phase):  # whose accuracy it is
-                self.save(BEST)
         require_learning(self.phase, record)
 
     def _measure_averaged(self, split: Split) -> Accuracy:
@@ -160,6 +163,6 @@ class KeptPhase:
 
     def _warn(self, text: str | None) -> None:
         """Tell now, and in the result."""
-        if text is not None:
+        if text is not None and text not in self.progress.facts.get("warnings", []):
             self.context.reporter.note(f"warning: {text}")
             self.progress.facts.setdefault("warnings", []).append(text)

@@ -99,18 +99,23 @@ def open_kept_teacher(path: Path, factories: Collection[str | None], hint: str) 
 
 
 def require_not_replaced(recipe: Recipe, folder: Path) -> None:
-    """Refuse to replace the run that teaches.
+    """Refuse to replace the run that the network starts from, or that teaches.
 
     Raises:
-        UsageError: the teacher, or its weights, are in `folder`.
+        UsageError: the weights, the teacher or its weights are in `folder`.
     """
     distillation = recipe.train.distillation
-    for source in (distillation.teacher, distillation.teacher_weights) if distillation is not None else ():
-        path = Path(source or "").resolve()
-        if source is not None and folder.resolve() in (path, *path.parents):
-            raise UsageError(
-                f"the teacher `{source}` is in the run that `--force` would replace", "choose another `--out`"
-            )
+    sources = {"weights": [recipe.pretrained]}
+    if distillation is not None:
+        sources["teacher"] = [distillation.teacher, distillation.teacher_weights]
+    for what, places in sources.items():
+        for source in places:
+            path = Path(source or "").resolve()
+            if source is not None and folder.resolve() in (path, *path.parents):
+                are = "are" if what == "weights" else "is"
+                raise UsageError(
+                    f"the {what} `{source}` {are} in the run that `--force` would replace", "choose another `--out`"
+                )
 
 
 def require_named(name: str | None, factories: Collection[str | None], hint: str) -> None:

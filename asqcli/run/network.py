@@ -89,12 +89,6 @@ class NetworkInRun:
             )
         return accuracy
 
-    def watch(self, phase: Phase) -> tuple[Accuracy, Ranges]:
-        """Measure after an epoch, on the validation split, or else the result's images; return the betas, too."""
-        self.norms.refresh(phase)
-        with self.averaged(phase):
-            return self.measure_with_betas(self.data.watch)
-
     def measure_with_betas(self, split: Split | None = None) -> tuple[Accuracy, Ranges]:
         """As `evaluate`, with the range of each adapter's beta over these images."""
         with record_betas(self.model, self.processes) as betas:

@@ -55,8 +55,8 @@ class Run:
     def fresh(self, start: Start, specs: list[LayerSpec], teacher: NamedTeacher | None) -> dict[str, Any]:
         """Run everything; return the result."""
         self.folder.cut_metrics(0)  # of a run that was stopped before its first checkpoint
-        if start.original is not None and not start.needs_training:
-            self.original = start.original.to(self.context.device)
+        if start.original is not None:
+            self.original, start.original = start.original.to(self.context.device), None  # nobody else holds it then
         if not self.recipe.data.labels:
             self.network.label_data(self._float_network)
         facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}

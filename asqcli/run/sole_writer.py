@@ -34,15 +34,20 @@ def sole_writer(lock: Path) -> Generator[None]:
 
 
 def is_held(lock: Path) -> bool:
-    """Does another process hold the file `lock`? Where there are no locks, none does."""
+    """Does another process hold the file `lock`? Where there are no locks, none does.
+
+    Never ask of a lock that this process holds: it would be given back.
+    """
     try:
-        file = lock.open("a", encoding="utf-8") if lock.is_file() else None
-    except OSError:  # another user's
+        import fcntl
+
+        with lock.open("rb") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # takes nothing from who comes to write meanwhile
+    except (ImportError, FileNotFoundError):
         return False
-    if file is None:
-        return False
-    with file:
-        return not _take(file)
+    except OSError as error:
+        return error.errno in HELD
+    return False
 
 
 def _taken(lock: Path) -> IO[str]:

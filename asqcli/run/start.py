@@ -80,7 +80,7 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     """
     wanted, about, from_file = recipe.pretrained, "", False
     adapters: TrainedAdapters = {}
-    of_quantized: list[str] = []
+    quantized = False
     original: nn.Module | None = None
     names: tuple[str, ...] | None = None
     if wanted == "factory":
@@ -111,9 +111,9 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
             if (caveat := unproven(checkpoint, wanted)) is not None:
                 tell(f"note: {caveat}")
         state = _float_state(checkpoint, model)
-        if checkpoint.specs:
+        quantized = bool(checkpoint.specs)
+        if quantized:
             original = _original(checkpoint_path, checkpoint, recipe)
-            of_quantized = list(_notes_on_quantized(recipe, wanted, original))
     elif is_artifact(Path(wanted)):
         raise InputError(
             f"`{wanted}` is an exported network, which holds no float weights",
@@ -130,9 +130,14 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
     if from_file:
         caveat = missing_transform(model, recipe.model, recipe.data.mean) or _of_other_colours(recipe)
     new_head = report.replaced_head[0].rpartition(".")[0] if report.replaced_head else None
-    notes = (*_notes(name, classes, report, caveat), *of_quantized)
-    quantized, head_classes = bool(of_quantized), report.head_classes
-    return Start(model, name, True, new_head, notes, caveat, quantized, adapters, original, names, head_classes)
+    if new_head is not None:  # what it began with has other classes
+        original = None
+    notes = list(_notes(name, classes, report, caveat))
+    if quantized:
+        notes += _notes_on_quantized(recipe, name, original, new_head)
+    return Start(
+        model, name, True, new_head, tuple(notes), caveat, quantized, adapters, original, names, report.head_classes
+    )
 
 
 def _from_factory(recipe: Recipe, classes: int, built: Built) -> Start:
@@ -196,11 +201,13 @@ def _original(path: Path, checkpoint: Checkpoint, recipe: Recipe) -> nn.Module |
     return open_teacher(kept, checkpoint.recipe, len(checkpoint.classes))
 
 
-def _notes_on_quantized(recipe: Recipe, name: str, original: nn.Module | None) -> Iterator[str]:
+def _notes_on_quantized(recipe: Recipe, name: str, original: nn.Module | None, new_head: str | None) -> Iterator[str]:
     """Yield what a run tells of weights that are those of a quantized network."""
     anew = ", whose steps and thresholds are fitted anew" if recipe.quantized else ""
     yield f"`{name}` is quantized: its weights go on without its quantizers{anew}"
     distillation = recipe.train.distillation
+    if new_head is not None:  # it is fine-tuned, and what comes of it is the float network
+        return
     if original is not None:
         yield f"the float network of this run is that which `{name}` began with, and kept"
     elif not recipe.data.labels:

@@ -32,10 +32,16 @@ class _Pace:
     epoch: float
 
 
+def cost_of_a_step(recipe: Recipe) -> tuple[Any, ...]:
+    """Return what decides the time of a step, the quantizers aside."""
+    t, teacher = recipe.train, recipe.train.distillation
+    taught = None if teacher is None else (teacher.teacher, teacher.teacher_weights)
+    return recipe.model, recipe.data.name, recipe.data.image_size, t.batch_size, t.precision, taught
+
+
 def _cost(recipe: Recipe) -> tuple[Any, ...]:
     """Return what decides the time of an epoch, the quantizers aside."""
-    t = recipe.train
-    return recipe.model, recipe.data.name, recipe.data.image_size, t.batch_size, t.max_steps, recipe.quantized
+    return *cost_of_a_step(recipe), recipe.train.max_steps, recipe.quantized
 
 
 class Estimator:
@@ -88,7 +94,7 @@ class TimedStep:
     """What `asq quantize --profile` says of a cell.
 
     Attributes:
-        float_ms, quantized_ms: of a step.
+        float_ms, quantized_ms: of a step, the latter with the answers of its teacher.
         steps: of an epoch.
     """
 
@@ -114,7 +120,8 @@ def time_a_step(cell: Cell, threads: int | None) -> TimedStep | str:
     if done.returncode:
         return reason_of(done.returncode, done.stdout)
     document = json.loads(done.stdout)
-    return TimedStep(document["float_ms"], document["quantized_ms"], document["steps_per_epoch"])
+    quantized = document["quantized_ms"] + (document["teacher_ms"] or 0.0)
+    return TimedStep(document["float_ms"], quantized, document["steps_per_epoch"])
 
 
 def duration(seconds: float) -> str:

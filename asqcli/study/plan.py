@@ -8,7 +8,7 @@ from typing import Any
 from asqcli.study.cells import Cell
 from asqcli.study.coincidence import coincidences
 from asqcli.study.document import SCHEMA
-from asqcli.study.estimate import Estimator, duration, time_a_step
+from asqcli.study.estimate import Estimator, cost_of_a_step, duration, time_a_step
 from asqcli.study.work import Work
 
 
@@ -60,8 +60,7 @@ def _estimate(
     unknown: dict[Any, list[Cell]] = {}
     for cell in todo:
         if seconds[cell.name] is None:
-            key = cell.recipe.model, cell.recipe.data, cell.recipe.train.batch_size
-            unknown.setdefault(key, []).append(cell)
+            unknown.setdefault(cost_of_a_step(cell.recipe), []).append(cell)
     for cells in unknown.values():
         quantized = next((cell for cell in cells if cell.recipe.quantized), None)
         if quantized is None:

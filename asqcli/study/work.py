@@ -10,6 +10,7 @@ Whether a cell is done stands in its own folder, wherever it was made. That one 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,17 @@ class Work:
 
     Args:
         out: need not be there yet.
-        retry: forget which cells failed.
+        retry: the names of cells that are tried again where they failed.
     Raises:
         InputError: a result, a recipe or `study.json` is corrupt.
         UsageError: a cell was made from another recipe than the file's.
     """
 
-    def __init__(self, study: Study, out: Path, *, retry: bool = False) -> None:
+    def __init__(self, study: Study, out: Path, *, retry: Collection[str] = ()) -> None:
         self.study, self.out = study, out
         self._require_same_recipes()
-        failures = {} if retry else self._failures()
+        commands = {cell.command for cell in study.cells if cell.name in retry}
+        failures = {command: outcome for command, outcome in self._failures().items() if command not in commands}
         self.outcomes = {
             cell.name: self._result(cell) or failures.get(cell.command) or self._unfinished(cell)
             for cell in study.cells

@@ -67,8 +67,22 @@ def make_optimizer(
     if kind == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(momentum, SECOND_MOMENT_DECAY))
     # In lists on a CPU, too: a quantized network has hundreds of small parameters, and each call of PyTorch costs.
-    form = "fused" if all(p.is_cuda for p in model.parameters()) else "foreach"
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, **{form: True})
+    if not all(p.is_cuda for p in model.parameters()):
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+    optimizer.register_step_pre_hook(give_momenta)
+    return optimizer
+
+
+def give_momenta(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Give each parameter with a gradient a momentum: PyTorch's fused form takes all of a group or none.
+
+    In a network that skips layers some have their first gradient later than others.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if group["momentum"] and parameter.grad is not None:
+                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
 
 
 def learning_rate(lr: float, step: int, steps: int, *, ramp_steps: int = 0) -> float:

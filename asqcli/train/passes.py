@@ -7,7 +7,7 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -120,7 +120,7 @@ class ReplayedPasses:
         recorded.labels.copy_(labels)
         recorded.graph.replay()
         for parameter, grad in zip(self.model.parameters(), recorded.grads, strict=True):
-            parameter.grad = grad
+            parameter.grad = None if grad is None else grad.detach()
         return recorded.results
 
     def _run_and_watch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,9 +128,10 @@ class ReplayedPasses:
         self.taken += 1
         if not self.can_record:
             return self.passes(images, labels)
-        before = generator_states(), self._remembered()
+        models = self.model, self.passes.objective.teacher
+        before = generator_states(), remembered(*models)
         results = self.passes(images, labels)
-        self.can_record = before == (generator_states(), self._remembered())
+        self.can_record = before == (generator_states(), remembered(*models))
         return results
 
     def _record(self, images: Tensor, labels: Tensor) -> _Recorded | None:
@@ -149,25 +150,47 @@ class ReplayedPasses:
             self.recorded.clear()
             self.model.zero_grad(set_to_none=True)
             return None
-        grads = [parameter.grad for parameter in self.model.parameters()]
+        # Tensors of their own over the memory that the graph writes: who moves the network to another device and back
+        # gives the parameters' gradients other memory.
+        grads = [None if p.grad is None else p.grad.detach() for p in self.model.parameters()]
         self.recorded[images.shape] = recorded = _Recorded(graph, *inputs, results, grads, self._places())
         return recorded
 
     def _places(self) -> list[int]:
         return [tensor.data_ptr() for tensor in chain(self.model.parameters(), self.model.buffers())]
 
-    def _remembered(self) -> list[object]:
-        """Return the numbers and texts that modules hold as attributes."""
-        return [
-            (name, value)
-            for module in _modules(self.model, self.passes.objective.teacher)
-            for name, value in vars(module).items()
-            if isinstance(value, bool | int | float | str)
-        ]
+
+class _Itself:
+    """A tensor that is equal to itself alone, whatever its values."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.tensor is self.tensor
+
+    __hash__ = None
 
 
-def _modules(*models: nn.Module | None) -> Iterator[nn.Module]:
-    return chain.from_iterable(model.modules() for model in models if model is not None)
+def remembered(*models: nn.Module | None) -> list[object]:
+    """Return what modules hold as attributes beside parameters and buffers, to be compared after a forward.
+
+    Numbers and texts, which tensors they are, how much is in lists and dicts.
+    """
+    modules = chain.from_iterable(model.modules() for model in models if model is not None)
+    return [(name, _as_compared(value)) for module in modules for name, value in vars(module).items()]
+
+
+def _as_compared(value: object) -> object:
+    match value:
+        case bool() | int() | float() | str():
+            return value
+        case Tensor():
+            return _Itself(value)
+        case list() | dict() | set():
+            return len(value)
+        case _:
+            return None
 
 
 def fastest(passes: Passes) -> Passes | ReplayedPasses:

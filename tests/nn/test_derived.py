@@ -228,6 +228,7 @@ def test_a_layer_that_changes_its_way_later_is_stopped():
 
 
 OWN_NORMS = {
+    "name": lambda s, x: s.compute(nn.BatchNorm2d.forward(s, x)),  # that of a twin's own, too
     "weights": lambda s, x: F.batch_norm(x, s.running_mean, s.running_var, s.weight + 1, s.bias, s.training),
     "epsilon": lambda s, x: F.batch_norm(x, s.running_mean, s.running_var, s.weight, s.bias, s.training, eps=0.1),
     "batch": lambda s, x: F.batch_norm(x, None, None, s.weight, s.bias, True),
@@ -237,7 +238,7 @@ OWN_NORMS = {
 
 @pytest.mark.parametrize("case", OWN_NORMS)
 def test_batch_norms_in_a_way_of_their_own_stay_as_they_are(case):
-    norm = kind(nn.BatchNorm2d, forward=lambda self, x: OWN_NORMS[case](self, x))(4)
+    norm = kind(nn.BatchNorm2d, forward=lambda s, x: OWN_NORMS[case](s, x), compute=lambda s, x: 0.5 * x)(4)
     net = nn.Sequential(nn.Conv2d(3, 4, 1), norm, nn.Flatten(), nn.Linear(4 * 81, 5)).eval()
     quantize_module(net, [X])
     assert net[1] is norm and isinstance(net[0], QuantConv2d)

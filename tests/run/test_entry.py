@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from asqcli.data.source import open_data
-from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError
+from asqcli.errors import DivergedError, InputError, Interruption, UnsupportedError, UsageError
 from asqcli.nn.prepare import quant_layers
 from asqcli.recipe.resolve import Request, resolve
-from asqcli.run import entry, network
+from asqcli.run import entry, kept_phase, network
 from asqcli.run.checkpoint import load_checkpoint, save_checkpoint
 from asqcli.run.context import RunContext, StopRequested
+from asqcli.run.kept_phase import KeptPhase
 from asqcli.run.restore import restore_model
 from asqcli.train import loop
 from asqcli.train.evaluate import evaluate
@@ -243,6 +244,63 @@ def test_best_is_kept_only_beside_a_validation_split(tmp_path, write_image_folde
         write_image_folder(tmp_path / "data" / split, {"a": count, "b": count})
     result = run(recipe_for(tmp_path / "data"), tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "best").is_file() and "test`" in result["measured_on"]
+
+
+def test_best_is_kept_though_a_run_is_stopped_while_it_is_written(tmp_path, write_image_folder, monkeypatch):
+    for split, count in {"train": 8, "val": 3, "test": 3}.items():
+        write_image_folder(tmp_path / "data" / split, {"a": count, "b": count})
+    recipe, out, save, stopped = recipe_for(tmp_path / "data"), tmp_path / "run", KeptPhase.save, []
+
+    def stop_at_best(self, name="last"):
+        if name == "best" and self.progress.phase == "qat" and not stopped:
+            stopped.append(name)
+            raise StopRequested(signal.SIGTERM)
+        save(self, name)
+
+    monkeypatch.setattr(KeptPhase, "save", stop_at_best)
+    with pytest.raises(Interruption):
+        run(recipe, out)
+    resume(out)
+    run(recipe, tmp_path / "whole")
+    best = [load_checkpoint(folder / "checkpoints" / "best") for folder in (out, tmp_path / "whole")]
+    assert all(torch.equal(tensor, best[1].model[name]) for name, tensor in best[0].model.items())
+    assert epochs_of(out) == epochs_of(tmp_path / "whole")
+
+
+def test_a_run_that_is_stopped_after_its_last_epoch_keeps_its_warnings(tmp_path, image_folder, monkeypatch):
+    measure, stopped = KeptPhase.measure, []
+
+    def stop_once(self):
+        if not stopped:
+            stopped.append(True)
+            raise StopRequested(signal.SIGTERM)
+        return measure(self)
+
+    monkeypatch.setattr(kept_phase, "cost_in_words", lambda *_, **facts: f"it cost {facts['train_top1']}")
+    monkeypatch.setattr(KeptPhase, "measure", stop_once)
+    with pytest.raises(Interruption):
+        run(recipe_for(image_folder), tmp_path / "run")
+    assert resume(tmp_path / "run")["warnings"][-1] == f"it cost {epochs_of(tmp_path / 'run')[-1]['train_top1']}"
+
+
+def test_a_run_that_another_process_trained_on_meanwhile_is_not_written_over(tmp_path, image_folder):
+    out = tmp_path / "run"
+    run(recipe_for(image_folder), out)
+    (out / "result.json").unlink()
+    folder, checkpoint = entry.open_run(str(out))
+    resume(out)  # to its end
+    with pytest.raises(UsageError, match="another process has just trained"):
+        entry.resume_run(folder, checkpoint, RunContext(CPU, Reporter()), factory=None)
+    assert (out / "result.json").is_file()
+
+
+def test_a_run_does_not_replace_the_one_that_it_starts_from(tmp_path, image_folder):
+    out = tmp_path / "run"
+    run(recipe_for(image_folder, "train.epochs=0"), out)
+    recipe, context = recipe_for(image_folder, weights=str(out)), RunContext(CPU, Reporter())
+    with pytest.raises(UsageError, match=r"the weights `.*` are in the run that `--force` would replace"):
+        entry.start_run(recipe, context, source="test", out=str(out), force=True, given=None)
+    assert (out / "checkpoints" / "last").is_file()
 
 
 def test_every_scheme_trains(tmp_path, image_folder):

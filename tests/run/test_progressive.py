@@ -104,6 +104,8 @@ def test_a_float_network_that_was_kept_is_that_of_the_next_run_and_of_the_one_af
         assert not any("warning: the teacher" in note for note in heard.notes)
         kept = [load_file(tmp_path / run / float_file) for run in ("four", name)]
         assert kept[0].keys() == kept[1].keys() and all(torch.equal(kept[0][n], kept[1][n]) for n in kept[0])
+    other = start_model(recipe_for(image_folder, 2, teaches, weights=str(tmp_path / "two")), 2, print)
+    assert other.new_head and other.original is None and not any("began with" in note for note in other.notes)
 
 
 def test_images_without_labels_get_those_of_the_float_network_that_was_kept(tmp_path, image_folder):

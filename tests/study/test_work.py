@@ -84,7 +84,7 @@ def test_a_cell_that_another_process_trains_is_left_to_it(tmp_path, study):
         assert work.running() == [a] and a not in work.waiting() and b in work.waiting()
         assert early.ended(a, refused).status == "running"  # it was begun after the study had looked
     assert early.ended(a, refused).status == "failed"
-    assert Work(study, tmp_path, retry=True).running() == []
+    assert Work(study, tmp_path, retry={a.name}).running() == []
 
 
 def test_what_stands_in_the_folders_counts(tmp_path, study):
@@ -107,7 +107,8 @@ def test_a_cell_that_failed_is_remembered_until_it_is_retried_or_asked_for_other
     assert work.ended(cell, DIVERGED).status == "failed"
     again = Work(study, tmp_path / "out")
     assert again.outcomes[cell.name] == work.outcomes[cell.name] and cell not in again.waiting()
-    assert cell in Work(study, tmp_path / "out", retry=True).waiting()
+    assert cell in Work(study, tmp_path / "out", retry={cell.name}).waiting()
+    assert cell not in Work(study, tmp_path / "out", retry={study.cells[1].name}).waiting()
     other = study_of(tmp_path, STUDY, overrides=["train.momentum=0.5"])
     assert len(Work(other, tmp_path / "out").waiting()) == 6
     assert work.ended(cell, End(143, "stopped", True)).status == "waiting"

@@ -11,6 +11,7 @@ from asqcli.nn.survey import survey
 from asqcli.quant.spec import AsqActivations, LayerSpec, PostWeights
 from asqcli.train.optimizer import (
     RATE,
+    give_momenta,
     learning_rate,
     make_optimizer,
     optimizer_state,
@@ -133,3 +134,19 @@ def test_without_rates_of_their_own_there_are_two_groups_in_the_order_of_the_net
     expected = parameter_groups(model, 1e-4)
     assert [[id(p) for p in g["params"]] for g in groups] == [[id(p) for p in g["params"]] for g in expected]
     assert [g[RATE] for g in groups] == [1.0, 1.0]
+
+
+def test_the_fused_form_takes_parameters_whose_first_gradient_comes_later():
+    """On a GPU it is used; PyTorch has it on the CPU, too."""
+    found = {}
+    for form in ("fused", "foreach"):
+        early, late = (torch.nn.Parameter(torch.tensor([value])) for value in (1.0, 2.0))
+        optimizer = torch.optim.SGD([early, late], lr=0.1, momentum=0.9, **{form: True})
+        if form == "fused":
+            optimizer.register_step_pre_hook(give_momenta)
+        for gradients in ((0.5, None), (0.25, 1.0), (None, 0.5), (1.0, 1.0)):
+            for parameter, gradient in zip((early, late), gradients, strict=True):
+                parameter.grad = None if gradient is None else torch.tensor([gradient])
+            optimizer.step()
+        found[form] = torch.cat([early, late]).detach()
+    torch.testing.assert_close(found["fused"], found["foreach"], rtol=1e-6, atol=0)

@@ -8,6 +8,7 @@ Forward, three forms give the same values to the bit; backward, the same gradien
     dispatch   whichever serves the tensors at hand
 
     adapted    ASQ in C: the adapter in the same pass as the rounding; adapted_cuda, the same on a GPU
+    answers    an adapter as both take it, and what it makes of a batch
     memory     how tensors lie, and what shares a scale
     grid       what a value in units of its scale can become
 """

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from asqcli.quant.kernels.answers import Answers, Layers
 from asqcli.quant.kernels.grid import Grid
 from asqcli.quant.kernels.memory import dense, laid_out_as
 from asqcli.quant.kernels.native import Pass, compiled, fill_pass
 
-Layers = list[tuple[Tensor, Tensor]]  # weight (outputs, inputs) and bias (outputs,) of one or two linear layers
 _pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -23,22 +22,6 @@ class _Adapted(ctypes.Structure):
         ("step_size", _float), ("weight1", _pointer), ("bias1", _pointer), ("weight2", _pointer), ("bias2", _pointer),
         ("beta", _pointer), ("means", _pointer), ("hidden", _pointer), ("grad_t", _pointer), ("grad_hidden", _pointer),
     )  # fmt: skip
-
-
-class Answers(NamedTuple):
-    """What the adapter made of a batch.
-
-    Attributes:
-        scale: adapted step sizes, (N, 1, .., 1).
-        beta: (N, 1).
-        means: over each channel, (N, C).
-        hidden: (N, units), units 0 where there is one layer.
-    """
-
-    scale: Tensor
-    beta: Tensor
-    means: Tensor
-    hidden: Tensor
 
 
 def adapted_fake_quantize(

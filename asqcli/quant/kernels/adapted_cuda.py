@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asqcli.quant.kernels import cuda, eager
-from asqcli.quant.kernels.adapted import Answers, Layers
+from asqcli.quant.kernels.answers import Answers, Layers
 from asqcli.quant.kernels.grid import Grid, UniformGrid
 from asqcli.quant.kernels.memory import dense
 

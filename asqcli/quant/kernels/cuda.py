@@ -20,11 +20,14 @@ from asqcli.quant.levels import LevelSet, post_levels
 from asqcli.quant.rounding import level_tables
 
 BLOCK = 1024  # values of a program
+MOST_VALUES, MOST_GROUPS = 1 << 31, 65_535  # 32-bit places; the second axis of a grid of programs
 
 
 def takes(x: Tensor, scale: Tensor | None = None) -> bool:
     """Can the passes work on such tensors, by a scale for all values or one for each index of the first dimension?"""
-    if not (x.is_cuda and is_plain(x) and x.numel() and works(x.device)):
+    if not (x.is_cuda and is_plain(x) and 0 < x.numel() < MOST_VALUES and works(x.device)):
+        return False
+    if scale is not None and scale.numel() > MOST_GROUPS:
         return False
     return scale is None or (scale.device == x.device and is_plain(scale) and shares_by_groups(x, scale))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from asqcli.quant.kernels import adapted, adapted_cuda, cuda, eager, native
-from asqcli.quant.kernels.adapted import Answers, Layers
+from asqcli.quant.kernels.answers import Answers, Layers
 from asqcli.quant.kernels.grid import Grid
 
 

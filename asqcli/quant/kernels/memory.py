@@ -15,7 +15,7 @@ def shares_by_groups(x: Tensor, scale: Tensor) -> bool:
     """Is it one scale for all values, or one for each index of the first dimension?"""
     if (count := scale.numel()) == 1:
         return True
-    return x.dim() > 0 and scale.shape[0] == count == x.shape[0]
+    return scale.dim() == x.dim() > 0 and scale.shape[0] == count == x.shape[0]
 
 
 def groups(x: Tensor) -> int:

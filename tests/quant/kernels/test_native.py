@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from asqcli.quant.fake_quant import fake_quantize
 from asqcli.quant.kernels import eager, native
 from asqcli.quant.kernels.adapted import adapted_fake_quantize, adapted_fake_quantize_backward
 from asqcli.quant.kernels.grid import UniformGrid
@@ -171,3 +172,9 @@ def test_rows_of_an_adapters_weights():
     rounded = native.round_rows(weight, 127, smallest)
     assert torch.equal(rounded, eager.round_rows(weight, 127, smallest))
     assert not rounded[3].any() and (rounded - weight).abs().max() <= weight.abs().max() / 254
+
+
+def test_a_scale_of_fewer_dimensions_lies_along_the_last_ones_as_everywhere_in_torch():
+    x, scale = values((4, 4)), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    assert not native.takes(x, scale) and native.takes(x, scale[:, None])
+    assert torch.equal(fake_quantize(x, scale, qmin=-8, qmax=7)[1], fake_quantize(x[1], scale, qmin=-8, qmax=7))
