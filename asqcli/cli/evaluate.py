@@ -121,17 +121,16 @@ def _measure_exported(
     """Return what `_measure_network` does, by the integer engine; no torch."""
     from asqcli.cli.console import tell_of_data
     from asqcli.cli.preprocessing import described
+    from asqcli.data.class_names import renamed
     from asqcli.data.samples import find_samples
     from asqcli.engine import load
     from asqcli.engine.predict import measure
 
     if weights is not None or device not in (None, "cpu"):
         raise UsageError("an exported file has its own weights and runs on the CPU", "leave out --weights and --device")
-    if classes is not None:
-        raise UsageError(f"`{target}` names its classes itself", "leave out --classes")
     session = load(target, threads=threads or usable_processors())
     data = data or _own_data(target, session.artifact.document.provenance.data)
-    samples = find_samples(data, classes=session.artifact.document.classes)
+    samples = find_samples(data, classes=renamed(session.artifact.document.classes, classes, target))
     tell_of_data(samples.notes)
     preprocessing = described(session.artifact.document.input, "the file")
     return measure(session, samples.result), ACCURACY, samples.result_name, target, preprocessing
@@ -193,6 +192,7 @@ def _open(target: str, request: Request, device: torch.device):
 
 def _open_checkpoint(path: Path, source: str, request: Request, device: torch.device):
     from asqcli.cli.console import remark, warn
+    from asqcli.data.class_names import renamed
     from asqcli.data.source import open_data
     from asqcli.recipe.resolve import resolve_measured
     from asqcli.run.checkpoint import load_checkpoint
@@ -202,9 +202,8 @@ def _open_checkpoint(path: Path, source: str, request: Request, device: torch.de
     from asqcli.run.teacher import open_teacher
     from asqcli.run.unlabelled import label_by
 
-    if request.flags["data.classes"][0] is not None:
-        raise UsageError(f"`{source}` names its classes itself", "leave out --classes")
     checkpoint = load_checkpoint(path)
+    classes = renamed(checkpoint.classes, request.flags["data.classes"][0], source)
     warn(unfinished(path, checkpoint))
     remark(unproven(checkpoint, source))
     recipe, origins = resolve_measured(checkpoint.recipe, request)
@@ -219,7 +218,7 @@ def _open_checkpoint(path: Path, source: str, request: Request, device: torch.de
             workers=recipe.data.workers,
             with_train=False,
             labelled=labelled,
-            classes=checkpoint.classes if labelled else None,
+            classes=classes if labelled else None,
         )
     except InputError as error:
         if data is not None:
@@ -227,7 +226,7 @@ def _open_checkpoint(path: Path, source: str, request: Request, device: torch.de
         raise InputError(error.message, f"`{source}` was trained on it; name where it is now with --data") from error
     if not labelled:
         teacher = open_teacher(path.with_name(FLOAT_TEACHER), checkpoint.recipe, len(checkpoint.classes))
-        images = label_by(teacher.to(device), replace(images, classes=checkpoint.classes), device=device)
+        images = label_by(teacher.to(device), replace(images, classes=classes), device=device)
     return model, images, source, recipe, origins
 
 

@@ -182,6 +182,10 @@ def _show_plan(work: Work, cells: list[Cell], todo: list[Cell], jobs: int, threa
         print_json(document)
     else:
         print_plan(document)
+    if todo and len(document["failures"]) and all(cell["seconds"] is None for cell in document["cells"]):
+        failure = document["failures"][0]
+        code = failure["exit_code"] if failure["exit_code"] in FAILURES else ExitCode.MACHINE
+        raise CellsFailed(code, f"{failure['run']} could not be trained: {failure['reason']}")
 
 
 def _show(work: Work, json_: bool) -> None:

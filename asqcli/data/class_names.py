@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from asqcli.errors import InputError, quoted, some_of
+from asqcli.errors import InputError, UsageError, quoted, some_of
 
 LINE_BREAKERS = ("Cc", "Zl", "Zp")  # categories of characters: control, line and paragraph separators
 
@@ -42,6 +42,33 @@ def read_class_names(path: str) -> tuple[str, ...]:
     if twice := [quoted(name) for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{quoted(path)} names these classes more than once: {some_of(twice)}")
     return tuple(names)
+
+
+def renamed(classes: tuple[str, ...], file: str | None, source: str) -> tuple[str, ...]:
+    """Return a network's class names: its own, or those in a file where they are numbers that nobody gave a name.
+
+    Args:
+        source: of the network, named in errors.
+    Raises:
+        UsageError: it has names.
+        InputError: as `read_class_names`, or the file has another number of names.
+    """
+    if file is None:
+        return classes
+    if not are_numbers(classes):
+        raise UsageError(f"`{source}` names its classes itself", "leave out --classes")
+    names = read_class_names(file)
+    if len(names) != len(classes):
+        raise InputError(
+            f"{quoted(file)} names {len(names):,} classes, and `{source}` has {len(classes):,}",
+            "one name a line, in the order of the logits",
+        )
+    return names
+
+
+def are_numbers(classes: Sequence[str]) -> bool:
+    """Are classes called 0, 1 and so on, as where nobody named them?"""
+    return list(classes) == [str(number) for number in range(len(classes))]
 
 
 def numbers_among(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from asqcli.data.class_names import numbers_among
+from asqcli.data.class_names import are_numbers, numbers_among
 from asqcli.data.digits import CLASSES, load_digits
 from asqcli.data.image_folder import ImageFolder, read_image_folder
 from asqcli.data.layout import CIFAR_FOLDERS, NAMES, data_kind
@@ -141,9 +141,11 @@ def _in_classes(found: DataSet[Samples], classes: tuple[str, ...], name: str) ->
     numbers = numbers_among(found.classes, classes)
     if numbers is None:
         others = [quoted(other) for other in found.classes if other not in classes]
+        own = some_of([quoted(one) for one in classes])
+        numbered = f"its classes are numbered: name the folders {own}, or `asq eval --classes FILE` names them"
         raise InputError(
             f"the classes in {quoted(name)} are not those of the network: it has no {some_of(others)}",
-            f"its {len(classes):,} classes are {some_of([quoted(own) for own in classes])}",
+            numbered if are_numbers(classes) else f"its {len(classes):,} classes are {own}",
         )
     labelled = relabelled(found, lambda part: part.relabelled(numbers[part.labels]), classes)
     if len(found.classes) == len(classes):
@@ -174,6 +176,11 @@ def _read_cifar(kind: str, name: str) -> tuple[tuple[str, ...], Pixels, Pixels]:
         download = by_name and os.environ.get("ASQ_OFFLINE") != "1"
         train, test = (read(root, train=t, download=download) for t in (True, False))
     except Exception as error:  # missing, corrupt, or one of the many ways in which a download fails
+        if by_name and not download and not (root / CIFAR_FOLDERS[kind]).is_dir():
+            raise InputError(
+                f"{kind} is not in `{root}`, and ASQ_OFFLINE=1 forbids downloads",
+                f"pass the folder that holds `{CIFAR_FOLDERS[kind]}` with --data, or name it by ASQ_DATA",
+            ) from error
         raise InputError(
             f"{kind} cannot be read from `{root}`: {first_line(error)}",
             f"unpack its python version there, or pass the folder that holds `{CIFAR_FOLDERS[kind]}` with --data",

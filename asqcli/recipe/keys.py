@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from asqcli.recipe.defaults import DEFAULT_BITS, DEFAULT_DATA, DEFAULT_SCHEME, defaults
+from asqcli.recipe.defaults import DEFAULT_BITS, DEFAULT_DATA, DEFAULT_SCHEME, TAUGHT, defaults
 from asqcli.recipe.schema import SCHEMES, Recipe
 
 Schema = dict[str, Any]  # a part of pydantic's JSON schema
@@ -77,7 +77,7 @@ class _Walk:
                 yield self._key(path, field)
             else:
                 if field.get("default", ...) is None:
-                    yield Key(path, "mapping", "off", field["description"])
+                    yield Key(path, "mapping", self.fallbacks.get(path, "off"), field["description"])
                 yield from self.section(section, f"{path}.")
 
     def _by_quantizer(self, references: list[Schema], path: str) -> Iterator[Key]:
@@ -127,7 +127,8 @@ def _fallbacks() -> dict[str, str]:
     named = {"data.name": DEFAULT_DATA, "weights.quantizer": weights, "activations.quantizer": activations}
     named |= {"weights.bits": DEFAULT_BITS, "activations.bits": DEFAULT_BITS}
     chosen = defaults(DEFAULT_DATA, 32, "usual", train={}, bits=DEFAULT_BITS, pretrained=False)
-    return dict.fromkeys(_dotted(chosen), DEPENDS) | {key: _value(value) for key, value in named.items()}
+    depends = [*_dotted(chosen), *(f"train.{key}" for key in TAUGHT)]
+    return dict.fromkeys(depends, DEPENDS) | {key: _value(value) for key, value in named.items()}
 
 
 def _dotted(section: dict[str, Any], inside: str = "") -> Iterator[str]:

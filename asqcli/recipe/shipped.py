@@ -60,6 +60,9 @@ def _find(name: str, shipped: dict[str, Path], what: str) -> Path:
         return shipped[name]
     if path.is_file():
         return path
+    if name in _shipped():
+        other, command = ("study", "asq study") if name.startswith(STUDY) else ("recipe", "asq quantize --recipe")
+        raise UsageError(f"`{name}` is a {other}, no {what}", f"`{command} {name}`")
     is_path = path.suffix in (".yaml", ".yml") or len(path.parts) > 1
     raise (InputError if is_path else UsageError)(
         f"no {what} or file `{name}`",

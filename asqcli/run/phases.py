@@ -33,6 +33,8 @@ from asqcli.train.objective import Objective
 from asqcli.train.progress import Progress
 from asqcli.train.step_hooks import OscillationFreezer, StepHook, WeightAverage
 
+WARNING = "warning: "  # how a note begins that the result keeps, too
+
 
 class Run:
     """One run of `asq quantize`, from the start or from a checkpoint.
@@ -60,6 +62,8 @@ class Run:
         if not self.recipe.data.labels:
             self.network.label_data(self._float_network)
         facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}
+        if told := [note.removeprefix(WARNING) for note in start.notes if note.startswith(WARNING)]:
+            facts["warnings"] = told
         if start.new_head is not None:
             facts["new_head"] = start.new_head
         if start.quantized and not start.needs_training and self.original is None:
@@ -129,6 +133,9 @@ class Run:
         settings = self.recipe.calibration
         # Each process calibrates by whole batches, so that starting values do not depend on how many there are.
         images = list(network.training_images(settings.batches, Stream.CALIBRATION))
+        if self.teacher is None and (distillation := self.recipe.train.distillation) is not None:
+            share = f"{100 * distillation.weight:g}% of the loss is the distance from its answers"
+            note(f"teacher: the float network; {share}")
         if self._float_teaches and self.folder.writable:
             answers = take_fingerprint(self._float_network, self.recipe.data)
             save_teacher(self.folder.checkpoint(FLOAT_TEACHER), self._float_network, answers)

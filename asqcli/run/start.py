@@ -17,6 +17,7 @@ from asqcli.models.names import is_factory, is_timm
 from asqcli.models.official import (
     as_official,
     fetch_official,
+    has_official,
     official_class_names,
     official_input,
     official_weights_meant,
@@ -100,7 +101,8 @@ def start_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) -> St
             if wanted == "official":
                 raise MachineError(error.message, "give a file with --weights, or --weights none") from error
             own = "; if the factory loads its own, say `--weights factory`" if is_factory(recipe.model) else ""
-            note = f"no pretrained weights: {error.message}{own}"
+            warning = "warning: " if has_official(recipe.model) else ""  # next time they may be had
+            note = f"{warning}no pretrained weights: {error.message}{own}"
             return Start(model, f"none ({error.message})", pretrained=False, notes=(note,))
         names = official_class_names(recipe.model)
     elif (checkpoint_path := find_checkpoint(wanted)) is not None:
@@ -251,7 +253,8 @@ def load_float_model(recipe: Recipe, classes: int, tell: Callable[[str], None]) 
     if start.needs_training and recipe.pretrained != "none":
         raise InputError(
             f"the weights of `{recipe.pretrained}` are not for the {classes} classes of `{recipe.data.name}`",
-            "name their own data with --data",
+            "name their own data with --data; or, where these are some of their classes, all of them with --classes "
+            "FILE, in the order of the logits",
         )
     if start.caveat is not None:
         tell(f"note: {start.caveat}")

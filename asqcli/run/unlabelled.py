@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from asqcli.data.class_names import read_class_names
 from asqcli.data.samples import DataSet, relabelled
 from asqcli.data.splits import Split
-from asqcli.errors import InputError, quoted
+from asqcli.errors import InputError, MachineError, quoted
 from asqcli.models.names import IMAGENET_CLASSES
+from asqcli.models.official import has_official
 from asqcli.nn.survey import require_logits, survey
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.recipe.schema import Recipe
@@ -29,6 +30,7 @@ def start_unlabelled(recipe: Recipe, tell: Callable[[str], None]) -> tuple[Start
     Args:
         tell: as for `start_model`; hears who names the classes, too.
     Raises:
+        MachineError: its official weights cannot be had.
         InputError: it has no weights, or a head that starts at random, so that nothing could teach; or the names are
             not as many as its logits.
     """
@@ -40,6 +42,12 @@ def start_unlabelled(recipe: Recipe, tell: Callable[[str], None]) -> tuple[Start
         start = start_model(recipe, count, told.append)
     for text in told:
         tell(text)
+    if not start.pretrained and recipe.pretrained == "auto" and has_official(recipe.model):
+        raise MachineError(
+            f"`{recipe.model}` starts without weights: {start.weights}; without labels only a trained float network "
+            "can teach",
+            "try again, or give a file with --weights",
+        )
     if not start.pretrained:
         raise InputError(
             f"`{recipe.model}` starts without weights: {start.weights}; without labels only a trained float network "

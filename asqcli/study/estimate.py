@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from asqcli.recipe.schema import Recipe
 from asqcli.study.cells import Cell
@@ -112,13 +112,20 @@ class TimedStep:
         return (steps * ms + before) / 1000
 
 
-def time_a_step(cell: Cell, threads: int | None) -> TimedStep | str:
-    """Measure a few steps of a cell in a process of its own; return them, or the reason why that failed."""
+class NotTimed(NamedTuple):
+    """Why the process ended that was to time a step, and its exit code."""
+
+    reason: str
+    code: int
+
+
+def time_a_step(cell: Cell, threads: int | None) -> TimedStep | NotTimed:
+    """Measure a few steps of a cell in a process of its own."""
     arguments = [*start_arguments(cell.request, out=None, threads=threads), "--profile", "--json"]
     command = [sys.executable, "-m", "asqcli", *arguments]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode:
-        return reason_of(done.returncode, done.stdout)
+        return NotTimed(reason_of(done.returncode, done.stdout), done.returncode)
     document = json.loads(done.stdout)
     quantized = document["quantized_ms"] + (document["teacher_ms"] or 0.0)
     return TimedStep(document["float_ms"], quantized, document["steps_per_epoch"])

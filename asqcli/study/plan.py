@@ -8,7 +8,7 @@ from typing import Any
 from asqcli.study.cells import Cell
 from asqcli.study.coincidence import coincidences
 from asqcli.study.document import SCHEMA
-from asqcli.study.estimate import Estimator, cost_of_a_step, duration, time_a_step
+from asqcli.study.estimate import Estimator, NotTimed, cost_of_a_step, duration, time_a_step
 from asqcli.study.work import Work
 
 
@@ -22,8 +22,10 @@ def plan_document(
         todo: those of them that are to be trained.
         jobs, threads: how they are to be trained.
         tell: hears what is being timed.
+    Returns:
+        among all else `failures`: of each cell whose step could not be timed its `run`, `exit_code` and `reason`.
     """
-    seconds, how = _estimate(work, todo, threads, tell)
+    seconds, how, failures = _estimate(work, todo, threads, tell)
     known = [value for value in seconds.values() if value is not None]
     return {
         "schema": SCHEMA,
@@ -33,6 +35,7 @@ def plan_document(
         "coincidences": list(coincidences(work.study.rows)),
         "seconds": round(sum(known) / jobs, 1) if len(known) == len(seconds) else None,
         "estimate": _in_words(seconds, jobs, how),
+        "failures": failures,
     }
 
 
@@ -51,9 +54,9 @@ def _cell(work: Work, cell: Cell, seconds: float | None) -> dict[str, Any]:
 
 def _estimate(
     work: Work, todo: list[Cell], threads: int | None, tell: Callable[[str], None]
-) -> tuple[dict[str, float | None], list[str]]:
-    """Return how long each cell will take, None where nothing tells, and in words where that is from."""
-    estimator, how = Estimator(work), list[str]()
+) -> tuple[dict[str, float | None], list[str], list[dict[str, Any]]]:
+    """Return how long each cell will take, None where nothing tells; in words where that is from; what failed."""
+    estimator, how, failures = Estimator(work), list[str](), list[dict[str, Any]]()
     seconds = {cell.name: estimator.seconds(cell) for cell in todo}
     if known := sum(value is not None for value in seconds.values()):
         how.append(f"{known} of {len(todo)} cells by those like them that are done")
@@ -68,8 +71,9 @@ def _estimate(
             continue
         tell(f"timing a step of {quantized.name}, as no cell like it is done")
         timed = time_a_step(quantized, threads)
-        if isinstance(timed, str):
-            how.append(f"none of {len(cells)} cells, a step of {quantized.name} cannot be timed: {timed}")
+        if isinstance(timed, NotTimed):
+            failures.append({"run": quantized.name, "exit_code": timed.code, "reason": timed.reason})
+            how.append(f"none of {len(cells)} cells, a step of {quantized.name} cannot be timed: {timed.reason}")
             continue
         seconds |= {cell.name: timed.seconds(cell.recipe) for cell in cells}
         how.append(
@@ -77,7 +81,7 @@ def _estimate(
             f"{timed.quantized_ms:.0f} ms (float {timed.float_ms:.0f} ms), {timed.steps:,} to an epoch; evaluation and "
             "the start of each process not counted"
         )
-    return seconds, how
+    return seconds, how, failures
 
 
 def _in_words(seconds: dict[str, float | None], jobs: int, how: list[str]) -> str:

@@ -53,7 +53,7 @@ def test_eval_measures_agreement_on_own_images_and_accuracy_on_labels(folder):
     assert labelled["measures"] == "accuracy" and labelled["loss"] != own["loss"]
     shown = asq("eval", "nets:Net", "--weights", "run", cwd=folder).stdout
     assert AGREEMENT.capitalize() in shown and "top-1" not in shown
-    fails(2, "names its classes itself", "eval", "nets:Net", "--weights", "run", "--classes", "x", cwd=folder)
+    fails(3, "the class names in `x` cannot", "eval", "nets:Net", "--weights", "run", "--classes", "x", cwd=folder)
 
 
 def test_export_and_infer(folder, write_image_folder):
@@ -64,9 +64,14 @@ def test_export_and_infer(folder, write_image_folder):
     some = write_image_folder(folder / "some" / "test", {"9": 4, "3": 4})
     part = asq("eval", "run/run.asq", "--data", some.parent, "--json", cwd=folder)
     assert "data: it has 2 of the network's 10 classes" in part.stderr and json.loads(part.stdout)["images"] == 8
-    write_image_folder(folder / "other", {"nine": 4, "three": 4})
-    hint = "its 10 classes are `0`; `1`; `2`; `3`; `4`, .."
+    write_image_folder(folder / "other" / "test", {"nine": 4, "three": 4})
+    hint = "its classes are numbered: name the folders `0`; `1`; `2`; `3`; `4`, .."
     fails(3, "it has no `nine`; `three`", "infer", "run/run.asq", "--data", "other", cwd=folder, hint=hint)
+    words = "zero one two three four five six seven eight nine"
+    (folder / "words").write_text(words.replace(" ", "\n"))
+    for target in (["run/run.asq"], ["nets:Net", "--weights", "run"]):
+        named = asq("eval", *target, "--data", "other", "--classes", "words", "--json", cwd=folder)
+        assert json.loads(named.stdout)["images"] == 8 and "it has 2 of the network's 10" in named.stderr
 
 
 def test_a_float_network_is_measured_on_some_of_its_classes(folder, write_image_folder):
@@ -109,5 +114,7 @@ def test_what_cannot_be_done_without_labels(folder):
     fails(2, "nothing can be trained in float", *QUANTIZE, "--scheme", "float", cwd=folder)
     none = "`resnet20` starts without weights: none (there are no official weights"
     fails(3, none, "quantize", "resnet20", "--no-labels", "--threads", "1", cwd=folder, hint="name its weights with")
+    offline = "`resnet18` starts without weights: none (the official weights"
+    fails(6, offline, "quantize", "resnet18", "--no-labels", "--threads", "1", cwd=folder, hint="try again, or give")
     (folder / "few").write_text("a\nb\n")
     fails(3, "`few` names 2 classes, and `nets:Net` answers with 10", *QUANTIZE, "--classes", "few", cwd=folder)

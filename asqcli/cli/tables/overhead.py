@@ -29,7 +29,7 @@ def print_tables(document: dict[str, Any]) -> None:
     _say(console, "In millions of 32-bit operations: the layers that have adapters, and these.")
     console.print(_published(document["rows"]))
     unit, unit_bytes = ("MB", 1e6) if document["float_bytes"] >= LARGE_BYTES else ("kB", 1e3)
-    _title(console, "As stored by `asq export`")
+    _title(console, "As stored by `asq export`, without the file's graph")
     _say(console, f"In {unit}. First and last layer at 8 bits. Scales: also steps, biases, tables.")
     console.print(_stored(document["rows"], document["float_bytes"], unit_bytes))
     _title(console, "Operations by kind, for hardware without multipliers")
