@@ -170,10 +170,10 @@ def _read_cifar(kind: str, name: str) -> tuple[tuple[str, ...], Pixels, Pixels]:
     by_name = name in NAMES
     root = Path(os.environ.get("ASQ_DATA", Path.home() / ".cache" / "asqcli")) if by_name else Path(name)
     read = CIFAR10 if kind == "cifar10" else CIFAR100
+    download = by_name and os.environ.get("ASQ_OFFLINE") != "1"
     try:
         # Files in torchvision's layout are pickles; torchvision compares their MD5 with the published ones before it
         # reads.
-        download = by_name and os.environ.get("ASQ_OFFLINE") != "1"
         train, test = (read(root, train=t, download=download) for t in (True, False))
     except Exception as error:  # missing, corrupt, or one of the many ways in which a download fails
         if by_name and not download and not (root / CIFAR_FOLDERS[kind]).is_dir():

@@ -53,7 +53,7 @@ def select_device(name: str | None, processes: Processes = ALONE) -> torch.devic
     device = _device(name)
     if device.type == "cuda":
         _make_repeatable()
-        if device.index is not None:
+        if str(device) != device.type:  # it has a number
             torch.cuda.set_device(device)  # Triton's kernels run on the current one
     if device.type == "cpu" or processes.size == 1:
         return device

@@ -104,18 +104,15 @@ def require_not_replaced(recipe: Recipe, folder: Path) -> None:
     Raises:
         UsageError: the weights, the teacher or its weights are in `folder`.
     """
-    distillation = recipe.train.distillation
-    sources = {"weights": [recipe.pretrained]}
-    if distillation is not None:
-        sources["teacher"] = [distillation.teacher, distillation.teacher_weights]
-    for what, places in sources.items():
-        for source in places:
-            path = Path(source or "").resolve()
-            if source is not None and folder.resolve() in (path, *path.parents):
-                are = "are" if what == "weights" else "is"
-                raise UsageError(
-                    f"the {what} `{source}` {are} in the run that `--force` would replace", "choose another `--out`"
-                )
+    taught_by = recipe.train.distillation
+    teacher = (None, None) if taught_by is None else (taught_by.teacher, taught_by.teacher_weights)
+    for what, source in (("weights", recipe.pretrained), *(("teacher", source) for source in teacher)):
+        path = Path(source or "").resolve()
+        if source is not None and folder.resolve() in (path, *path.parents):
+            are = "are" if what == "weights" else "is"
+            raise UsageError(
+                f"the {what} `{source}` {are} in the run that `--force` would replace", "choose another `--out`"
+            )
 
 
 def require_named(name: str | None, factories: Collection[str | None], hint: str) -> None:
