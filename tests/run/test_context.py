@@ -17,6 +17,8 @@ def test_devices_that_are_not_there(monkeypatch):
         select_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert select_device("cuda:1") == torch.device("cuda", 1)
+    used = []
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+    assert select_device("cuda:1") == torch.device("cuda", 1) and used == [torch.device("cuda", 1)]
     with pytest.raises(MachineError, match="there are 2 CUDA devices, counted from 0"):
         select_device("cuda:2")
