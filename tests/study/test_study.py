@@ -101,7 +101,7 @@ def test_another_recipe_is_refused_and_so_is_what_makes_no_sense(whole):
     fails(3, "no data set or folder `absent`", "study", "mine.yaml", "--data", "absent", "--out", "o", cwd=cwd)
     fails(2, "no study or file `study_table`", "study", "study_table", cwd=cwd, hint="did you mean")
     fails(
-        2, "is a recipe, no study", "study", "resnet20_cifar10", cwd=cwd, hint="asq quantize --recipe resnet20_cifar10"
+        2, "is a recipe, no study", "study", "resnet20_cifar10", cwd=cwd, hint="`asq quantize --recipe resnet20_cifar10"
     )
     absent = ("study", "mine.yaml", "--weights", "absent", "--out", "o", "--dry-run", "--cell", "a-*")
     fails(3, "a-w3a3-seed0 could not be trained: no weights file `absent`", *absent, cwd=cwd)
@@ -137,6 +137,8 @@ def test_a_cell_that_fails_gives_its_exit_code(tmp_path):
     ],
 )
 def test_broken_off_it_goes_on_to_the_same_table(whole, tmp_path, number, sight):
+    import fcntl
+
     write_study(tmp_path)
     command = ["study", "mine.yaml", *THREADS, *SOUND]
     with subprocess.Popen(
@@ -155,6 +157,8 @@ def test_broken_off_it_goes_on_to_the_same_table(whole, tmp_path, number, sight)
             for cell in cells:
                 os.kill(int(cell), number)
         rest = process.stderr.read()
+    with (tmp_path / "runs/mine/.lock").open() as lock:  # what the cell had started may end a little after it
+        fcntl.flock(lock, fcntl.LOCK_EX)
     if number == signal.SIGINT:
         assert process.returncode == 130, rest
         assert "error: stopped; 1 of 3 cells are done" in rest and "hint: go on with `asq study mine.yaml" in rest
