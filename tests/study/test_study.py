@@ -104,7 +104,7 @@ def test_another_recipe_is_refused_and_so_is_what_makes_no_sense(whole):
         2, "is a recipe, no study", "study", "resnet20_cifar10", cwd=cwd, hint="`asq quantize --recipe resnet20_cifar10"
     )
     absent = ("study", "mine.yaml", "--weights", "absent", "--out", "o", "--dry-run", "--cell", "a-*")
-    fails(3, "a-w3a3-seed0 could not be trained: no weights file `absent`", *absent, cwd=cwd)
+    fails(3, "a-w3a3-seed0 could not be trained: no weights file `absent`", *absent, cwd=cwd, prints=True)
 
 
 def test_a_line_of_commands_makes_the_cell_elsewhere(whole, tmp_path):
