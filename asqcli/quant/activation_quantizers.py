@@ -82,10 +82,15 @@ class StepSizeQuantizer(ActivationQuantizer):
         self.step_size = nn.Parameter(torch.ones(()))
         self.dequantizes_as_printed = isinstance(spec, AsqActivations) and spec.dequantize_by == "step_size"
 
-    def fake_quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def fake_quantize(self, x: Tensor, *, made: bool = True) -> tuple[Tensor, Tensor]:
+        """See the base class.
+
+        Args:
+            made: False: return a stand-in without values, where `leaves_rounding`.
+        """
         qmin, qmax, scale = self.qmin, self.qmax, gradient_scale(x.shape[1:].numel(), self.qmax)
         if self.adapter is None:
-            x_hat = fake_quantize(x, self.step_size, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
+            x_hat = fake_quantize(x, self.step_size, qmin=qmin, qmax=qmax, step_gradient_scale=scale, made=made)
             return x_hat, self.step_size
         if self._is_one_pass(x):
             return fake_quantize_adapted(
@@ -97,12 +102,17 @@ class StepSizeQuantizer(ActivationQuantizer):
                 qmax=qmax,
                 step_gradient_scale=scale,
                 channels_last=self.adapter.channels_last,
+                made=made,
             )
         beta = self.adapter(x)
         x_hat = fake_quantize(x, self.step_size, beta, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
         return (
             (x_hat / beta, self.step_size) if self.dequantizes_as_printed else (x_hat, self.step_size * beta.detach())
         )
+
+    def leaves_rounding(self, x: Tensor) -> bool:
+        """May somebody else round `x` by the step sizes that `fake_quantize` returns?"""
+        return x.is_cpu and (self.adapter is None or self._is_one_pass(x))
 
     def _is_one_pass(self, x: Tensor) -> bool:
         """Can the adapter work in the same pass as the rounding?"""

@@ -44,6 +44,7 @@ def fake_quantize(
     qmin: int,
     qmax: int,
     step_gradient_scale: float = 1.0,
+    made: bool = True,
 ) -> Tensor:
     """Round `x` to multiples of `adapted_step_size = step_size * beta`, staying in float.
 
@@ -58,6 +59,7 @@ def fake_quantize(
         step_size: () or broadcastable to `x`; real units, above 0.
         beta: None, or (N, 1, 1, 1), one per sample, above 0.
         qmin, qmax: bounds in codes.
+        made: False: return a stand-in without values, for whoever makes of `x` what is made of the result.
     Returns:
         Shape and dtype of `x`; each value is a whole number of adapted steps.
     Raises:
@@ -70,8 +72,8 @@ def fake_quantize(
         raise BoundsError(f"qmin {qmin} is not below qmax {qmax}")
     grid = UniformGrid(qmin, qmax)
     if beta is None:
-        return _FakeQuantize.apply(x, step_size, grid, step_gradient_scale)
-    return _FakeQuantize.apply(x, _ScaleGradient.apply(step_size, step_gradient_scale) * beta, grid, 1.0)
+        return _FakeQuantize.apply(x, step_size, grid, step_gradient_scale, made)
+    return _FakeQuantize.apply(x, _ScaleGradient.apply(step_size, step_gradient_scale) * beta, grid, 1.0, made)
 
 
 def fake_quantize_adapted(
@@ -84,6 +86,7 @@ def fake_quantize_adapted(
     qmax: int,
     step_gradient_scale: float = 1.0,
     channels_last: bool = False,
+    made: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return `fake_quantize` of `x` by the beta that an adapter makes of it, and the adapted steps: one function.
 
@@ -94,12 +97,15 @@ def fake_quantize_adapted(
         step_size: ().
         layers: (weight, bias) of the adapter's one or two linear layers; beta is 1 + t, below 0 1 / (1 - t).
         round_weight: to what the adapter multiplies by; its gradient is the weight's, by STE.
+        made: as in `fake_quantize`; False only on a CPU.
     Returns:
         x_hat, shape of `x`; and the adapted step sizes, (N, 1, .., 1), without a gradient.
     """
     tensors = (tensor for layer in layers for tensor in layer)
     grid = UniformGrid(qmin, qmax)
-    return _AdaptedFakeQuantize.apply(x, step_size, grid, step_gradient_scale, channels_last, round_weight, *tensors)
+    return _AdaptedFakeQuantize.apply(
+        x, step_size, grid, step_gradient_scale, channels_last, made, round_weight, *tensors
+    )
 
 
 def fake_quantize_to_levels(
@@ -120,7 +126,7 @@ def fake_quantize_to_levels(
     tensor([ 1.0000, -0.2500,  1.0000])
     """
     scale = divided(clipping_threshold, level_set.largest)
-    return _FakeQuantize.apply(weight, scale, level_set, threshold_gradient_scale)
+    return _FakeQuantize.apply(weight, scale, level_set, threshold_gradient_scale, True)
 
 
 @contextmanager
@@ -149,11 +155,16 @@ def computed_again(
     def give_back(kept: Tensor | None) -> Tensor:
         if kept is not None:
             return kept
-        with _named(COMPUTED_AGAIN):
-            return make_operand(dispatch.fake_quantize(x, scale, grid))
+        return make_operand(compute_again(x, scale, grid))
 
     with saved_tensors_hooks(keep, give_back):
         yield
+
+
+def compute_again(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    """Return `x` in whole numbers of the scale in a backward, under a name of its own in a profile."""
+    with _named(COMPUTED_AGAIN):
+        return dispatch.fake_quantize(x, scale, grid)
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
@@ -183,17 +194,17 @@ class _FakeQuantize(torch.autograd.Function):
     """`x` to the nearest codes of a grid, times `scale`; gradients by STE, and by Eq. 7 times a factor."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, scale_gradient_factor: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, scale_gradient_factor: float, made: bool) -> Tensor:
         ctx.save_for_backward(x, scale)
         ctx.grid, ctx.factor = grid, scale_gradient_factor
-        return dispatch.fake_quantize(x, scale, grid)
+        return dispatch.fake_quantize(x, scale, grid) if made else _stand_in(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, scale = ctx.saved_tensors
         grad_x, grad_scale = dispatch.fake_quantize_backward(grad, x, scale, ctx.grid)
-        return grad_x, grad_scale * ctx.factor, None, None
+        return grad_x, grad_scale * ctx.factor, None, None, None
 
 
 class _AdaptedFakeQuantize(torch.autograd.Function):
@@ -207,13 +218,16 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
         grid: Grid,
         factor: float,
         channels_last: bool,
+        made: bool,
         round_weight: Callable[[Tensor], Tensor],
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor]:
         layers = tuple(tensor if index % 2 else round_weight(tensor) for index, tensor in enumerate(layers))
-        x_hat, answers = dispatch.adapted_fake_quantize(
-            x, step_size, _in_pairs(layers), grid, channels_last=channels_last
-        )
+        pairs = _in_pairs(layers)
+        if made:
+            x_hat, answers = dispatch.adapted_fake_quantize(x, step_size, pairs, grid, channels_last=channels_last)
+        else:
+            x_hat, answers = _stand_in(x), dispatch.adapt(x, step_size, pairs, grid, channels_last=channels_last)
         ctx.save_for_backward(x, *answers, step_size, *layers)
         ctx.grid, ctx.factor, ctx.channels_last = grid, factor, channels_last
         ctx.mark_non_differentiable(answers.scale)
@@ -229,7 +243,12 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
             grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last
         )
         grads = (tensor for layer in grad_layers for tensor in layer)
-        return grad_x, grad_step_size * ctx.factor, None, None, None, None, *grads
+        return grad_x, grad_step_size * ctx.factor, None, None, None, None, None, *grads
+
+
+def _stand_in(x: Tensor) -> Tensor:
+    """Return a tensor of the shape of `x` that takes no memory, and whose values nobody may read."""
+    return x.new_full((1,), torch.nan).expand(x.shape)
 
 
 def _in_pairs(layers: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -71,6 +71,11 @@ class WeightQuantizer(nn.Module, ABC):
         """Are all levels integers, so that an integer engine can run them?"""
         return True
 
+    @property
+    @abstractmethod
+    def largest_level(self) -> float:
+        """The largest magnitude of a level."""
+
     def _normalized(self, weight: Tensor) -> Tensor:
         return weight
 
@@ -123,6 +128,10 @@ class UniformWeightQuantizer(WeightQuantizer):
     @property
     def scale(self) -> Tensor:
         return self.step_size
+
+    @property
+    def largest_level(self) -> float:
+        return -self.qmin
 
     def to_levels(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         step_size = self._over_channels(self.step_size, weight)
@@ -195,6 +204,10 @@ class LevelWeightQuantizer(WeightQuantizer):
     @property
     def integer(self) -> bool:
         return self.level_set.integer
+
+    @property
+    def largest_level(self) -> float:
+        return self.level_set.largest
 
     def _normalized(self, weight: Tensor) -> Tensor:
         return (weight - weight.mean()) / weight.std() if self.normalize else weight

@@ -1,9 +1,17 @@
 /* The kernels, best first, and the C interface that Python calls through ctypes. setup.py defines those that it could
    compile. */
 
+#include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "kernel.h"
+
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(ASQ_ONE_TARGET)
+#define EACH_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#else
+#define EACH_PROCESSOR
+#endif
 
 #if defined(_WIN32)
 #define PUBLIC __declspec(dllexport)
@@ -66,6 +74,58 @@ PUBLIC void asq_run_images(int kernel, const Op *ops, int count, const float *im
         memcpy(logits, output, classes * sizeof *logits);
     }
     if (reader) reader->x = input; /* the images are the caller's */
+}
+
+/* A convolution of many images, each by a step size of its own. */
+typedef struct {
+    int kernel, number, workers;
+    const Op *op;                 /* without adapter; every worker has a copy, with scratch of its own */
+    const float *images, *step_sizes;
+    float *out;
+    size_t image_size, out_size;  /* floats */
+    int step_stride;              /* 0: one step size for all images */
+    uint8_t *codes;               /* [workers][codes_size], and so on */
+    float *scale;
+    size_t codes_size, scale_size;
+    atomic_int next_image, next_worker;
+} Batch;
+
+/* The size of Batch, so that the caller can tell that both sides mean the same. */
+PUBLIC size_t asq_batch_size(void) { return sizeof(Batch); }
+
+EACH_PROCESSOR static int has_nan(const float *x, size_t size) {
+    int found = 0;
+    for (size_t i = 0; i < size; i++) found |= x[i] != x[i];
+    return found;
+}
+
+/* Take images until there are none left. A code cannot be NaN, so of an image with one all outputs are, by its step size. Where
+   each has a step size of its own, that came from all of its values, and is NaN already. */
+static void convolve(void *shared) {
+    Batch *batch = shared;
+    const int worker = atomic_fetch_add(&batch->next_worker, 1);
+    const Thread alone = {0, 1, NULL};
+    if (worker >= batch->workers) return;
+    Op op = *batch->op;
+    op.conv.codes = batch->codes + worker * batch->codes_size;
+    op.conv.scale = batch->scale + worker * batch->scale_size;
+    for (int i; (i = atomic_fetch_add(&batch->next_image, 1)) < batch->number;) {
+        op.x = batch->images + i * batch->image_size;
+        op.out = batch->out + i * batch->out_size;
+        op.conv.step_size = batch->step_sizes[(size_t)i * batch->step_stride];
+        if (!batch->step_stride && has_nan(op.x, batch->image_size)) op.conv.step_size = NAN;
+        KERNELS[batch->kernel]->run(&op, 1, &alone);
+    }
+}
+
+/* Run it in the caller's thread, or by `parallel`, which is GOMP_parallel: the threads that PyTorch has anyway. */
+PUBLIC void asq_convolve(Batch *batch, void (*parallel)(void (*)(void *), void *, unsigned, unsigned)) {
+    atomic_store(&batch->next_image, 0);
+    atomic_store(&batch->next_worker, 0);
+    if (parallel && batch->workers > 1)
+        parallel(convolve, batch, (unsigned)batch->workers, 0);
+    else
+        convolve(batch);
 }
 
 /* Work as thread `index`, 1 or above, on every plan that comes, until asq_shutdown. */

@@ -4,6 +4,7 @@ network       plans: images side by side, or threads together on one
 threads       those threads
 execute       a plan, run on images, or step by step for an observer
 bindings      the C interface through ctypes
+batch         one convolution by itself on a batch, by levels that change: what training multiplies by
 
 planner       a network's nodes to an array of steps
 fusion        which nodes are one step, and in which order

@@ -109,6 +109,19 @@ class Op(ctypes.Structure):
     )  # fmt: skip
 
 
+class Batch(ctypes.Structure):
+    """A convolution of many images, as `Batch` in dispatch.c."""
+
+    __slots__ = ()
+    _fields_ = (
+        ("kernel", ctypes.c_int), ("number", ctypes.c_int), ("workers", ctypes.c_int), ("op", ctypes.POINTER(Op)),
+        ("images", _pointer), ("step_sizes", _pointer), ("out", _pointer), ("image_size", ctypes.c_size_t),
+        ("out_size", ctypes.c_size_t), ("step_stride", ctypes.c_int), ("codes", _pointer), ("scale", _pointer),
+        ("codes_size", ctypes.c_size_t), ("scale_size", ctypes.c_size_t),
+        ("next_image", ctypes.c_int), ("next_worker", ctypes.c_int),
+    )  # fmt: skip
+
+
 @cache
 def find_library() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None where the package was installed without a compiler."""
@@ -118,7 +131,8 @@ def find_library() -> ctypes.CDLL | None:
         loaded = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
-    loaded.asq_op_size.restype = loaded.asq_team_size.restype = ctypes.c_size_t
+    for size in (loaded.asq_op_size, loaded.asq_batch_size, loaded.asq_team_size):
+        size.restype = ctypes.c_size_t
     loaded.asq_kernel_name.restype = ctypes.c_char_p
     loaded.asq_peak_loop.argtypes, loaded.asq_peak_loop.restype = (ctypes.c_int, ctypes.c_int64), ctypes.c_int64
     loaded.asq_kernel_winograd.argtypes = loaded.asq_kernel_recompute.argtypes = (ctypes.c_int,)
@@ -130,9 +144,12 @@ def find_library() -> ctypes.CDLL | None:
     loaded.asq_run_together.argtypes = (*loaded.asq_run.argtypes, ctypes.c_int, _pointer)
     loaded.asq_worker_loop.argtypes = (ctypes.c_int, _pointer)
     loaded.asq_shutdown.argtypes = (_pointer,)
-    for function in (loaded.asq_run, loaded.asq_run_images, loaded.asq_worker_loop, loaded.asq_shutdown):
+    loaded.asq_convolve.argtypes = (ctypes.POINTER(Batch), _pointer)
+    nothing = ("asq_run", "asq_run_images", "asq_convolve", "asq_worker_loop", "asq_shutdown")
+    for function in (getattr(loaded, name) for name in nothing):
         function.restype = None
     assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native/bindings.py differ"
+    assert loaded.asq_batch_size() == ctypes.sizeof(Batch), "csrc/dispatch.c and native/bindings.py differ"
     return loaded
 
 

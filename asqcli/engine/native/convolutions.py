@@ -22,12 +22,11 @@ from asqcli.engine.native.bindings import (
     Op,
 )
 from asqcli.engine.native.fusion import Step
-from asqcli.engine.native.layout import Layout, by_group, layout_of, pack_adapter, padded
+from asqcli.engine.native.layout import Layout, by_group, int16_taps, layout_of, pack_adapter, padded
 from asqcli.engine.native.memory import Storage
 from asqcli.engine.native.pools import max_pool
 from asqcli.engine.native.values import Values
 
-INT16_MAX = 2**15 - 1
 LARGE = 2**21  # bytes of values that do not stay in a core's second cache
 FEW_TAPS = 8  # taps of a window, whose products take less time than to write their sum there and to read it
 
@@ -122,7 +121,7 @@ class Convolutions:
             qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
             as_printed=activations.dequantize_by == "step_size",
             layout=layout.kind, group_stride=layout.group_stride, taps=len(offsets),
-            int16_taps=self._int16_taps(node), offset=self.memory.point(offsets),
+            int16_taps=int16_taps(activations.qmax - activations.qmin, self._largest_level(node)), offset=self.memory.point(offsets),
             winograd=layout.winograd, plane=layout.plane,
             packed=self.memory.share(f"{weights.codes}/{layout.kind}", lambda: layout.pack(integer_weights())),
             weight_scale=self.memory.share(weights.scale, scale),
@@ -131,10 +130,8 @@ class Convolutions:
         )  # fmt: skip
         return self.values.op(OP_CONV, node.inputs[0], step.index + 1, conv=conv)
 
-    def _int16_taps(self, node: Node) -> int:
-        """Return how many taps' pair sums, of two products each, fit in int16 together."""
-        largest = int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
-        return INT16_MAX // max(1, 2 * (node.activations.qmax - node.activations.qmin) * largest)
+    def _largest_level(self, node: Node) -> int:
+        return int(np.abs(self.artifact.tensors[node.weights.levels].astype(np.int32)).max(initial=0))
 
     def _add_pool(self, op: Op, node: nodes.MaxPool, result: int) -> None:
         pool = max_pool(node, op.out_h, *self.values.image(result)[1:])

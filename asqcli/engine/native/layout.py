@@ -12,6 +12,7 @@ from asqcli.engine.native.bindings import BLOCK, DEPTH, LAYOUT_PIXELS, LAYOUT_PL
 from asqcli.engine.native.winograd import TILE, dimensions_of, transform_weights
 
 OUTPUT_NUMBERS = 6  # compensation, scales, bias and batch norm
+INT16_MAX = 2**15 - 1
 MOST_POOLED_WEIGHTS = 2**15  # bytes: they stay in the first cache while a pool takes row after row
 
 
@@ -199,18 +200,39 @@ def layout_of(
     outputs, _, *kernel = node.weights.shape
     if isinstance(node, Linear):
         return Layout(LAYOUT_PIXELS, channels, height, width, outputs, 1, (1, 1), (1, 1), (0, 0, 0, 0))
-    kind = LAYOUT_PLANES if planar else LAYOUT_ROW_QUADS if node.groups == channels == outputs > 1 else LAYOUT_PIXELS
-    layout = Layout(
-        kind, channels, height, width, outputs, node.groups, (kernel[0], kernel[1]), node.dilation, node.padding
-    )
-    if kind == LAYOUT_ROW_QUADS and layout.row_quads > kernel[0]:  # rows far apart: most products would be with zeros
-        layout = replace(layout, kind=LAYOUT_PIXELS)
+    layout = by_pixels_or_rows(
+        Layout(
+            LAYOUT_PIXELS, channels, height, width, outputs, node.groups, (kernel[0], kernel[1]), node.dilation,
+            node.padding,
+        )
+    )  # fmt: skip
+    if planar:
+        layout = replace(layout, kind=LAYOUT_PLANES)
     if winograd and layout.row_is_contiguous and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
         code_range = node.activations.qmax - node.activations.qmin
         dimensions = dimensions_of(table, channels, code_range)
         if dimensions:
             return layout.in_winograd_form(dimensions)
     return layout
+
+
+def by_pixels_or_rows(layout: Layout) -> Layout:
+    """Return a layout of pixels as the one that suits its convolution: depthwise ones take quads of rows."""
+    if not layout.groups == layout.channels == layout.outputs > 1:
+        return layout
+    by_rows = replace(layout, kind=LAYOUT_ROW_QUADS)
+    # Of rows far apart most products would be with zeros.
+    return layout if by_rows.row_quads > layout.kernel[0] else by_rows
+
+
+def int16_taps(code_range: int, largest_level: int) -> int:
+    """Return how many taps' pair sums, of two products each, fit in int16 together.
+
+    Args:
+        code_range: the largest code less the smallest.
+        largest_level: magnitude of a weight.
+    """
+    return INT16_MAX // max(1, 2 * code_range * largest_level)
 
 
 def _pack_blocks(weights: np.ndarray, groups: int) -> np.ndarray:
@@ -242,7 +264,10 @@ def pack_adapter(weight: np.ndarray) -> np.ndarray:
 def by_group(values: np.ndarray, groups: int) -> np.ndarray:
     """Return one number for each output, those of each group padded to BLOCK with zeros; groups 0: as one."""
     rows = values.reshape(max(1, groups), -1)
-    return np.pad(rows, ((0, 0), (0, -rows.shape[1] % BLOCK)))
+    count, size = rows.shape
+    grouped = np.zeros((count, padded(size, BLOCK)), values.dtype)
+    grouped[:, :size] = rows
+    return grouped
 
 
 def padded(n: int, to: int) -> int:

@@ -34,14 +34,25 @@ def adapted_fake_quantize(
         step_size: ().
     """
     x = _in_order(x, channels_last)
+    x_hat = torch.empty_like(x)
+    return x_hat, _adapt(x, step_size, layers, grid, x_hat, channels_last=channels_last)
+
+
+def adapt(x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool) -> Answers:
+    """Return what an adapter answers, and leave the rounding to others; as `adapted_fake_quantize`."""
+    return _adapt(_in_order(x, channels_last), step_size, layers, grid, None, channels_last=channels_last)
+
+
+def _adapt(
+    x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, out: Tensor | None, *, channels_last: bool
+) -> Answers:
     samples, channels = x.shape[0], x.shape[-1 if channels_last else 1]
     units = layers[0][1].numel() if len(layers) > 1 else 0
     scale = x.new_empty(samples, *[1] * (x.dim() - 1))
     answers = Answers(scale, *(x.new_empty(samples, width) for width in (1, channels, units)))
-    x_hat = torch.empty_like(x)
-    task, _kept = _fill(x, step_size, layers, answers, grid, x_hat, channels_last)
+    task, _kept = _fill(x, step_size, layers, answers, grid, out, channels_last)
     compiled().asq_adapted_fake_quantize(ctypes.byref(task))
-    return x_hat, answers
+    return answers
 
 
 def adapted_fake_quantize_backward(
@@ -70,7 +81,7 @@ def _in_order(x: Tensor, channels_last: bool) -> Tensor:
 
 
 def _fill(
-    x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, out: Tensor, channels_last: bool
+    x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, out: Tensor | None, channels_last: bool
 ) -> tuple[_Adapted, object]:
     """Return the arguments of a pass, and what must live as long as they."""
     task, kept = fill_pass(x, answers.scale, grid, out)

@@ -46,6 +46,11 @@ def adapted_fake_quantize(
     return form.adapted_fake_quantize(x, step_size, layers, grid, channels_last=channels_last)
 
 
+def adapt(x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool) -> Answers:
+    """Return what an adapter answers, without rounding; where `adapts`, on a CPU."""
+    return adapted.adapt(x, step_size, layers, grid, channels_last=channels_last)
+
+
 def adapted_fake_quantize_backward(
     grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, *, channels_last: bool
 ) -> tuple[Tensor, Tensor, Layers]:

@@ -74,11 +74,11 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.is_cpu and is_plain(tensor)
 
 
-def fill_pass(x: Tensor, scale: Tensor, grid: Grid, out: Tensor) -> tuple[Pass, object]:
+def fill_pass(x: Tensor, scale: Tensor, grid: Grid, out: Tensor | None) -> tuple[Pass, object]:
     """Return the arguments of a pass, and what must live as long as they."""
     count, scale, (native_grid, kept) = groups(x), scale.contiguous(), _native_grid(grid)
     task = Pass(
-        x=x.data_ptr(), step=scale.data_ptr(), out=out.data_ptr(), groups=count, size=x.numel() // max(count, 1),
+        x=x.data_ptr(), step=scale.data_ptr(), out=None if out is None else out.data_ptr(), groups=count, size=x.numel() // max(count, 1),
         step_stride=int(scale.numel() > 1), grid=native_grid,
     )  # fmt: skip
     return task, (scale, kept)
@@ -109,19 +109,20 @@ def loaded() -> ctypes.CDLL | None:
         passes = ctypes.CDLL(str(LIBRARY))
     except OSError:
         return None
-    if (parallel := _threads_of_torch()) is not None:
-        passes.asq_use_threads(parallel)
+    if (parallel := threads_of_torch()) is not None:
+        passes.asq_use_threads(_pointer(parallel))
     return passes
 
 
-def _threads_of_torch() -> object | None:
-    """Return the function by which PyTorch shares work among its threads; None where that is not OpenMP's of GNU.
+@cache
+def threads_of_torch() -> int | None:
+    """Return the address of the function by which PyTorch shares work among its threads; None where that is not OpenMP's of GNU.
 
     Without it the passes run on one thread.
     """
     try:
         # A symbol is looked for in a library and all that it depends on. Others bring an OpenMP of their own.
         torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return ctypes.cast(torch_cpu.GOMP_parallel, ctypes.c_void_p)
+        return ctypes.cast(torch_cpu.GOMP_parallel, ctypes.c_void_p).value
     except (OSError, AttributeError):
         return None

@@ -188,7 +188,8 @@ EXPORTED void asq_fake_quantize_backward(const Pass *pass) { share(backward_rang
    hidden  = max(0, weight1 means + bias1)         t = weight2 hidden + bias2
    beta    = 1 + t where t >= 0, else 1 / (1 - t)  scale = step_size * beta
 
-   backward adds to grad_x what comes back through the means. hidden_count 0: one layer, t = weight2 means + bias2. */
+   backward adds to grad_x what comes back through the means. hidden_count 0: one layer, t = weight2 means + bias2. A
+   forward whose pass has no `out` only finds the scales. */
 
 typedef struct {
     Pass pass; /* step: (groups,), written by the forward; groups: samples */
@@ -302,7 +303,8 @@ FOR_EACH_PROCESSOR static void adapted_range(const void *argument, int64_t first
                   a->bias2[0];
         a->beta[sample] = t >= 0.0f ? 1.0f + t : 1.0f / (1.0f - t);
         ((float *)a->pass.step)[sample] = a->step_size * a->beta[sample];
-        forward_stretch(&a->pass, sample);
+        if (a->pass.out)
+            forward_stretch(&a->pass, sample);
     }
 }
 

@@ -1,0 +1,124 @@
+"""The product of a quantized convolution in training by the engine's kernels: of whole numbers of 8 bits, not of floats.
+
+A forward in floats multiplies values that were codes times a step a moment before, and moves four bytes for each. The
+kernels multiply the codes and levels themselves, exactly, and scale the sums after, as evaluation and the engine do.
+The backward is that of the float product; the activations that it needs are computed again (`compute_again`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from asqcli.engine.native.batch import Convolution, convolve, fastest_kernel
+from asqcli.quant.activation_quantizers import StepSizeQuantizer
+from asqcli.quant.fake_quant import compute_again
+from asqcli.quant.kernels.grid import UniformGrid
+from asqcli.quant.kernels.memory import is_plain
+from asqcli.quant.kernels.native import loaded, threads_of_torch
+from asqcli.quant.weight_quantizers import WeightQuantizer
+
+if TYPE_CHECKING:
+    from asqcli.nn.layers import Geometry
+
+
+def integer_product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    activation_quantizer: object,
+    weight_quantizer: WeightQuantizer | None,
+) -> Tensor | None:
+    """Return the convolution of the quantized operands, with gradients; None where floats have to do, or are faster.
+
+    Args:
+        x: (N, C, H, W), real units.
+        weight: (C_out, C / groups, K_h, K_w), real units.
+        activation_quantizer: of `x`, in training.
+    """
+    if (
+        weight_quantizer is None
+        or not isinstance(activation_quantizer, StepSizeQuantizer)
+        or not weight_quantizer.integer
+        or not activation_quantizer.leaves_rounding(x)
+    ):
+        return None
+    qmin, qmax, _ = activation_quantizer.integer_form()
+    convolution = _convolution(x, weight, bias, geometry, qmin, qmax, int(weight_quantizer.largest_level))
+    if convolution is None or not convolution.gains:
+        return None
+    x_hat, scale = activation_quantizer.fake_quantize(x, made=False)
+    rounded, weight_scale = weight_quantizer(weight), weight_quantizer.scale
+    return _IntegerProduct.apply(x_hat, rounded, bias, x.detach(), scale.detach(), weight_scale.detach(), convolution)
+
+
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, qmin: int, qmax: int, largest_level: int
+) -> Convolution | None:
+    """Return what the kernels are to compute; None where they cannot."""
+    tensors = [x, weight] if bias is None else [x, weight, bias]
+    if not all(tensor.is_cpu and is_plain(tensor) for tensor in tensors):
+        return None
+    if not (x.dim() == weight.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+        return None
+    if loaded() is None or fastest_kernel() is None:
+        return None
+    if threads_of_torch() is None and torch.get_num_threads() > 1:
+        return None  # others would share the work, the kernels could not
+    (count, channels, height, width), (outputs, per_group, rows, columns) = x.shape, weight.shape
+    if isinstance(geometry.padding, str) or not count or channels != per_group * geometry.groups:
+        return None
+    convolution = Convolution(
+        channels, height, width, outputs, geometry.groups, (rows, columns), _pair(geometry.stride),
+        _pair(geometry.padding), _pair(geometry.dilation), qmin, qmax, largest_level,
+    )  # fmt: skip
+    return convolution if convolution.fits else None
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    return values[0], values[-1]
+
+
+class _IntegerProduct(torch.autograd.Function):
+    """The convolution of `x_hat`, a stand-in for whole numbers of `scale`, and `weight`, whole numbers of its scale."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_hat: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        x: Tensor,
+        scale: Tensor,
+        weight_scale: Tensor,
+        convolution: Convolution,
+    ) -> Tensor:
+        ctx.save_for_backward(x, scale, weight)
+        ctx.convolution, ctx.with_bias = convolution, bias is not None
+        shape = len(x), convolution.outputs, *convolution.out_shape
+        y = torch.empty(shape, memory_format=torch.channels_last)
+        levels = (weight / weight_scale.reshape(-1, 1, 1, 1)).round_()
+        weight_scale = weight_scale + 0.0 * levels.sum()  # a NaN, which no level can be, stays one
+        convolve(
+            convolution, x.data_ptr(), scale.reshape(-1).numpy(), levels.to(torch.int8).numpy(), weight_scale.numpy(),
+            None if bias is None else bias.detach().numpy(), y.data_ptr(), count=len(x),
+            threads=torch.get_num_threads(), parallel=threads_of_torch(),
+        )  # fmt: skip
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
+        x, scale, weight = ctx.saved_tensors
+        c: Convolution = ctx.convolution
+        x_hat = compute_again(x, scale, UniformGrid(c.qmin, c.qmax))
+        bias_shape = [c.outputs] if ctx.with_bias else None
+        grads = torch.ops.aten.convolution_backward(
+            grad, x_hat, weight, bias_shape, c.stride, c.padding, c.dilation, False, [0, 0], c.groups,
+            ctx.needs_input_grad[:3],
+        )  # fmt: skip
+        return *grads, None, None, None, None

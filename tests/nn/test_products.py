@@ -1,0 +1,198 @@
+"""Training's products of whole numbers: evaluation's to the bit, with the gradients of float products."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from asqcli.engine.native import batch
+from asqcli.engine.native.bindings import compiled_kernels
+from asqcli.nn.layers import Geometry, QuantConv2d
+from asqcli.nn.products import integer_product
+from asqcli.quant.activation_quantizers import make_activation_quantizer
+from asqcli.quant.kernels.native import loaded
+from asqcli.quant.spec import (
+    ApotWeights,
+    AsqActivations,
+    LsqActivations,
+    OffsetActivations,
+    PostWeights,
+    PotWeights,
+    UniformWeights,
+)
+from asqcli.quant.weight_quantizers import make_weight_quantizer
+
+WEIGHTS = [
+    PostWeights(bits=4),
+    PostWeights(bits=3, grid="17/12"),
+    PotWeights(bits=4),
+    ApotWeights(bits=4, normalize=True),
+    UniformWeights(bits=2),
+    UniformWeights(bits=4, per="tensor"),
+    UniformWeights(bits=8),
+]
+SHAPES = {
+    "3x3": dict(in_channels=16, out_channels=20, kernel_size=3, padding=1, bias=False),
+    "three channels": dict(in_channels=3, out_channels=16, kernel_size=3, padding=1),
+    "strided": dict(in_channels=8, out_channels=32, kernel_size=3, padding=1, stride=2),
+    "1x1": dict(in_channels=16, out_channels=24, kernel_size=1),
+    "1x1, strided": dict(in_channels=16, out_channels=24, kernel_size=1, stride=2),
+    "groups": dict(in_channels=24, out_channels=12, kernel_size=3, padding=1, groups=3),
+    "depthwise": dict(in_channels=24, out_channels=24, kernel_size=3, padding=1, groups=24, stride=2),
+    "dilated": dict(in_channels=8, out_channels=4, kernel_size=3, padding=2, dilation=2),
+    "one row": dict(in_channels=6, out_channels=6, kernel_size=(1, 5), padding=(0, 2), stride=(1, 2)),
+}
+pytestmark = pytest.mark.skipif(
+    loaded() is None or batch.fastest_kernel() is None, reason="no compiled kernel for this processor"
+)
+
+
+@pytest.fixture(autouse=True)
+def always_gains(monkeypatch):
+    """Let the kernels compute what they can, also where floats are faster."""
+    monkeypatch.setattr(batch.Convolution, "gains", True)
+
+
+def layer_for(conv, x, weights, *, bits=4, activations=LsqActivations):
+    """Return a quantized twin in training, its steps started from `x`; adapters answer differently to each image."""
+    spec = activations(bits=bits)
+    quantizer = make_activation_quantizer(x.shape[1], spec, signed=bool((x < 0).any()), channels_last=False)
+    if quantizer.adapter is not None:
+        nn.init.normal_(quantizer.adapter.layers[-1].weight, std=0.5)
+    quantizer.start(x, "mse")
+    weight_quantizer = make_weight_quantizer(len(conv.weight), weights)
+    weight_quantizer.start(conv.weight.detach(), "mse")
+    return QuantConv2d.from_float(conv, weight_quantizer, quantizer).train()
+
+
+def images(channels, *, signed=False, count=3):
+    x = torch.randn(count, channels, 9, 7).contiguous(memory_format=torch.channels_last)
+    return x if signed else x.relu()
+
+
+def product_of(layer, x):
+    geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
+    return integer_product(x, layer.weight, layer.bias, geometry, layer.activation_quantizer, layer.weight_quantizer)
+
+
+def in_floats(layer, x):
+    """What a forward gives that multiplies fake-quantized floats."""
+    weight = layer.weight_quantizer(layer.weight)
+    x_hat = layer.activation_quantizer(x)
+    return F.conv2d(x_hat, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_training_gives_what_evaluation_gives_to_the_bit(weights, shape, signed):
+    torch.manual_seed(0)
+    x = images(shape["in_channels"], signed=signed)
+    for bits in (2, 4, 8):
+        layer = layer_for(nn.Conv2d(**shape), x, weights, bits=bits)
+        assert torch.equal(layer(x), product_of(layer, x))
+        assert torch.equal(layer(x), layer.eval()(x))
+
+
+@pytest.mark.parametrize("activations", [LsqActivations, AsqActivations])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_gradients_are_those_of_the_float_product(shape, activations):
+    torch.manual_seed(0)
+    x = images(shape["in_channels"], signed=True)
+    layer = layer_for(nn.Conv2d(**shape), x, PostWeights(bits=4), activations=activations)
+    other = copy.deepcopy(layer)
+    x1, x2 = (x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
+    y1, y2 = product_of(layer, x1), in_floats(other, x2)
+    torch.testing.assert_close(y1, y2, rtol=1e-5, atol=1e-5)
+    grad = torch.randn_like(y1)
+    y1.backward(grad)
+    y2.backward(grad)
+    for (name, a), b in zip([("x", x1), *layer.named_parameters()], [x2, *other.parameters()], strict=True):
+        assert a.grad is not None and a.grad.abs().max() > 0, name
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5 * float(b.grad.abs().max()), msg=name)
+
+
+def test_nothing_of_it_needs_a_gradient():
+    torch.manual_seed(0)
+    x = images(16)
+    layer = layer_for(nn.Conv2d(16, 8, 3), x, PostWeights(bits=4))
+    with torch.no_grad():
+        without = layer(x)
+    assert not without.requires_grad and torch.equal(without, layer(x))
+
+
+def test_an_image_does_not_depend_on_its_batch_nor_on_the_threads():
+    torch.manual_seed(0)
+    x = images(16, count=7)
+    layer = layer_for(nn.Conv2d(16, 8, 3), x, PostWeights(bits=4), activations=AsqActivations)
+    together = layer(x)
+    assert torch.equal(together, torch.cat([layer(image[None]) for image in x]))
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(together, layer(x))
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("activations", [LsqActivations, AsqActivations])
+def test_a_nan_stays_one(activations):
+    """No code is NaN: what the kernels cannot carry on must not be lost, or a run that broke would go on."""
+    torch.manual_seed(0)
+    x = images(16)
+    layer = layer_for(nn.Conv2d(16, 8, 3), x, UniformWeights(bits=4), activations=activations)
+    broken = x.clone(memory_format=torch.preserve_format)
+    broken[1, 3, 2, 2] = torch.nan
+    y = product_of(layer, broken)
+    assert y[1].isnan().all() and torch.equal(y[[0, 2]], layer(x)[[0, 2]])
+    with torch.no_grad():
+        layer.weight[5, 0, 0, 0] = torch.nan
+    assert product_of(layer, x).isnan().any()
+
+
+def test_what_the_kernels_cannot_compute_is_left_to_floats():
+    torch.manual_seed(0)
+    x, conv = images(16), nn.Conv2d(16, 8, 3, padding=1)
+    layer = layer_for(conv, x, PostWeights(bits=4))
+    assert product_of(layer, x) is not None
+    assert product_of(layer, x.contiguous()) is None  # channels do not lie side by side
+    assert product_of(layer, x.double()) is None
+    assert product_of(layer, x[0]) is None
+    assert product_of(layer, x[:0]) is None
+    assert product_of(layer, x[:, :8].contiguous(memory_format=torch.channels_last)) is None
+    assert product_of(layer_for(conv, x, PostWeights(bits=4, grid="exact")), x) is None
+    assert product_of(layer_for(conv, x, PostWeights(bits=4), activations=OffsetActivations), x) is None
+    reflected = layer_for(nn.Conv2d(16, 8, 3, padding=1, padding_mode="reflect"), x, PostWeights(bits=4))
+    torch.testing.assert_close(reflected(x), reflected.eval()(x), rtol=1e-4, atol=1e-5)
+    same = layer_for(nn.Conv2d(16, 8, 3, padding="same"), x, PostWeights(bits=4))
+    torch.testing.assert_close(same(x), same.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_sums_that_need_more_than_32_bits_are_left_to_floats():
+    sizes = dict(height=4, width=4, outputs=1, groups=1, kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1))
+    most = (2**31 - 1) // (255 * 128 * 9)
+    for channels, fits in ((most, True), (most + 1, False)):
+        assert batch.Convolution(channels, qmin=0, qmax=255, largest_level=128, **sizes).fits == fits
+    assert not batch.Convolution(3, qmin=0, qmax=15, largest_level=40, **{**sizes, "kernel": (9, 9)}).fits
+
+
+def test_a_network_in_training_takes_them(tiny_net):
+    """Two dense convolutions of TinyNet on channels that lie side by side; the rest is left to floats."""
+    torch.manual_seed(0)
+    x = images(8)
+    layer = layer_for(tiny_net.pointwise, x, PostWeights(bits=4))
+    assert type(layer(x).grad_fn).__name__ == "_IntegerProductBackward"
+    assert type(layer.eval()(x).grad_fn).__name__ != "_IntegerProductBackward"
+
+
+@pytest.mark.parametrize("kernel", [name for name, (_, supported) in compiled_kernels().items() if supported])
+def test_every_kernel_gives_the_same(kernel, monkeypatch):
+    torch.manual_seed(0)
+    for shape in SHAPES.values():
+        x = images(shape["in_channels"], signed=True)
+        layer = layer_for(nn.Conv2d(**shape), x, UniformWeights(bits=8), bits=8)
+        expected = product_of(layer, x)
+        with monkeypatch.context() as patch:
+            patch.setattr(batch, "fastest_kernel", lambda: (kernel, compiled_kernels()[kernel][0]))
+            assert torch.equal(product_of(layer, x), expected)
