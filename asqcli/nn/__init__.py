@@ -13,6 +13,7 @@ step_sizes  what an update may do to steps and thresholds
 proof       find out from records whether the network calls these, and nothing in their place
 observed    quantized layers seen at work, or switched to float for a while
 layers      the quantized layers; their evaluation is the integer engine's arithmetic, operation by operation
+geometry    how a convolution goes over its input
 products    convolutions in training by the engine's kernels
 norms       batch norm in training, and as a multiplication and an addition
 precision   what convolutions and linear layers multiply in while they train

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asqcli.arithmetic.torch_mode import pair
-from asqcli.nn.layers import Geometry
+from asqcli.nn.geometry import Geometry
 from asqcli.nn.record import Operation
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)

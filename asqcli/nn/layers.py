@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
@@ -20,28 +19,13 @@ from torch.nn import functional as F
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from asqcli.arithmetic.constants import EXACT_FLOAT32
+from asqcli.nn.geometry import Geometry
 from asqcli.nn.held_weights import held
 from asqcli.nn.products import integer_product
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.bfloat16 import as_operand, as_result, operand_values
 from asqcli.quant.fake_quant import computed_again
 from asqcli.quant.weight_quantizers import WeightQuantizer
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a convolution goes over its input.
-
-    Attributes:
-        stride, dilation: vertical and horizontal.
-        padding: vertical and horizontal; or `same` or `valid`.
-        groups: of channels.
-    """
-
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
-    groups: int
 
 
 class _Computes(Protocol):
@@ -198,7 +182,7 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
     def _integer_product(self, x: Tensor, *geometry: Geometry) -> Tensor | None:
         if self.padding_mode != "zeros":
             return None
-        [g] = geometry or [Geometry(self.stride, self.padding, self.dilation, self.groups)]
+        [g] = geometry or [Geometry.of(self)]
         return integer_product(x, self.weight, self.bias, g, self.activation_quantizer, self.weight_quantizer)
 
     @staticmethod

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from asqcli.nn.layers import Geometry, MixedIn, as_class, quantized_layer
+from asqcli.nn.geometry import Geometry
+from asqcli.nn.layers import MixedIn, as_class, quantized_layer
 
 Norm = TypeVar("Norm", bound="TwoStepNorm")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from asqcli.nn.layers import Geometry, QuantConv2d, QuantLinear
+from asqcli.nn.geometry import Geometry
+from asqcli.nn.layers import QuantConv2d, QuantLinear
 from asqcli.nn.prepare import quant_layers
 
 Layer = QuantConv2d | QuantLinear

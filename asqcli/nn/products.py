@@ -1,4 +1,4 @@
-"""The product of a quantized convolution in training by the engine's kernels: of whole numbers of 8 bits, not of floats.
+"""Convolutions in training by the engine's kernels: products of whole numbers of 8 bits, not of floats.
 
 A forward in floats multiplies values that were codes times a step a moment before, and moves four bytes for each. The
 kernels multiply the codes and levels themselves, exactly, and scale the sums after, as evaluation and the engine do.
@@ -7,22 +7,20 @@ The backward is that of the float product; the activations that it needs are com
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from asqcli.engine.native.batch import Convolution, convolve, fastest_kernel
+from asqcli.nn.geometry import Geometry
 from asqcli.quant.activation_quantizers import StepSizeQuantizer
 from asqcli.quant.fake_quant import compute_again
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.kernels.memory import is_plain
 from asqcli.quant.kernels.native import loaded, threads_of_torch
 from asqcli.quant.weight_quantizers import WeightQuantizer
-
-if TYPE_CHECKING:
-    from asqcli.nn.layers import Geometry
 
 
 def integer_product(
@@ -99,13 +97,13 @@ class _IntegerProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, scale, weight)
         ctx.convolution, ctx.with_bias = convolution, bias is not None
-        shape = len(x), convolution.outputs, *convolution.out_shape
+        shape = len(x_hat), convolution.outputs, *convolution.out_shape
         y = torch.empty(shape, memory_format=torch.channels_last)
         levels = (weight / weight_scale.reshape(-1, 1, 1, 1)).round_()
         weight_scale = weight_scale + 0.0 * levels.sum()  # a NaN, which no level can be, stays one
         convolve(
             convolution, x.data_ptr(), scale.reshape(-1).numpy(), levels.to(torch.int8).numpy(), weight_scale.numpy(),
-            None if bias is None else bias.detach().numpy(), y.data_ptr(), count=len(x),
+            None if bias is None else bias.detach().numpy(), y.data_ptr(), count=len(x_hat),
             threads=torch.get_num_threads(), parallel=threads_of_torch(),
         )  # fmt: skip
         return y

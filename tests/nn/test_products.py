@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from asqcli.engine.native import batch
 from asqcli.engine.native.bindings import compiled_kernels
-from asqcli.nn.layers import Geometry, QuantConv2d
+from asqcli.nn.geometry import Geometry
+from asqcli.nn.layers import QuantConv2d
 from asqcli.nn.products import integer_product
 from asqcli.quant.activation_quantizers import make_activation_quantizer
 from asqcli.quant.kernels.native import loaded
@@ -34,15 +35,15 @@ WEIGHTS = [
     UniformWeights(bits=8),
 ]
 SHAPES = {
-    "3x3": dict(in_channels=16, out_channels=20, kernel_size=3, padding=1, bias=False),
-    "three channels": dict(in_channels=3, out_channels=16, kernel_size=3, padding=1),
-    "strided": dict(in_channels=8, out_channels=32, kernel_size=3, padding=1, stride=2),
-    "1x1": dict(in_channels=16, out_channels=24, kernel_size=1),
-    "1x1, strided": dict(in_channels=16, out_channels=24, kernel_size=1, stride=2),
-    "groups": dict(in_channels=24, out_channels=12, kernel_size=3, padding=1, groups=3),
-    "depthwise": dict(in_channels=24, out_channels=24, kernel_size=3, padding=1, groups=24, stride=2),
-    "dilated": dict(in_channels=8, out_channels=4, kernel_size=3, padding=2, dilation=2),
-    "one row": dict(in_channels=6, out_channels=6, kernel_size=(1, 5), padding=(0, 2), stride=(1, 2)),
+    "3x3": lambda: nn.Conv2d(16, 20, 3, padding=1, bias=False),
+    "three channels": lambda: nn.Conv2d(3, 16, 3, padding=1),
+    "strided": lambda: nn.Conv2d(8, 32, 3, padding=1, stride=2),
+    "1x1": lambda: nn.Conv2d(16, 24, 1),
+    "1x1, strided": lambda: nn.Conv2d(16, 24, 1, stride=2),
+    "groups": lambda: nn.Conv2d(24, 12, 3, padding=1, groups=3),
+    "depthwise": lambda: nn.Conv2d(24, 24, 3, padding=1, groups=24, stride=2),
+    "dilated": lambda: nn.Conv2d(8, 4, 3, padding=2, dilation=2),
+    "one row": lambda: nn.Conv2d(6, 6, (1, 5), padding=(0, 2), stride=(1, 2)),
 }
 pytestmark = pytest.mark.skipif(
     loaded() is None or batch.fastest_kernel() is None, reason="no compiled kernel for this processor"
@@ -73,8 +74,8 @@ def images(channels, *, signed=False, count=3):
 
 
 def product_of(layer, x):
-    geometry = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
-    return integer_product(x, layer.weight, layer.bias, geometry, layer.activation_quantizer, layer.weight_quantizer)
+    quantizers = layer.activation_quantizer, layer.weight_quantizer
+    return integer_product(x, layer.weight, layer.bias, Geometry.of(layer), *quantizers)
 
 
 def in_floats(layer, x):
@@ -85,23 +86,25 @@ def in_floats(layer, x):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("make", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
-def test_training_gives_what_evaluation_gives_to_the_bit(weights, shape, signed):
+def test_training_gives_what_evaluation_gives_to_the_bit(weights, make, signed):
     torch.manual_seed(0)
-    x = images(shape["in_channels"], signed=signed)
+    conv = make()
+    x = images(conv.in_channels, signed=signed)
     for bits in (2, 4, 8):
-        layer = layer_for(nn.Conv2d(**shape), x, weights, bits=bits)
+        layer = layer_for(conv, x, weights, bits=bits)
         assert torch.equal(layer(x), product_of(layer, x))
         assert torch.equal(layer(x), layer.eval()(x))
 
 
 @pytest.mark.parametrize("activations", [LsqActivations, AsqActivations])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_gradients_are_those_of_the_float_product(shape, activations):
+@pytest.mark.parametrize("make", SHAPES.values(), ids=SHAPES)
+def test_gradients_are_those_of_the_float_product(make, activations):
     torch.manual_seed(0)
-    x = images(shape["in_channels"], signed=True)
-    layer = layer_for(nn.Conv2d(**shape), x, PostWeights(bits=4), activations=activations)
+    conv = make()
+    x = images(conv.in_channels, signed=True)
+    layer = layer_for(conv, x, PostWeights(bits=4), activations=activations)
     other = copy.deepcopy(layer)
     x1, x2 = (x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
     y1, y2 = product_of(layer, x1), in_floats(other, x2)
@@ -170,11 +173,12 @@ def test_what_the_kernels_cannot_compute_is_left_to_floats():
 
 
 def test_sums_that_need_more_than_32_bits_are_left_to_floats():
-    sizes = dict(height=4, width=4, outputs=1, groups=1, kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1))
+    def fits(channels, kernel):
+        return batch.Convolution(channels, 4, 4, 1, 1, kernel, (1, 1), (1, 1), (1, 1), 0, 255, 128).fits
+
     most = (2**31 - 1) // (255 * 128 * 9)
-    for channels, fits in ((most, True), (most + 1, False)):
-        assert batch.Convolution(channels, qmin=0, qmax=255, largest_level=128, **sizes).fits == fits
-    assert not batch.Convolution(3, qmin=0, qmax=15, largest_level=40, **{**sizes, "kernel": (9, 9)}).fits
+    assert fits(most, (3, 3)) and not fits(most + 1, (3, 3))
+    assert not fits(3, (9, 9))  # no window has its place
 
 
 def test_a_network_in_training_takes_them(tiny_net):
@@ -189,9 +193,10 @@ def test_a_network_in_training_takes_them(tiny_net):
 @pytest.mark.parametrize("kernel", [name for name, (_, supported) in compiled_kernels().items() if supported])
 def test_every_kernel_gives_the_same(kernel, monkeypatch):
     torch.manual_seed(0)
-    for shape in SHAPES.values():
-        x = images(shape["in_channels"], signed=True)
-        layer = layer_for(nn.Conv2d(**shape), x, UniformWeights(bits=8), bits=8)
+    for make in SHAPES.values():
+        conv = make()
+        x = images(conv.in_channels, signed=True)
+        layer = layer_for(conv, x, UniformWeights(bits=8), bits=8)
         expected = product_of(layer, x)
         with monkeypatch.context() as patch:
             patch.setattr(batch, "fastest_kernel", lambda: (kernel, compiled_kernels()[kernel][0]))

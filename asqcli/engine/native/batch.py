@@ -1,4 +1,4 @@
-"""One convolution by itself, on a batch in memory, by levels that change from call to call: what training multiplies by."""
+"""One convolution by itself, on a batch, by levels that change from call to call: what training multiplies by."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from asqcli.engine.native.layout import Layout, by_group, by_pixels_or_rows, int
 from asqcli.engine.native.memory import LINE
 
 INT32_MAX = 2**31 - 1
-PLAIN, WITHOUT_DOT_PRODUCT = "scalar", "avx2"  # kernels: of plain loops; without an instruction that adds products in 32 bits
+# Kernels: of plain loops; and without an instruction that adds products in 32 bits.
+PLAIN, WITHOUT_DOT_PRODUCT = "scalar", "avx2"
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,11 @@ class Convolution:
         """Do whole numbers take less time here than floats, as measured (bench/RESULTS.md)?"""
         every_pixel = self.stride == (1, 1) or self.kernel != (1, 1)  # codes are made of all
         depthwise = self.groups == self.channels > 1
-        if fastest_kernel() is None or depthwise or not every_pixel:
+        fastest = fastest_kernel()
+        if fastest is None or depthwise or not every_pixel:
             return False
         in_16_bits = int16_taps(self.qmax - self.qmin, self.largest_level) > 0
-        return in_16_bits or fastest_kernel()[0] != WITHOUT_DOT_PRODUCT
+        return in_16_bits or fastest[0] != WITHOUT_DOT_PRODUCT
 
 
 @cache
@@ -99,7 +101,7 @@ def convolve(
     threads: int,
     parallel: int | None,
 ) -> None:
-    """Quantize a batch of images and convolve their codes by whole numbers, exactly; then scale each sum and add the bias.
+    """Quantize a batch of images and convolve their codes, exactly; then scale each sum and add the bias.
 
     An image in which there is a NaN has only NaN for outputs.
 

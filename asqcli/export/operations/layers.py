@@ -6,7 +6,8 @@ from asqcli.artifact import nodes
 from asqcli.export.graph import NO_VALUE, Call, Unsupported, Value
 from asqcli.export.integers import require_integers, store_activations, store_batch_norm, store_weights
 from asqcli.export.operations.registry import lowers
-from asqcli.nn.layers import Geometry, QuantConv2d, QuantLinear, quantized_layer
+from asqcli.nn.geometry import Geometry
+from asqcli.nn.layers import QuantConv2d, QuantLinear, quantized_layer
 from asqcli.nn.norms import TwoStepNorm
 
 
@@ -61,7 +62,7 @@ def _batch_norm(call: Call, x: Value, layer: TwoStepNorm, name: str) -> Value:
 def _own_geometry(layer: QuantConv2d) -> Geometry:
     if layer.padding_mode != "zeros":
         raise Unsupported(f"it pads with `{layer.padding_mode}`, and the engine with zeros")
-    return Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
+    return Geometry.of(layer)
 
 
 def _borders(geometry: Geometry, kernel_size: tuple[int, ...]) -> tuple[int, int, int, int]:

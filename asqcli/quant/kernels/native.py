@@ -78,8 +78,8 @@ def fill_pass(x: Tensor, scale: Tensor, grid: Grid, out: Tensor | None) -> tuple
     """Return the arguments of a pass, and what must live as long as they."""
     count, scale, (native_grid, kept) = groups(x), scale.contiguous(), _native_grid(grid)
     task = Pass(
-        x=x.data_ptr(), step=scale.data_ptr(), out=None if out is None else out.data_ptr(), groups=count, size=x.numel() // max(count, 1),
-        step_stride=int(scale.numel() > 1), grid=native_grid,
+        x=x.data_ptr(), step=scale.data_ptr(), out=None if out is None else out.data_ptr(), groups=count,
+        size=x.numel() // max(count, 1), step_stride=int(scale.numel() > 1), grid=native_grid,
     )  # fmt: skip
     return task, (scale, kept)
 
@@ -116,9 +116,9 @@ def loaded() -> ctypes.CDLL | None:
 
 @cache
 def threads_of_torch() -> int | None:
-    """Return the address of the function by which PyTorch shares work among its threads; None where that is not OpenMP's of GNU.
+    """Return the address of the function by which PyTorch shares work among its threads.
 
-    Without it the passes run on one thread.
+    None where that is not OpenMP's of GNU: the passes run on one thread then.
     """
     try:
         # A symbol is looked for in a library and all that it depends on. Others bring an OpenMP of their own.
