@@ -17,6 +17,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for commands: the tests' proces
 torch.set_num_threads(1)
 
 
+LONGEST = {"test_documents.py", "test_study.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: at the end one worker would go on with them while the others wait."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 class TinyNet(nn.Module):
     """Five quantizable layers, depthwise and pointwise ones among them, a residual sum, batch norm, a linear head."""
 

@@ -98,13 +98,11 @@ class _IntegerProduct(torch.autograd.Function):
         ctx.save_for_backward(x, scale, weight)
         ctx.convolution, ctx.with_bias = convolution, bias is not None
         shape = len(x_hat), convolution.outputs, *convolution.out_shape
-        y = torch.empty(shape, memory_format=torch.channels_last)
-        levels = (weight / weight_scale.reshape(-1, 1, 1, 1)).round_()
-        weight_scale = weight_scale + 0.0 * levels.sum()  # a NaN, which no level can be, stays one
+        y, in_order = torch.empty(shape, memory_format=torch.channels_last), weight.contiguous()
         convolve(
-            convolution, x.data_ptr(), scale.reshape(-1).numpy(), levels.to(torch.int8).numpy(), weight_scale.numpy(),
-            None if bias is None else bias.detach().numpy(), y.data_ptr(), count=len(x_hat),
-            threads=torch.get_num_threads(), parallel=threads_of_torch(),
+            convolution, x.data_ptr(), (scale.data_ptr(), scale.numel()), in_order.data_ptr(),
+            (weight_scale.data_ptr(), weight_scale.numel()), None if bias is None else bias.data_ptr(), y.data_ptr(),
+            count=len(x_hat), threads=torch.get_num_threads(), parallel=threads_of_torch(),
         )  # fmt: skip
         return y
 

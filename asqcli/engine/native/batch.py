@@ -6,13 +6,13 @@ import ctypes
 import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 
 import numpy as np
 
 from asqcli.engine.native.bindings import (
     BLOCK,
     LAYOUT_PIXELS,
-    LAYOUT_ROW_QUADS,
     OP_CONV,
     Batch,
     ConvOp,
@@ -21,7 +21,7 @@ from asqcli.engine.native.bindings import (
     compiled_kernels,
     library,
 )
-from asqcli.engine.native.layout import Layout, by_group, by_pixels_or_rows, int16_taps, padded
+from asqcli.engine.native.layout import Layout, int16_taps, padded
 from asqcli.engine.native.memory import LINE
 
 INT32_MAX = 2**31 - 1
@@ -37,7 +37,7 @@ class Convolution:
         channels, height, width: of an image, whose channels lie side by side.
         kernel, stride, padding, dilation: (rows, columns).
         qmin, qmax: bounds of the activations' codes.
-        largest_level: magnitude of a weight's, at most 127.
+        largest_level: magnitude of a weight's, at most 128.
     """
 
     channels: int
@@ -54,6 +54,13 @@ class Convolution:
     largest_level: int
 
     @property
+    def layout(self) -> Layout:
+        """How codes and packed weights lie in memory."""
+        padding = (*self.padding, *self.padding)
+        image, weights = (self.channels, self.height, self.width), (self.outputs, self.groups, self.kernel)
+        return Layout(LAYOUT_PIXELS, *image, *weights, self.dilation, padding)
+
+    @property
     def out_shape(self) -> tuple[int, int]:
         """(height, width) of an output, below 1 where a window does not fit."""
         sides = zip((self.height, self.width), self.kernel, self.stride, self.padding, self.dilation, strict=True)
@@ -67,7 +74,7 @@ class Convolution:
             return False
         taps = self.channels // self.groups * math.prod(self.kernel)
         sums = max(self.qmax - self.qmin, -self.qmin) * self.largest_level * taps
-        return max(sums, _plan(self).layout.code_bytes) <= INT32_MAX
+        return max(sums, self.layout.code_bytes) <= INT32_MAX
 
     @property
     def gains(self) -> bool:
@@ -91,10 +98,10 @@ def fastest_kernel() -> tuple[str, int] | None:
 def convolve(
     convolution: Convolution,
     images: int,
-    step_sizes: np.ndarray,
-    levels: np.ndarray,
-    weight_scale: np.ndarray,
-    bias: np.ndarray | None,
+    step_sizes: tuple[int, int],
+    weight: int,
+    weight_scale: tuple[int, int],
+    bias: int | None,
     out: int,
     *,
     count: int,
@@ -103,86 +110,83 @@ def convolve(
 ) -> None:
     """Quantize a batch of images and convolve their codes, exactly; then scale each sum and add the bias.
 
-    An image in which there is a NaN has only NaN for outputs.
+    All memory is given by its address, and holds float32. Of an image in which there is a NaN, and of weights, all that
+    is made is NaN.
 
     Args:
-        images: address of (count, height, width, channels), float32.
-        step_sizes: of each image or, (1,), of all; real units, above 0; float32.
-        levels: (outputs, channels / groups, rows, columns), int8.
-        weight_scale: real value of level 1, (outputs,) or (1,), float32.
-        bias: (outputs,), or None; float32.
-        out: address of (count, *out_shape, outputs), float32.
+        images: (count, height, width, channels).
+        step_sizes: and their number, `count` or 1 for all images; real units, above 0.
+        weight: whole numbers of the scale, (outputs, channels / groups, rows, columns).
+        weight_scale: real value of level 1, and their number, one for each output or 1 for all.
+        bias: (outputs,), or None.
+        out: (count, *out_shape, outputs), for the result.
         threads: the most that share the work.
         parallel: address of GOMP_parallel, which lets them; or None.
     """
     plan, fastest = _plan(convolution), fastest_kernel()
     assert fastest is not None
-    _, kernel = fastest
-    op = Op.from_buffer_copy(plan.op)
-    arrays = [_aligned(array) for array in plan.arrays(levels, weight_scale, bias)]
-    packed, compensation, scales, *biases = (array.ctypes.data for array in arrays)
-    op.conv.packed, op.conv.compensation, op.conv.weight_scale = packed, compensation, scales
-    op.conv.bias = biases[0] if biases else None
     workers = max(1, min(threads, count)) if parallel else 1
-    codes_size, scale_size = padded(plan.layout.code_bytes, LINE), padded(len(plan.scales), BLOCK)
-    codes, scale = _room(workers * codes_size, np.uint8), _room(workers * scale_size, np.float32)
-    steps = np.ascontiguousarray(step_sizes, np.float32)
+    room, places = plan.room(workers)
     batch = Batch(
-        kernel=kernel, number=count, workers=workers, op=ctypes.pointer(op), images=images,
-        step_sizes=steps.ctypes.data, out=out, image_size=op.height * op.width * op.channels,
-        out_size=op.out_h * op.out_w * op.outputs, step_stride=int(steps.size > 1), codes=codes.ctypes.data,
-        scale=scale.ctypes.data, codes_size=codes_size, scale_size=scale_size,
+        kernel=fastest[1], number=count, workers=workers, op=ctypes.pointer(plan.op), images=images,
+        step_sizes=step_sizes[0], step_stride=int(step_sizes[1] > 1), out=out, image_size=plan.image_size,
+        out_size=plan.out_size, weight=weight, weight_scale=weight_scale[0], scale_stride=int(weight_scale[1] > 1),
+        bias=bias, row=plan.row, places=plan.places.ctypes.data, packed_size=plan.places.size,
+        codes_size=plan.sizes["codes"], scale_size=plan.sizes["scale"] // 4, **places,
     )  # fmt: skip
     library().asq_convolve(ctypes.byref(batch), parallel)
+    del room  # whose memory was used
 
 
 class _Plan:
-    """The step of a convolution but for its weights and its memory."""
+    """The step of a convolution but for its weights and its memory.
+
+    Attributes:
+        sizes: bytes of each piece of scratch, whole cache lines; of `codes` and `scale` for each worker.
+        places: where each packed weight lies among the weights; gaps come after them all.
+    """
 
     def __init__(self, convolution: Convolution) -> None:
-        c = self.convolution = convolution
-        padding = (*c.padding, *c.padding)
-        self.layout = layout = by_pixels_or_rows(
-            Layout(LAYOUT_PIXELS, c.channels, c.height, c.width, c.outputs, c.groups, c.kernel, c.dilation, padding)
-        )
-        self.parts = 0 if layout.kind == LAYOUT_ROW_QUADS else layout.groups  # of the arrays over outputs
-        self.offsets = layout.offsets()
-        self.scales = by_group(np.zeros(c.outputs, np.float32), self.parts).reshape(-1)
-        top, left, bottom, right = padding
+        c, layout = convolution, convolution.layout
+        self.places = _places(c)
+        self.row, offsets = c.channels // c.groups * math.prod(c.kernel), layout.offsets()
+        top, left, bottom, right = layout.padding
         conv = ConvOp(
             top=top, left=left, bottom=bottom, right=right, kernel_h=c.kernel[0], kernel_w=c.kernel[1],
             stride_h=c.stride[0], stride_w=c.stride[1], dilation_h=c.dilation[0], dilation_w=c.dilation[1],
             groups=c.groups, qmin=c.qmin, qmax=c.qmax, layout=layout.kind, group_stride=layout.group_stride,
-            taps=len(self.offsets), int16_taps=int16_taps(c.qmax - c.qmin, c.largest_level),
-            offset=self.offsets.ctypes.data, tail=EpilogueTail(low=-math.inf, high=math.inf),
+            taps=len(offsets), int16_taps=int16_taps(c.qmax - c.qmin, c.largest_level), offset=offsets.ctypes.data,
+            tail=EpilogueTail(low=-math.inf, high=math.inf),
         )  # fmt: skip
         out_h, out_w = c.out_shape
         self.op = Op(
             kind=OP_CONV, height=c.height, width=c.width, channels=c.channels, out_h=out_h, out_w=out_w,
             outputs=c.outputs, conv=conv,
         )  # fmt: skip
+        self.offsets = offsets  # as long as the step points there
+        self.image_size, self.out_size = c.height * c.width * c.channels, out_h * out_w * c.outputs
+        numbers = 4 * c.groups * padded(c.outputs // c.groups, BLOCK)
+        sizes = {
+            "packed": self.places.size, "levels": c.outputs * self.row + 1, "compensation": numbers,
+            "padded_scale": numbers, "padded_bias": numbers, "codes": layout.code_bytes, "scale": numbers,
+        }  # fmt: skip
+        self.sizes = {name: padded(size, LINE) for name, size in sizes.items()}
 
-    def arrays(self, levels: np.ndarray, weight_scale: np.ndarray, bias: np.ndarray | None) -> list[np.ndarray]:
-        """Return packed weights, compensation, scales and, where there is one, bias."""
-        qmin = self.convolution.qmin
-        sums = levels.sum(axis=(1, 2, 3), dtype=np.int32) if qmin else np.zeros(self.layout.outputs, np.int32)
-        over_outputs = [qmin * sums, np.broadcast_to(weight_scale, self.layout.outputs)]
-        over_outputs += [] if bias is None else [bias]
-        return [self.layout.pack(levels), *(by_group(values, self.parts) for values in over_outputs)]
+    def room(self, workers: int) -> tuple[np.ndarray, dict[str, int]]:
+        """Return memory for one call, and the address of each piece, which begins at a cache line."""
+        sizes = {**self.sizes, **{name: workers * self.sizes[name] for name in ("codes", "scale")}}
+        memory = np.empty(sum(sizes.values()) + LINE, np.uint8)
+        start = padded(memory.ctypes.data, LINE)
+        return memory, dict(zip(sizes, accumulate(sizes.values(), initial=start), strict=False))
 
 
 _plan = cache(_Plan)
 
 
-def _room(size: int, dtype: type) -> np.ndarray:
-    """Return `size` numbers of any value, which begin at a cache line."""
-    memory = np.empty(size * np.dtype(dtype).itemsize + LINE, np.uint8)
-    start = -memory.ctypes.data % LINE
-    return memory[start : start + size * np.dtype(dtype).itemsize].view(dtype)
-
-
-def _aligned(array: np.ndarray) -> np.ndarray:
-    """Return a copy without gaps that begins at a cache line."""
-    room = _room(array.size, array.dtype.type)
-    room.reshape(array.shape)[...] = array
-    return room
+def _places(convolution: Convolution) -> np.ndarray:
+    """Return where each packed weight lies among the weights, int32; gaps lie after them all."""
+    c = convolution
+    shape = c.outputs, c.channels // c.groups, *c.kernel
+    gap = math.prod(shape)
+    packed = c.layout.pack(np.arange(1, gap + 1, dtype=np.int32).reshape(shape))  # 0: nothing
+    return np.where(packed == 0, gap, packed - 1).astype(np.int32).reshape(-1)

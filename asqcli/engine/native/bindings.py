@@ -116,8 +116,12 @@ class Batch(ctypes.Structure):
     _fields_ = (
         ("kernel", ctypes.c_int), ("number", ctypes.c_int), ("workers", ctypes.c_int), ("op", ctypes.POINTER(Op)),
         ("images", _pointer), ("step_sizes", _pointer), ("out", _pointer), ("image_size", ctypes.c_size_t),
-        ("out_size", ctypes.c_size_t), ("step_stride", ctypes.c_int), ("codes", _pointer), ("scale", _pointer),
-        ("codes_size", ctypes.c_size_t), ("scale_size", ctypes.c_size_t),
+        ("out_size", ctypes.c_size_t), ("step_stride", ctypes.c_int),
+        ("weight", _pointer), ("weight_scale", _pointer), ("bias", _pointer), ("row", ctypes.c_int),
+        ("scale_stride", ctypes.c_int), ("places", _pointer), ("packed_size", ctypes.c_size_t),
+        ("levels", _pointer), ("packed", _pointer), ("compensation", _pointer), ("padded_scale", _pointer),
+        ("padded_bias", _pointer), ("codes", _pointer), ("scale", _pointer), ("codes_size", ctypes.c_size_t),
+        ("scale_size", ctypes.c_size_t),
         ("next_image", ctypes.c_int), ("next_worker", ctypes.c_int),
     )  # fmt: skip
 

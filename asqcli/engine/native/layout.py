@@ -200,29 +200,18 @@ def layout_of(
     outputs, _, *kernel = node.weights.shape
     if isinstance(node, Linear):
         return Layout(LAYOUT_PIXELS, channels, height, width, outputs, 1, (1, 1), (1, 1), (0, 0, 0, 0))
-    layout = by_pixels_or_rows(
-        Layout(
-            LAYOUT_PIXELS, channels, height, width, outputs, node.groups, (kernel[0], kernel[1]), node.dilation,
-            node.padding,
-        )
-    )  # fmt: skip
-    if planar:
-        layout = replace(layout, kind=LAYOUT_PLANES)
+    kind = LAYOUT_PLANES if planar else LAYOUT_ROW_QUADS if node.groups == channels == outputs > 1 else LAYOUT_PIXELS
+    layout = Layout(
+        kind, channels, height, width, outputs, node.groups, (kernel[0], kernel[1]), node.dilation, node.padding
+    )
+    if kind == LAYOUT_ROW_QUADS and layout.row_quads > kernel[0]:  # rows far apart: most products would be with zeros
+        layout = replace(layout, kind=LAYOUT_PIXELS)
     if winograd and layout.row_is_contiguous and kernel == [3, 3] and node.stride == node.dilation == (1, 1):
         code_range = node.activations.qmax - node.activations.qmin
         dimensions = dimensions_of(table, channels, code_range)
         if dimensions:
             return layout.in_winograd_form(dimensions)
     return layout
-
-
-def by_pixels_or_rows(layout: Layout) -> Layout:
-    """Return a layout of pixels as the one that suits its convolution: depthwise ones take quads of rows."""
-    if not layout.groups == layout.channels == layout.outputs > 1:
-        return layout
-    by_rows = replace(layout, kind=LAYOUT_ROW_QUADS)
-    # Of rows far apart most products would be with zeros.
-    return layout if by_rows.row_quads > layout.kernel[0] else by_rows
 
 
 def int16_taps(code_range: int, largest_level: int) -> int:
@@ -243,7 +232,7 @@ def _pack_blocks(weights: np.ndarray, groups: int) -> np.ndarray:
     """
     outputs, depth, height, width = weights.shape
     per_group = outputs // groups
-    blocks = np.zeros((groups, padded(per_group, BLOCK), padded(depth, DEPTH), height, width), np.int8)
+    blocks = np.zeros((groups, padded(per_group, BLOCK), padded(depth, DEPTH), height, width), weights.dtype)
     blocks[:, :per_group, :depth] = weights.reshape(groups, per_group, depth, height, width)
     blocks = blocks.reshape(groups, -1, BLOCK, blocks.shape[2] // DEPTH, DEPTH, height, width)
     return blocks.transpose(0, 1, 5, 6, 3, 2, 4)
