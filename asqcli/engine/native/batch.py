@@ -128,7 +128,7 @@ def convolve(
     workers = max(1, min(threads, count)) if parallel else 1
     room, places = plan.room(workers)
     batch = Batch(
-        kernel=fastest[1], number=count, workers=workers, op=ctypes.pointer(plan.op), images=images,
+        kernel=fastest[1], number=count, workers=workers, op=ctypes.addressof(plan.op), images=images,
         step_sizes=step_sizes[0], step_stride=int(step_sizes[1] > 1), out=out, image_size=plan.image_size,
         out_size=plan.out_size, weight=weight, weight_scale=weight_scale[0], scale_stride=int(weight_scale[1] > 1),
         bias=bias, row=plan.row, places=plan.places.ctypes.data, packed_size=plan.places.size,

@@ -110,11 +110,11 @@ class Op(ctypes.Structure):
 
 
 class Batch(ctypes.Structure):
-    """A convolution of many images, as `Batch` in dispatch.c."""
+    """A convolution of many images as `Batch` in batch.h, field for field."""
 
     __slots__ = ()
     _fields_ = (
-        ("kernel", ctypes.c_int), ("number", ctypes.c_int), ("workers", ctypes.c_int), ("op", ctypes.POINTER(Op)),
+        ("kernel", ctypes.c_int), ("number", ctypes.c_int), ("workers", ctypes.c_int), ("op", _pointer),
         ("images", _pointer), ("step_sizes", _pointer), ("out", _pointer), ("image_size", ctypes.c_size_t),
         ("out_size", ctypes.c_size_t), ("step_stride", ctypes.c_int),
         ("weight", _pointer), ("weight_scale", _pointer), ("bias", _pointer), ("row", ctypes.c_int),
@@ -153,7 +153,7 @@ def find_library() -> ctypes.CDLL | None:
     for function in (getattr(loaded, name) for name in nothing):
         function.restype = None
     assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native/bindings.py differ"
-    assert loaded.asq_batch_size() == ctypes.sizeof(Batch), "csrc/dispatch.c and native/bindings.py differ"
+    assert loaded.asq_batch_size() == ctypes.sizeof(Batch), "csrc/batch.h and native/bindings.py differ"
     return loaded
 
 

@@ -12,9 +12,18 @@ from asqcli.engine.native import bindings
 
 pytestmark = pytest.mark.native
 
-HEADER = re.sub(r"/\*.*?\*/", "", (bindings.LIBRARY.parent / "kernel.h").read_text(), flags=re.DOTALL)
+CSRC = bindings.LIBRARY.parent
+TEXT = "".join((CSRC / name).read_text() for name in ("kernel.h", "batch.h"))
+HEADER = re.sub(r"/\*.*?\*/", "", TEXT, flags=re.DOTALL)
 UNION = "of_kind"
-NUMBERS = {"int": ctypes.c_int, "int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "float": ctypes.c_float}
+NUMBERS = {
+    "int": ctypes.c_int,
+    "int32_t": ctypes.c_int32,
+    "int64_t": ctypes.c_int64,
+    "float": ctypes.c_float,
+    "size_t": ctypes.c_size_t,
+    "atomic_int": ctypes.c_int,
+}
 
 
 def declared(name: str) -> type:
@@ -54,10 +63,15 @@ def leaves(type_: type, at: int = 0, path: str = "") -> Iterator[tuple[str, int,
         yield path, at, type_
 
 
-def test_a_step_has_the_fields_of_the_header_at_the_same_offsets():
-    fields, in_header = list(leaves(bindings.Op)), declared("Op")
-    assert fields == list(leaves(in_header))
-    assert ctypes.sizeof(bindings.Op) == ctypes.sizeof(in_header)
+@pytest.mark.parametrize("struct", [bindings.Op, bindings.Batch])
+def test_a_struct_has_the_fields_of_the_header_at_the_same_offsets(struct):
+    in_header = declared(struct.__name__)
+    assert list(leaves(struct)) == list(leaves(in_header))
+    assert ctypes.sizeof(struct) == ctypes.sizeof(in_header)
+
+
+def test_the_header_is_read_to_the_last_struct():
+    fields = list(leaves(declared("Op")))
     some = {".kind", ".conv.taps", ".conv.adapter.layers[1].outputs", ".elementwise.tail.high", ".copy.to_stride[2]"}
     assert some <= {path for path, _, _ in fields}
 
