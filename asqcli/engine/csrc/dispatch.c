@@ -101,7 +101,7 @@ PUBLIC void asq_convolve(Batch *batch, void (*parallel)(void (*)(void *), void *
     atomic_store(&batch->next_image, 0);
     atomic_store(&batch->next_worker, 0);
     if (parallel && batch->workers > 1)
-        parallel(convolve, batch, (unsigned)batch->workers, 0);
+        parallel(convolve, batch, 0, 0); /* a team of another size would make GNU's OpenMP end and start threads */
     else
         convolve(batch);
 }
