@@ -17,7 +17,7 @@ from setuptools.errors import CompileError
 CSRC = Path("asqcli/engine/csrc")
 TRAINING = Path("asqcli/quant/kernels/csrc/fake_quant.c")
 WITHOUT = {  # what happens where a library cannot be compiled
-    "native": "the native kernels were not compiled ({}); `asq infer` will use NumPy",
+    "native": "the native kernels were not compiled ({}); `asq infer` will use NumPy, and training multiply floats",
     "fake_quant": "the passes of training were not compiled ({}); PyTorch's own will do, and take longer",
 }
 EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # sanitizers, for example

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from asqcli.arithmetic.torch_mode import pair
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -17,12 +19,13 @@ class Geometry:
         groups: of channels.
     """
 
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
+    stride: tuple[int, int]
+    padding: tuple[int, int] | str
+    dilation: tuple[int, int]
     groups: int
 
     @classmethod
     def of(cls, layer: nn.Conv2d) -> Geometry:
-        """Return that of a layer's own attributes."""
-        return cls(layer.stride, layer.padding, layer.dilation, layer.groups)
+        """Return that of a layer's own attributes, which its author may have set to single numbers."""
+        padding = layer.padding if isinstance(layer.padding, str) else pair(layer.padding)
+        return cls(pair(layer.stride), padding, pair(layer.dilation), layer.groups)

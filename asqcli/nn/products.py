@@ -45,8 +45,13 @@ def integer_product(
         or not activation_quantizer.leaves_rounding(x)
     ):
         return None
+    scales = activation_quantizer.scale_parameter, weight_quantizer.scale_parameter
+    if not all(tensor.is_cpu and is_plain(tensor) for tensor in (x, weight)) or not all(
+        tensor is None or (tensor.is_cpu and is_plain(tensor) and tensor.is_contiguous()) for tensor in (bias, *scales)
+    ):
+        return None
     qmin, qmax, _ = activation_quantizer.integer_form()
-    convolution = _convolution(x, weight, bias, geometry, qmin, qmax, int(weight_quantizer.largest_level))
+    convolution = _convolution(x, weight, geometry, qmin, qmax, int(weight_quantizer.largest_level))
     if convolution is None or not convolution.gains:
         return None
     x_hat, scale = activation_quantizer.fake_quantize(x, made=False)
@@ -55,30 +60,26 @@ def integer_product(
 
 
 def _convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, qmin: int, qmax: int, largest_level: int
+    x: Tensor, weight: Tensor, geometry: Geometry, qmin: int, qmax: int, largest_level: int
 ) -> Convolution | None:
     """Return what the kernels are to compute; None where they cannot."""
-    tensors = [x, weight] if bias is None else [x, weight, bias]
-    if not all(tensor.is_cpu and is_plain(tensor) for tensor in tensors):
+    if loaded() is None or fastest_kernel() is None or x.dim() != 4 or weight.dim() != 4:
         return None
-    if not (x.dim() == weight.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+    # Of a single channel or pixel both are true, and the network may be one whose channels come first.
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
         return None
-    if loaded() is None or fastest_kernel() is None:
+    # Whole images are shared among threads. Those of another OpenMP than GNU's could not take a part.
+    threads = torch.get_num_threads()
+    if len(x) < threads or (threads > 1 and threads_of_torch() is None):
         return None
-    if threads_of_torch() is None and torch.get_num_threads() > 1:
-        return None  # others would share the work, the kernels could not
-    (count, channels, height, width), (outputs, per_group, rows, columns) = x.shape, weight.shape
-    if isinstance(geometry.padding, str) or not count or channels != per_group * geometry.groups:
+    (_, channels, height, width), (outputs, per_group, rows, columns) = x.shape, weight.shape
+    if isinstance(geometry.padding, str) or channels != per_group * geometry.groups:
         return None
     convolution = Convolution(
-        channels, height, width, outputs, geometry.groups, (rows, columns), _pair(geometry.stride),
-        _pair(geometry.padding), _pair(geometry.dilation), qmin, qmax, largest_level,
+        channels, height, width, outputs, geometry.groups, (rows, columns), geometry.stride,
+        geometry.padding, geometry.dilation, qmin, qmax, largest_level,
     )  # fmt: skip
     return convolution if convolution.fits else None
-
-
-def _pair(values: tuple[int, ...]) -> tuple[int, int]:
-    return values[0], values[-1]
 
 
 class _IntegerProduct(torch.autograd.Function):
@@ -98,7 +99,8 @@ class _IntegerProduct(torch.autograd.Function):
         ctx.save_for_backward(x, scale, weight)
         ctx.convolution, ctx.with_bias = convolution, bias is not None
         shape = len(x_hat), convolution.outputs, *convolution.out_shape
-        y, in_order = torch.empty(shape, memory_format=torch.channels_last), weight.contiguous()
+        y = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+        in_order = weight.contiguous()
         convolve(
             convolution, x.data_ptr(), (scale.data_ptr(), scale.numel()), in_order.data_ptr(),
             (weight_scale.data_ptr(), weight_scale.numel()), None if bias is None else bias.data_ptr(), y.data_ptr(),

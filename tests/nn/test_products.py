@@ -172,6 +172,63 @@ def test_what_the_kernels_cannot_compute_is_left_to_floats():
     torch.testing.assert_close(same(x), same.eval()(x), rtol=1e-4, atol=1e-5)
 
 
+def test_memory_of_another_kind_is_left_to_floats():
+    """Each of these was read as something else, or written where it does not belong."""
+    torch.manual_seed(0)
+    x, weights = images(16), PostWeights(bits=4)
+    layer = layer_for(nn.Conv2d(16, 8, 3, padding=1), x, weights)
+    expected = layer(x)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert layer(x).dtype == torch.float32 and torch.equal(layer(x), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    layer.bias = nn.Parameter(torch.randn(16)[::2])
+    assert product_of(layer, x) is None
+    for quantizer in ("activation_quantizer", "weight_quantizer"):
+        layer = layer_for(nn.Conv2d(16, 8, 3, padding=1), x, weights)
+        getattr(layer, quantizer).double()
+        assert product_of(layer, x) is None
+
+
+def test_channels_that_come_first_go_on_doing_so():
+    """Of a single channel no one can tell from the memory: networks that call `view` on the output would break."""
+    torch.manual_seed(0)
+    x = torch.rand(3, 1, 9, 7)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    layer = layer_for(nn.Conv2d(1, 8, 3, padding=1), x, PostWeights(bits=4))
+    assert layer(x).is_contiguous()
+
+
+def test_attributes_may_be_single_numbers():
+    torch.manual_seed(0)
+    x, conv = images(16), nn.Conv2d(16, 8, 3)
+    conv.stride = conv.padding = conv.dilation = 1
+    layer = layer_for(conv, x, PostWeights(bits=4))
+    assert torch.equal(product_of(layer, x), layer.eval()(x))
+
+
+def test_a_step_size_of_zero_gives_no_numbers():
+    """An infinite activation makes beta 0: in floats that is 0 / 0, which ends a run."""
+    torch.manual_seed(0)
+    x = images(16)
+    layer = layer_for(nn.Conv2d(16, 8, 3), x, UniformWeights(bits=4), activations=AsqActivations)
+    with torch.no_grad():
+        layer.activation_quantizer.adapter.layers[-1].bias.fill_(-3e38)
+    assert product_of(layer, x).isnan().all()
+
+
+def test_fewer_images_than_threads_are_left_to_floats():
+    torch.manual_seed(0)
+    layer = layer_for(nn.Conv2d(16, 8, 3), images(16), PostWeights(bits=4))
+    try:
+        torch.set_num_threads(4)
+        assert product_of(layer, images(16, count=3)) is None
+        assert product_of(layer, images(16, count=4)) is not None
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_sums_that_need_more_than_32_bits_are_left_to_floats():
     def fits(channels, kernel):
         return batch.Convolution(channels, 4, 4, 1, 1, kernel, (1, 1), (1, 1), (1, 1), 0, 255, 128).fits

@@ -90,6 +90,7 @@ static void convolve(void *shared) {
         op.x = batch->images + i * batch->image_size;
         op.out = batch->out + i * batch->out_size;
         op.conv.step_size = batch->step_sizes[(size_t)i * batch->step_stride];
+        if (!isfinite(1.0f / op.conv.step_size)) op.conv.step_size = NAN; /* 0 times whatever would be 0 */
         if (!batch->step_stride && has_nan(op.x, batch->image_size)) op.conv.step_size = NAN;
         KERNELS[batch->kernel]->run(&op, 1, &alone);
     }

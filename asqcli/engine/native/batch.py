@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 
 import numpy as np
@@ -148,7 +148,7 @@ class _Plan:
 
     def __init__(self, convolution: Convolution) -> None:
         c, layout = convolution, convolution.layout
-        self.places = _places(c)
+        self.places = _places(c.outputs, c.channels, c.groups, c.kernel, c.dilation)
         self.row, offsets = c.channels // c.groups * math.prod(c.kernel), layout.offsets()
         top, left, bottom, right = layout.padding
         conv = ConvOp(
@@ -180,13 +180,14 @@ class _Plan:
         return memory, dict(zip(sizes, accumulate(sizes.values(), initial=start), strict=False))
 
 
-_plan = cache(_Plan)
+_plan = lru_cache(maxsize=256)(_Plan)  # images of ever new sizes must not fill the memory
 
 
-def _places(convolution: Convolution) -> np.ndarray:
+@lru_cache(maxsize=256)
+def _places(outputs: int, channels: int, groups: int, kernel: tuple[int, int], dilation: tuple[int, int]) -> np.ndarray:
     """Return where each packed weight lies among the weights, int32; gaps lie after them all."""
-    c = convolution
-    shape = c.outputs, c.channels // c.groups, *c.kernel
+    shape = outputs, channels // groups, *kernel
     gap = math.prod(shape)
-    packed = c.layout.pack(np.arange(1, gap + 1, dtype=np.int32).reshape(shape))  # 0: nothing
+    layout = Layout(LAYOUT_PIXELS, channels, 1, 1, outputs, groups, kernel, dilation, (0, 0, 0, 0))
+    packed = layout.pack(np.arange(1, gap + 1, dtype=np.int32).reshape(shape))  # 0: nothing
     return np.where(packed == 0, gap, packed - 1).astype(np.int32).reshape(-1)

@@ -133,9 +133,10 @@ def find_library() -> ctypes.CDLL | None:
         return None
     try:
         loaded = ctypes.CDLL(str(LIBRARY))
-    except OSError:
+        sizes = loaded.asq_op_size, loaded.asq_batch_size, loaded.asq_team_size
+    except (OSError, AttributeError):  # AttributeError: it was compiled from an older source
         return None
-    for size in (loaded.asq_op_size, loaded.asq_batch_size, loaded.asq_team_size):
+    for size in sizes:
         size.restype = ctypes.c_size_t
     loaded.asq_kernel_name.restype = ctypes.c_char_p
     loaded.asq_peak_loop.argtypes, loaded.asq_peak_loop.restype = (ctypes.c_int, ctypes.c_int64), ctypes.c_int64
