@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from asqcli.artifact import Artifact
 from asqcli.engine.interface import Kernel, NotNative
-from asqcli.engine.native.bindings import compiled_kernels
+from asqcli.engine.native.bindings import PLAIN, compiled_kernels
 from asqcli.engine.native.network import NativeNetwork
 from asqcli.engine.numpy.matmul import MatmulKernel
 from asqcli.engine.numpy.network import NumpyNetwork
@@ -17,7 +17,6 @@ from asqcli.errors import MachineError, UnsupportedError, UsageError, did_you_me
 AUTO = "auto"
 NATIVE_KERNELS = ("avx512-vnni", "avx-vnni", "avx2", "scalar")  # best first, here or not
 NUMPY_KERNELS = ("matmul", "shift-lut")
-PLAIN = "scalar"  # plain C loops, to compare with: matrix products in NumPy are faster
 
 
 def make_numpy_kernel(name: str) -> Kernel:

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from asqcli.engine.native.batch import Convolution, convolve, fastest_kernel
+from asqcli.engine.native.bindings import LAYOUT_PIXELS
+from asqcli.engine.native.layout import Layout
 from asqcli.nn.geometry import Geometry
 from asqcli.quant.activation_quantizers import StepSizeQuantizer
 from asqcli.quant.fake_quant import compute_again
 from asqcli.quant.kernels.grid import UniformGrid
-from asqcli.quant.kernels.memory import is_plain
-from asqcli.quant.kernels.native import loaded, threads_of_torch
+from asqcli.quant.kernels.native import takes, threads_of_torch
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 
@@ -46,9 +47,10 @@ def integer_product(
     ):
         return None
     scales = activation_quantizer.scale_parameter, weight_quantizer.scale_parameter
-    if not all(tensor.is_cpu and is_plain(tensor) for tensor in (x, weight)) or not all(
-        tensor is None or (tensor.is_cpu and is_plain(tensor) and tensor.is_contiguous()) for tensor in (bias, *scales)
-    ):
+    over_channels = [tensor for tensor in (bias, *scales) if tensor is not None]
+    if not all(takes(tensor) for tensor in (x, weight, *over_channels)):
+        return None
+    if not all(tensor.is_contiguous() for tensor in over_channels):
         return None
     qmin, qmax, _ = activation_quantizer.integer_form()
     convolution = _convolution(x, weight, geometry, qmin, qmax, int(weight_quantizer.largest_level))
@@ -63,7 +65,7 @@ def _convolution(
     x: Tensor, weight: Tensor, geometry: Geometry, qmin: int, qmax: int, largest_level: int
 ) -> Convolution | None:
     """Return what the kernels are to compute; None where they cannot."""
-    if loaded() is None or fastest_kernel() is None or x.dim() != 4 or weight.dim() != 4:
+    if fastest_kernel() is None or x.dim() != 4 or weight.dim() != 4:
         return None
     # Of a single channel or pixel both are true, and the network may be one whose channels come first.
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
@@ -75,10 +77,11 @@ def _convolution(
     (_, channels, height, width), (outputs, per_group, rows, columns) = x.shape, weight.shape
     if isinstance(geometry.padding, str) or channels != per_group * geometry.groups:
         return None
-    convolution = Convolution(
-        channels, height, width, outputs, geometry.groups, (rows, columns), geometry.stride,
-        geometry.padding, geometry.dilation, qmin, qmax, largest_level,
+    layout = Layout(
+        LAYOUT_PIXELS, channels, height, width, outputs, geometry.groups, (rows, columns), geometry.dilation,
+        (*geometry.padding, *geometry.padding),
     )  # fmt: skip
+    convolution = Convolution(layout, geometry.stride, qmin, qmax, largest_level)
     return convolution if convolution.fits else None
 
 
@@ -98,7 +101,7 @@ class _IntegerProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, scale, weight)
         ctx.convolution, ctx.with_bias = convolution, bias is not None
-        shape = len(x_hat), convolution.outputs, *convolution.out_shape
+        shape = len(x_hat), convolution.layout.outputs, *convolution.out_shape
         y = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
         in_order = weight.contiguous()
         convolve(
@@ -114,9 +117,9 @@ class _IntegerProduct(torch.autograd.Function):
         x, scale, weight = ctx.saved_tensors
         c: Convolution = ctx.convolution
         x_hat = compute_again(x, scale, UniformGrid(c.qmin, c.qmax))
-        bias_shape = [c.outputs] if ctx.with_bias else None
+        bias_shape = [c.layout.outputs] if ctx.with_bias else None
         grads = torch.ops.aten.convolution_backward(
-            grad, x_hat, weight, bias_shape, c.stride, c.padding, c.dilation, False, [0, 0], c.groups,
-            ctx.needs_input_grad[:3],
+            grad, x_hat, weight, bias_shape, c.stride, c.layout.padding[:2], c.layout.dilation, False, [0, 0],
+            c.layout.groups, ctx.needs_input_grad[:3],
         )  # fmt: skip
         return *grads, None, None, None, None

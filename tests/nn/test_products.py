@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from asqcli.engine.native import batch
-from asqcli.engine.native.bindings import compiled_kernels
+from asqcli.engine.native.bindings import LAYOUT_PIXELS, compiled_kernels
+from asqcli.engine.native.layout import Layout
 from asqcli.nn.geometry import Geometry
 from asqcli.nn.layers import QuantConv2d
 from asqcli.nn.products import integer_product
@@ -231,7 +232,8 @@ def test_fewer_images_than_threads_are_left_to_floats():
 
 def test_sums_that_need_more_than_32_bits_are_left_to_floats():
     def fits(channels, kernel):
-        return batch.Convolution(channels, 4, 4, 1, 1, kernel, (1, 1), (1, 1), (1, 1), 0, 255, 128).fits
+        layout = Layout(LAYOUT_PIXELS, channels, 4, 4, 1, 1, kernel, (1, 1), (1, 1, 1, 1))
+        return batch.Convolution(layout, (1, 1), 0, 255, 128).fits
 
     most = (2**31 - 1) // (255 * 128 * 9)
     assert fits(most, (3, 3)) and not fits(most + 1, (3, 3))

@@ -14,19 +14,18 @@ from asqcli.engine.native.bindings import (
     BLOCK,
     LAYOUT_PIXELS,
     OP_CONV,
+    PLAIN,
     Batch,
-    ConvOp,
     EpilogueTail,
     Op,
     compiled_kernels,
     library,
 )
-from asqcli.engine.native.layout import Layout, int16_taps, padded
+from asqcli.engine.native.layout import Layout, bare_step, int16_taps, padded
 from asqcli.engine.native.memory import LINE
 
 INT32_MAX = 2**31 - 1
-# Kernels: of plain loops; and without an instruction that adds products in 32 bits.
-PLAIN, WITHOUT_DOT_PRODUCT = "scalar", "avx2"
+WITHOUT_DOT_PRODUCT = "avx2"  # the kernel without an instruction that adds products in 32 bits
 
 
 @dataclass(frozen=True)
@@ -34,53 +33,42 @@ class Convolution:
     """What does not change from call to call.
 
     Args:
-        channels, height, width: of an image, whose channels lie side by side.
-        kernel, stride, padding, dilation: (rows, columns).
+        layout: of pixels.
+        stride: (rows, columns).
         qmin, qmax: bounds of the activations' codes.
         largest_level: magnitude of a weight's, at most 128.
     """
 
-    channels: int
-    height: int
-    width: int
-    outputs: int
-    groups: int
-    kernel: tuple[int, int]
+    layout: Layout
     stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
     qmin: int
     qmax: int
     largest_level: int
 
     @property
-    def layout(self) -> Layout:
-        """How codes and packed weights lie in memory."""
-        padding = (*self.padding, *self.padding)
-        image, weights = (self.channels, self.height, self.width), (self.outputs, self.groups, self.kernel)
-        return Layout(LAYOUT_PIXELS, *image, *weights, self.dilation, padding)
-
-    @property
     def out_shape(self) -> tuple[int, int]:
         """(height, width) of an output, below 1 where a window does not fit."""
-        sides = zip((self.height, self.width), self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        height, width = ((n + 2 * p - (k - 1) * d - 1) // s + 1 for n, k, s, p, d in sides)
+        lay = self.layout
+        sides = zip((lay.rows, lay.columns), lay.kernel, self.stride, lay.dilation, strict=True)
+        height, width = ((n - (k - 1) * d - 1) // s + 1 for n, k, s, d in sides)
         return height, width
+
+    @property
+    def row(self) -> int:
+        """Weights of an output."""
+        return self.layout.per_group * math.prod(self.layout.kernel)
 
     @property
     def fits(self) -> bool:
         """Is there an output, and do 32 bits hold every sum, and every place in an image?"""
-        if min(self.out_shape) <= 0:
-            return False
-        taps = self.channels // self.groups * math.prod(self.kernel)
-        sums = max(self.qmax - self.qmin, -self.qmin) * self.largest_level * taps
-        return max(sums, self.layout.code_bytes) <= INT32_MAX
+        sums = max(self.qmax - self.qmin, -self.qmin) * self.largest_level * self.row
+        return min(self.out_shape) > 0 and max(sums, self.layout.code_bytes) <= INT32_MAX
 
     @property
     def gains(self) -> bool:
         """Do whole numbers take less time here than floats, as measured (bench/RESULTS.md)?"""
-        every_pixel = self.stride == (1, 1) or self.kernel != (1, 1)  # codes are made of all
-        depthwise = self.groups == self.channels > 1
+        every_pixel = self.stride == (1, 1) or self.layout.kernel != (1, 1)  # codes are made of all
+        depthwise = self.layout.groups == self.layout.channels > 1
         fastest = fastest_kernel()
         if fastest is None or depthwise or not every_pixel:
             return False
@@ -147,27 +135,25 @@ class _Plan:
     """
 
     def __init__(self, convolution: Convolution) -> None:
-        c, layout = convolution, convolution.layout
-        self.places = _places(c.outputs, c.channels, c.groups, c.kernel, c.dilation)
-        self.row, offsets = c.channels // c.groups * math.prod(c.kernel), layout.offsets()
-        top, left, bottom, right = layout.padding
-        conv = ConvOp(
-            top=top, left=left, bottom=bottom, right=right, kernel_h=c.kernel[0], kernel_w=c.kernel[1],
-            stride_h=c.stride[0], stride_w=c.stride[1], dilation_h=c.dilation[0], dilation_w=c.dilation[1],
-            groups=c.groups, qmin=c.qmin, qmax=c.qmax, layout=layout.kind, group_stride=layout.group_stride,
-            taps=len(offsets), int16_taps=int16_taps(c.qmax - c.qmin, c.largest_level), offset=offsets.ctypes.data,
-            tail=EpilogueTail(low=-math.inf, high=math.inf),
+        layout, self.row = convolution.layout, convolution.row
+        groups, outputs, channels = layout.groups, layout.outputs, layout.channels
+        self.places = _places(outputs, channels, groups, layout.kernel, layout.dilation)
+        self.offsets = layout.offsets()  # as long as the step points there
+        conv = bare_step(
+            layout, convolution.stride, qmin=convolution.qmin, qmax=convolution.qmax,
+            largest_level=convolution.largest_level,
         )  # fmt: skip
-        out_h, out_w = c.out_shape
+        conv.taps, conv.offset = self.offsets.size, self.offsets.ctypes.data
+        conv.tail = EpilogueTail(low=-math.inf, high=math.inf)
+        out_h, out_w = convolution.out_shape
         self.op = Op(
-            kind=OP_CONV, height=c.height, width=c.width, channels=c.channels, out_h=out_h, out_w=out_w,
-            outputs=c.outputs, conv=conv,
+            kind=OP_CONV, height=layout.height, width=layout.width, channels=channels, out_h=out_h, out_w=out_w,
+            outputs=outputs, conv=conv,
         )  # fmt: skip
-        self.offsets = offsets  # as long as the step points there
-        self.image_size, self.out_size = c.height * c.width * c.channels, out_h * out_w * c.outputs
-        numbers = 4 * c.groups * padded(c.outputs // c.groups, BLOCK)
+        self.image_size, self.out_size = layout.height * layout.width * channels, out_h * out_w * outputs
+        numbers = 4 * groups * padded(outputs // groups, BLOCK)
         sizes = {
-            "packed": self.places.size, "levels": c.outputs * self.row + 1, "compensation": numbers,
+            "packed": self.places.size, "levels": outputs * self.row + 1, "compensation": numbers,
             "padded_scale": numbers, "padded_bias": numbers, "codes": layout.code_bytes, "scale": numbers,
         }  # fmt: skip
         self.sizes = {name: padded(size, LINE) for name, size in sizes.items()}

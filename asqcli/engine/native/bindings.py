@@ -9,6 +9,7 @@ from pathlib import Path
 BLOCK, DEPTH, MOST_ROWS = 16, 4, 64
 LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS = range(3)
 OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY = range(9)
+PLAIN = "scalar"  # the kernel of plain C loops, to compare with: matrix products in NumPy are faster
 GATES = ("sigmoid", "silu", "hardsigmoid", "hardswish", "gelu", "gelu_tanh")
 LIBRARY = Path(__file__).parents[1] / "csrc" / "native.so"  # beside its source, where Python looks for no modules
 

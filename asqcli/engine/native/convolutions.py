@@ -17,12 +17,11 @@ from asqcli.engine.native.bindings import (
     OP_CONV,
     Adapter,
     AdapterLayer,
-    ConvOp,
     EpilogueTail,
     Op,
 )
 from asqcli.engine.native.fusion import Step
-from asqcli.engine.native.layout import Layout, by_group, int16_taps, layout_of, pack_adapter, padded
+from asqcli.engine.native.layout import Layout, bare_step, by_group, layout_of, pack_adapter, padded
 from asqcli.engine.native.memory import Storage
 from asqcli.engine.native.pools import max_pool
 from asqcli.engine.native.values import Values
@@ -113,22 +112,16 @@ class Convolutions:
 
         offsets = layout.offsets()
         self.memory.reserve(layout.gap_bytes(len(offsets)))
-        top, left, bottom, right = layout.padding
-        conv = ConvOp(
-            top=top, left=left, bottom=bottom, right=right, kernel_h=layout.kernel[0], kernel_w=layout.kernel[1],
-            stride_h=stride[0], stride_w=stride[1], dilation_h=layout.dilation[0], dilation_w=layout.dilation[1],
-            groups=layout.groups,
-            qmin=activations.qmin, qmax=activations.qmax, step_size=float(tensors[activations.step_size][0]),
-            as_printed=activations.dequantize_by == "step_size",
-            layout=layout.kind, group_stride=layout.group_stride, taps=len(offsets),
-            int16_taps=int16_taps(activations.qmax - activations.qmin, self._largest_level(node)),
-            offset=self.memory.point(offsets),
-            winograd=layout.winograd, plane=layout.plane,
-            packed=self.memory.share(f"{weights.codes}/{layout.kind}", lambda: layout.pack(integer_weights())),
-            weight_scale=self.memory.share(weights.scale, scale),
-            compensation=self.memory.share(f"{weights.codes}/compensation", compensation),
-            scale=self.memory.point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32)),
-        )  # fmt: skip
+        conv = bare_step(
+            layout, stride, qmin=activations.qmin, qmax=activations.qmax, largest_level=self._largest_level(node)
+        )
+        conv.step_size = float(tensors[activations.step_size][0])
+        conv.as_printed = activations.dequantize_by == "step_size"
+        conv.taps, conv.offset = len(offsets), self.memory.point(offsets)
+        conv.packed = self.memory.share(f"{weights.codes}/{layout.kind}", lambda: layout.pack(integer_weights()))
+        conv.weight_scale = self.memory.share(weights.scale, scale)
+        conv.compensation = self.memory.share(f"{weights.codes}/compensation", compensation)
+        conv.scale = self.memory.point(np.zeros(padded(layout.outputs, BLOCK) + layout.groups * BLOCK, np.float32))
         return self.values.op(OP_CONV, node.inputs[0], step.index + 1, conv=conv)
 
     def _largest_level(self, node: Node) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from asqcli.arithmetic.constants import ADAPTER_LANES
 from asqcli.artifact.nodes import Conv, Linear
-from asqcli.engine.native.bindings import BLOCK, DEPTH, LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS
+from asqcli.engine.native.bindings import BLOCK, DEPTH, LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS, ConvOp
 from asqcli.engine.native.winograd import TILE, dimensions_of, transform_weights
 
 OUTPUT_NUMBERS = 6  # compensation, scales, bias and batch norm
@@ -212,6 +212,23 @@ def layout_of(
         if dimensions:
             return layout.in_winograd_form(dimensions)
     return layout
+
+
+def bare_step(layout: Layout, stride: tuple[int, int], *, qmin: int, qmax: int, largest_level: int) -> ConvOp:
+    """Return the step of a convolution but for all that it points to: taps, weights, scales and scratch.
+
+    Args:
+        stride: (rows, columns).
+        qmin, qmax: bounds of the activations' codes.
+        largest_level: magnitude of a weight's.
+    """
+    top, left, bottom, right = layout.padding
+    return ConvOp(
+        top=top, left=left, bottom=bottom, right=right, kernel_h=layout.kernel[0], kernel_w=layout.kernel[1],
+        stride_h=stride[0], stride_w=stride[1], dilation_h=layout.dilation[0], dilation_w=layout.dilation[1],
+        groups=layout.groups, qmin=qmin, qmax=qmax, layout=layout.kind, group_stride=layout.group_stride,
+        int16_taps=int16_taps(qmax - qmin, largest_level), winograd=layout.winograd, plane=layout.plane,
+    )  # fmt: skip
 
 
 def int16_taps(code_range: int, largest_level: int) -> int:
