@@ -15,10 +15,14 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 CSRC = Path("asqcli/engine/csrc")
-TRAINING = Path("asqcli/quant/kernels/csrc/fake_quant.c")
+ALONE = {  # libraries of one file: its source, and its flags
+    "fake_quant": (Path("asqcli/quant/kernels/csrc/fake_quant.c"), []),
+    "gradients": (Path("asqcli/nn/csrc/gradients.c"), ["-ffp-contract=fast"]),  # no format promises how these are rounded
+}
 WITHOUT = {  # what happens where a library cannot be compiled
     "native": "the native kernels were not compiled ({}); `asq infer` will use NumPy, and training multiply floats",
     "fake_quant": "the passes of training were not compiled ({}); PyTorch's own will do, and take longer",
+    "gradients": "the gradients of training were not compiled ({}); PyTorch's own will do, and take longer",
 }
 EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # sanitizers, for example
 COMMON = ["-O3", "-fno-wrapv", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]
@@ -40,7 +44,7 @@ class BuildKernels(build_ext):
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            objects = self._compile(TRAINING, []) if extension.name.endswith(TRAINING.stem) else self._engine_objects()
+            objects = self._compile(*ALONE[target.stem]) if target.stem in ALONE else self._engine_objects()
             self.compiler.link_shared_object(objects, str(target), libraries=["m"], extra_preargs=EXTRA)
         except Exception as error:  # no compiler, or one that does not know the flags
             sys.stderr.write(f"asqcli: {WITHOUT[target.stem].format(error)}\n")
@@ -77,7 +81,10 @@ setup(
     package_dir={"asqcli": "asqcli", "asqcli.recipes": "recipes"},
     ext_modules=[
         Extension("asqcli.engine.csrc.native", sorted(str(p) for p in CSRC.glob("*.c")), optional=True),
-        Extension("asqcli.quant.kernels.csrc.fake_quant", [str(TRAINING)], optional=True),
+        *(
+            Extension(".".join(source.with_suffix("").parts), [str(source)], optional=True)
+            for source, _ in ALONE.values()
+        ),
     ],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from asqcli.engine.native.batch import Convolution, convolve, fastest_kernel
 from asqcli.engine.native.bindings import LAYOUT_PIXELS
 from asqcli.engine.native.layout import Layout
+from asqcli.nn import gradients
 from asqcli.nn.geometry import Geometry
 from asqcli.quant.activation_quantizers import StepSizeQuantizer
 from asqcli.quant.fake_quant import compute_again
@@ -116,6 +117,11 @@ class _IntegerProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, scale, weight = ctx.saved_tensors
         c: Convolution = ctx.convolution
+        wanted = dict(zip(("of_x", "of_weight"), ctx.needs_input_grad, strict=False))
+        if takes(grad) and gradients.gain(c, len(x)):
+            grad_bias = grad.sum((0, 2, 3)) if ctx.with_bias and ctx.needs_input_grad[2] else None
+            grads = *gradients.convolution_gradients(c, grad, x, scale, weight, **wanted), grad_bias
+            return *grads, None, None, None, None
         x_hat = compute_again(x, scale, UniformGrid(c.qmin, c.qmax))
         bias_shape = [c.layout.outputs] if ctx.with_bias else None
         grads = torch.ops.aten.convolution_backward(

@@ -1,0 +1,497 @@
+/* Gradients of a convolution of 3x3 windows at stride 1, in Winograd's form: 36 products where the definition has 144.
+
+   Tiles have 4x4 pixels, the windows that they depend on 6x6. A window d is transformed once, V = B' d B, and
+
+       of the output's gradient     grad_x tile = A' (sum over outputs of V * U) A,      U = G g G' of a filter g turned round
+       of the input                 grad_weight = G' (sum over tiles of V * E) G,        E = A e A' of a tile e of the gradient
+
+   so that each of the 36 places of a window is one product of matrices: tiles by outputs by channels. A, B and G evaluate and
+   interpolate polynomials at 0, 3/4, -3/4, 3/2, -3/2 and infinity; these points lose half as much in float as 1 and 2 do.
+
+   Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. */
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+
+#define EXPORTED __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+#if defined(__x86_64__)
+#define TARGET __attribute__((target("avx2,fma"))) /* see asq_gradients_supported */
+#else
+#define TARGET
+#endif
+
+#define TILE 4      /* pixels of a side */
+#define SIDE 6      /* of a window */
+#define PLACES 36   /* in a window */
+#define CHUNK 16    /* channels that lie together; their number is a multiple */
+#define WIDTH 8     /* of a vector */
+#define ROWS 6      /* tiles whose sums are in registers at once */
+#define CHANNELS 4  /* the same of channels */
+#define TILES 36    /* of one product of matrices: windows and tiles stay in a cache; a multiple of ROWS */
+
+typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
+
+typedef struct {
+    int64_t images, channels, outputs, height, width, out_height, out_width;
+    int64_t top, left;           /* padding, at most 2; as much at the bottom and at the right */
+    const float *x;              /* (images, height, width, channels) */
+    const float *steps;          /* with a stride of 0: one for all images */
+    int64_t step_stride;
+    float qmin, qmax;            /* the convolution was of x rounded to whole numbers of a step, from qmin to qmax */
+    const float *grad;           /* (images, out_height, out_width, outputs) */
+    const float *weight;         /* (outputs, channels, 3, 3) */
+    float *grad_x, *grad_weight; /* shaped as x and weight; null: not wanted */
+    float *scratch;              /* of asq_gradients_scratch floats */
+    int64_t workers;             /* that share the images; the sums over images depend on their number */
+    atomic_int next;
+} Task;
+
+/* ---- scratch: of each worker two images with a border of zeros, windows, and tiles; then each worker's sums, or the filters ---- */
+
+typedef struct {
+    int64_t columns, grad_columns;      /* of an image with its border */
+    int64_t image, grad, windows, ends; /* floats; ends: of tiles or of sums, whichever a product of matrices leads to */
+    int64_t of_worker, sums;
+} Sizes;
+
+INLINE int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static Sizes sizes_of(const Task *t) {
+    Sizes s;
+    const int64_t border = SIDE - TILE, most = larger(t->channels, t->outputs);
+    s.columns = up(t->out_width, TILE) + border;
+    s.image = up((up(t->out_height, TILE) + border) * s.columns * t->channels, CHUNK);
+    s.grad_columns = up(larger(t->width, t->out_width), TILE) + 2 * border;
+    s.grad = (up(larger(t->height, t->out_height), TILE) + 2 * border) * s.grad_columns * t->outputs;
+    s.windows = s.ends = PLACES * TILES * most;
+    s.of_worker = s.image + s.grad + s.windows + s.ends;
+    s.sums = PLACES * t->channels * t->outputs;
+    return s;
+}
+
+/* Floats that a task's scratch must have. */
+EXPORTED int64_t asq_gradients_scratch(const Task *t) {
+    const Sizes s = sizes_of(t);
+    return t->workers * s.of_worker + (t->grad_weight ? t->workers : 1) * s.sums;
+}
+
+/* ---- transforms in one dimension, of WIDTH channels; a point and its negative share their halves ---- */
+
+#define P 0.75f
+#define Q 1.5f
+#define PP (P * P)
+#define QQ (Q * Q)
+#define OF_0 (PP * QQ) /* products of a point's differences from the others */
+#define OF_P (2.0f * PP * (PP - QQ))
+#define OF_Q (2.0f * QQ * (QQ - PP))
+
+/* B' */
+TARGET INLINE void of_window(Vector *v) {
+    const Vector even_p = v[4] - QQ * v[2], odd_p = P * (v[3] - QQ * v[1]);
+    const Vector even_q = v[4] - PP * v[2], odd_q = Q * (v[3] - PP * v[1]);
+    v[0] = PP * QQ * v[0] - (PP + QQ) * v[2] + v[4];
+    v[5] = PP * QQ * v[1] - (PP + QQ) * v[3] + v[5];
+    v[1] = even_p + odd_p;
+    v[2] = even_p - odd_p;
+    v[3] = even_q + odd_q;
+    v[4] = even_q - odd_q;
+}
+
+/* A */
+TARGET INLINE void of_tile(const Vector *e, Vector *v) {
+    const Vector even_p = e[0] + PP * e[2], odd_p = P * (e[1] + PP * e[3]);
+    const Vector even_q = e[0] + QQ * e[2], odd_q = Q * (e[1] + QQ * e[3]);
+    v[0] = e[0];
+    v[1] = even_p + odd_p;
+    v[2] = even_p - odd_p;
+    v[3] = even_q + odd_q;
+    v[4] = even_q - odd_q;
+    v[5] = e[3];
+}
+
+/* A' */
+TARGET INLINE void to_tile(const Vector *m, Vector *e) {
+    const Vector even_p = m[1] + m[2], odd_p = P * (m[1] - m[2]), even_q = m[3] + m[4], odd_q = Q * (m[3] - m[4]);
+    e[0] = m[0] + even_p + even_q;
+    e[1] = odd_p + odd_q;
+    e[2] = PP * even_p + QQ * even_q;
+    e[3] = PP * odd_p + QQ * odd_q + m[5];
+}
+
+/* G */
+TARGET INLINE void of_filter(const Vector *g, Vector *v) {
+    const Vector even_p = (g[0] + PP * g[2]) * (1.0f / OF_P), odd_p = g[1] * (P / OF_P);
+    const Vector even_q = (g[0] + QQ * g[2]) * (1.0f / OF_Q), odd_q = g[1] * (Q / OF_Q);
+    v[0] = g[0] * (1.0f / OF_0);
+    v[1] = even_p + odd_p;
+    v[2] = even_p - odd_p;
+    v[3] = even_q + odd_q;
+    v[4] = even_q - odd_q;
+    v[5] = g[2];
+}
+
+/* G' */
+TARGET INLINE void to_filter(const Vector *m, Vector *g) {
+    const Vector even_p = (m[1] + m[2]) * (1.0f / OF_P), odd_p = (m[1] - m[2]) * (P / OF_P);
+    const Vector even_q = (m[3] + m[4]) * (1.0f / OF_Q), odd_q = (m[3] - m[4]) * (Q / OF_Q);
+    g[0] = m[0] * (1.0f / OF_0) + even_p + even_q;
+    g[1] = odd_p + odd_q;
+    g[2] = PP * even_p + QQ * even_q + m[5];
+}
+
+/* ---- in two dimensions; rows and pixels of an image, and the places of a window, lie so many floats apart ---- */
+
+TARGET INLINE void transform_window(const float *d, int64_t row, int64_t pixel, float *out, int64_t place) {
+    Vector v[SIDE][SIDE];
+    for (int j = 0; j < SIDE; j++) {
+        UNROLL for (int i = 0; i < SIDE; i++) v[j][i] = *(const Vector *)(d + i * row + j * pixel);
+        of_window(v[j]);
+    }
+    for (int i = 0; i < SIDE; i++) {
+        Vector w[SIDE];
+        UNROLL for (int j = 0; j < SIDE; j++) w[j] = v[j][i];
+        of_window(w);
+        UNROLL for (int j = 0; j < SIDE; j++) *(Vector *)(out + (SIDE * i + j) * place) = w[j];
+    }
+}
+
+TARGET INLINE void transform_tile(const float *e, int64_t row, int64_t pixel, float *out, int64_t place) {
+    Vector v[TILE][SIDE];
+    for (int j = 0; j < TILE; j++) {
+        Vector w[TILE];
+        UNROLL for (int i = 0; i < TILE; i++) w[i] = *(const Vector *)(e + i * row + j * pixel);
+        of_tile(w, v[j]);
+    }
+    for (int i = 0; i < SIDE; i++) {
+        Vector w[TILE], z[SIDE];
+        UNROLL for (int j = 0; j < TILE; j++) w[j] = v[j][i];
+        of_tile(w, z);
+        UNROLL for (int j = 0; j < SIDE; j++) *(Vector *)(out + (SIDE * i + j) * place) = z[j];
+    }
+}
+
+/* Of a tile only `rows` and `columns` lie in the image. */
+TARGET INLINE void make_tile(const float *m, int64_t place, float *out, int64_t row, int64_t pixel, int rows, int columns) {
+    Vector v[SIDE][TILE];
+    for (int j = 0; j < SIDE; j++) {
+        Vector w[SIDE];
+        UNROLL for (int i = 0; i < SIDE; i++) w[i] = *(const Vector *)(m + (SIDE * i + j) * place);
+        to_tile(w, v[j]);
+    }
+    for (int i = 0; i < rows; i++) {
+        Vector w[SIDE], e[TILE];
+        UNROLL for (int j = 0; j < SIDE; j++) w[j] = v[j][i];
+        to_tile(w, e);
+        for (int j = 0; j < columns; j++) *(Vector *)(out + i * row + j * pixel) = e[j];
+    }
+}
+
+/* ---- products of matrices at one place; rows of CHUNK values ---- */
+
+/* Some tiles' values of all outputs, in chunks that lie `chunk` floats apart, by filters[output][CHUNK]. */
+TARGET INLINE void multiply_by_filters(const float *tiles, int64_t chunk, int64_t outputs, const float *filters, float *sums) {
+    Vector acc[ROWS][2] = {{{0}}};
+    for (int64_t k = 0; k < outputs; k += CHUNK, tiles += chunk)
+        for (int64_t i = 0; i < CHUNK; i++, filters += CHUNK) {
+            const Vector first = *(const Vector *)filters, second = *(const Vector *)(filters + WIDTH);
+            UNROLL for (int r = 0; r < ROWS; r++) {
+                acc[r][0] += tiles[r * CHUNK + i] * first;
+                acc[r][1] += tiles[r * CHUNK + i] * second;
+            }
+        }
+    UNROLL for (int r = 0; r < ROWS; r++) {
+        *(Vector *)(sums + r * CHUNK) = acc[r][0];
+        *(Vector *)(sums + r * CHUNK + WIDTH) = acc[r][1];
+    }
+}
+
+/* Add to sums[channel][CHUNK] the sum over tiles of windows[tile][CHUNK] by tiles[tile][CHUNK]. */
+TARGET INLINE void add_products(const float *windows, const float *tiles, int64_t count, float *sums) {
+    for (int c = 0; c < CHUNK; c += CHANNELS, sums += CHANNELS * CHUNK) {
+        Vector acc[CHANNELS][2] = {{{0}}}; /* from 0: a sum of few has less error than a long one */
+        for (int64_t t = 0; t < count; t++) {
+            const Vector first = *(const Vector *)(tiles + t * CHUNK), second = *(const Vector *)(tiles + t * CHUNK + WIDTH);
+            UNROLL for (int r = 0; r < CHANNELS; r++) {
+                acc[r][0] += windows[t * CHUNK + c + r] * first;
+                acc[r][1] += windows[t * CHUNK + c + r] * second;
+            }
+        }
+        UNROLL for (int r = 0; r < CHANNELS; r++) {
+            *(Vector *)(sums + r * CHUNK) += acc[r][0];
+            *(Vector *)(sums + r * CHUNK + WIDTH) += acc[r][1];
+        }
+    }
+}
+
+/* ---- a worker's images ---- */
+
+typedef struct {
+    const Task *task;
+    Sizes sizes;
+    float *image, *grad;    /* with a border of zeros */
+    float *windows, *ends;  /* [place][chunk][tile][CHUNK] */
+    float *sums;            /* [place][chunk of channels][chunk of outputs][channel][CHUNK] */
+} Worker;
+
+INLINE float *filters_of(const Task *t) { return t->scratch + t->workers * sizes_of(t).of_worker; }
+
+static Worker worker_of(const Task *t, int64_t index) {
+    Worker w;
+    w.task = t;
+    w.sizes = sizes_of(t);
+    w.image = t->scratch + index * w.sizes.of_worker;
+    w.grad = w.image + w.sizes.image;
+    w.windows = w.grad + w.sizes.grad;
+    w.ends = w.windows + w.sizes.windows;
+    w.sums = filters_of(t) + index * w.sizes.sums;
+    return w;
+}
+
+TARGET static void round_image(const Worker *w, int64_t image) {
+    const Task *t = w->task;
+    const float step = t->steps[image * t->step_stride], reciprocal = 1.0f / step, qmin = t->qmin, qmax = t->qmax;
+    const int64_t row = t->width * t->channels;
+    for (int64_t y = 0; y < t->height; y++) {
+        const float *restrict x = t->x + (image * t->height + y) * row;
+        float *restrict out = w->image + ((y + t->top) * w->sizes.columns + t->left) * t->channels;
+        for (int64_t i = 0; i < row; i++) {
+            float v = x[i] * reciprocal;
+            v = v < qmin ? qmin : v; /* a NaN stays one */
+            v = v > qmax ? qmax : v;
+            out[i] = rintf(v) * step;
+        }
+    }
+}
+
+/* The gradient's border: what a window of grad_x reaches beyond it. */
+INLINE int64_t before(int64_t padding) { return SIDE - TILE - padding; }
+
+static void copy_grad(const Worker *w, int64_t image) {
+    const Task *t = w->task;
+    const int64_t row = t->out_width * t->outputs;
+    for (int64_t y = 0; y < t->out_height; y++)
+        memcpy(w->grad + ((y + before(t->top)) * w->sizes.grad_columns + before(t->left)) * t->outputs,
+               t->grad + (image * t->out_height + y) * row, sizeof(float) * row);
+}
+
+/* Where vector `c` of a tile lies in [place][chunk][tile][CHUNK], at place 0. */
+INLINE float *vector_of(float *memory, int64_t tile, int64_t c) {
+    return memory + (c / CHUNK * TILES + tile) * CHUNK + c % CHUNK;
+}
+
+TARGET static void add_tiles(const Worker *w, int64_t count) {
+    const int64_t channels = w->task->channels / CHUNK, outputs = w->task->outputs / CHUNK, chunk = TILES * CHUNK;
+    float *sums = w->sums;
+    for (int64_t place = 0; place < PLACES; place++)
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t k = 0; k < outputs; k++, sums += CHUNK * CHUNK)
+                add_products(w->windows + (place * channels + c) * chunk, w->ends + (place * outputs + k) * chunk, count, sums);
+}
+
+TARGET static void sum_for_weights(const Worker *w, int64_t first, int64_t last) {
+    const Task *t = w->task;
+    const int64_t channels = t->channels, outputs = t->outputs, columns = w->sizes.columns, grad_columns = w->sizes.grad_columns;
+    const int64_t chunk = TILES * CHUNK;
+    int64_t count = 0;
+    memset(w->sums, 0, sizeof(float) * w->sizes.sums);
+    for (int64_t image = first; image < last; image++) {
+        round_image(w, image);
+        copy_grad(w, image);
+        for (int64_t y = 0; y < t->out_height; y += TILE)
+            for (int64_t x = 0; x < t->out_width; x += TILE) {
+                const float *window = w->image + (y * columns + x) * channels;
+                const float *tile = w->grad + ((y + before(t->top)) * grad_columns + x + before(t->left)) * outputs;
+                for (int64_t c = 0; c < channels; c += WIDTH)
+                    transform_window(window + c, columns * channels, channels, vector_of(w->windows, count, c),
+                                     channels / CHUNK * chunk);
+                for (int64_t k = 0; k < outputs; k += WIDTH)
+                    transform_tile(tile + k, grad_columns * outputs, outputs, vector_of(w->ends, count, k),
+                                   outputs / CHUNK * chunk);
+                if (++count == TILES) {
+                    add_tiles(w, count);
+                    count = 0;
+                }
+            }
+    }
+    add_tiles(w, count);
+}
+
+typedef struct {
+    float *out;
+    int rows, columns;
+} Place;
+
+TARGET static void make_tiles(const Worker *w, const Place *places, int64_t count) {
+    const Task *t = w->task;
+    const int64_t channels = t->channels / CHUNK, outputs = t->outputs / CHUNK, chunk = TILES * CHUNK;
+    const float *filters = filters_of(t);
+    for (int64_t place = 0; place < PLACES; place++)
+        for (int64_t c = 0; c < channels; c++, filters += t->outputs * CHUNK)
+            for (int64_t tile = 0; tile < count; tile += ROWS) /* with what is left from before, to whole ROWS */
+                multiply_by_filters(w->windows + place * outputs * chunk + tile * CHUNK, chunk, t->outputs, filters,
+                                    w->ends + (place * channels + c) * chunk + tile * CHUNK);
+    for (int64_t tile = 0; tile < count; tile++)
+        for (int64_t c = 0; c < t->channels; c += WIDTH)
+            make_tile(vector_of(w->ends, tile, c), channels * chunk, places[tile].out + c, t->width * t->channels,
+                      t->channels, places[tile].rows, places[tile].columns);
+}
+
+TARGET static void make_grad_x(const Worker *w, int64_t first, int64_t last) {
+    const Task *t = w->task;
+    const int64_t outputs = t->outputs, columns = w->sizes.grad_columns;
+    Place places[TILES];
+    int64_t count = 0;
+    memset(w->windows, 0, sizeof(float) * w->sizes.windows);
+    for (int64_t image = first; image < last; image++) {
+        copy_grad(w, image);
+        for (int64_t y = 0; y < t->height; y += TILE)
+            for (int64_t x = 0; x < t->width; x += TILE) {
+                const float *window = w->grad + (y * columns + x) * outputs;
+                for (int64_t k = 0; k < outputs; k += WIDTH)
+                    transform_window(window + k, columns * outputs, outputs, vector_of(w->windows, count, k),
+                                     outputs / CHUNK * TILES * CHUNK);
+                places[count].out = t->grad_x + ((image * t->height + y) * t->width + x) * t->channels;
+                places[count].rows = (int)smaller(t->height - y, TILE);
+                places[count].columns = (int)smaller(t->width - x, TILE);
+                if (++count == TILES) {
+                    make_tiles(w, places, count);
+                    count = 0;
+                }
+            }
+    }
+    make_tiles(w, places, count);
+}
+
+/* ---- filters and their gradients ---- */
+
+/* Filters turned round, of some outputs: [place][chunk of channels][output][CHUNK]. */
+TARGET static void transform_filters(const Task *t, int64_t first, int64_t last) {
+    const int64_t place = t->channels * t->outputs;
+    for (int64_t k = first; k < last; k++)
+        for (int64_t c = 0; c < t->channels; c += WIDTH) {
+            const float *g = t->weight + (k * t->channels + c) * 9;
+            float *out = filters_of(t) + (c / CHUNK * t->outputs + k) * CHUNK + c % CHUNK;
+            Vector half[3][SIDE];
+            for (int j = 0; j < 3; j++) {
+                Vector v[3];
+                for (int i = 0; i < 3; i++)
+                    for (int lane = 0; lane < WIDTH; lane++) v[i][lane] = g[lane * 9 + 8 - (3 * i + j)];
+                of_filter(v, half[j]);
+            }
+            for (int i = 0; i < SIDE; i++) {
+                const Vector v[3] = {half[0][i], half[1][i], half[2][i]};
+                Vector u[SIDE];
+                of_filter(v, u);
+                for (int j = 0; j < SIDE; j++) *(Vector *)(out + (SIDE * i + j) * place) = u[j];
+            }
+        }
+}
+
+/* Add all workers' sums, and make gradients of them, of some chunks of outputs. */
+TARGET static void make_grad_weight(const Task *t, int64_t first, int64_t last) {
+    const Worker w = worker_of(t, 0);
+    const int64_t outputs = t->outputs / CHUNK, place = t->channels * t->outputs;
+    for (int64_t k = first * CHUNK; k < last * CHUNK; k += WIDTH)
+        for (int64_t c = 0; c < t->channels; c++) {
+            const float *m = w.sums + ((c / CHUNK * outputs + k / CHUNK) * CHUNK + c % CHUNK) * CHUNK + k % CHUNK;
+            Vector half[SIDE][3];
+            for (int j = 0; j < SIDE; j++) {
+                Vector v[SIDE];
+                for (int i = 0; i < SIDE; i++) {
+                    const float *at = m + (SIDE * i + j) * place;
+                    v[i] = *(const Vector *)at;
+                    for (int64_t other = 1; other < t->workers; other++)
+                        v[i] += *(const Vector *)(at + other * w.sizes.sums);
+                }
+                to_filter(v, half[j]);
+            }
+            for (int i = 0; i < 3; i++) {
+                Vector v[SIDE], g[3];
+                for (int j = 0; j < SIDE; j++) v[j] = half[j][i];
+                to_filter(v, g);
+                for (int j = 0; j < 3; j++)
+                    for (int lane = 0; lane < WIDTH; lane++)
+                        t->grad_weight[((k + lane) * t->channels + c) * 9 + 3 * i + j] = g[j][lane];
+            }
+        }
+}
+
+/* ---- all together ---- */
+
+static void filters_of_part(const Task *t, int64_t part) {
+    transform_filters(t, t->outputs * part / t->workers, t->outputs * (part + 1) / t->workers);
+}
+
+INLINE int64_t image_of_part(const Task *t, int64_t part) { return t->images * part / t->workers; }
+
+static void sums_of_part(const Task *t, int64_t part) {
+    const Worker w = worker_of(t, part);
+    memset(w.image, 0, sizeof(float) * (w.sizes.image + w.sizes.grad));
+    sum_for_weights(&w, image_of_part(t, part), image_of_part(t, part + 1));
+}
+
+static void images_of_part(const Task *t, int64_t part) {
+    const Worker w = worker_of(t, part);
+    memset(w.grad, 0, sizeof(float) * w.sizes.grad);
+    make_grad_x(&w, image_of_part(t, part), image_of_part(t, part + 1));
+}
+
+static void weights_of_part(const Task *t, int64_t part) {
+    const int64_t chunks = t->outputs / CHUNK;
+    make_grad_weight(t, chunks * part / t->workers, chunks * (part + 1) / t->workers);
+}
+
+typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel */
+
+typedef struct {
+    Task *task;
+    void (*part)(const Task *, int64_t);
+} Parts;
+
+static void take_parts(void *shared) {
+    const Parts *parts = shared;
+    for (int64_t part; (part = atomic_fetch_add(&parts->task->next, 1)) < parts->task->workers;)
+        parts->part(parts->task, part);
+}
+
+static void share(Task *t, void (*part)(const Task *, int64_t), Parallel parallel) {
+    Parts parts = {t, part};
+    atomic_store(&t->next, 0);
+    if (parallel && t->workers > 1)
+        parallel(take_parts, &parts, 0, 0);
+    else
+        take_parts(&parts);
+}
+
+EXPORTED int asq_gradients_supported(void) {
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    return 1;
+#endif
+}
+
+/* The size of Task, so that the caller can tell that both sides mean the same. */
+EXPORTED int64_t asq_gradients_task_size(void) { return sizeof(Task); }
+
+/* Channels and outputs: multiples of CHUNK. In the caller's thread, or by `parallel`. */
+EXPORTED void asq_gradients(Task *t, Parallel parallel) {
+    if (t->grad_weight) {
+        share(t, sums_of_part, parallel);
+        share(t, weights_of_part, parallel);
+    }
+    if (t->grad_x) {
+        share(t, filters_of_part, parallel);
+        share(t, images_of_part, parallel);
+    }
+}
