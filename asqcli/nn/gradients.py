@@ -6,7 +6,7 @@ They multiply a quarter as often as the definition does, and round the activatio
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -38,13 +38,7 @@ class _Task(ctypes.Structure):
 
 def gain(convolution: Convolution, images: int) -> bool:
     """Can they be computed so, of so many images, and is that faster than PyTorch, as measured (bench/RESULTS.md)?"""
-    layout = convolution.layout
-    windows = layout.kernel, layout.dilation, convolution.stride, layout.groups
-    if _loaded() is None or windows != ((3, 3), (1, 1), (1, 1), 1):
-        return False
-    if layout.channels % CHUNK or layout.outputs % CHUNK or max(layout.padding) > MOST_PADDING:
-        return False
-    return 4 * _scratch(_task(convolution, images)) <= MOST_SCRATCH
+    return _fits(convolution) and 4 * _scratch(convolution, _workers(images)) <= MOST_SCRATCH
 
 
 def convolution_gradients(
@@ -61,38 +55,52 @@ def convolution_gradients(
         weight: (C_out, C, 3, 3), as it was multiplied by.
     """
     grad, weight = grad.contiguous(memory_format=torch.channels_last), weight.contiguous()
-    task = _task(convolution, len(x))
     grad_x = torch.empty_like(x) if of_x else None
     grad_weight = torch.empty_like(weight) if of_weight else None
-    task.x, task.steps, task.step_stride = x.data_ptr(), scale.data_ptr(), int(scale.numel() > 1)
-    task.grad, task.weight = grad.data_ptr(), weight.data_ptr()
-    task.grad_x = None if grad_x is None else grad_x.data_ptr()
-    task.grad_weight = None if grad_weight is None else grad_weight.data_ptr()
-    scratch = torch.empty(_scratch(task), dtype=torch.float32, device="cpu")
-    task.scratch = scratch.data_ptr()
-    library = _loaded()
-    assert library is not None
-    library.asq_gradients(ctypes.byref(task), threads_of_torch())
+    workers = _workers(len(x))
+    scratch = torch.empty(_scratch(convolution, workers), dtype=torch.float32, device="cpu")
+    task = _task(
+        convolution, workers, images=len(x), x=x.data_ptr(), steps=scale.data_ptr(),
+        step_stride=int(scale.numel() > 1), grad=grad.data_ptr(), weight=weight.data_ptr(), scratch=scratch.data_ptr(),
+        grad_x=None if grad_x is None else grad_x.data_ptr(),
+        grad_weight=None if grad_weight is None else grad_weight.data_ptr(),
+    )  # fmt: skip
+    _library().asq_gradients(ctypes.byref(task), threads_of_torch())
     return grad_x, grad_weight
 
 
-def _task(convolution: Convolution, images: int) -> _Task:
-    """Return what is to be done, but for where the tensors lie."""
+def _fits(convolution: Convolution) -> bool:
+    layout = convolution.layout
+    windows = layout.kernel, layout.dilation, convolution.stride, layout.groups
+    in_chunks = layout.channels % CHUNK == layout.outputs % CHUNK == 0
+    usual = windows == ((3, 3), (1, 1), (1, 1), 1) and in_chunks and max(layout.padding) <= MOST_PADDING
+    return usual and _loaded() is not None
+
+
+def _workers(images: int) -> int:
+    return max(1, min(torch.get_num_threads(), images)) if threads_of_torch() else 1
+
+
+@lru_cache(maxsize=256)  # images of ever new sizes must not fill the memory
+def _scratch(convolution: Convolution, workers: int) -> int:
+    """Return the floats that so many workers need for both gradients."""
+    return _library().asq_gradients_scratch(ctypes.byref(_task(convolution, workers)))
+
+
+def _task(convolution: Convolution, workers: int, **of_call: int | None) -> _Task:
     layout, (out_height, out_width) = convolution.layout, convolution.out_shape
     top, left, *_ = layout.padding
     return _Task(
-        images=images, channels=layout.channels, outputs=layout.outputs, height=layout.height, width=layout.width,
+        channels=layout.channels, outputs=layout.outputs, height=layout.height, width=layout.width,
         out_height=out_height, out_width=out_width, top=top, left=left, qmin=convolution.qmin, qmax=convolution.qmax,
-        workers=max(1, min(torch.get_num_threads(), images)) if threads_of_torch() else 1,
-        grad_weight=1,  # for the size of the scratch: not null
+        workers=workers, **of_call,
     )  # fmt: skip
 
 
-def _scratch(task: _Task) -> int:
-    """Return the floats that a task needs to work in."""
+def _library() -> ctypes.CDLL:
     library = _loaded()
     assert library is not None
-    return library.asq_gradients_scratch(ctypes.byref(task))
+    return library
 
 
 @cache

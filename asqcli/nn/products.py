@@ -2,7 +2,8 @@
 
 A forward in floats multiplies values that were codes times a step a moment before, and moves four bytes for each. The
 kernels multiply the codes and levels themselves, exactly, and scale the sums after, as evaluation and the engine do.
-The backward is that of the float product; the activations that it needs are computed again (`compute_again`).
+The gradients are those of the float product, of activations that are rounded again: in Winograd's form (`gradients`), or
+by PyTorch.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from asqcli.engine.native.batch import Convolution, convolve, fastest_kernel
 from asqcli.engine.native.bindings import LAYOUT_PIXELS
 from asqcli.engine.native.layout import Layout
-from asqcli.nn import gradients
 from asqcli.nn.geometry import Geometry
+from asqcli.nn.gradients import convolution_gradients, gain
 from asqcli.quant.activation_quantizers import StepSizeQuantizer
 from asqcli.quant.fake_quant import compute_again
 from asqcli.quant.kernels.grid import UniformGrid
@@ -117,15 +118,15 @@ class _IntegerProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, scale, weight = ctx.saved_tensors
         c: Convolution = ctx.convolution
-        wanted = dict(zip(("of_x", "of_weight"), ctx.needs_input_grad, strict=False))
-        if takes(grad) and gradients.gain(c, len(x)):
-            grad_bias = grad.sum((0, 2, 3)) if ctx.with_bias and ctx.needs_input_grad[2] else None
-            grads = *gradients.convolution_gradients(c, grad, x, scale, weight, **wanted), grad_bias
+        of_x, of_weight, of_bias = wanted = ctx.needs_input_grad[:3]
+        if takes(grad) and gain(c, len(x)):
+            grad_bias = grad.sum((0, 2, 3)) if of_bias else None
+            grads = *convolution_gradients(c, grad, x, scale, weight, of_x=of_x, of_weight=of_weight), grad_bias
             return *grads, None, None, None, None
         x_hat = compute_again(x, scale, UniformGrid(c.qmin, c.qmax))
         bias_shape = [c.layout.outputs] if ctx.with_bias else None
         grads = torch.ops.aten.convolution_backward(
             grad, x_hat, weight, bias_shape, c.stride, c.layout.padding[:2], c.layout.dilation, False, [0, 0],
-            c.layout.groups, ctx.needs_input_grad[:3],
+            c.layout.groups, wanted,
         )  # fmt: skip
         return *grads, None, None, None, None

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from asqcli.engine.native import batch
 from asqcli.engine.native.bindings import LAYOUT_PIXELS, compiled_kernels
 from asqcli.engine.native.layout import Layout
+from asqcli.nn import gradients
 from asqcli.nn.geometry import Geometry
 from asqcli.nn.layers import QuantConv2d
 from asqcli.nn.products import integer_product
@@ -37,6 +38,7 @@ WEIGHTS = [
 ]
 SHAPES = {
     "3x3": lambda: nn.Conv2d(16, 20, 3, padding=1, bias=False),
+    "3x3, whole chunks": lambda: nn.Conv2d(16, 32, 3, padding=1),
     "three channels": lambda: nn.Conv2d(3, 16, 3, padding=1),
     "strided": lambda: nn.Conv2d(8, 32, 3, padding=1, stride=2),
     "1x1": lambda: nn.Conv2d(16, 24, 1),
@@ -116,6 +118,23 @@ def test_gradients_are_those_of_the_float_product(make, activations):
     for (name, a), b in zip([("x", x1), *layer.named_parameters()], [x2, *other.parameters()], strict=True):
         assert a.grad is not None and a.grad.abs().max() > 0, name
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5 * float(b.grad.abs().max()), msg=name)
+
+
+def test_what_needs_no_gradient_gets_none(monkeypatch):
+    """Of a first layer's images, of frozen weights, and whether the compiled gradients are there or not."""
+    torch.manual_seed(0)
+    x = images(16)
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(gradients, "_loaded", lambda: None)
+        layer = layer_for(nn.Conv2d(16, 32, 3, padding=1), x, PostWeights(bits=4))
+        product_of(layer, x).sum().backward()
+        assert x.grad is None and layer.weight.grad is not None and layer.bias.grad is not None
+        layer.requires_grad_(False)
+        image = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        layer.weight.grad = layer.bias.grad = None
+        product_of(layer, image).sum().backward()
+        assert image.grad is not None and layer.weight.grad is None and layer.bias.grad is None
 
 
 def test_nothing_of_it_needs_a_gradient():

@@ -70,19 +70,19 @@ static Sizes sizes_of(const Task *t) {
     Sizes s;
     const int64_t border = SIDE - TILE, most = larger(t->channels, t->outputs);
     s.columns = up(t->out_width, TILE) + border;
-    s.image = up((up(t->out_height, TILE) + border) * s.columns * t->channels, CHUNK);
-    s.grad_columns = up(larger(t->width, t->out_width), TILE) + 2 * border;
-    s.grad = (up(larger(t->height, t->out_height), TILE) + 2 * border) * s.grad_columns * t->outputs;
+    s.image = (up(t->out_height, TILE) + border) * s.columns * t->channels;
+    s.grad_columns = up(larger(t->width, t->out_width), TILE) + border;
+    s.grad = (up(larger(t->height, t->out_height), TILE) + border) * s.grad_columns * t->outputs;
     s.windows = s.ends = PLACES * TILES * most;
     s.of_worker = s.image + s.grad + s.windows + s.ends;
     s.sums = PLACES * t->channels * t->outputs;
     return s;
 }
 
-/* Floats that a task's scratch must have. */
+/* Floats that a task's scratch must have, whichever gradients it wants. */
 EXPORTED int64_t asq_gradients_scratch(const Task *t) {
     const Sizes s = sizes_of(t);
-    return t->workers * s.of_worker + (t->grad_weight ? t->workers : 1) * s.sums;
+    return t->workers * (s.of_worker + s.sums);
 }
 
 /* ---- transforms in one dimension, of WIDTH channels; a point and its negative share their halves ---- */
