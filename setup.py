@@ -17,12 +17,13 @@ from setuptools.errors import CompileError
 CSRC = Path("asqcli/engine/csrc")
 ALONE = {  # libraries of one file: its source, and its flags
     "fake_quant": (Path("asqcli/quant/kernels/csrc/fake_quant.c"), []),
-    "gradients": (Path("asqcli/nn/csrc/gradients.c"), ["-ffp-contract=fast"]),  # no format promises how these are rounded
+    # No format promises how gradients are rounded, and sums of whole numbers are not.
+    "products": (Path("asqcli/nn/products/csrc/products.c"), ["-ffp-contract=fast"]),
 }
 WITHOUT = {  # what happens where a library cannot be compiled
     "native": "the native kernels were not compiled ({}); `asq infer` will use NumPy, and training multiply floats",
     "fake_quant": "the passes of training were not compiled ({}); PyTorch's own will do, and take longer",
-    "gradients": "the gradients of training were not compiled ({}); PyTorch's own will do, and take longer",
+    "products": "the convolutions of training were not compiled ({}); PyTorch's own will do, and take longer",
 }
 EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # sanitizers, for example
 COMMON = ["-O3", "-fno-wrapv", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]

@@ -14,7 +14,7 @@ proof       find out from records whether the network calls these, and nothing i
 observed    quantized layers seen at work, or switched to float for a while
 layers      the quantized layers; their evaluation is the integer engine's arithmetic, operation by operation
 geometry    how a convolution goes over its input
-products    convolutions in training by the engine's kernels
+products/   convolutions in training by compiled passes, and their gradients
 norms       batch norm in training, and as a multiplication and an addition
 precision   what convolutions and linear layers multiply in while they train
 layer_calls the functions of torch that layers consist of, as a forward calls them

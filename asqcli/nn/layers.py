@@ -21,7 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from asqcli.arithmetic.constants import EXACT_FLOAT32
 from asqcli.nn.geometry import Geometry
 from asqcli.nn.held_weights import held
-from asqcli.nn.products import integer_product
+from asqcli.nn.products.product import integer_product
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.bfloat16 import as_operand, as_result, operand_values
 from asqcli.quant.fake_quant import computed_again

@@ -60,7 +60,7 @@ def test_a_compiler_that_knows_all_flags_makes_all_kernels(tmp_path):
     done, calls, library = build(tmp_path)
     assert (done.returncode, done.stderr, library) == (0, "", True)
     assert linked(calls) == ALL
-    assert all(any(tmp_path.glob(f"lib/**/{name}.so")) for name in ("fake_quant", "gradients"))
+    assert all(any(tmp_path.glob(f"lib/**/{name}.so")) for name in ("fake_quant", "products"))
     dispatch = next(call for call in calls if "dispatch.c" in call)
     assert all(f"-DASQ_{kernel.upper()}" in dispatch for kernel in ALL - {"kernel_scalar"})
 
@@ -85,4 +85,4 @@ def test_without_a_compiler_the_install_goes_on(tmp_path):
     assert (done.returncode, library) == (0, False)
     assert "the native kernels were not compiled" in done.stderr and "`asq infer` will use NumPy" in done.stderr
     assert "the passes of training were not compiled" in done.stderr
-    assert "the gradients of training were not compiled" in done.stderr
+    assert "the convolutions of training were not compiled" in done.stderr

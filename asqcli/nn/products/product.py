@@ -1,9 +1,8 @@
-"""Convolutions in training by the engine's kernels: products of whole numbers of 8 bits, not of floats.
+"""The product of a convolution in training: of whole numbers of 8 bits, not of floats.
 
 A forward in floats multiplies values that were codes times a step a moment before, and moves four bytes for each. The
 kernels multiply the codes and levels themselves, exactly, and scale the sums after, as evaluation and the engine do.
-The gradients are those of the float product, of activations that are rounded again: in Winograd's form (`gradients`), or
-by PyTorch.
+The gradients are those of the float product, of activations that are rounded again.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from asqcli.engine.native.batch import Convolution, convolve, fastest_kernel
 from asqcli.engine.native.bindings import LAYOUT_PIXELS
 from asqcli.engine.native.layout import Layout
 from asqcli.nn.geometry import Geometry
-from asqcli.nn.gradients import convolution_gradients, gain
+from asqcli.nn.products import depthwise, winograd
 from asqcli.quant.activation_quantizers import StepSizeQuantizer
 from asqcli.quant.fake_quant import compute_again
 from asqcli.quant.kernels.grid import UniformGrid
@@ -56,7 +55,7 @@ def integer_product(
         return None
     qmin, qmax, _ = activation_quantizer.integer_form()
     convolution = _convolution(x, weight, geometry, qmin, qmax, int(weight_quantizer.largest_level))
-    if convolution is None or not convolution.gains:
+    if convolution is None or not (depthwise.fits(convolution) or convolution.gains):
         return None
     x_hat, scale = activation_quantizer.fake_quantize(x, made=False)
     rounded, weight_scale = weight_quantizer(weight), weight_quantizer.scale
@@ -103,15 +102,10 @@ class _IntegerProduct(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, scale, weight)
         ctx.convolution, ctx.with_bias = convolution, bias is not None
-        shape = len(x_hat), convolution.layout.outputs, *convolution.out_shape
-        y = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
-        in_order = weight.contiguous()
-        convolve(
-            convolution, x.data_ptr(), (scale.data_ptr(), scale.numel()), in_order.data_ptr(),
-            (weight_scale.data_ptr(), weight_scale.numel()), None if bias is None else bias.data_ptr(), y.data_ptr(),
-            count=len(x_hat), threads=torch.get_num_threads(), parallel=threads_of_torch(),
-        )  # fmt: skip
-        return y
+        if depthwise.fits(convolution):
+            y = depthwise.convolve(convolution, x, scale, weight, weight_scale)
+            return y if bias is None else y.add_(bias.reshape(-1, 1, 1))
+        return _convolve(convolution, x, scale, weight, weight_scale, bias)
 
     @staticmethod
     @once_differentiable
@@ -119,10 +113,13 @@ class _IntegerProduct(torch.autograd.Function):
         x, scale, weight = ctx.saved_tensors
         c: Convolution = ctx.convolution
         of_x, of_weight, of_bias = wanted = ctx.needs_input_grad[:3]
-        if takes(grad) and gain(c, len(x)):
+        if takes(grad) and (depthwise.fits(c) or winograd.gain(c, len(x))):
             grad_bias = grad.sum((0, 2, 3)) if of_bias else None
-            grads = *convolution_gradients(c, grad, x, scale, weight, of_x=of_x, of_weight=of_weight), grad_bias
-            return *grads, None, None, None, None
+            if depthwise.fits(c):
+                grads = depthwise.gradients(c, grad, x, scale, weight)
+            else:
+                grads = winograd.gradients(c, grad, x, scale, weight, of_x=of_x, of_weight=of_weight)
+            return *grads, grad_bias, None, None, None, None
         x_hat = compute_again(x, scale, UniformGrid(c.qmin, c.qmax))
         bias_shape = [c.layout.outputs] if ctx.with_bias else None
         grads = torch.ops.aten.convolution_backward(
@@ -130,3 +127,18 @@ class _IntegerProduct(torch.autograd.Function):
             c.layout.groups, wanted,
         )  # fmt: skip
         return *grads, None, None, None, None
+
+
+def _convolve(
+    convolution: Convolution, x: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Return the convolution by the engine's kernels."""
+    shape = len(x), convolution.layout.outputs, *convolution.out_shape
+    y = torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+    in_order = weight.contiguous()
+    convolve(
+        convolution, x.data_ptr(), (scale.data_ptr(), scale.numel()), in_order.data_ptr(),
+        (weight_scale.data_ptr(), weight_scale.numel()), None if bias is None else bias.data_ptr(), y.data_ptr(),
+        count=len(x), threads=torch.get_num_threads(), parallel=threads_of_torch(),
+    )  # fmt: skip
+    return y

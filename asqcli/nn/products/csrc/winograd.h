@@ -10,34 +10,21 @@
 
    Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. */
 
+#ifndef ASQ_WINOGRAD_H
+#define ASQ_WINOGRAD_H
+
 #include <math.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <string.h>
 
-#define EXPORTED __attribute__((visibility("default")))
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__clang__)
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 32")
-#endif
-#if defined(__x86_64__)
-#define TARGET __attribute__((target("avx2,fma"))) /* see asq_gradients_supported */
-#else
-#define TARGET
-#endif
+#include "parts.h"
 
 #define TILE 4      /* pixels of a side */
 #define SIDE 6      /* of a window */
 #define PLACES 36   /* in a window */
 #define CHUNK 16    /* channels that lie together; their number is a multiple */
-#define WIDTH 8     /* of a vector */
 #define ROWS 6      /* tiles whose sums are in registers at once */
 #define CHANNELS 4  /* the same of channels */
 #define TILES 36    /* of one product of matrices: windows and tiles stay in a cache; a multiple of ROWS */
-
-typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
 
 typedef struct {
     int64_t images, channels, outputs, height, width, out_height, out_width;
@@ -49,10 +36,9 @@ typedef struct {
     const float *grad;           /* (images, out_height, out_width, outputs) */
     const float *weight;         /* (outputs, channels, 3, 3) */
     float *grad_x, *grad_weight; /* shaped as x and weight; null: not wanted */
-    float *scratch;              /* of asq_gradients_scratch floats */
+    float *scratch;              /* of winograd_scratch floats */
     int64_t workers;             /* that share the images; the sums over images depend on their number */
-    atomic_int next;
-} Task;
+} Winograd;
 
 /* ---- scratch: of each worker two images with a border of zeros, windows, and tiles; then each worker's sums, or the filters ---- */
 
@@ -63,10 +49,8 @@ typedef struct {
 } Sizes;
 
 INLINE int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static Sizes sizes_of(const Task *t) {
+static Sizes sizes_of(const Winograd *t) {
     Sizes s;
     const int64_t border = SIDE - TILE, most = larger(t->channels, t->outputs);
     s.columns = up(t->out_width, TILE) + border;
@@ -79,8 +63,8 @@ static Sizes sizes_of(const Task *t) {
     return s;
 }
 
-/* Floats that a task's scratch must have, whichever gradients it wants. */
-EXPORTED int64_t asq_gradients_scratch(const Task *t) {
+/* The same whichever gradients are wanted. */
+static int64_t winograd_scratch(const Winograd *t) {
     const Sizes s = sizes_of(t);
     return t->workers * (s.of_worker + s.sums);
 }
@@ -236,16 +220,16 @@ TARGET INLINE void add_products(const float *windows, const float *tiles, int64_
 /* ---- a worker's images ---- */
 
 typedef struct {
-    const Task *task;
+    const Winograd *task;
     Sizes sizes;
     float *image, *grad;    /* with a border of zeros */
     float *windows, *ends;  /* [place][chunk][tile][CHUNK] */
     float *sums;            /* [place][chunk of channels][chunk of outputs][channel][CHUNK] */
 } Worker;
 
-INLINE float *filters_of(const Task *t) { return t->scratch + t->workers * sizes_of(t).of_worker; }
+INLINE float *filters_of(const Winograd *t) { return t->scratch + t->workers * sizes_of(t).of_worker; }
 
-static Worker worker_of(const Task *t, int64_t index) {
+static Worker worker_of(const Winograd *t, int64_t index) {
     Worker w;
     w.task = t;
     w.sizes = sizes_of(t);
@@ -258,7 +242,7 @@ static Worker worker_of(const Task *t, int64_t index) {
 }
 
 TARGET static void round_image(const Worker *w, int64_t image) {
-    const Task *t = w->task;
+    const Winograd *t = w->task;
     const float step = t->steps[image * t->step_stride], reciprocal = 1.0f / step, qmin = t->qmin, qmax = t->qmax;
     const int64_t row = t->width * t->channels;
     for (int64_t y = 0; y < t->height; y++) {
@@ -277,7 +261,7 @@ TARGET static void round_image(const Worker *w, int64_t image) {
 INLINE int64_t before(int64_t padding) { return SIDE - TILE - padding; }
 
 static void copy_grad(const Worker *w, int64_t image) {
-    const Task *t = w->task;
+    const Winograd *t = w->task;
     const int64_t row = t->out_width * t->outputs;
     for (int64_t y = 0; y < t->out_height; y++)
         memcpy(w->grad + ((y + before(t->top)) * w->sizes.grad_columns + before(t->left)) * t->outputs,
@@ -299,7 +283,7 @@ TARGET static void add_tiles(const Worker *w, int64_t count) {
 }
 
 TARGET static void sum_for_weights(const Worker *w, int64_t first, int64_t last) {
-    const Task *t = w->task;
+    const Winograd *t = w->task;
     const int64_t channels = t->channels, outputs = t->outputs, columns = w->sizes.columns, grad_columns = w->sizes.grad_columns;
     const int64_t chunk = TILES * CHUNK;
     int64_t count = 0;
@@ -332,7 +316,7 @@ typedef struct {
 } Place;
 
 TARGET static void make_tiles(const Worker *w, const Place *places, int64_t count) {
-    const Task *t = w->task;
+    const Winograd *t = w->task;
     const int64_t channels = t->channels / CHUNK, outputs = t->outputs / CHUNK, chunk = TILES * CHUNK;
     const float *filters = filters_of(t);
     for (int64_t place = 0; place < PLACES; place++)
@@ -347,7 +331,7 @@ TARGET static void make_tiles(const Worker *w, const Place *places, int64_t coun
 }
 
 TARGET static void make_grad_x(const Worker *w, int64_t first, int64_t last) {
-    const Task *t = w->task;
+    const Winograd *t = w->task;
     const int64_t outputs = t->outputs, columns = w->sizes.grad_columns;
     Place places[TILES];
     int64_t count = 0;
@@ -375,7 +359,7 @@ TARGET static void make_grad_x(const Worker *w, int64_t first, int64_t last) {
 /* ---- filters and their gradients ---- */
 
 /* Filters turned round, of some outputs: [place][chunk of channels][output][CHUNK]. */
-TARGET static void transform_filters(const Task *t, int64_t first, int64_t last) {
+TARGET static void transform_filters(const Winograd *t, int64_t first, int64_t last) {
     const int64_t place = t->channels * t->outputs;
     for (int64_t k = first; k < last; k++)
         for (int64_t c = 0; c < t->channels; c += WIDTH) {
@@ -398,7 +382,7 @@ TARGET static void transform_filters(const Task *t, int64_t first, int64_t last)
 }
 
 /* Add all workers' sums, and make gradients of them, of some chunks of outputs. */
-TARGET static void make_grad_weight(const Task *t, int64_t first, int64_t last) {
+TARGET static void make_grad_weight(const Winograd *t, int64_t first, int64_t last) {
     const Worker w = worker_of(t, 0);
     const int64_t outputs = t->outputs / CHUNK, place = t->channels * t->outputs;
     for (int64_t k = first * CHUNK; k < last * CHUNK; k += WIDTH)
@@ -426,72 +410,33 @@ TARGET static void make_grad_weight(const Task *t, int64_t first, int64_t last) 
         }
 }
 
-/* ---- all together ---- */
+/* ---- parts ---- */
 
-static void filters_of_part(const Task *t, int64_t part) {
-    transform_filters(t, t->outputs * part / t->workers, t->outputs * (part + 1) / t->workers);
-}
+INLINE int64_t image_of(const Winograd *t, int64_t part) { return start_of(part, t->workers, t->images); }
 
-INLINE int64_t image_of_part(const Task *t, int64_t part) { return t->images * part / t->workers; }
-
-static void sums_of_part(const Task *t, int64_t part) {
+static void sums_of_part(const void *task, int64_t part) {
+    const Winograd *t = task;
     const Worker w = worker_of(t, part);
     memset(w.image, 0, sizeof(float) * (w.sizes.image + w.sizes.grad));
-    sum_for_weights(&w, image_of_part(t, part), image_of_part(t, part + 1));
+    sum_for_weights(&w, image_of(t, part), image_of(t, part + 1));
 }
 
-static void images_of_part(const Task *t, int64_t part) {
+static void weights_of_part(const void *task, int64_t part) {
+    const Winograd *t = task;
+    const int64_t chunks = t->outputs / CHUNK;
+    make_grad_weight(t, start_of(part, t->workers, chunks), start_of(part + 1, t->workers, chunks));
+}
+
+static void filters_of_part(const void *task, int64_t part) {
+    const Winograd *t = task;
+    transform_filters(t, start_of(part, t->workers, t->outputs), start_of(part + 1, t->workers, t->outputs));
+}
+
+static void images_of_part(const void *task, int64_t part) {
+    const Winograd *t = task;
     const Worker w = worker_of(t, part);
     memset(w.grad, 0, sizeof(float) * w.sizes.grad);
-    make_grad_x(&w, image_of_part(t, part), image_of_part(t, part + 1));
+    make_grad_x(&w, image_of(t, part), image_of(t, part + 1));
 }
 
-static void weights_of_part(const Task *t, int64_t part) {
-    const int64_t chunks = t->outputs / CHUNK;
-    make_grad_weight(t, chunks * part / t->workers, chunks * (part + 1) / t->workers);
-}
-
-typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned); /* GOMP_parallel */
-
-typedef struct {
-    Task *task;
-    void (*part)(const Task *, int64_t);
-} Parts;
-
-static void take_parts(void *shared) {
-    const Parts *parts = shared;
-    for (int64_t part; (part = atomic_fetch_add(&parts->task->next, 1)) < parts->task->workers;)
-        parts->part(parts->task, part);
-}
-
-static void share(Task *t, void (*part)(const Task *, int64_t), Parallel parallel) {
-    Parts parts = {t, part};
-    atomic_store(&t->next, 0);
-    if (parallel && t->workers > 1)
-        parallel(take_parts, &parts, 0, 0);
-    else
-        take_parts(&parts);
-}
-
-EXPORTED int asq_gradients_supported(void) {
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return 1;
 #endif
-}
-
-/* The size of Task, so that the caller can tell that both sides mean the same. */
-EXPORTED int64_t asq_gradients_task_size(void) { return sizeof(Task); }
-
-/* Channels and outputs: multiples of CHUNK. In the caller's thread, or by `parallel`. */
-EXPORTED void asq_gradients(Task *t, Parallel parallel) {
-    if (t->grad_weight) {
-        share(t, sums_of_part, parallel);
-        share(t, weights_of_part, parallel);
-    }
-    if (t->grad_x) {
-        share(t, filters_of_part, parallel);
-        share(t, images_of_part, parallel);
-    }
-}

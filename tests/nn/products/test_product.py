@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from asqcli.engine.native import batch
 from asqcli.engine.native.bindings import LAYOUT_PIXELS, compiled_kernels
 from asqcli.engine.native.layout import Layout
-from asqcli.nn import gradients
 from asqcli.nn.geometry import Geometry
 from asqcli.nn.layers import QuantConv2d
-from asqcli.nn.products import integer_product
+from asqcli.nn.products import winograd
+from asqcli.nn.products.product import integer_product
 from asqcli.quant.activation_quantizers import make_activation_quantizer
 from asqcli.quant.kernels.native import loaded
 from asqcli.quant.spec import (
@@ -126,7 +126,7 @@ def test_what_needs_no_gradient_gets_none(monkeypatch):
     x = images(16)
     for compiled in (True, False):
         if not compiled:
-            monkeypatch.setattr(gradients, "_loaded", lambda: None)
+            monkeypatch.setattr(winograd, "find_library", lambda: None)
         layer = layer_for(nn.Conv2d(16, 32, 3, padding=1), x, PostWeights(bits=4))
         product_of(layer, x).sum().backward()
         assert x.grad is None and layer.weight.grad is not None and layer.bias.grad is not None

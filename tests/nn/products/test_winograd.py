@@ -6,10 +6,10 @@ import torch
 from asqcli.engine.native.batch import Convolution
 from asqcli.engine.native.bindings import LAYOUT_PIXELS
 from asqcli.engine.native.layout import Layout
-from asqcli.nn import gradients
-from asqcli.nn.gradients import convolution_gradients, gain
+from asqcli.nn.products.library import find_library
+from asqcli.nn.products.winograd import gain, gradients
 
-pytestmark = pytest.mark.skipif(gradients._loaded() is None, reason="not compiled for this processor")
+pytestmark = pytest.mark.skipif(find_library() is None, reason="not compiled for this processor")
 
 QMIN, QMAX = -8, 7
 # Relative, root mean square: PyTorch's own in float32 reach 2e-6 over these shapes, its gradients of weights more.
@@ -47,7 +47,7 @@ def exact(convolution, grad, x, scale, weight):
 
 
 def both(convolution, *tensors):
-    return convolution_gradients(convolution, *tensors, of_x=True, of_weight=True)
+    return gradients(convolution, *tensors, of_x=True, of_weight=True)
 
 
 def error(found, expected):
@@ -115,9 +115,9 @@ def test_each_alone_is_that_of_both():
     convolution = convolution_of(16, 32, 6, 5, (1, 1))
     tensors = operands(convolution, 3)
     grad_x, grad_weight = both(convolution, *tensors)
-    alone, nothing = convolution_gradients(convolution, *tensors, of_x=True, of_weight=False)
+    alone, nothing = gradients(convolution, *tensors, of_x=True, of_weight=False)
     assert torch.equal(alone, grad_x) and nothing is None
-    nothing, alone = convolution_gradients(convolution, *tensors, of_x=False, of_weight=True)
+    nothing, alone = gradients(convolution, *tensors, of_x=False, of_weight=True)
     assert torch.equal(alone, grad_weight) and nothing is None
 
 
