@@ -1,4 +1,4 @@
-"""Training steps in turns: of the float network, and of the quantized one by products of floats and of whole numbers.
+"""Training steps in turns: of the float network, and of the quantized one by PyTorch's products and by compiled passes.
 
     python tests/step_turns.py resnet20 --size 32 --batch 128 --threads 1 --turns 24
 
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from asqcli.api import quantize_module
+from asqcli.machine import keep_freed_memory
 from asqcli.models.registry import build_model
 from asqcli.nn import layers
 from asqcli.nn.modes import to_training
@@ -45,11 +46,11 @@ def step_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Cal
     return step
 
 
-def in_floats(step: Callable[[], float]) -> Callable[[], float]:
-    """Return a step that is kept from multiplying whole numbers."""
+def by_pytorch(step: Callable[[], float]) -> Callable[[], float]:
+    """Return a step whose convolutions are PyTorch's."""
 
     def kept() -> float:
-        with mock.patch.object(layers, "integer_product", return_value=None):
+        with mock.patch.object(layers, "product", return_value=None):
             return step()
 
     return kept
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=24)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    keep_freed_memory()  # as every training does
     torch.manual_seed(0)
     images = torch.randn(given.batch, 3, given.size, given.size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (given.batch,))
@@ -71,8 +73,8 @@ def main() -> None:
     quantized = quantize_module(copy.deepcopy(model), [images])
     steps = {
         "float": step_of(model, images, labels),
-        "floats": in_floats(step_of(copy.deepcopy(quantized), images, labels)),
-        "whole numbers": step_of(quantized, images, labels),
+        "by PyTorch": by_pytorch(step_of(copy.deepcopy(quantized), images, labels)),
+        "compiled": step_of(quantized, images, labels),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)

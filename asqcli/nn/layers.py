@@ -21,7 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from asqcli.arithmetic.constants import EXACT_FLOAT32
 from asqcli.nn.geometry import Geometry
 from asqcli.nn.held_weights import held
-from asqcli.nn.products.product import integer_product
+from asqcli.nn.products.product import product
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.bfloat16 import as_operand, as_result, operand_values
 from asqcli.quant.fake_quant import computed_again
@@ -114,15 +114,15 @@ class _QuantLayer(MixedIn):
         return y if self.bias is None else y + self._over_channels(self.bias)
 
     def _forward_fake(self, x: Tensor, *geometry: Geometry) -> Tensor:
-        if self.training and (y := self._integer_product(x, *geometry)) is not None:
+        if self.training and (y := self._compiled_product(x, *geometry)) is not None:
             return y
         x_hat = x if self.activation_quantizer is None else self.activation_quantizer(x)
         weight = self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
         with computed_again(x_hat):
             return self._product(x_hat, weight, self.bias, *geometry)
 
-    def _integer_product(self, x: Tensor, *geometry: Geometry) -> Tensor | None:
-        """Return `_forward_fake` by the engine's kernels; None where they cannot compute it, or not faster."""
+    def _compiled_product(self, x: Tensor, *geometry: Geometry) -> Tensor | None:
+        """Return `_forward_fake` by compiled passes; None where they cannot compute it, or not faster."""
         return None
 
     def _forward_integer(self, x: Tensor, quantizer: ActivationQuantizer, *geometry: Geometry) -> Tensor:
@@ -179,11 +179,11 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
         [g] = geometry
         return F.conv2d(x, weight, bias, g.stride, g.padding, g.dilation, g.groups)
 
-    def _integer_product(self, x: Tensor, *geometry: Geometry) -> Tensor | None:
+    def _compiled_product(self, x: Tensor, *geometry: Geometry) -> Tensor | None:
         if self.padding_mode != "zeros":
             return None
         [g] = geometry or [Geometry.of(self)]
-        return integer_product(x, self.weight, self.bias, g, self.activation_quantizer, self.weight_quantizer)
+        return product(x, self.weight, self.bias, g, self.activation_quantizer, self.weight_quantizer)
 
     @staticmethod
     def _over_channels(per_channel: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ PARTS = {
     "_Operand": ROUNDING,
     "_Result": ROUNDING,
     "conv": "convolutions",
-    "_IntegerProduct": "convolutions",
+    "_Product": "convolutions",
     "batch_norm": "batch norm",
     "mean": SMALL_PARTS,
     "mm": SMALL_PARTS,

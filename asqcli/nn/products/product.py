@@ -1,8 +1,8 @@
-"""The product of a convolution in training: of whole numbers of 8 bits, not of floats.
+"""The product of a convolution in training.
 
-A forward in floats multiplies values that were codes times a step a moment before, and moves four bytes for each. The
-kernels multiply the codes and levels themselves, exactly, and scale the sums after, as evaluation and the engine do.
-The gradients are those of the float product, of activations that are rounded again.
+A forward in floats multiplies values that were codes times a step a moment before, and moves four bytes for each. Where
+that is faster, the codes and levels themselves are multiplied, exactly, and the sums scaled after, as in evaluation and
+in the engine. The gradients are those of the float product either way, of activations that are rounded again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from asqcli.engine.native.batch import Convolution, convolve, fastest_kernel
+from asqcli.engine.native.batch import Convolution, convolve
 from asqcli.engine.native.bindings import LAYOUT_PIXELS
 from asqcli.engine.native.layout import Layout
 from asqcli.nn.geometry import Geometry
@@ -25,7 +26,7 @@ from asqcli.quant.kernels.native import takes, threads_of_torch
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 
-def integer_product(
+def product(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -33,19 +34,16 @@ def integer_product(
     activation_quantizer: object,
     weight_quantizer: WeightQuantizer | None,
 ) -> Tensor | None:
-    """Return the convolution of the quantized operands, with gradients; None where floats have to do, or are faster.
+    """Return the convolution of the quantized operands, with gradients; None where PyTorch's has to do, or is faster.
 
     Args:
         x: (N, C, H, W), real units.
         weight: (C_out, C / groups, K_h, K_w), real units.
         activation_quantizer: of `x`, in training.
     """
-    if (
-        weight_quantizer is None
-        or not isinstance(activation_quantizer, StepSizeQuantizer)
-        or not weight_quantizer.integer
-        or not activation_quantizer.leaves_rounding(x)
-    ):
+    if weight_quantizer is None or not isinstance(activation_quantizer, StepSizeQuantizer):
+        return None
+    if not activation_quantizer.leaves_rounding(x):
         return None
     scales = activation_quantizer.scale_parameter, weight_quantizer.scale_parameter
     over_channels = [tensor for tensor in (bias, *scales) if tensor is not None]
@@ -54,19 +52,23 @@ def integer_product(
     if not all(tensor.is_contiguous() for tensor in over_channels):
         return None
     qmin, qmax, _ = activation_quantizer.integer_form()
-    convolution = _convolution(x, weight, geometry, qmin, qmax, int(weight_quantizer.largest_level))
-    if convolution is None or not (depthwise.fits(convolution) or convolution.gains):
+    largest_level = int(weight_quantizer.largest_level) if weight_quantizer.integer else 0
+    convolution = _convolution(x, weight, geometry, qmin, qmax, largest_level)
+    if convolution is None:
         return None
-    x_hat, scale = activation_quantizer.fake_quantize(x, made=False)
+    whole = weight_quantizer.integer and (depthwise.fits(convolution) or convolution.gains)
+    if not whole and not winograd.gain(convolution, len(x)):
+        return None
+    x_hat, scale = activation_quantizer.fake_quantize(x, made=not whole)
     rounded, weight_scale = weight_quantizer(weight), weight_quantizer.scale
-    return _IntegerProduct.apply(x_hat, rounded, bias, x.detach(), scale.detach(), weight_scale.detach(), convolution)
+    return _Product.apply(x_hat, rounded, bias, x.detach(), scale.detach(), weight_scale.detach(), convolution, whole)
 
 
 def _convolution(
     x: Tensor, weight: Tensor, geometry: Geometry, qmin: int, qmax: int, largest_level: int
 ) -> Convolution | None:
     """Return what the kernels are to compute; None where they cannot."""
-    if fastest_kernel() is None or x.dim() != 4 or weight.dim() != 4:
+    if x.dim() != 4 or weight.dim() != 4:
         return None
     # Of a single channel or pixel both are true, and the network may be one whose channels come first.
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
@@ -86,8 +88,11 @@ def _convolution(
     return convolution if convolution.fits else None
 
 
-class _IntegerProduct(torch.autograd.Function):
-    """The convolution of `x_hat`, a stand-in for whole numbers of `scale`, and `weight`, whole numbers of its scale."""
+class _Product(torch.autograd.Function):
+    """The convolution of `x_hat`, which is `x` in whole numbers of `scale`, and `weight`.
+
+    Where it is to be of `whole` numbers, `x_hat` is a stand-in without values.
+    """
 
     @staticmethod
     def forward(
@@ -99,13 +104,16 @@ class _IntegerProduct(torch.autograd.Function):
         scale: Tensor,
         weight_scale: Tensor,
         convolution: Convolution,
+        whole: bool,
     ) -> Tensor:
         ctx.save_for_backward(x, scale, weight)
-        ctx.convolution, ctx.with_bias = convolution, bias is not None
-        if depthwise.fits(convolution):
-            y = depthwise.convolve(convolution, x, scale, weight, weight_scale)
+        ctx.convolution, ctx.with_bias = c, _ = convolution, bias is not None
+        if not whole:
+            return F.conv2d(x_hat, weight, bias, c.stride, c.layout.padding[:2], c.layout.dilation, c.layout.groups)
+        if depthwise.fits(c):
+            y = depthwise.convolve(c, x, scale, weight, weight_scale)
             return y if bias is None else y.add_(bias.reshape(-1, 1, 1))
-        return _convolve(convolution, x, scale, weight, weight_scale, bias)
+        return _convolve(c, x, scale, weight, weight_scale, bias)
 
     @staticmethod
     @once_differentiable
@@ -119,14 +127,14 @@ class _IntegerProduct(torch.autograd.Function):
                 grads = depthwise.gradients(c, grad, x, scale, weight)
             else:
                 grads = winograd.gradients(c, grad, x, scale, weight, of_x=of_x, of_weight=of_weight)
-            return *grads, grad_bias, None, None, None, None
+            return *grads, grad_bias, None, None, None, None, None
         x_hat = compute_again(x, scale, UniformGrid(c.qmin, c.qmax))
         bias_shape = [c.layout.outputs] if ctx.with_bias else None
         grads = torch.ops.aten.convolution_backward(
             grad, x_hat, weight, bias_shape, c.stride, c.layout.padding[:2], c.layout.dilation, False, [0, 0],
             c.layout.groups, wanted,
         )  # fmt: skip
-        return *grads, None, None, None, None
+        return *grads, None, None, None, None, None
 
 
 def _convolve(

@@ -13,7 +13,7 @@ from asqcli.engine.native.layout import Layout
 from asqcli.nn.geometry import Geometry
 from asqcli.nn.layers import QuantConv2d
 from asqcli.nn.products import winograd
-from asqcli.nn.products.product import integer_product
+from asqcli.nn.products.product import product
 from asqcli.quant.activation_quantizers import make_activation_quantizer
 from asqcli.quant.kernels.native import loaded
 from asqcli.quant.spec import (
@@ -78,7 +78,7 @@ def images(channels, *, signed=False, count=3):
 
 def product_of(layer, x):
     quantizers = layer.activation_quantizer, layer.weight_quantizer
-    return integer_product(x, layer.weight, layer.bias, Geometry.of(layer), *quantizers)
+    return product(x, layer.weight, layer.bias, Geometry.of(layer), *quantizers)
 
 
 def in_floats(layer, x):
@@ -112,6 +112,26 @@ def test_gradients_are_those_of_the_float_product(make, activations):
     x1, x2 = (x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
     y1, y2 = product_of(layer, x1), in_floats(other, x2)
     torch.testing.assert_close(y1, y2, rtol=1e-5, atol=1e-5)
+    grad = torch.randn_like(y1)
+    y1.backward(grad)
+    y2.backward(grad)
+    for (name, a), b in zip([("x", x1), *layer.named_parameters()], [x2, *other.parameters()], strict=True):
+        assert a.grad is not None and a.grad.abs().max() > 0, name
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5 * float(b.grad.abs().max()), msg=name)
+
+
+@pytest.mark.parametrize("activations", [LsqActivations, AsqActivations])
+@pytest.mark.parametrize("weights", [PostWeights(bits=4, grid="exact"), UniformWeights(bits=8)], ids=str)
+def test_a_product_of_floats_has_the_gradients_of_one(weights, activations, monkeypatch):
+    """Where whole numbers do not gain, or the weights are none."""
+    monkeypatch.setattr(batch.Convolution, "gains", False)
+    torch.manual_seed(0)
+    x = images(16, signed=True)
+    layer = layer_for(nn.Conv2d(16, 32, 3, padding=1), x, weights, bits=8, activations=activations)
+    other = copy.deepcopy(layer)
+    x1, x2 = (x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
+    y1, y2 = product_of(layer, x1), in_floats(other, x2)
+    assert torch.equal(y1, y2)
     grad = torch.randn_like(y1)
     y1.backward(grad)
     y2.backward(grad)
@@ -264,8 +284,8 @@ def test_a_network_in_training_takes_them(tiny_net):
     torch.manual_seed(0)
     x = images(8)
     layer = layer_for(tiny_net.pointwise, x, PostWeights(bits=4))
-    assert type(layer(x).grad_fn).__name__ == "_IntegerProductBackward"
-    assert type(layer.eval()(x).grad_fn).__name__ != "_IntegerProductBackward"
+    assert type(layer(x).grad_fn).__name__ == "_ProductBackward"
+    assert type(layer.eval()(x).grad_fn).__name__ != "_ProductBackward"
 
 
 @pytest.mark.parametrize("kernel", [name for name, (_, supported) in compiled_kernels().items() if supported])

@@ -71,66 +71,66 @@ static int64_t winograd_scratch(const Winograd *t) {
 
 /* ---- transforms in one dimension, of WIDTH channels; a point and its negative share their halves ---- */
 
-#define P 0.75f
-#define Q 1.5f
-#define PP (P * P)
-#define QQ (Q * Q)
-#define OF_0 (PP * QQ) /* products of a point's differences from the others */
-#define OF_P (2.0f * PP * (PP - QQ))
-#define OF_Q (2.0f * QQ * (QQ - PP))
+#define NEAR 0.75f
+#define FAR 1.5f
+#define NEAR2 (NEAR * NEAR)
+#define FAR2 (FAR * FAR)
+#define OF_0 (NEAR2 * FAR2) /* products of a point's differences from the others */
+#define OF_NEAR (2.0f * NEAR2 * (NEAR2 - FAR2))
+#define OF_FAR (2.0f * FAR2 * (FAR2 - NEAR2))
 
 /* B' */
 TARGET INLINE void of_window(Vector *v) {
-    const Vector even_p = v[4] - QQ * v[2], odd_p = P * (v[3] - QQ * v[1]);
-    const Vector even_q = v[4] - PP * v[2], odd_q = Q * (v[3] - PP * v[1]);
-    v[0] = PP * QQ * v[0] - (PP + QQ) * v[2] + v[4];
-    v[5] = PP * QQ * v[1] - (PP + QQ) * v[3] + v[5];
-    v[1] = even_p + odd_p;
-    v[2] = even_p - odd_p;
-    v[3] = even_q + odd_q;
-    v[4] = even_q - odd_q;
+    const Vector even_near = v[4] - FAR2 * v[2], odd_near = NEAR * (v[3] - FAR2 * v[1]);
+    const Vector even_far = v[4] - NEAR2 * v[2], odd_far = FAR * (v[3] - NEAR2 * v[1]);
+    v[0] = NEAR2 * FAR2 * v[0] - (NEAR2 + FAR2) * v[2] + v[4];
+    v[5] = NEAR2 * FAR2 * v[1] - (NEAR2 + FAR2) * v[3] + v[5];
+    v[1] = even_near + odd_near;
+    v[2] = even_near - odd_near;
+    v[3] = even_far + odd_far;
+    v[4] = even_far - odd_far;
 }
 
 /* A */
 TARGET INLINE void of_tile(const Vector *e, Vector *v) {
-    const Vector even_p = e[0] + PP * e[2], odd_p = P * (e[1] + PP * e[3]);
-    const Vector even_q = e[0] + QQ * e[2], odd_q = Q * (e[1] + QQ * e[3]);
+    const Vector even_near = e[0] + NEAR2 * e[2], odd_near = NEAR * (e[1] + NEAR2 * e[3]);
+    const Vector even_far = e[0] + FAR2 * e[2], odd_far = FAR * (e[1] + FAR2 * e[3]);
     v[0] = e[0];
-    v[1] = even_p + odd_p;
-    v[2] = even_p - odd_p;
-    v[3] = even_q + odd_q;
-    v[4] = even_q - odd_q;
+    v[1] = even_near + odd_near;
+    v[2] = even_near - odd_near;
+    v[3] = even_far + odd_far;
+    v[4] = even_far - odd_far;
     v[5] = e[3];
 }
 
 /* A' */
 TARGET INLINE void to_tile(const Vector *m, Vector *e) {
-    const Vector even_p = m[1] + m[2], odd_p = P * (m[1] - m[2]), even_q = m[3] + m[4], odd_q = Q * (m[3] - m[4]);
-    e[0] = m[0] + even_p + even_q;
-    e[1] = odd_p + odd_q;
-    e[2] = PP * even_p + QQ * even_q;
-    e[3] = PP * odd_p + QQ * odd_q + m[5];
+    const Vector even_near = m[1] + m[2], odd_near = NEAR * (m[1] - m[2]), even_far = m[3] + m[4], odd_far = FAR * (m[3] - m[4]);
+    e[0] = m[0] + even_near + even_far;
+    e[1] = odd_near + odd_far;
+    e[2] = NEAR2 * even_near + FAR2 * even_far;
+    e[3] = NEAR2 * odd_near + FAR2 * odd_far + m[5];
 }
 
 /* G */
 TARGET INLINE void of_filter(const Vector *g, Vector *v) {
-    const Vector even_p = (g[0] + PP * g[2]) * (1.0f / OF_P), odd_p = g[1] * (P / OF_P);
-    const Vector even_q = (g[0] + QQ * g[2]) * (1.0f / OF_Q), odd_q = g[1] * (Q / OF_Q);
+    const Vector even_near = (g[0] + NEAR2 * g[2]) * (1.0f / OF_NEAR), odd_near = g[1] * (NEAR / OF_NEAR);
+    const Vector even_far = (g[0] + FAR2 * g[2]) * (1.0f / OF_FAR), odd_far = g[1] * (FAR / OF_FAR);
     v[0] = g[0] * (1.0f / OF_0);
-    v[1] = even_p + odd_p;
-    v[2] = even_p - odd_p;
-    v[3] = even_q + odd_q;
-    v[4] = even_q - odd_q;
+    v[1] = even_near + odd_near;
+    v[2] = even_near - odd_near;
+    v[3] = even_far + odd_far;
+    v[4] = even_far - odd_far;
     v[5] = g[2];
 }
 
 /* G' */
 TARGET INLINE void to_filter(const Vector *m, Vector *g) {
-    const Vector even_p = (m[1] + m[2]) * (1.0f / OF_P), odd_p = (m[1] - m[2]) * (P / OF_P);
-    const Vector even_q = (m[3] + m[4]) * (1.0f / OF_Q), odd_q = (m[3] - m[4]) * (Q / OF_Q);
-    g[0] = m[0] * (1.0f / OF_0) + even_p + even_q;
-    g[1] = odd_p + odd_q;
-    g[2] = PP * even_p + QQ * even_q + m[5];
+    const Vector even_near = (m[1] + m[2]) * (1.0f / OF_NEAR), odd_near = (m[1] - m[2]) * (NEAR / OF_NEAR);
+    const Vector even_far = (m[3] + m[4]) * (1.0f / OF_FAR), odd_far = (m[3] - m[4]) * (FAR / OF_FAR);
+    g[0] = m[0] * (1.0f / OF_0) + even_near + even_far;
+    g[1] = odd_near + odd_far;
+    g[2] = NEAR2 * even_near + FAR2 * even_far + m[5];
 }
 
 /* ---- in two dimensions; rows and pixels of an image, and the places of a window, lie so many floats apart ---- */
