@@ -61,6 +61,8 @@ def main() -> None:
     parser.add_argument("network")
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--scheme", default="post")
+    parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--turns", type=int, default=24)
     given = parser.parse_args()
@@ -70,7 +72,7 @@ def main() -> None:
     images = torch.randn(given.batch, 3, given.size, given.size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (given.batch,))
     model = build_model(given.network, CLASSES, image_size=given.size)
-    quantized = quantize_module(copy.deepcopy(model), [images])
+    quantized = quantize_module(copy.deepcopy(model), [images], scheme=given.scheme, bits=given.bits)
     steps = {
         "float": step_of(model, images, labels),
         "by PyTorch": by_pytorch(step_of(copy.deepcopy(quantized), images, labels)),

@@ -1,4 +1,4 @@
-"""Depthwise convolutions by the compiled pass: of codes and levels, exactly; their gradients beside double precision."""
+"""Depthwise convolutions by the compiled pass, of codes and levels, exactly; and gradients beside double precision."""
 
 import pytest
 import torch
@@ -16,13 +16,22 @@ QMIN, QMAX, LARGEST = -8, 7, 127
 MOST_ERROR = 2e-6  # relative, root mean square
 
 
-def convolution_of(channels, size, *, kernel=3, stride=(1, 1), padding=(1, 1), **other):
-    given = {"kernel": kernel if isinstance(kernel, tuple) else (kernel, kernel), "groups": channels, "dilation": (1, 1), "outputs": channels, **other}
+def convolution_of(
+    channels,
+    size,
+    *,
+    kernel=(3, 3),
+    stride=(1, 1),
+    padding=(1, 1),
+    dilation=(1, 1),
+    outputs=None,
+    groups=None,
+    qmax=QMAX,
+):
     layout = Layout(
-        LAYOUT_PIXELS, channels, *size, given["outputs"], given["groups"], given["kernel"], given["dilation"],
-        (*padding, *padding),
-    )  # fmt: skip
-    return Convolution(layout, stride, QMIN, given.get("qmax", QMAX), LARGEST)
+        LAYOUT_PIXELS, channels, *size, outputs or channels, groups or channels, kernel, dilation, (*padding, *padding)
+    )
+    return Convolution(layout, stride, QMIN, qmax, LARGEST)
 
 
 def operands(convolution, images, *, shared=False):
@@ -71,9 +80,9 @@ SHAPES = {
     "stride as large as a window": convolution_of(8, (7, 11), stride=(3, 3), padding=(0, 0)),
     "two strides": convolution_of(8, (9, 9), stride=(1, 2), padding=(2, 0)),
     "much padding": convolution_of(8, (4, 3), padding=(4, 3)),
-    "5x5": convolution_of(40, (12, 5), kernel=5, padding=(2, 2)),
-    "5x5, stride": convolution_of(8, (9, 14), kernel=5, stride=(2, 2), padding=(2, 2)),
-    "7x7": convolution_of(8, (11, 9), kernel=7, padding=(3, 3)),
+    "5x5": convolution_of(40, (12, 5), kernel=(5, 5), padding=(2, 2)),
+    "5x5, stride": convolution_of(8, (9, 14), kernel=(5, 5), stride=(2, 2), padding=(2, 2)),
+    "7x7": convolution_of(8, (11, 9), kernel=(7, 7), padding=(3, 3)),
     "rings of some channels": convolution_of(512, (4, 60)),
     "rows that no window meets": convolution_of(8, (8, 8), stride=(3, 3), padding=(0, 0)),
 }
@@ -107,9 +116,8 @@ def test_an_image_depends_neither_on_its_batch_nor_on_the_threads():
         torch.set_num_threads(3)
         together = convolve(convolution, x, scale, weight, weight_scale)
         grad_x, grad_weight = gradients(convolution, grad, x, scale, weight)
-        again, expected = gradients(convolution, grad, x, scale, weight), exact_gradients(
-            convolution, grad, x, scale, weight
-        )
+        again = gradients(convolution, grad, x, scale, weight)
+        expected = exact_gradients(convolution, grad, x, scale, weight)
         assert torch.equal(again[0], grad_x) and torch.equal(again[1], grad_weight)
         assert error(grad_weight, expected[1]) < MOST_ERROR
     finally:
@@ -123,7 +131,7 @@ def test_an_image_depends_neither_on_its_batch_nor_on_the_threads():
 def test_memory_may_lie_as_it_likes():
     torch.manual_seed(0)
     convolution = convolution_of(16, (6, 5))
-    x, scale, weight, weight_scale, grad = operands(convolution, 3)
+    x, scale, weight, _, grad = operands(convolution, 3)
     for other in (grad.contiguous(), grad[:, :, :1, :1].expand(grad.shape)):
         expected = gradients(convolution, other.contiguous(memory_format=torch.channels_last), x, scale, weight)
         turned = weight.contiguous(memory_format=torch.channels_last)
@@ -154,11 +162,11 @@ def test_other_convolutions_are_left_alone():
         convolution_of(12, (5, 5)),
         convolution_of(16, (5, 5), groups=8),
         convolution_of(8, (5, 5), outputs=16),
-        convolution_of(8, (5, 5), kernel=1),
-        convolution_of(8, (9, 9), kernel=9),
+        convolution_of(8, (5, 5), kernel=(1, 1)),
+        convolution_of(8, (9, 9), kernel=(9, 9)),
         convolution_of(8, (5, 5), kernel=(3, 5)),
         convolution_of(8, (5, 5), dilation=(2, 2)),
         convolution_of(8, (9, 9), stride=(4, 1)),
-        convolution_of(8, (9, 9), kernel=7, qmax=2**16),  # sums that float32 cannot hold
+        convolution_of(8, (9, 9), kernel=(7, 7), qmax=2**16),  # sums that float32 cannot hold
     ):
         assert not fits(other)

@@ -16,12 +16,11 @@ QMIN, QMAX = -8, 7
 MOST_ERROR = 3e-6
 
 
-def convolution_of(channels, outputs, height, width, padding, **other):
-    given = {"kernel": (3, 3), "groups": 1, "dilation": (1, 1), "stride": (1, 1), **other}
-    stride = given.pop("stride")
+def convolution_of(
+    channels, outputs, height, width, padding, *, kernel=(3, 3), groups=1, dilation=(1, 1), stride=(1, 1)
+):
     layout = Layout(
-        LAYOUT_PIXELS, channels, height, width, outputs, given["groups"], given["kernel"], given["dilation"],
-        (*padding, *padding),
+        LAYOUT_PIXELS, channels, height, width, outputs, groups, kernel, dilation, (*padding, *padding)
     )  # fmt: skip
     return Convolution(layout, stride, QMIN, QMAX, 7)
 

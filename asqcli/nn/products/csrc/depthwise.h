@@ -118,7 +118,8 @@ TARGET INLINE void round_row(const Block *b, int64_t y) {
 }
 
 /* Outputs `first` to `last` of a row. */
-TARGET INLINE void forward_columns(const Block *b, float *const *rows, int64_t first, int64_t last, float *out, const int kernel) {
+TARGET INLINE void forward_columns(const Block *b, float *const *rows, int64_t first, int64_t last, float *out,
+                                   const int kernel) {
     const Depthwise *d = b->d;
     for (int64_t c = 0; c < b->block; c += WIDTH) {
         Vector level[MOST_TAPS], scale;

@@ -18,8 +18,8 @@
 
 #include "parts.h"
 
-#define TILE 4      /* pixels of a side */
-#define SIDE 6      /* of a window */
+#define SPAN 4      /* pixels of a tile's side */
+#define SIDE 6      /* of a window's */
 #define PLACES 36   /* in a window */
 #define CHUNK 16    /* channels that lie together; their number is a multiple */
 #define ROWS 6      /* tiles whose sums are in registers at once */
@@ -52,11 +52,11 @@ INLINE int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 static Sizes sizes_of(const Winograd *t) {
     Sizes s;
-    const int64_t border = SIDE - TILE, most = larger(t->channels, t->outputs);
-    s.columns = up(t->out_width, TILE) + border;
-    s.image = (up(t->out_height, TILE) + border) * s.columns * t->channels;
-    s.grad_columns = up(larger(t->width, t->out_width), TILE) + border;
-    s.grad = (up(larger(t->height, t->out_height), TILE) + border) * s.grad_columns * t->outputs;
+    const int64_t border = SIDE - SPAN, most = larger(t->channels, t->outputs);
+    s.columns = up(t->out_width, SPAN) + border;
+    s.image = (up(t->out_height, SPAN) + border) * s.columns * t->channels;
+    s.grad_columns = up(larger(t->width, t->out_width), SPAN) + border;
+    s.grad = (up(larger(t->height, t->out_height), SPAN) + border) * s.grad_columns * t->outputs;
     s.windows = s.ends = PLACES * TILES * most;
     s.of_worker = s.image + s.grad + s.windows + s.ends;
     s.sums = PLACES * t->channels * t->outputs;
@@ -105,7 +105,8 @@ TARGET INLINE void of_tile(const Vector *e, Vector *v) {
 
 /* A' */
 TARGET INLINE void to_tile(const Vector *m, Vector *e) {
-    const Vector even_near = m[1] + m[2], odd_near = NEAR * (m[1] - m[2]), even_far = m[3] + m[4], odd_far = FAR * (m[3] - m[4]);
+    const Vector even_near = m[1] + m[2], odd_near = NEAR * (m[1] - m[2]);
+    const Vector even_far = m[3] + m[4], odd_far = FAR * (m[3] - m[4]);
     e[0] = m[0] + even_near + even_far;
     e[1] = odd_near + odd_far;
     e[2] = NEAR2 * even_near + FAR2 * even_far;
@@ -150,15 +151,15 @@ TARGET INLINE void transform_window(const float *d, int64_t row, int64_t pixel, 
 }
 
 TARGET INLINE void transform_tile(const float *e, int64_t row, int64_t pixel, float *out, int64_t place) {
-    Vector v[TILE][SIDE];
-    for (int j = 0; j < TILE; j++) {
-        Vector w[TILE];
-        UNROLL for (int i = 0; i < TILE; i++) w[i] = *(const Vector *)(e + i * row + j * pixel);
+    Vector v[SPAN][SIDE];
+    for (int j = 0; j < SPAN; j++) {
+        Vector w[SPAN];
+        UNROLL for (int i = 0; i < SPAN; i++) w[i] = *(const Vector *)(e + i * row + j * pixel);
         of_tile(w, v[j]);
     }
     for (int i = 0; i < SIDE; i++) {
-        Vector w[TILE], z[SIDE];
-        UNROLL for (int j = 0; j < TILE; j++) w[j] = v[j][i];
+        Vector w[SPAN], z[SIDE];
+        UNROLL for (int j = 0; j < SPAN; j++) w[j] = v[j][i];
         of_tile(w, z);
         UNROLL for (int j = 0; j < SIDE; j++) *(Vector *)(out + (SIDE * i + j) * place) = z[j];
     }
@@ -166,14 +167,14 @@ TARGET INLINE void transform_tile(const float *e, int64_t row, int64_t pixel, fl
 
 /* Of a tile only `rows` and `columns` lie in the image. */
 TARGET INLINE void make_tile(const float *m, int64_t place, float *out, int64_t row, int64_t pixel, int rows, int columns) {
-    Vector v[SIDE][TILE];
+    Vector v[SIDE][SPAN];
     for (int j = 0; j < SIDE; j++) {
         Vector w[SIDE];
         UNROLL for (int i = 0; i < SIDE; i++) w[i] = *(const Vector *)(m + (SIDE * i + j) * place);
         to_tile(w, v[j]);
     }
     for (int i = 0; i < rows; i++) {
-        Vector w[SIDE], e[TILE];
+        Vector w[SIDE], e[SPAN];
         UNROLL for (int j = 0; j < SIDE; j++) w[j] = v[j][i];
         to_tile(w, e);
         for (int j = 0; j < columns; j++) *(Vector *)(out + i * row + j * pixel) = e[j];
@@ -258,7 +259,7 @@ TARGET static void round_image(const Worker *w, int64_t image) {
 }
 
 /* The gradient's border: what a window of grad_x reaches beyond it. */
-INLINE int64_t before(int64_t padding) { return SIDE - TILE - padding; }
+INLINE int64_t before(int64_t padding) { return SIDE - SPAN - padding; }
 
 static void copy_grad(const Worker *w, int64_t image) {
     const Winograd *t = w->task;
@@ -291,8 +292,8 @@ TARGET static void sum_for_weights(const Worker *w, int64_t first, int64_t last)
     for (int64_t image = first; image < last; image++) {
         round_image(w, image);
         copy_grad(w, image);
-        for (int64_t y = 0; y < t->out_height; y += TILE)
-            for (int64_t x = 0; x < t->out_width; x += TILE) {
+        for (int64_t y = 0; y < t->out_height; y += SPAN)
+            for (int64_t x = 0; x < t->out_width; x += SPAN) {
                 const float *window = w->image + (y * columns + x) * channels;
                 const float *tile = w->grad + ((y + before(t->top)) * grad_columns + x + before(t->left)) * outputs;
                 for (int64_t c = 0; c < channels; c += WIDTH)
@@ -338,15 +339,15 @@ TARGET static void make_grad_x(const Worker *w, int64_t first, int64_t last) {
     memset(w->windows, 0, sizeof(float) * w->sizes.windows);
     for (int64_t image = first; image < last; image++) {
         copy_grad(w, image);
-        for (int64_t y = 0; y < t->height; y += TILE)
-            for (int64_t x = 0; x < t->width; x += TILE) {
+        for (int64_t y = 0; y < t->height; y += SPAN)
+            for (int64_t x = 0; x < t->width; x += SPAN) {
                 const float *window = w->grad + (y * columns + x) * outputs;
                 for (int64_t k = 0; k < outputs; k += WIDTH)
                     transform_window(window + k, columns * outputs, outputs, vector_of(w->windows, count, k),
                                      outputs / CHUNK * TILES * CHUNK);
                 places[count].out = t->grad_x + ((image * t->height + y) * t->width + x) * t->channels;
-                places[count].rows = (int)smaller(t->height - y, TILE);
-                places[count].columns = (int)smaller(t->width - x, TILE);
+                places[count].rows = (int)smaller(t->height - y, SPAN);
+                places[count].columns = (int)smaller(t->width - x, SPAN);
                 if (++count == TILES) {
                     make_tiles(w, places, count);
                     count = 0;
