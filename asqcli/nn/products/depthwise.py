@@ -16,7 +16,7 @@ WIDTH, KERNELS = 8, (3, 5, 7)
 
 
 def fits(convolution: Convolution) -> bool:
-    """Can the passes compute it? They are faster than the engine's kernels and than PyTorch (bench/RESULTS.md)."""
+    """Can the passes compute it? They are faster than the engine's kernels, and than PyTorch with its own roundings."""
     layout, stride, code = convolution.layout, convolution.stride, max(convolution.qmax, -convolution.qmin)
     height, width = layout.kernel
     depthwise = layout.groups == layout.channels == layout.outputs and layout.channels % WIDTH == 0
@@ -50,8 +50,9 @@ def convolve(convolution: Convolution, x: Tensor, scale: Tensor, weight: Tensor,
 def gradients(
     convolution: Convolution, grad: Tensor, x: Tensor, scale: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of the rounded `x` and of `weight`; arguments and threads as in `winograd.gradients`."""
-    grad, weight = grad.contiguous(memory_format=torch.channels_last), weight.contiguous()
+    """Return the gradients of the rounded `x` and of `weight`, both in one pass; else as `winograd.gradients`."""
+    grad, x = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (grad, x))
+    weight = weight.contiguous()
     grad_x, grad_weight = torch.empty_like(x), torch.empty_like(weight)
     task, _scratch = _task(
         convolution, x, scale, weight=weight.data_ptr(), grad=grad.data_ptr(), grad_x=grad_x.data_ptr(),

@@ -44,15 +44,16 @@ class Depthwise(ctypes.Structure):
 
 @cache
 def find_library() -> ctypes.CDLL | None:
-    """Return the compiled passes; None where they were not compiled, or do not run on this processor."""
+    """Return the compiled passes; None where they were not compiled, of this source, or do not run on this processor."""
     try:
         found = ctypes.CDLL(str(LIBRARY))
-    except OSError:
+        for name, task in (("winograd", Winograd), ("depthwise", Depthwise)):
+            size, scratch = getattr(found, f"asq_{name}_size"), getattr(found, f"asq_{name}_scratch")
+            scratch.argtypes, scratch.restype, size.restype = (ctypes.POINTER(task),), int64, int64
+            if size() != ctypes.sizeof(task):
+                return None
+    except (OSError, AttributeError):  # AttributeError: it was compiled from an older source
         return None
-    for name, task in (("winograd", Winograd), ("depthwise", Depthwise)):
-        size, scratch = getattr(found, f"asq_{name}_size"), getattr(found, f"asq_{name}_scratch")
-        scratch.argtypes, scratch.restype, size.restype = (ctypes.POINTER(task),), int64, int64
-        assert size() == ctypes.sizeof(task), f"csrc/{name}.h and library.py differ"
     for name, task in (("winograd_gradients", Winograd), ("depthwise", Depthwise), ("depthwise_gradients", Depthwise)):
         function = getattr(found, f"asq_{name}")
         function.argtypes, function.restype = (ctypes.POINTER(task), pointer), None

@@ -7,7 +7,7 @@ in the engine. The gradients are those of the float product either way, of activ
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,11 @@ from asqcli.quant.fake_quant import compute_again
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.kernels.native import takes, threads_of_torch
 from asqcli.quant.weight_quantizers import WeightQuantizer
+
+
+# How a forward multiplies: whole numbers by the depthwise pass or the engine's kernels, or floats by PyTorch.
+Form: TypeAlias = Literal["depthwise", "engine", "floats"]
+DEPTHWISE, ENGINE, FLOATS = get_args(Form)
 
 
 def product(
@@ -56,12 +61,25 @@ def product(
     convolution = _convolution(x, weight, geometry, qmin, qmax, largest_level)
     if convolution is None:
         return None
-    whole = weight_quantizer.integer and (depthwise.fits(convolution) or convolution.gains)
-    if not whole and not winograd.gain(convolution, len(x)):
+    form = _form(convolution, whole=weight_quantizer.integer, images=len(x))
+    if form is None:
         return None
-    x_hat, scale = activation_quantizer.fake_quantize(x, made=not whole)
+    x_hat, scale = activation_quantizer.fake_quantize(x, made=form == FLOATS)
     rounded, weight_scale = weight_quantizer(weight), weight_quantizer.scale
-    return _Product.apply(x_hat, rounded, bias, x.detach(), scale.detach(), weight_scale.detach(), convolution, whole)
+    return _Product.apply(x_hat, rounded, bias, x.detach(), scale.detach(), weight_scale.detach(), convolution, form)
+
+
+def _form(convolution: Convolution, *, whole: bool, images: int) -> Form | None:
+    """Return how to multiply; None where PyTorch does, and has the gradients, too.
+
+    Args:
+        whole: are the levels whole numbers?
+    """
+    if whole and depthwise.fits(convolution):
+        return DEPTHWISE
+    if whole and convolution.gains:
+        return ENGINE
+    return FLOATS if winograd.gain(convolution, images) else None
 
 
 def _convolution(
@@ -91,7 +109,7 @@ def _convolution(
 class _Product(torch.autograd.Function):
     """The convolution of `x_hat`, which is `x` in whole numbers of `scale`, and `weight`.
 
-    Where it is to be of `whole` numbers, `x_hat` is a stand-in without values.
+    Where whole numbers are multiplied, `x_hat` is a stand-in without values.
     """
 
     @staticmethod
@@ -104,16 +122,17 @@ class _Product(torch.autograd.Function):
         scale: Tensor,
         weight_scale: Tensor,
         convolution: Convolution,
-        whole: bool,
+        form: Form,
     ) -> Tensor:
         ctx.save_for_backward(x, scale, weight)
-        ctx.convolution, ctx.with_bias = c, _ = convolution, bias is not None
-        if not whole:
-            return F.conv2d(x_hat, weight, bias, c.stride, c.layout.padding[:2], c.layout.dilation, c.layout.groups)
-        if depthwise.fits(c):
-            y = depthwise.convolve(c, x, scale, weight, weight_scale)
+        ctx.convolution, ctx.form, ctx.with_bias = convolution, form, bias is not None
+        if form == DEPTHWISE:
+            y = depthwise.convolve(convolution, x, scale, weight, weight_scale)
             return y if bias is None else y.add_(bias.reshape(-1, 1, 1))
-        return _convolve(c, x, scale, weight, weight_scale, bias)
+        if form == ENGINE:
+            return _convolve(convolution, x, scale, weight, weight_scale, bias)
+        layout = convolution.layout
+        return F.conv2d(x_hat, weight, bias, convolution.stride, layout.padding[:2], layout.dilation, layout.groups)
 
     @staticmethod
     @once_differentiable
@@ -121,13 +140,14 @@ class _Product(torch.autograd.Function):
         x, scale, weight = ctx.saved_tensors
         c: Convolution = ctx.convolution
         of_x, of_weight, of_bias = wanted = ctx.needs_input_grad[:3]
-        if takes(grad) and (depthwise.fits(c) or winograd.gain(c, len(x))):
+        if takes(grad) and takes(x):  # a hook may have kept x in another form
             grad_bias = grad.sum((0, 2, 3)) if of_bias else None
-            if depthwise.fits(c):
+            if ctx.form == DEPTHWISE:
                 grads = depthwise.gradients(c, grad, x, scale, weight)
-            else:
+                return *grads, grad_bias, None, None, None, None, None
+            if winograd.gain(c, len(x)):
                 grads = winograd.gradients(c, grad, x, scale, weight, of_x=of_x, of_weight=of_weight)
-            return *grads, grad_bias, None, None, None, None, None
+                return *grads, grad_bias, None, None, None, None, None
         x_hat = compute_again(x, scale, UniformGrid(c.qmin, c.qmax))
         bias_shape = [c.layout.outputs] if ctx.with_bias else None
         grads = torch.ops.aten.convolution_backward(

@@ -13,8 +13,8 @@ from asqcli.nn.products.library import Winograd, find_library, library, workers_
 from asqcli.quant.kernels.native import threads_of_torch
 
 CHUNK, MOST_PADDING = 16, 2
-# Bytes. Of more channels the transformed filters alone are larger than a cache, and what is saved in products goes to
-# reading them; glibc asks the system for larger pieces anew each time.
+# Bytes, of all threads together. Of more channels or threads the sums are larger than a cache, and what is saved in
+# products goes to reading them.
 MOST_SCRATCH = 32 * 2**20
 
 
@@ -25,7 +25,7 @@ def gain(convolution: Convolution, images: int) -> bool:
     in_chunks = layout.channels % CHUNK == layout.outputs % CHUNK == 0
     if windows != ((3, 3), (1, 1), (1, 1), 1) or not in_chunks or max(layout.padding) > MOST_PADDING:
         return False
-    return find_library() is not None and 4 * _scratch(convolution, workers_for(images)) <= MOST_SCRATCH
+    return find_library() is not None and 4 * _scratch(convolution, images, workers_for(images)) <= MOST_SCRATCH
 
 
 def gradients(
@@ -37,17 +37,18 @@ def gradients(
 
     Args:
         grad: of the output, (N, C_out, H_out, W_out); float32, as all.
-        x: (N, C, H, W), real units, channels side by side in memory.
+        x: (N, C, H, W), real units.
         scale: step size, above 0: one, or one for each image; the convolution was of `x` in whole numbers of it.
         weight: (C_out, C, 3, 3), as it was multiplied by.
     """
-    grad, weight = grad.contiguous(memory_format=torch.channels_last), weight.contiguous()
+    grad, x = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (grad, x))
+    weight = weight.contiguous()
     grad_x = torch.empty_like(x) if of_x else None
     grad_weight = torch.empty_like(weight) if of_weight else None
     workers = workers_for(len(x))
-    scratch = torch.empty(_scratch(convolution, workers), dtype=torch.float32, device="cpu")
+    scratch = torch.empty(_scratch(convolution, len(x), workers), dtype=torch.float32, device="cpu")
     task = _task(
-        convolution, workers, images=len(x), x=x.data_ptr(), steps=scale.data_ptr(),
+        convolution, len(x), workers, x=x.data_ptr(), steps=scale.data_ptr(),
         step_stride=int(scale.numel() > 1), grad=grad.data_ptr(), weight=weight.data_ptr(), scratch=scratch.data_ptr(),
         grad_x=None if grad_x is None else grad_x.data_ptr(),
         grad_weight=None if grad_weight is None else grad_weight.data_ptr(),
@@ -57,16 +58,16 @@ def gradients(
 
 
 @lru_cache(maxsize=256)  # images of ever new sizes must not fill the memory
-def _scratch(convolution: Convolution, workers: int) -> int:
+def _scratch(convolution: Convolution, images: int, workers: int) -> int:
     """Return the floats that so many workers need."""
-    return library().asq_winograd_scratch(ctypes.byref(_task(convolution, workers)))
+    return library().asq_winograd_scratch(ctypes.byref(_task(convolution, images, workers)))
 
 
-def _task(convolution: Convolution, workers: int, **of_call: int | None) -> Winograd:
+def _task(convolution: Convolution, images: int, workers: int, **of_call: int | None) -> Winograd:
     layout, (out_height, out_width) = convolution.layout, convolution.out_shape
     top, left, *_ = layout.padding
     return Winograd(
-        channels=layout.channels, outputs=layout.outputs, height=layout.height, width=layout.width,
+        images=images, channels=layout.channels, outputs=layout.outputs, height=layout.height, width=layout.width,
         out_height=out_height, out_width=out_width, top=top, left=left, qmin=convolution.qmin, qmax=convolution.qmax,
         workers=workers, **of_call,
     )  # fmt: skip

@@ -140,6 +140,30 @@ def test_a_product_of_floats_has_the_gradients_of_one(weights, activations, monk
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5 * float(b.grad.abs().max()), msg=name)
 
 
+@pytest.mark.parametrize("make", [SHAPES["3x3, whole chunks"], SHAPES["depthwise"]], ids=["dense", "depthwise"])
+def test_what_is_saved_may_come_back_in_another_form(make):
+    """As from `torch.autograd.graph.save_on_cpu`, or in a smaller type."""
+    torch.manual_seed(0)
+    conv = make()
+    x = images(conv.in_channels)
+    layer = layer_for(conv, x, PostWeights(bits=4))
+    found = []
+
+    def unpack(saved):
+        return saved.float() if saved.dtype == torch.float64 else saved
+
+    for pack in (lambda saved: saved, lambda saved: saved.contiguous(), lambda saved: saved.double()):
+        image = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            y = product_of(layer, image)
+        layer.zero_grad()
+        y.square().sum().backward()
+        found.append([image.grad, *(parameter.grad.clone() for parameter in layer.parameters())])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+
+
 def test_what_needs_no_gradient_gets_none(monkeypatch):
     """Of a first layer's images, of frozen weights, and whether the compiled gradients are there or not."""
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ from asqcli.engine.native.batch import Convolution
 from asqcli.engine.native.bindings import LAYOUT_PIXELS
 from asqcli.engine.native.layout import Layout
 from asqcli.nn.products.library import find_library
-from asqcli.nn.products.winograd import gain, gradients
+from asqcli.nn.products.winograd import _scratch, gain, gradients
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason="not compiled for this processor")
 
@@ -164,7 +164,17 @@ def test_other_convolutions_are_left_to_pytorch():
         assert not gain(other, 4)
 
 
+def test_small_batches_take_little_memory():
+    """Digits: tiles and windows never take more than the activations that are not made."""
+    for images, channels, size in ((4, 16, 8), (32, 64, 4), (128, 64, 8)):
+        convolution = convolution_of(channels, channels, size, size, (1, 1))
+        sums = 36 * channels**2
+        borders = 2 * channels * (-(-size // 4) * 4 + 2) ** 2
+        least = 2 * 36 * 6 * channels  # of the six tiles that are multiplied at once
+        assert _scratch(convolution, images, 1) <= sums + borders + max(least, images * channels * size**2)
+
+
 def test_many_threads_want_no_more_memory(three_threads):
     convolution = convolution_of(256, 256, 14, 14, (1, 1))
-    assert gain(convolution, 2) and not gain(convolution, 16)
-    assert gain(convolution_of(128, 128, 28, 28, (1, 1)), 16)
+    assert gain(convolution, 2) and not gain(convolution, 64)
+    assert gain(convolution_of(128, 128, 28, 28, (1, 1)), 64)

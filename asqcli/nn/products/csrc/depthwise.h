@@ -4,8 +4,8 @@
    with (step * weight_scale), as in evaluation. Rows of an image, of some of its channels, go into a ring of as many as a window
    has, and all windows read them there. */
 
-#ifndef ASQ_DEPTHWISE_H
-#define ASQ_DEPTHWISE_H
+#ifndef ASQ_PRODUCTS_DEPTHWISE_H
+#define ASQ_PRODUCTS_DEPTHWISE_H
 
 #include <math.h>
 #include <string.h>
@@ -86,11 +86,16 @@ static Block block_at(const Depthwise *d, int64_t worker, int64_t image, int64_t
     if (!isfinite(b.reciprocal)) b.step = NAN; /* 0 times whatever would be 0 */
     b.sums = memory_of(d, worker) + taps_of(d) * d->channels;
     b.codes = b.sums + taps_of(d) * block_of(d);
-    b.grads = b.codes + d->kernel * b.row;
-    b.zeros = b.grads + d->kernel * b.row;
-    b.anywhere = b.zeros + b.row;
+    b.zeros = b.codes + d->kernel * b.row;
+    b.grads = b.zeros + b.row;
+    b.anywhere = b.grads + d->kernel * b.row;
     b.weight = d->scratch + channel;
-    memset(b.sums, 0, sizeof(float) * (taps_of(d) * block_of(d) + rows_of(d) * b.row)); /* with the borders of the rows */
+    memset(b.zeros, 0, sizeof(float) * b.row);
+    const int64_t left = d->left * b.block, image_row = d->width * b.block;
+    for (int64_t r = 0; r < d->kernel; r++) { /* the border beside the image */
+        memset(b.codes + r * b.row, 0, sizeof(float) * left);
+        memset(b.codes + r * b.row + left + image_row, 0, sizeof(float) * (b.row - left - image_row));
+    }
     return b;
 }
 
@@ -189,6 +194,8 @@ TARGET INLINE void backward_of(const Block *b, const int kernel) {
     float *rows[MOST_KERNEL], *grads[MOST_KERNEL];
     const float *grad = d->grad + b->image * d->out_height * d->out_width * d->channels + b->channel;
     int64_t next = 0, done = 0;
+    memset(b->sums, 0, sizeof(float) * taps_of(d) * b->block);
+    memset(b->anywhere, 0, sizeof(float) * b->row);
     for (int64_t y = 0; y < d->out_height; y++, grad += d->out_width * d->channels) {
         const int64_t start = y * d->stride_h - d->top;
         give_rows(b, &done, start);

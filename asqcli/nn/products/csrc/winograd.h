@@ -10,8 +10,8 @@
 
    Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2015. */
 
-#ifndef ASQ_WINOGRAD_H
-#define ASQ_WINOGRAD_H
+#ifndef ASQ_PRODUCTS_WINOGRAD_H
+#define ASQ_PRODUCTS_WINOGRAD_H
 
 #include <math.h>
 #include <string.h>
@@ -24,7 +24,7 @@
 #define CHUNK 16    /* channels that lie together; their number is a multiple */
 #define ROWS 6      /* tiles whose sums are in registers at once */
 #define CHANNELS 4  /* the same of channels */
-#define TILES 36    /* of one product of matrices: windows and tiles stay in a cache; a multiple of ROWS */
+#define MOST_TILES 36 /* of one product of matrices: windows and tiles stay in a cache; a multiple of ROWS */
 
 typedef struct {
     int64_t images, channels, outputs, height, width, out_height, out_width;
@@ -43,6 +43,7 @@ typedef struct {
 /* ---- scratch: of each worker two images with a border of zeros, windows, and tiles; then each worker's sums, or the filters ---- */
 
 typedef struct {
+    int64_t tiles;                      /* of one product of matrices */
     int64_t columns, grad_columns;      /* of an image with its border */
     int64_t image, grad, windows, ends; /* floats; ends: of tiles or of sums, whichever a product of matrices leads to */
     int64_t of_worker, sums;
@@ -53,11 +54,14 @@ INLINE int64_t up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 static Sizes sizes_of(const Winograd *t) {
     Sizes s;
     const int64_t border = SIDE - SPAN, most = larger(t->channels, t->outputs);
+    /* Windows and tiles together are to take no more memory than a worker's rounded activations, which are not made. */
+    const int64_t pixels = t->images / t->workers * t->height * t->width;
+    s.tiles = larger(smaller(pixels / (2 * PLACES * ROWS) * ROWS, MOST_TILES), ROWS);
     s.columns = up(t->out_width, SPAN) + border;
     s.image = (up(t->out_height, SPAN) + border) * s.columns * t->channels;
     s.grad_columns = up(larger(t->width, t->out_width), SPAN) + border;
     s.grad = (up(larger(t->height, t->out_height), SPAN) + border) * s.grad_columns * t->outputs;
-    s.windows = s.ends = PLACES * TILES * most;
+    s.windows = s.ends = PLACES * s.tiles * most;
     s.of_worker = s.image + s.grad + s.windows + s.ends;
     s.sums = PLACES * t->channels * t->outputs;
     return s;
@@ -270,12 +274,12 @@ static void copy_grad(const Worker *w, int64_t image) {
 }
 
 /* Where vector `c` of a tile lies in [place][chunk][tile][CHUNK], at place 0. */
-INLINE float *vector_of(float *memory, int64_t tile, int64_t c) {
-    return memory + (c / CHUNK * TILES + tile) * CHUNK + c % CHUNK;
+INLINE float *vector_of(const Worker *w, float *memory, int64_t tile, int64_t c) {
+    return memory + (c / CHUNK * w->sizes.tiles + tile) * CHUNK + c % CHUNK;
 }
 
 TARGET static void add_tiles(const Worker *w, int64_t count) {
-    const int64_t channels = w->task->channels / CHUNK, outputs = w->task->outputs / CHUNK, chunk = TILES * CHUNK;
+    const int64_t channels = w->task->channels / CHUNK, outputs = w->task->outputs / CHUNK, chunk = w->sizes.tiles * CHUNK;
     float *sums = w->sums;
     for (int64_t place = 0; place < PLACES; place++)
         for (int64_t c = 0; c < channels; c++)
@@ -286,7 +290,7 @@ TARGET static void add_tiles(const Worker *w, int64_t count) {
 TARGET static void sum_for_weights(const Worker *w, int64_t first, int64_t last) {
     const Winograd *t = w->task;
     const int64_t channels = t->channels, outputs = t->outputs, columns = w->sizes.columns, grad_columns = w->sizes.grad_columns;
-    const int64_t chunk = TILES * CHUNK;
+    const int64_t chunk = w->sizes.tiles * CHUNK;
     int64_t count = 0;
     memset(w->sums, 0, sizeof(float) * w->sizes.sums);
     for (int64_t image = first; image < last; image++) {
@@ -297,12 +301,12 @@ TARGET static void sum_for_weights(const Worker *w, int64_t first, int64_t last)
                 const float *window = w->image + (y * columns + x) * channels;
                 const float *tile = w->grad + ((y + before(t->top)) * grad_columns + x + before(t->left)) * outputs;
                 for (int64_t c = 0; c < channels; c += WIDTH)
-                    transform_window(window + c, columns * channels, channels, vector_of(w->windows, count, c),
+                    transform_window(window + c, columns * channels, channels, vector_of(w, w->windows, count, c),
                                      channels / CHUNK * chunk);
                 for (int64_t k = 0; k < outputs; k += WIDTH)
-                    transform_tile(tile + k, grad_columns * outputs, outputs, vector_of(w->ends, count, k),
+                    transform_tile(tile + k, grad_columns * outputs, outputs, vector_of(w, w->ends, count, k),
                                    outputs / CHUNK * chunk);
-                if (++count == TILES) {
+                if (++count == w->sizes.tiles) {
                     add_tiles(w, count);
                     count = 0;
                 }
@@ -318,7 +322,7 @@ typedef struct {
 
 TARGET static void make_tiles(const Worker *w, const Place *places, int64_t count) {
     const Winograd *t = w->task;
-    const int64_t channels = t->channels / CHUNK, outputs = t->outputs / CHUNK, chunk = TILES * CHUNK;
+    const int64_t channels = t->channels / CHUNK, outputs = t->outputs / CHUNK, chunk = w->sizes.tiles * CHUNK;
     const float *filters = filters_of(t);
     for (int64_t place = 0; place < PLACES; place++)
         for (int64_t c = 0; c < channels; c++, filters += t->outputs * CHUNK)
@@ -327,14 +331,14 @@ TARGET static void make_tiles(const Worker *w, const Place *places, int64_t coun
                                     w->ends + (place * channels + c) * chunk + tile * CHUNK);
     for (int64_t tile = 0; tile < count; tile++)
         for (int64_t c = 0; c < t->channels; c += WIDTH)
-            make_tile(vector_of(w->ends, tile, c), channels * chunk, places[tile].out + c, t->width * t->channels,
+            make_tile(vector_of(w, w->ends, tile, c), channels * chunk, places[tile].out + c, t->width * t->channels,
                       t->channels, places[tile].rows, places[tile].columns);
 }
 
 TARGET static void make_grad_x(const Worker *w, int64_t first, int64_t last) {
     const Winograd *t = w->task;
     const int64_t outputs = t->outputs, columns = w->sizes.grad_columns;
-    Place places[TILES];
+    Place places[MOST_TILES];
     int64_t count = 0;
     memset(w->windows, 0, sizeof(float) * w->sizes.windows);
     for (int64_t image = first; image < last; image++) {
@@ -343,12 +347,12 @@ TARGET static void make_grad_x(const Worker *w, int64_t first, int64_t last) {
             for (int64_t x = 0; x < t->width; x += SPAN) {
                 const float *window = w->grad + (y * columns + x) * outputs;
                 for (int64_t k = 0; k < outputs; k += WIDTH)
-                    transform_window(window + k, columns * outputs, outputs, vector_of(w->windows, count, k),
-                                     outputs / CHUNK * TILES * CHUNK);
+                    transform_window(window + k, columns * outputs, outputs, vector_of(w, w->windows, count, k),
+                                     outputs / CHUNK * w->sizes.tiles * CHUNK);
                 places[count].out = t->grad_x + ((image * t->height + y) * t->width + x) * t->channels;
                 places[count].rows = (int)smaller(t->height - y, SPAN);
                 places[count].columns = (int)smaller(t->width - x, SPAN);
-                if (++count == TILES) {
+                if (++count == w->sizes.tiles) {
                     make_tiles(w, places, count);
                     count = 0;
                 }
