@@ -44,7 +44,7 @@ class Depthwise(ctypes.Structure):
 
 @cache
 def find_library() -> ctypes.CDLL | None:
-    """Return the compiled passes; None where they were not compiled, of this source, or do not run on this processor."""
+    """Return the compiled passes; None where they were not compiled, or of another source, or do not run here."""
     try:
         found = ctypes.CDLL(str(LIBRARY))
         for name, task in (("winograd", Winograd), ("depthwise", Depthwise)):

@@ -25,7 +25,6 @@ from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.kernels.native import takes, threads_of_torch
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
-
 # How a forward multiplies: whole numbers by the depthwise pass or the engine's kernels, or floats by PyTorch.
 Form: TypeAlias = Literal["depthwise", "engine", "floats"]
 DEPTHWISE, ENGINE, FLOATS = get_args(Form)
