@@ -21,7 +21,7 @@ ALONE = {  # libraries of one file: its source, and its flags
     "products": (Path("asqcli/nn/products/csrc/products.c"), ["-ffp-contract=fast"]),
 }
 WITHOUT = {  # what happens where a library cannot be compiled
-    "native": "the native kernels were not compiled ({}); `asq infer` will use NumPy, training multiply more floats",
+    "native": "the native kernels were not compiled ({}); `asq infer` will use NumPy, training multiply more in floats",
     "fake_quant": "the passes of training were not compiled ({}); PyTorch's own will do, and take longer",
     "products": "the convolutions of training were not compiled ({}); PyTorch's own will do, and take longer",
 }

@@ -3,7 +3,7 @@
 product     the function of autograd, and when a layer has it
 winograd    gradients of 3x3 convolutions
 depthwise   depthwise convolutions and their gradients
-library     the compiled passes
+bindings    the compiled passes, as ctypes sees them
 csrc/       their source in C
 
 A dense convolution's forward is by the engine's kernels (`asqcli.engine.native.batch`).

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asqcli.arithmetic.constants import EXACT_FLOAT32
 from asqcli.engine.native.batch import Convolution
-from asqcli.nn.products.library import Depthwise, find_library, library, workers_for
+from asqcli.nn.products.bindings import Depthwise, find_library, library, workers_for
 from asqcli.quant.kernels.native import threads_of_torch
 
 WIDTH, KERNELS = 8, (3, 5, 7)

@@ -7,7 +7,7 @@ in the engine. The gradients are those of the float product either way, of activ
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,8 +26,7 @@ from asqcli.quant.kernels.native import takes, threads_of_torch
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 # How a forward multiplies: whole numbers by the depthwise pass or the engine's kernels, or floats by PyTorch.
-Form: TypeAlias = Literal["depthwise", "engine", "floats"]
-DEPTHWISE, ENGINE, FLOATS = get_args(Form)
+DEPTHWISE, ENGINE, FLOATS = "depthwise", "engine", "floats"
 
 
 def product(
@@ -68,7 +67,7 @@ def product(
     return _Product.apply(x_hat, rounded, bias, x.detach(), scale.detach(), weight_scale.detach(), convolution, form)
 
 
-def _form(convolution: Convolution, *, whole: bool, images: int) -> Form | None:
+def _form(convolution: Convolution, *, whole: bool, images: int) -> str | None:
     """Return how to multiply; None where PyTorch does, and has the gradients, too.
 
     Args:
@@ -121,7 +120,7 @@ class _Product(torch.autograd.Function):
         scale: Tensor,
         weight_scale: Tensor,
         convolution: Convolution,
-        form: Form,
+        form: str,
     ) -> Tensor:
         ctx.save_for_backward(x, scale, weight)
         ctx.convolution, ctx.form, ctx.with_bias = convolution, form, bias is not None
@@ -139,20 +138,21 @@ class _Product(torch.autograd.Function):
         x, scale, weight = ctx.saved_tensors
         c: Convolution = ctx.convolution
         of_x, of_weight, of_bias = wanted = ctx.needs_input_grad[:3]
+        grads = None
         if takes(grad) and takes(x):  # a hook may have kept x in another form
-            grad_bias = grad.sum((0, 2, 3)) if of_bias else None
             if ctx.form == DEPTHWISE:
                 grads = depthwise.gradients(c, grad, x, scale, weight)
-                return *grads, grad_bias, None, None, None, None, None
-            if winograd.gain(c, len(x)):
+            elif winograd.gain(c, len(x)):
                 grads = winograd.gradients(c, grad, x, scale, weight, of_x=of_x, of_weight=of_weight)
-                return *grads, grad_bias, None, None, None, None, None
-        x_hat = compute_again(x, scale, UniformGrid(c.qmin, c.qmax))
-        bias_shape = [c.layout.outputs] if ctx.with_bias else None
-        grads = torch.ops.aten.convolution_backward(
-            grad, x_hat, weight, bias_shape, c.stride, c.layout.padding[:2], c.layout.dilation, False, [0, 0],
-            c.layout.groups, wanted,
-        )  # fmt: skip
+        if grads is not None:
+            grads = *grads, grad.sum((0, 2, 3)) if of_bias else None
+        else:
+            x_hat = compute_again(x, scale, UniformGrid(c.qmin, c.qmax))
+            bias_shape = [c.layout.outputs] if ctx.with_bias else None
+            grads = torch.ops.aten.convolution_backward(
+                grad, x_hat, weight, bias_shape, c.stride, c.layout.padding[:2], c.layout.dilation, False, [0, 0],
+                c.layout.groups, wanted,
+            )  # fmt: skip
         return *grads, None, None, None, None, None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asqcli.engine.native.batch import Convolution
-from asqcli.nn.products.library import Winograd, find_library, library, workers_for
+from asqcli.nn.products.bindings import Winograd, find_library, library, workers_for
 from asqcli.quant.kernels.native import threads_of_torch
 
 CHUNK, MOST_PADDING = 16, 2

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from asqcli.engine.native.batch import Convolution
 from asqcli.engine.native.bindings import LAYOUT_PIXELS
 from asqcli.engine.native.layout import Layout
+from asqcli.nn.products.bindings import find_library
 from asqcli.nn.products.depthwise import convolve, fits, gradients
-from asqcli.nn.products.library import find_library
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason="not compiled for this processor")
 

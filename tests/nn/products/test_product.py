@@ -88,6 +88,24 @@ def in_floats(layer, x):
     return F.conv2d(x_hat, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
+def with_equal_gradients(layer, x):
+    """Return what `product_of` and `in_floats` give, whose gradients are compared."""
+    other = copy.deepcopy(layer)
+    x1, x2 = (x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
+    y1, y2 = product_of(layer, x1), in_floats(other, x2)
+    grad = torch.randn_like(y1)
+    y1.backward(grad)
+    y2.backward(grad)
+    for (name, a), b in zip([("x", x1), *layer.named_parameters()], [x2, *other.parameters()], strict=True):
+        assert a.grad is not None and a.grad.abs().max() > 0, name
+        assert_near(a.grad, b.grad, msg=name)
+    return y1, y2
+
+
+def assert_near(found, expected, **told):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()), **told)
+
+
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("make", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
@@ -108,16 +126,8 @@ def test_gradients_are_those_of_the_float_product(make, activations):
     conv = make()
     x = images(conv.in_channels, signed=True)
     layer = layer_for(conv, x, PostWeights(bits=4), activations=activations)
-    other = copy.deepcopy(layer)
-    x1, x2 = (x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
-    y1, y2 = product_of(layer, x1), in_floats(other, x2)
+    y1, y2 = with_equal_gradients(layer, x)
     torch.testing.assert_close(y1, y2, rtol=1e-5, atol=1e-5)
-    grad = torch.randn_like(y1)
-    y1.backward(grad)
-    y2.backward(grad)
-    for (name, a), b in zip([("x", x1), *layer.named_parameters()], [x2, *other.parameters()], strict=True):
-        assert a.grad is not None and a.grad.abs().max() > 0, name
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5 * float(b.grad.abs().max()), msg=name)
 
 
 @pytest.mark.parametrize("activations", [LsqActivations, AsqActivations])
@@ -128,21 +138,13 @@ def test_a_product_of_floats_has_the_gradients_of_one(weights, activations, monk
     torch.manual_seed(0)
     x = images(16, signed=True)
     layer = layer_for(nn.Conv2d(16, 32, 3, padding=1), x, weights, bits=8, activations=activations)
-    other = copy.deepcopy(layer)
-    x1, x2 = (x.clone(memory_format=torch.preserve_format).requires_grad_() for _ in range(2))
-    y1, y2 = product_of(layer, x1), in_floats(other, x2)
+    y1, y2 = with_equal_gradients(layer, x)
     assert torch.equal(y1, y2)
-    grad = torch.randn_like(y1)
-    y1.backward(grad)
-    y2.backward(grad)
-    for (name, a), b in zip([("x", x1), *layer.named_parameters()], [x2, *other.parameters()], strict=True):
-        assert a.grad is not None and a.grad.abs().max() > 0, name
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5 * float(b.grad.abs().max()), msg=name)
 
 
 @pytest.mark.parametrize("make", [SHAPES["3x3, whole chunks"], SHAPES["depthwise"]], ids=["dense", "depthwise"])
 def test_what_is_saved_may_come_back_in_another_form(make):
-    """As from `torch.autograd.graph.save_on_cpu`, or in a smaller type."""
+    """In another order, as from `torch.autograd.graph.save_on_cpu`, or in another type meanwhile."""
     torch.manual_seed(0)
     conv = make()
     x = images(conv.in_channels)
@@ -161,7 +163,7 @@ def test_what_is_saved_may_come_back_in_another_form(make):
         found.append([image.grad, *(parameter.grad.clone() for parameter in layer.parameters())])
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+            assert_near(a, b)
 
 
 def test_what_needs_no_gradient_gets_none(monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from asqcli.engine.native.batch import Convolution
 from asqcli.engine.native.bindings import LAYOUT_PIXELS
 from asqcli.engine.native.layout import Layout
-from asqcli.nn.products.library import find_library
+from asqcli.nn.products.bindings import find_library
 from asqcli.nn.products.winograd import _scratch, gain, gradients
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason="not compiled for this processor")

@@ -1,8 +1,9 @@
-/* Depthwise convolutions of activations that are rounded on the way, and their gradients: each value of an image is read once.
+/* Depthwise convolutions of activations that are rounded on the way, and their gradients: each value of an image is read
+   once.
 
    Codes and levels are whole numbers in float, whose products and sums are exact; a sum becomes an output by one multiplication
-   with (step * weight_scale), as in evaluation. Rows of an image, of some of its channels, go into a ring of as many as a window
-   has, and all windows read them there. */
+   with (step * weight_scale), as in evaluation. Rows of an image, of some of its channels, go into a ring of as many as a
+   window has, and all windows read them there. */
 
 #ifndef ASQ_PRODUCTS_DEPTHWISE_H
 #define ASQ_PRODUCTS_DEPTHWISE_H
@@ -217,36 +218,37 @@ TARGET INLINE void backward_of(const Block *b, const int kernel) {
 
 /* ---- a part: some images ---- */
 
-TARGET static void forward_part(const void *task, int64_t part) {
-    const Depthwise *d = task;
-    const int64_t last = start_of(part + 1, d->workers, d->images);
-    for (int64_t image = start_of(part, d->workers, d->images); image < last; image++)
-        for (int64_t channel = 0; channel < d->channels; channel += block_of(d)) {
-            const Block b = block_at(d, part, image, channel);
-            switch (d->kernel) {
-            case 3: forward_of(&b, 3); break;
-            case 5: forward_of(&b, 5); break;
-            default: forward_of(&b, 7);
-            }
-        }
-}
-
-TARGET static void backward_part(const void *task, int64_t part) {
-    const Depthwise *d = task;
+TARGET INLINE void go_over(const Depthwise *d, int64_t part, const int kernel, const int backward) {
     const int64_t last = start_of(part + 1, d->workers, d->images), taps = taps_of(d);
     float *total = memory_of(d, part);
-    memset(total, 0, sizeof(float) * taps * d->channels);
     for (int64_t image = start_of(part, d->workers, d->images); image < last; image++)
         for (int64_t channel = 0; channel < d->channels; channel += block_of(d)) {
             const Block b = block_at(d, part, image, channel);
-            switch (d->kernel) {
-            case 3: backward_of(&b, 3); break;
-            case 5: backward_of(&b, 5); break;
-            default: backward_of(&b, 7);
+            if (!backward) {
+                forward_of(&b, kernel);
+                continue;
             }
+            backward_of(&b, kernel);
             for (int64_t t = 0; t < taps; t++)
                 for (int64_t c = 0; c < b.block; c++) total[t * d->channels + channel + c] += b.sums[t * b.block + c] * b.step;
         }
+}
+
+/* With windows of a size that the compiler knows. */
+TARGET INLINE void go_over_part(const Depthwise *d, int64_t part, const int backward) {
+    switch (d->kernel) {
+    case 3: go_over(d, part, 3, backward); break;
+    case 5: go_over(d, part, 5, backward); break;
+    default: go_over(d, part, MOST_KERNEL, backward);
+    }
+}
+
+TARGET static void forward_part(const void *task, int64_t part) { go_over_part(task, part, 0); }
+
+TARGET static void backward_part(const void *task, int64_t part) {
+    const Depthwise *d = task;
+    memset(memory_of(d, part), 0, sizeof(float) * taps_of(d) * d->channels);
+    go_over_part(d, part, 1);
 }
 
 /* ---- weights, and their gradients ---- */

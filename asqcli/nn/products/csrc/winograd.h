@@ -40,7 +40,7 @@ typedef struct {
     int64_t workers;             /* that share the images; the sums over images depend on their number */
 } Winograd;
 
-/* ---- scratch: of each worker two images with a border of zeros, windows, and tiles; then each worker's sums, or the filters ---- */
+/* ---- scratch: of each worker two images with a border of zeros, windows, and tiles; then all sums, or the filters ---- */
 
 typedef struct {
     int64_t tiles;                      /* of one product of matrices */
@@ -83,16 +83,21 @@ static int64_t winograd_scratch(const Winograd *t) {
 #define OF_NEAR (2.0f * NEAR2 * (NEAR2 - FAR2))
 #define OF_FAR (2.0f * FAR2 * (FAR2 - NEAR2))
 
+/* Values at NEAR, -NEAR, FAR and -FAR. */
+TARGET INLINE void at_both_signs(Vector *v, Vector even_near, Vector odd_near, Vector even_far, Vector odd_far) {
+    v[1] = even_near + odd_near;
+    v[2] = even_near - odd_near;
+    v[3] = even_far + odd_far;
+    v[4] = even_far - odd_far;
+}
+
 /* B' */
 TARGET INLINE void of_window(Vector *v) {
     const Vector even_near = v[4] - FAR2 * v[2], odd_near = NEAR * (v[3] - FAR2 * v[1]);
     const Vector even_far = v[4] - NEAR2 * v[2], odd_far = FAR * (v[3] - NEAR2 * v[1]);
     v[0] = NEAR2 * FAR2 * v[0] - (NEAR2 + FAR2) * v[2] + v[4];
     v[5] = NEAR2 * FAR2 * v[1] - (NEAR2 + FAR2) * v[3] + v[5];
-    v[1] = even_near + odd_near;
-    v[2] = even_near - odd_near;
-    v[3] = even_far + odd_far;
-    v[4] = even_far - odd_far;
+    at_both_signs(v, even_near, odd_near, even_far, odd_far);
 }
 
 /* A */
@@ -100,10 +105,7 @@ TARGET INLINE void of_tile(const Vector *e, Vector *v) {
     const Vector even_near = e[0] + NEAR2 * e[2], odd_near = NEAR * (e[1] + NEAR2 * e[3]);
     const Vector even_far = e[0] + FAR2 * e[2], odd_far = FAR * (e[1] + FAR2 * e[3]);
     v[0] = e[0];
-    v[1] = even_near + odd_near;
-    v[2] = even_near - odd_near;
-    v[3] = even_far + odd_far;
-    v[4] = even_far - odd_far;
+    at_both_signs(v, even_near, odd_near, even_far, odd_far);
     v[5] = e[3];
 }
 
@@ -122,10 +124,7 @@ TARGET INLINE void of_filter(const Vector *g, Vector *v) {
     const Vector even_near = (g[0] + NEAR2 * g[2]) * (1.0f / OF_NEAR), odd_near = g[1] * (NEAR / OF_NEAR);
     const Vector even_far = (g[0] + FAR2 * g[2]) * (1.0f / OF_FAR), odd_far = g[1] * (FAR / OF_FAR);
     v[0] = g[0] * (1.0f / OF_0);
-    v[1] = even_near + odd_near;
-    v[2] = even_near - odd_near;
-    v[3] = even_far + odd_far;
-    v[4] = even_far - odd_far;
+    at_both_signs(v, even_near, odd_near, even_far, odd_far);
     v[5] = g[2];
 }
 
@@ -289,7 +288,8 @@ TARGET static void add_tiles(const Worker *w, int64_t count) {
 
 TARGET static void sum_for_weights(const Worker *w, int64_t first, int64_t last) {
     const Winograd *t = w->task;
-    const int64_t channels = t->channels, outputs = t->outputs, columns = w->sizes.columns, grad_columns = w->sizes.grad_columns;
+    const int64_t channels = t->channels, outputs = t->outputs;
+    const int64_t columns = w->sizes.columns, grad_columns = w->sizes.grad_columns;
     const int64_t chunk = w->sizes.tiles * CHUNK;
     int64_t count = 0;
     memset(w->sums, 0, sizeof(float) * w->sizes.sums);

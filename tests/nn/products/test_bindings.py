@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from asqcli.nn.products import library
+from asqcli.nn.products import bindings
 
-CSRC = Path(library.__file__).with_name("csrc")
-TYPES = {"int64_t": library.int64, "float": library.float32}
+CSRC = Path(bindings.__file__).with_name("csrc")
+TYPES = {"int64_t": bindings.int64, "float": bindings.float32}
 
 
 def declared(header, struct):
@@ -19,27 +19,27 @@ def declared(header, struct):
         kind, names = line.removeprefix("const ").split(" ", 1)
         for name in names.split(","):
             pointer = name.strip().startswith("*")
-            yield name.strip().removeprefix("*"), library.pointer if pointer else TYPES[kind]
+            yield name.strip().removeprefix("*"), bindings.pointer if pointer else TYPES[kind]
 
 
-@pytest.mark.parametrize("struct", [library.Winograd, library.Depthwise])
+@pytest.mark.parametrize("struct", [bindings.Winograd, bindings.Depthwise])
 def test_a_struct_has_the_fields_of_the_header(struct):
     header = (CSRC / f"{struct.__name__.lower()}.h").read_text()
     assert list(struct._fields_) == list(declared(header, struct.__name__))
 
 
-@pytest.mark.skipif(library.find_library() is None, reason="not compiled for this processor")
+@pytest.mark.skipif(bindings.find_library() is None, reason="not compiled for this processor")
 def test_a_library_of_another_source_is_none(monkeypatch, tmp_path):
     class Other(ctypes.Structure):
-        _fields_ = (*library.Depthwise._fields_, ("more", library.int64))
+        _fields_ = (*bindings.Depthwise._fields_, ("more", bindings.int64))
 
-    find = library.find_library.__wrapped__
+    find = bindings.find_library.__wrapped__
     assert find() is not None
     with monkeypatch.context() as patch:
-        patch.setattr(library, "Depthwise", Other)
+        patch.setattr(bindings, "Depthwise", Other)
         assert find() is None
     with monkeypatch.context() as patch:
-        patch.setattr(library, "LIBRARY", Path(library.__file__).parents[2] / "quant/kernels/csrc/fake_quant.so")
+        patch.setattr(bindings, "LIBRARY", Path(bindings.__file__).parents[2] / "quant/kernels/csrc/fake_quant.so")
         assert find() is None
-    monkeypatch.setattr(library, "LIBRARY", tmp_path / "none.so")
+    monkeypatch.setattr(bindings, "LIBRARY", tmp_path / "none.so")
     assert find() is None
