@@ -1,5 +1,7 @@
 """Training steps in turns: of the float network, and of the quantized one by PyTorch's products and by compiled passes.
 
+With --bfloat16 both networks' in bfloat16, too.
+
     python tests/step_turns.py resnet20 --size 32 --batch 128 --threads 1 --turns 24
 
 Prints medians in milliseconds, and of each step in units of the float step of the same turn. Images are noise: what is
@@ -23,6 +25,7 @@ from asqcli.machine import keep_freed_memory
 from asqcli.models.registry import build_model
 from asqcli.nn import layers
 from asqcli.nn.modes import to_training
+from asqcli.nn.precision import BFLOAT16, FLOAT32
 from asqcli.train.objective import Objective
 from asqcli.train.optimizer import make_optimizer
 from asqcli.train.passes import Passes
@@ -30,10 +33,12 @@ from asqcli.train.passes import Passes
 CLASSES, WARM = 10, 2
 
 
-def step_of(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], float]:
+def step_of(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, precision: str = FLOAT32
+) -> Callable[[], float]:
     """Return what takes a step of a network and returns its milliseconds."""
     to_training(model)
-    passes = Passes(model, Objective(), classes=CLASSES, precision="float32", device=images.device)
+    passes = Passes(model, Objective(), classes=CLASSES, precision=precision, device=images.device)
     optimizer = make_optimizer(model, "sgd", lr=0.001, momentum=0.9, weight_decay=1e-4)
 
     def step() -> float:
@@ -65,6 +70,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--turns", type=int, default=24)
+    parser.add_argument("--bfloat16", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     keep_freed_memory()  # as every training does
@@ -78,6 +84,9 @@ def main() -> None:
         "by PyTorch": by_pytorch(step_of(copy.deepcopy(quantized), images, labels)),
         "compiled": step_of(quantized, images, labels),
     }
+    if given.bfloat16:
+        steps["float, bfloat16"] = step_of(copy.deepcopy(model), images, labels, BFLOAT16)
+        steps["quantized, bfloat16"] = step_of(copy.deepcopy(quantized), images, labels, BFLOAT16)
     times: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for turn in range(WARM + given.turns):
@@ -88,7 +97,7 @@ def main() -> None:
         names = [*names[1:], names[0]]  # nobody always comes after the same
     for name, taken in times.items():
         ratios = [one / other for one, other in zip(taken, times["float"], strict=True)]
-        print(f"{name:14}{statistics.median(taken):8.1f} ms{statistics.median(ratios):8.3f}")
+        print(f"{name:20}{statistics.median(taken):8.1f} ms{statistics.median(ratios):8.3f}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from asqcli.nn.geometry import Geometry
 from asqcli.nn.held_weights import held
 from asqcli.nn.products.product import product
 from asqcli.quant.activation_quantizers import ActivationQuantizer
-from asqcli.quant.bfloat16 import as_operand, as_result, operand_values
+from asqcli.quant.bfloat16 import as_operand, as_result
 from asqcli.quant.fake_quant import computed_again
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
@@ -98,19 +98,18 @@ class _QuantLayer(MixedIn):
         Args:
             dtype: that codes and levels are handed over in, one of `asqcli.quant.bfloat16.MULTIPLIED`.
         """
-        x_hat, x_scale = input, None
-        if self.activation_quantizer is not None:
-            x_hat, x_scale = self.activation_quantizer.fake_quantize(input)
-        weight, scale, weight_scale = self.weight, x_scale, None
-        if self.weight_quantizer is not None:
-            weight, of_channels = self.weight_quantizer(weight), self.weight_quantizer.scale.detach()
-            weight_scale = of_channels.reshape(-1, *[1] * (weight.dim() - 1))
-            over_output = self._over_channels(of_channels)
-            scale = over_output if x_scale is None else x_scale.detach() * over_output
-        operands = as_operand(x_hat, x_scale, dtype), as_operand(weight, weight_scale, dtype)
-        with computed_again(x_hat, operands[0], lambda again: operand_values(again, x_scale, dtype)):
-            y = as_result(self._product(*operands, None, *geometry))
-        y = y if scale is None else y * scale
+        of_samples = of_channels = None
+        if self.activation_quantizer is None:
+            x = as_operand(input, None, dtype)
+        else:
+            x, of_samples = self.activation_quantizer.operand(input, dtype)
+        if self.weight_quantizer is None:
+            weight = as_operand(self.weight, None, dtype)
+        else:
+            weight = self.weight_quantizer.fake_quantize(self.weight, result=dtype)
+            of_channels = self._over_channels(self.weight_quantizer.scale)
+        with computed_again(x):
+            y = as_result(self._product(x, weight, None, *geometry), of_samples, of_channels)
         return y if self.bias is None else y + self._over_channels(self.bias)
 
     def _forward_fake(self, x: Tensor, *geometry: Geometry) -> Tensor:

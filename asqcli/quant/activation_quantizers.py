@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from asqcli.arithmetic.division import divided
 from asqcli.quant.adapter import Adapter
 from asqcli.quant.baselines import fake_quantize_offset, fake_quantize_pact, zero_point
+from asqcli.quant.bfloat16 import as_operand
 from asqcli.quant.bounds import integer_bounds
-from asqcli.quant.fake_quant import fake_quantize, fake_quantize_adapted, gradient_scale
+from asqcli.quant.fake_quant import VALUES, Result, fake_quantize, fake_quantize_adapted, gradient_scale
 from asqcli.quant.kernels import dispatch
 from asqcli.quant.rounding import quantize
 from asqcli.quant.spec import ActivationSpec, AsqActivations, LsqActivations, OffsetActivations, PactActivations
@@ -49,6 +50,11 @@ class ActivationQuantizer(nn.Module, ABC):
     def fake_quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `forward(x)`, and the real value of code 1: () or (N, 1, .., 1)."""
 
+    def operand(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the codes of `x` for a product in bfloat16, as `dtype`, and the real value of code 1."""
+        x_hat, scale = self.fake_quantize(x)
+        return as_operand(x_hat, scale, dtype), scale
+
     @abstractmethod
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return (codes, scale): whole numbers, shape of `x`; and () or (N, 1, .., 1), the real value of code 1."""
@@ -82,15 +88,15 @@ class StepSizeQuantizer(ActivationQuantizer):
         self.step_size = nn.Parameter(torch.ones(()))
         self.dequantizes_as_printed = isinstance(spec, AsqActivations) and spec.dequantize_by == "step_size"
 
-    def fake_quantize(self, x: Tensor, *, made: bool = True) -> tuple[Tensor, Tensor]:
+    def fake_quantize(self, x: Tensor, *, result: Result = VALUES) -> tuple[Tensor, Tensor]:
         """See the base class.
 
         Args:
-            made: False: return a stand-in without values, where `leaves_rounding`.
+            result: what to return of it; a stand-in where `leaves_rounding`, codes unless `dequantizes_as_printed`.
         """
         qmin, qmax, scale = self.qmin, self.qmax, gradient_scale(x.shape[1:].numel(), self.qmax)
         if self.adapter is None:
-            x_hat = fake_quantize(x, self.step_size, qmin=qmin, qmax=qmax, step_gradient_scale=scale, made=made)
+            x_hat = fake_quantize(x, self.step_size, qmin=qmin, qmax=qmax, step_gradient_scale=scale, result=result)
             return x_hat, self.step_size
         if self._is_one_pass(x):
             return fake_quantize_adapted(
@@ -102,13 +108,16 @@ class StepSizeQuantizer(ActivationQuantizer):
                 qmax=qmax,
                 step_gradient_scale=scale,
                 channels_last=self.adapter.channels_last,
-                made=made,
+                result=result,
             )
         beta = self.adapter(x)
-        x_hat = fake_quantize(x, self.step_size, beta, qmin=qmin, qmax=qmax, step_gradient_scale=scale)
+        x_hat = fake_quantize(x, self.step_size, beta, qmin=qmin, qmax=qmax, step_gradient_scale=scale, result=result)
         return (
             (x_hat / beta, self.step_size) if self.dequantizes_as_printed else (x_hat, self.step_size * beta.detach())
         )
+
+    def operand(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return super().operand(x, dtype) if self.dequantizes_as_printed else self.fake_quantize(x, result=dtype)
 
     def leaves_rounding(self, x: Tensor) -> bool:
         """May somebody else round `x` by the step sizes that `fake_quantize` returns?"""

@@ -39,37 +39,44 @@ def as_operand(x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     return _Operand.apply(x, None if scale is None else scale.detach(), dtype)
 
 
-def operand_values(x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Return `as_operand`, without a gradient."""
-    return (x.to(torch.bfloat16) if scale is None else dispatch.codes(x, scale, torch.bfloat16)).to(dtype)
+def as_result(product: Tensor, of_samples: Tensor | None = None, of_channels: Tensor | None = None) -> Tensor:
+    """Return a product of operands rounded to bfloat16, times its scales, in float32. Its gradient is rounded, too.
 
-
-def as_result(product: Tensor) -> Tensor:
-    """Return a product of operands rounded to bfloat16, in float32. Its gradient is rounded, too."""
-    return _Result.apply(product)
+    Args:
+        of_samples, of_channels: as for `dispatch.scaled`, or None; they get no gradient.
+    """
+    scales = (None if scale is None else scale.detach() for scale in (of_samples, of_channels))
+    return _Result.apply(product, *scales)
 
 
 class _Operand(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(scale)
-        return operand_values(x, scale, dtype)
+        return x.to(torch.bfloat16).to(dtype) if scale is None else dispatch.whole_numbers(x, scale, dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         [scale] = ctx.saved_tensors
-        grad = grad.to(torch.bfloat16).float()
-        return grad if scale is None else grad.div_(scale), None, None
+        return grad.to(torch.bfloat16).float() if scale is None else dispatch.of_values(grad, scale), None, None
 
 
 class _Result(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, product: Tensor) -> Tensor:
+    def forward(ctx: Any, product: Tensor, of_samples: Tensor | None, of_channels: Tensor | None) -> Tensor:
+        ctx.save_for_backward(of_samples, of_channels)
         ctx.dtype = product.dtype
-        return product.to(torch.bfloat16).float()
+        return _times(product.to(torch.bfloat16), of_samples, of_channels, torch.float32)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        return grad.to(torch.bfloat16).to(ctx.dtype)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
+        return _times(grad, *ctx.saved_tensors, torch.bfloat16).to(ctx.dtype), None, None
+
+
+def _times(x: Tensor, of_samples: Tensor | None, of_channels: Tensor | None, dtype: torch.dtype) -> Tensor:
+    if of_samples is not None and of_channels is not None:
+        return dispatch.scaled(x, of_samples, of_channels, dtype)
+    scale = of_channels if of_samples is None else of_samples
+    return (x if scale is None else x.float() * scale).to(dtype)

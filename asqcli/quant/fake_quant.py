@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,6 +23,11 @@ from asqcli.quant.kernels.grid import Grid, UniformGrid
 from asqcli.quant.levels import LevelSet
 
 COMPUTED_AGAIN = "fake quantizer, again"  # what `computed_again` does in a backward, in a profile
+
+# What a fake quantizer returns: values; or a stand-in without any, for whoever makes of its input what is made of them;
+# or what a product in bfloat16 takes, their codes in a type that holds them, whose gradient is rounded to bfloat16.
+VALUES, STAND_IN = "values", "stand-in"
+Result = Literal["values", "stand-in"] | torch.dtype
 
 
 def gradient_scale(elements: int, qmax: int) -> float:
@@ -44,7 +49,7 @@ def fake_quantize(
     qmin: int,
     qmax: int,
     step_gradient_scale: float = 1.0,
-    made: bool = True,
+    result: Result = VALUES,
 ) -> Tensor:
     """Round `x` to multiples of `adapted_step_size = step_size * beta`, staying in float.
 
@@ -59,9 +64,9 @@ def fake_quantize(
         step_size: () or broadcastable to `x`; real units, above 0.
         beta: None, or (N, 1, 1, 1), one per sample, above 0.
         qmin, qmax: bounds in codes.
-        made: False: return a stand-in without values, for whoever makes of `x` what is made of the result.
+        result: what to return of it.
     Returns:
-        Shape and dtype of `x`; each value is a whole number of adapted steps.
+        Shape and dtype of `x`; each value is a whole number of adapted steps. Of codes their type.
     Raises:
         BoundsError: qmin is not below qmax.
 
@@ -72,8 +77,8 @@ def fake_quantize(
         raise BoundsError(f"qmin {qmin} is not below qmax {qmax}")
     grid = UniformGrid(qmin, qmax)
     if beta is None:
-        return _FakeQuantize.apply(x, step_size, grid, step_gradient_scale, made)
-    return _FakeQuantize.apply(x, _ScaleGradient.apply(step_size, step_gradient_scale) * beta, grid, 1.0, made)
+        return _FakeQuantize.apply(x, step_size, grid, step_gradient_scale, result)
+    return _FakeQuantize.apply(x, _ScaleGradient.apply(step_size, step_gradient_scale) * beta, grid, 1.0, result)
 
 
 def fake_quantize_adapted(
@@ -86,7 +91,7 @@ def fake_quantize_adapted(
     qmax: int,
     step_gradient_scale: float = 1.0,
     channels_last: bool = False,
-    made: bool = True,
+    result: Result = VALUES,
 ) -> tuple[Tensor, Tensor]:
     """Return `fake_quantize` of `x` by the beta that an adapter makes of it, and the adapted steps: one function.
 
@@ -97,19 +102,24 @@ def fake_quantize_adapted(
         step_size: ().
         layers: (weight, bias) of the adapter's one or two linear layers; beta is 1 + t, below 0 1 / (1 - t).
         round_weight: to what the adapter multiplies by; its gradient is the weight's, by STE.
-        made: as in `fake_quantize`; False only on a CPU.
+        result: as in `fake_quantize`.
     Returns:
-        x_hat, shape of `x`; and the adapted step sizes, (N, 1, .., 1), without a gradient.
+        x_hat, or its codes, shape of `x`; and the adapted step sizes, (N, 1, .., 1), without a gradient.
     """
     tensors = (tensor for layer in layers for tensor in layer)
     grid = UniformGrid(qmin, qmax)
     return _AdaptedFakeQuantize.apply(
-        x, step_size, grid, step_gradient_scale, channels_last, made, round_weight, *tensors
+        x, step_size, grid, step_gradient_scale, channels_last, result, round_weight, *tensors
     )
 
 
 def fake_quantize_to_levels(
-    weight: Tensor, clipping_threshold: Tensor, level_set: LevelSet, *, threshold_gradient_scale: float = 1.0
+    weight: Tensor,
+    clipping_threshold: Tensor,
+    level_set: LevelSet,
+    *,
+    threshold_gradient_scale: float = 1.0,
+    result: Result = VALUES,
 ) -> Tensor:
     """Replace each weight by the nearest level times the threshold, staying in float.
 
@@ -120,34 +130,30 @@ def fake_quantize_to_levels(
     Args:
         weight: (C_out, ..), real units.
         clipping_threshold: broadcastable to `weight`, one value per channel or per tensor; real units, above 0.
+        result: as in `fake_quantize`; codes are levels, and must be whole numbers.
 
     >>> from asqcli.quant.levels import pot_levels
     >>> fake_quantize_to_levels(torch.tensor([0.9, -0.3, 5.0]), torch.tensor(1.0), pot_levels(3))
     tensor([ 1.0000, -0.2500,  1.0000])
     """
     scale = divided(clipping_threshold, level_set.largest)
-    return _FakeQuantize.apply(weight, scale, level_set, threshold_gradient_scale, True)
+    return _FakeQuantize.apply(weight, scale, level_set, threshold_gradient_scale, result)
 
 
 @contextmanager
-def computed_again(
-    x_hat: Tensor, operand: Tensor | None = None, make_operand: Callable[[Tensor], Tensor] = lambda x_hat: x_hat
-) -> Generator[None]:
+def computed_again(x_hat: Tensor) -> Generator[None]:
     """Let what saves a fake-quantized `x_hat` for its backward meanwhile compute it again there instead of keeping it.
 
     What it was made from is kept in any case, and is often the result of a ReLU that keeps it, too: a layer then holds
     as many values as a float one. The price is one more pass.
-
-    Args:
-        operand: what is saved, where that is not `x_hat` itself but made of it by `make_operand`.
     """
     node: Any = x_hat.grad_fn
     if getattr(node, "_forward_cls", None) not in (_FakeQuantize, _AdaptedFakeQuantize) or _others_decide():
         yield
         return
     x, scale = (saved.detach() for saved in node.saved_tensors[:2])
-    grid = node.grid
-    place = _place(x_hat if operand is None else operand)
+    grid, result = node.grid, node.result
+    place = _place(x_hat)
 
     def keep(saved: Tensor) -> Tensor | None:
         return None if _place(saved) == place else saved
@@ -155,15 +161,17 @@ def computed_again(
     def give_back(kept: Tensor | None) -> Tensor:
         if kept is not None:
             return kept
-        return make_operand(compute_again(x, scale, grid))
+        return compute_again(x, scale, grid, result)
 
     with saved_tensors_hooks(keep, give_back):
         yield
 
 
-def compute_again(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+def compute_again(x: Tensor, scale: Tensor, grid: Grid, result: Result = VALUES) -> Tensor:
     """Return `x` in whole numbers of the scale in a backward, under a name of its own in a profile."""
     with _named(COMPUTED_AGAIN):
+        if isinstance(result, torch.dtype):
+            return dispatch.codes(x, scale, grid, result)
         return dispatch.fake_quantize(x, scale, grid)
 
 
@@ -194,16 +202,20 @@ class _FakeQuantize(torch.autograd.Function):
     """`x` to the nearest codes of a grid, times `scale`; gradients by STE, and by Eq. 7 times a factor."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, scale_gradient_factor: float, made: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, scale_gradient_factor: float, result: Result) -> Tensor:
         ctx.save_for_backward(x, scale)
-        ctx.grid, ctx.factor = grid, scale_gradient_factor
-        return dispatch.fake_quantize(x, scale, grid) if made else _stand_in(x)
+        ctx.grid, ctx.factor, ctx.result = grid, scale_gradient_factor, result
+        if isinstance(result, torch.dtype):
+            return dispatch.codes(x, scale, grid, result)
+        return dispatch.fake_quantize(x, scale, grid) if result == VALUES else _stand_in(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, scale = ctx.saved_tensors
-        grad_x, grad_scale = dispatch.fake_quantize_backward(grad, x, scale, ctx.grid)
+        of_codes = isinstance(ctx.result, torch.dtype)
+        backward = dispatch.codes_backward if of_codes else dispatch.fake_quantize_backward
+        grad_x, grad_scale = backward(grad, x, scale, ctx.grid)
         return grad_x, grad_scale * ctx.factor, None, None, None
 
 
@@ -218,18 +230,21 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
         grid: Grid,
         factor: float,
         channels_last: bool,
-        made: bool,
+        result: Result,
         round_weight: Callable[[Tensor], Tensor],
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor]:
         layers = tuple(tensor if index % 2 else round_weight(tensor) for index, tensor in enumerate(layers))
         pairs = _in_pairs(layers)
-        if made:
-            x_hat, answers = dispatch.adapted_fake_quantize(x, step_size, pairs, grid, channels_last=channels_last)
+        given = x, step_size, pairs, grid
+        if isinstance(result, torch.dtype):
+            x_hat, answers = dispatch.adapted_codes(*given, result, channels_last=channels_last)
+        elif result == VALUES:
+            x_hat, answers = dispatch.adapted_fake_quantize(*given, channels_last=channels_last)
         else:
-            x_hat, answers = _stand_in(x), dispatch.adapt(x, step_size, pairs, grid, channels_last=channels_last)
+            x_hat, answers = _stand_in(x), dispatch.adapt(*given, channels_last=channels_last)
         ctx.save_for_backward(x, *answers, step_size, *layers)
-        ctx.grid, ctx.factor, ctx.channels_last = grid, factor, channels_last
+        ctx.grid, ctx.factor, ctx.channels_last, ctx.result = grid, factor, channels_last, result
         ctx.mark_non_differentiable(answers.scale)
         ctx.set_materialize_grads(False)
         return x_hat, answers.scale
@@ -239,7 +254,9 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result with a gradient
         x, *answers = ctx.saved_tensors
         answers, (step_size, *layers) = Answers(*answers[:4]), answers[4:]
-        grad_x, grad_step_size, grad_layers = dispatch.adapted_fake_quantize_backward(
+        of_codes = isinstance(ctx.result, torch.dtype)
+        backward = dispatch.adapted_codes_backward if of_codes else dispatch.adapted_fake_quantize_backward
+        grad_x, grad_step_size, grad_layers = backward(
             grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last
         )
         grads = (tensor for layer in grad_layers for tensor in layer)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from asqcli.arithmetic.division import divided
 from asqcli.quant.bounds import integer_bounds
-from asqcli.quant.fake_quant import fake_quantize, fake_quantize_to_levels, gradient_scale
+from asqcli.quant.fake_quant import VALUES, Result, fake_quantize, fake_quantize_to_levels, gradient_scale
 from asqcli.quant.rounding import nearest_level, quantize, quantize_to_levels
 from asqcli.quant.spec import AnyWeightSpec, ApotWeights, LevelWeights, UniformWeights, WeightSpec
 from asqcli.quant.step_size import SMALLEST_STEP, least_squares_start, lsq_start
@@ -34,9 +34,13 @@ class WeightQuantizer(nn.Module, ABC):
         self.spec = spec
         self.scale_parameter_shape = (spec.scale_count(channels),)
 
-    @abstractmethod
     def forward(self, weight: Tensor) -> Tensor:
         """Return the fake-quantized weight, shape of `weight`, real units."""
+        return self.fake_quantize(weight)
+
+    @abstractmethod
+    def fake_quantize(self, weight: Tensor, *, result: Result = VALUES) -> Tensor:
+        """Return `forward(weight)`, or its levels for a product in bfloat16: where they are `integer`."""
 
     @property
     @abstractmethod
@@ -112,13 +116,14 @@ class UniformWeightQuantizer(WeightQuantizer):
         self.qmin, self.qmax = integer_bounds(spec.bits, signed=True)
         self.step_size = nn.Parameter(torch.ones(self.scale_parameter_shape))
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def fake_quantize(self, weight: Tensor, *, result: Result = VALUES) -> Tensor:
         return fake_quantize(
             weight,
             self._over_channels(self.step_size, weight),
             qmin=self.qmin,
             qmax=self.qmax,
             step_gradient_scale=gradient_scale(self._sharing(weight), self.qmax),
+            result=result,
         )
 
     @property
@@ -167,13 +172,14 @@ class LevelWeightQuantizer(WeightQuantizer):
         self.normalize = isinstance(spec, ApotWeights) and spec.normalize
         self.clipping_threshold = nn.Parameter(torch.ones(self.scale_parameter_shape))
 
-    def forward(self, weight: Tensor) -> Tensor:
+    def fake_quantize(self, weight: Tensor, *, result: Result = VALUES) -> Tensor:
         weight = self._normalized(weight)
         return fake_quantize_to_levels(
             weight,
             self._over_channels(self.clipping_threshold, weight),
             self.level_set,
             threshold_gradient_scale=gradient_scale(self._sharing(weight), len(self.level_set.magnitudes)),
+            result=result,
         )
 
     @property

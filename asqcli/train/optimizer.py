@@ -80,9 +80,9 @@ def give_momenta(optimizer: torch.optim.Optimizer, *_: object) -> None:
     In a network that skips layers some have their first gradient later than others.
     """
     for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if group["momentum"] and parameter.grad is not None:
-                optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+        for parameter in group["params"] if group["momentum"] else ():
+            if parameter.grad is not None and "momentum_buffer" not in (state := optimizer.state[parameter]):
+                state["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def learning_rate(lr: float, step: int, steps: int, *, ramp_steps: int = 0) -> float:

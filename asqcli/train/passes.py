@@ -148,6 +148,7 @@ class ReplayedPasses:
                 raise
             self.can_record = False
             self.recorded.clear()
+            _end_recording_of_random_numbers(self.passes.device)
             self.model.zero_grad(set_to_none=True)
             return None
         # Tensors of their own over the memory that the graph writes: who moves the network to another device and back
@@ -158,6 +159,15 @@ class ReplayedPasses:
 
     def _places(self) -> list[int]:
         return [tensor.data_ptr() for tensor in chain(self.model.parameters(), self.model.buffers())]
+
+
+def _end_recording_of_random_numbers(device: torch.device) -> None:
+    """Let the device draw random numbers again after a recording that failed.
+
+    Up to PyTorch 2.13 the generator goes on believing that it is recorded, and refuses; a copy of its state does not.
+    """
+    drawn = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    drawn.graphsafe_set_state(drawn.clone_state())
 
 
 class _Itself:

@@ -16,7 +16,7 @@ from asqcli.data.augment import flip, shift
 from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import to_evaluation, to_training
 from asqcli.nn.step_sizes import bounded_steps
-from asqcli.quant.kernels import adapted, adapted_cuda, cuda, eager, native
+from asqcli.quant.kernels import adapted, adapted_cuda, cuda, dispatch, eager, native
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.levels import apot_levels, post_levels, pot_levels
 from asqcli.run.checkpoint import load_checkpoint
@@ -68,6 +68,24 @@ def test_passes_equal_those_of_pytorch(grid, last, device):
             assert torch.equal(found.cpu(), eager.fake_quantize_backward(grad, x, scale, grid)[0])
             size = (grad.abs() * largest).double().sum_to_size(scale.shape)
             assert sums.shape == scale.shape and ((sums.cpu() - exact).abs() <= 2e-3 * size).all(), shape
+
+
+@pytest.mark.parametrize("grid", [g for g in GRIDS if isinstance(g, UniformGrid) or g.integer], ids=str)
+def test_codes_equal_those_of_pytorch(grid, device):
+    torch.manual_seed(0)
+    largest = max(grid.qmax if isinstance(grid, UniformGrid) else grid.largest, 1)
+    for shape in SHAPES:
+        x, grad = 0.4 * largest * torch.randn(shape), torch.randn(shape)
+        for scale in (torch.tensor(0.37), torch.rand(shape[0], *[1] * (len(shape) - 1)) + 0.1):
+            there = [t.to(device) for t in (x, scale)]
+            for dtype in (torch.bfloat16, torch.float32):
+                assert torch.equal(dispatch.codes(*there, grid, dtype).cpu(), dispatch.codes(x, scale, grid, dtype))
+            expected = dispatch.codes_backward(grad, x, scale, grid)
+            for given in (grad, grad.bfloat16()):
+                found = dispatch.codes_backward(given.to(device), *there, grid)
+                size = (dispatch.of_values(grad, scale).abs() * largest).double().sum_to_size(scale.shape)
+                assert torch.equal(found[0].cpu(), expected[0])
+                assert ((found[1].cpu() - expected[1]).abs() <= 2e-3 * size).all(), shape
 
 
 @pytest.mark.skipif(native.loaded() is None, reason="the passes of training were not compiled")

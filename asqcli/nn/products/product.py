@@ -20,7 +20,7 @@ from asqcli.engine.native.layout import Layout
 from asqcli.nn.geometry import Geometry
 from asqcli.nn.products import depthwise, winograd
 from asqcli.quant.activation_quantizers import StepSizeQuantizer
-from asqcli.quant.fake_quant import compute_again
+from asqcli.quant.fake_quant import STAND_IN, VALUES, compute_again
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.kernels.native import takes, threads_of_torch
 from asqcli.quant.weight_quantizers import WeightQuantizer
@@ -62,7 +62,7 @@ def product(
     form = _form(convolution, whole=weight_quantizer.integer, images=len(x))
     if form is None:
         return None
-    x_hat, scale = activation_quantizer.fake_quantize(x, made=form == FLOATS)
+    x_hat, scale = activation_quantizer.fake_quantize(x, result=VALUES if form == FLOATS else STAND_IN)
     rounded, weight_scale = weight_quantizer(weight), weight_quantizer.scale
     return _Product.apply(x_hat, rounded, bias, x.detach(), scale.detach(), weight_scale.detach(), convolution, form)
 

@@ -20,7 +20,13 @@ def adapted_fake_quantize(
     x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool
 ) -> tuple[Tensor, Answers]:
     """As `adapted.adapted_fake_quantize`."""
-    x = x.contiguous() if channels_last else dense(x)
+    answers = adapt(x, step_size, layers, grid, channels_last=channels_last)
+    return cuda.fake_quantize(_in_order(x, channels_last), answers.scale, grid), answers
+
+
+def adapt(x: Tensor, step_size: Tensor, layers: Layers, _grid: Grid, *, channels_last: bool) -> Answers:
+    """As `adapted.adapt`."""
+    x = _in_order(x, channels_last)
     pixels = _pixels(x, channels_last)
     sums = (x.sum(dim=pixels) if pixels else x).contiguous()
     samples, channels = sums.shape
@@ -32,15 +38,20 @@ def adapted_fake_quantize(
         sums, step_size, *layers[0], *layers[-1], answers.means, answers.hidden, answers.beta, scale, channels, units,
         float(x[0].numel() // channels), LAYERS=len(layers), BLOCK=BLOCK,
     )  # fmt: skip
-    return cuda.fake_quantize(x, scale, grid), answers
+    return answers
 
 
 def adapted_fake_quantize_backward(
-    grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, *, channels_last: bool
-) -> tuple[Tensor, Tensor, Layers]:
-    """As `adapted.adapted_fake_quantize_backward`."""
-    x = x.contiguous() if channels_last else dense(x)
-    grad_x, sums = cuda.fake_quantize_backward_in_blocks(grad, x, answers.scale, grid)
+    grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid,
+    *, channels_last: bool, of_codes: bool = False,
+) -> tuple[Tensor, Tensor, Layers]:  # fmt: skip
+    """As `adapted.adapted_fake_quantize_backward`.
+
+    Args:
+        of_codes: is it the gradient of `cuda.codes`?
+    """
+    x = _in_order(x, channels_last)
+    grad_x, sums = cuda.backward_in_blocks(grad, x, answers.scale, grid, of_codes=of_codes)
     (samples, channels), units = answers.means.shape, answers.hidden.shape[1]
     grad_step, grad_t = x.new_empty(samples), x.new_empty(samples, 1)
     grad_hidden, grad_pixel = torch.empty_like(answers.hidden), torch.empty_like(answers.means)
@@ -49,9 +60,7 @@ def adapted_fake_quantize_backward(
         answers.beta, grad_step, grad_t, grad_hidden, grad_pixel, channels, units, float(x[0].numel() // channels),
         LAYERS=len(layers), BLOCK=BLOCK,
     )  # fmt: skip
-    for dimension in _pixels(x, channels_last):
-        grad_pixel = grad_pixel.unsqueeze(dimension)
-    grad_x.add_(grad_pixel)
+    cuda.add_to_channels(grad_x, grad_pixel, x.dim() - 1 if channels_last else 1)
     inputs, grads = [answers.means], [grad_t]
     if len(layers) > 1:
         inputs, grads = [answers.means, answers.hidden], [grad_hidden, grad_t]
@@ -84,6 +93,10 @@ def works(device: torch.device) -> bool:
         )
     except Exception:  # as in `cuda.works`
         return False
+
+
+def _in_order(x: Tensor, channels_last: bool) -> Tensor:
+    return x.contiguous() if channels_last else dense(x)
 
 
 def _pixels(x: Tensor, channels_last: bool) -> tuple[int, ...]:

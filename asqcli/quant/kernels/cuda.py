@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asqcli.quant.kernels import eager
 from asqcli.quant.kernels.grid import Grid, UniformGrid, bounds
-from asqcli.quant.kernels.memory import dense, groups, is_plain, laid_out_as, shares_by_groups
+from asqcli.quant.kernels.memory import dense, groups, is_dense, is_plain, laid_out_as, shares_by_groups
 from asqcli.quant.levels import LevelSet, post_levels
 from asqcli.quant.rounding import level_tables
 
@@ -34,44 +34,94 @@ def takes(x: Tensor, scale: Tensor | None = None) -> bool:
 
 def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """As `dispatch.fake_quantize`."""
+    return _rounded(x, scale, grid, None)
+
+
+def codes(x: Tensor, scale: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """As `dispatch.codes`."""
+    return _rounded(x, scale, grid, dtype)
+
+
+def _rounded(x: Tensor, scale: Tensor, grid: Grid, codes_in: torch.dtype | None) -> Tensor:
     x, scale = dense(x), scale.contiguous()
-    x_hat = torch.empty_like(x)
+    rounded = torch.empty_like(x, dtype=codes_in)
     count, size = _divided(x, scale)
     low, high, levels = *bounds(grid), _level_tables(grid, x)
     source().forward[_blocks(size), count](
-        x, scale, x_hat, *levels, size, float(low), float(high), int(count > 1), COUNT=_levels(grid), BLOCK=BLOCK
-    )
-    return x_hat
+        x, scale, rounded, *levels, size, float(low), float(high), int(count > 1),
+        COUNT=_levels(grid), IN_CODES=codes_in is not None, BLOCK=BLOCK,
+    )  # fmt: skip
+    return rounded
 
 
 def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """As `dispatch.fake_quantize_backward`."""
-    grad_x, sums = fake_quantize_backward_in_blocks(grad, x, scale, grid)
+    return _added_up(backward_in_blocks(grad, x, scale, grid), scale)
+
+
+def codes_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """As `dispatch.codes_backward`."""
+    return _added_up(backward_in_blocks(grad, x, scale, grid, of_codes=True), scale)
+
+
+def _added_up(in_blocks: tuple[Tensor, Tensor], scale: Tensor) -> tuple[Tensor, Tensor]:
+    grad_x, sums = in_blocks
     return grad_x, sums.sum(dim=1).reshape(scale.shape)
 
 
-def fake_quantize_backward_in_blocks(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def backward_in_blocks(
+    grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, *, of_codes: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return the gradient of `x`, and that of each scale in parts that are still to be added up, (scales, blocks)."""
     x, scale = dense(x), scale.contiguous()
     grad_x = torch.empty_like(x)
-    grad = laid_out_as(x, grad)
+    grad = laid_out_as(x, grad.to(torch.bfloat16) if of_codes else grad)
     count, size = _divided(x, scale)
     sums = x.new_empty(count, _blocks(size))
     low, high, levels = *bounds(grid), _level_tables(grid, x)
     source().backward[_blocks(size), count](
         grad, x, scale, grad_x, sums, *levels, size, float(low), float(high), int(count > 1),
-        COUNT=_levels(grid), BLOCK=BLOCK,
+        COUNT=_levels(grid), IN_CODES=of_codes, BLOCK=BLOCK,
     )  # fmt: skip
     return grad_x, sums
 
 
-def codes(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return fake-quantized values in units of their scale, whole numbers in a type that holds them."""
-    x, scale = dense(x), scale.contiguous()
-    whole = torch.empty_like(x, dtype=dtype)
-    count, size = _divided(x, scale)
-    source().codes[_blocks(size), count](x, scale, whole, size, int(count > 1), BLOCK=BLOCK)
-    return whole
+def scales(x: Tensor, of_samples: Tensor, of_channels: Tensor) -> bool:
+    """Can `scaled` work on such tensors?"""
+    if not (x.is_cuda and x.dim() > of_channels.dim() > 0 and type(x) is Tensor):
+        return False
+    if x.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    if not (0 < x.numel() < MOST_VALUES and groups(x) <= MOST_GROUPS and is_dense(x) and works(x.device)):
+        return False
+    channels = x.shape[x.dim() - of_channels.dim()]
+    return (
+        all(is_plain(scale) and scale.device == x.device for scale in (of_samples, of_channels))
+        and of_samples.numel() in (1, groups(x))
+        and of_channels.numel() in (1, channels)
+    )
+
+
+def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `dispatch.scaled`, where `scales`."""
+    out = torch.empty_like(x, dtype=dtype)
+    size = x.numel() // groups(x)
+    source().scaled[_blocks(size), groups(x)](
+        x, of_samples.contiguous(), of_channels.contiguous(), out, size, *_channels(x, x.dim() - of_channels.dim()),
+        int(of_samples.numel() > 1), int(of_channels.numel() > 1), BLOCK=BLOCK,
+    )  # fmt: skip
+    return out
+
+
+def add_to_channels(x: Tensor, addend: Tensor, dimension: int) -> None:
+    """Add to all values of a sample's channel what `addend`, (N, C), has for it; `x` is dense, channels a dimension."""
+    size = x.numel() // groups(x)
+    source().add_to_channels[_blocks(size), groups(x)](x, addend, size, *_channels(x, dimension), BLOCK=BLOCK)
+
+
+def _channels(x: Tensor, dimension: int) -> tuple[int, int]:
+    """Return how many values of a channel lie side by side in a dense tensor, and its channels."""
+    return max(x.stride(dimension), 1), x.shape[dimension]
 
 
 def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
@@ -98,8 +148,12 @@ def works(device: torch.device) -> bool:
             found, expected = (form(x, x, scale, grid) for form in forms)
             if not (torch.equal(found[0], expected[0]) and torch.allclose(found[1], expected[1], rtol=1e-3)):
                 return False
-            whole = codes(x_hat, scale, torch.bfloat16)
+            whole = codes(x, scale, grid, torch.bfloat16)
             if not torch.equal(whole.float(), (x_hat * (1.0 / scale)).round()):
+                return False
+            of_codes = codes_backward(x.bfloat16(), x, scale, grid)
+            expected = eager.fake_quantize_backward(x.bfloat16().float() / scale, x, scale, grid)
+            if not (torch.equal(of_codes[0], expected[0]) and torch.allclose(of_codes[1], expected[1], rtol=1e-3)):
                 return False
         return torch.equal(round_rows(x, 127, 1e-30), eager.round_rows(x, 127, 1e-30))
     except Exception:  # Triton raises whatever its compilers, or ours, raise

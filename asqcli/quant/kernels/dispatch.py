@@ -28,6 +28,43 @@ def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -
     return (form if form.takes(grad) else eager).fake_quantize_backward(grad, x, scale, grid)
 
 
+def codes(x: Tensor, scale: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """Return the nearest code of each value: of a grid of whole numbers, in a type that holds them."""
+    if cuda.takes(x, scale):
+        return cuda.codes(x, scale, grid, dtype)
+    return whole_numbers(fake_quantize(x, scale, grid), scale, dtype)
+
+
+def codes_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Return `fake_quantize_backward` by the gradient of the codes, which is rounded to bfloat16."""
+    if cuda.takes(x, scale) and grad.is_cuda:
+        return cuda.codes_backward(grad, x, scale, grid)
+    return fake_quantize_backward(of_values(grad, scale), x, scale, grid)
+
+
+def whole_numbers(x_hat: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return fake-quantized values in units of their scale, in a type that holds them."""
+    return (x_hat * (1.0 / scale)).round_().to(dtype)
+
+
+def of_values(grad: Tensor, scale: Tensor) -> Tensor:
+    """Return the gradient of fake-quantized values by that of their codes, which is rounded to bfloat16."""
+    return grad.to(torch.bfloat16).float().div_(scale)
+
+
+def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return `x` times the product of both scales, in float32, then as `dtype`.
+
+    Args:
+        x: float32 or bfloat16.
+        of_samples: (), or (N, 1, .., 1).
+        of_channels: (C, 1, 1) or (C,), as they broadcast to `x`; or one for all.
+    """
+    if cuda.scales(x, of_samples, of_channels):
+        return cuda.scaled(x, of_samples, of_channels, dtype)
+    return (x.float() * (of_samples * of_channels)).to(dtype)
+
+
 def adapts(x: Tensor, step_size: Tensor) -> bool:
     """Is there a form for such tensors that adapts and rounds in one?"""
     return native.takes(x, step_size) or (cuda.takes(x, step_size) and adapted_cuda.works(x.device))
@@ -46,9 +83,21 @@ def adapted_fake_quantize(
     return form.adapted_fake_quantize(x, step_size, layers, grid, channels_last=channels_last)
 
 
+def adapted_codes(
+    x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, dtype: torch.dtype, *, channels_last: bool
+) -> tuple[Tensor, Answers]:
+    """Return the codes of `adapted_fake_quantize` in a type that holds them, and what the adapter answered."""
+    if x.is_cuda:
+        answers = adapt(x, step_size, layers, grid, channels_last=channels_last)
+        return codes(x, answers.scale, grid, dtype), answers
+    x_hat, answers = adapted_fake_quantize(x, step_size, layers, grid, channels_last=channels_last)
+    return whole_numbers(x_hat, answers.scale, dtype), answers
+
+
 def adapt(x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool) -> Answers:
-    """Return what an adapter answers, without rounding; where `adapts`, on a CPU."""
-    return adapted.adapt(x, step_size, layers, grid, channels_last=channels_last)
+    """Return what an adapter answers, without rounding; where `adapts`."""
+    form = adapted_cuda if x.is_cuda else adapted
+    return form.adapt(x, step_size, layers, grid, channels_last=channels_last)
 
 
 def adapted_fake_quantize_backward(
@@ -59,9 +108,14 @@ def adapted_fake_quantize_backward(
     return form.adapted_fake_quantize_backward(grad, x, step_size, layers, answers, grid, channels_last=channels_last)
 
 
-def codes(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return fake-quantized values in units of their scale, whole numbers in a type that holds them."""
-    return cuda.codes(x, scale, dtype) if cuda.takes(x, scale) else (x * (1.0 / scale)).round_().to(dtype)
+def adapted_codes_backward(
+    grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, *, channels_last: bool
+) -> tuple[Tensor, Tensor, Layers]:
+    """Return `adapted_fake_quantize_backward` by the gradient of the codes, which is rounded to bfloat16."""
+    given = x, step_size, layers, answers, grid
+    if x.is_cuda:
+        return adapted_cuda.adapted_fake_quantize_backward(grad, *given, channels_last=channels_last, of_codes=True)
+    return adapted_fake_quantize_backward(of_values(grad, answers.scale), *given, channels_last=channels_last)
 
 
 def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:

@@ -25,7 +25,7 @@ def groups(x: Tensor) -> int:
 
 def dense(x: Tensor) -> Tensor:
     """Return `x`, or a copy of it that has no gaps in memory."""
-    if _is_dense(x):
+    if is_dense(x):
         return x
     last = x.dim() == 4 and x.stride(1) == 1  # a part of the channels, of which the rest lies between
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -33,9 +33,9 @@ def dense(x: Tensor) -> Tensor:
 
 def laid_out_as(x: Tensor, grad: Tensor) -> Tensor:
     """Return the gradient of what was made from `x`, in the order of memory of `x`."""
-    return grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
+    return grad if grad.stride() == x.stride() else torch.empty_like(x, dtype=grad.dtype).copy_(grad)
 
 
-def _is_dense(x: Tensor) -> bool:
+def is_dense(x: Tensor) -> bool:
     """Do all values of `x` lie one after the other in memory, those of each index of the first dimension together?"""
     return x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)

@@ -30,34 +30,74 @@ def _nearest(v, boundaries, levels, low, high, COUNT: tl.constexpr):
 
 
 @triton.jit
-def forward(x, scale, out, boundaries, levels, size, low, high, stride, COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """out = nearest(x / scale) * scale."""
+def forward(
+    x, scale, out, boundaries, levels, size, low, high, stride,
+    COUNT: tl.constexpr, IN_CODES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out = nearest(x / scale) * scale, or without the last factor, in the type of `out`."""
     group = tl.program_id(1)
     offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < size
     places = group.to(tl.int64) * size + offsets
     step = tl.load(scale + group * stride)
     v = tl.load(x + places, mask=inside, other=0.0) * tl.div_rn(1.0, step)
-    tl.store(out + places, _nearest(v, boundaries, levels, low, high, COUNT) * step, mask=inside)
+    code = _nearest(v, boundaries, levels, low, high, COUNT)
+    result = code if IN_CODES else code * step
+    tl.store(out + places, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def backward(
-    grad, x, scale, grad_x, sums, boundaries, levels, size, low, high, stride, COUNT: tl.constexpr, BLOCK: tl.constexpr
-):
-    """grad_x = grad, 0 where clipped; sums = of each block grad * nearest(v) - grad_x * v, for v = x / scale."""
+    grad, x, scale, grad_x, sums, boundaries, levels, size, low, high, stride,
+    COUNT: tl.constexpr, IN_CODES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """grad_x = grad, 0 where clipped; sums = of each block grad * nearest(v) - grad_x * v, for v = x / scale.
+
+    The gradient of codes comes in bfloat16, and that of their values is made of it.
+    """
     group = tl.program_id(1)
     block = tl.program_id(0)
     offsets = block * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < size
     places = group.to(tl.int64) * size + offsets
-    v = tl.load(x + places, mask=inside, other=0.0) * tl.div_rn(1.0, tl.load(scale + group * stride))
+    step = tl.load(scale + group * stride)
+    v = tl.load(x + places, mask=inside, other=0.0) * tl.div_rn(1.0, step)
     g = tl.load(grad + places, mask=inside, other=0.0)
+    if IN_CODES:
+        g = tl.div_rn(g.to(tl.float32), step + tl.zeros([BLOCK], dtype=tl.float32))
     passed = tl.where((v <= low) | (v >= high), 0.0, g)
     tl.store(grad_x + places, passed, mask=inside)
     terms = g * _nearest(v, boundaries, levels, low, high, COUNT) - passed * v
     total = tl.sum(tl.where(inside, terms, 0.0), axis=0)
     tl.store(sums + group * tl.num_programs(0) + block, total)
+
+
+@triton.jit
+def scaled(
+    x, of_samples, of_channels, out, size, inner, channels, sample_stride, channel_stride, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out = x * (of_samples * of_channels), in the type of `out`; `inner` values of a channel lie side by side."""
+    sample = tl.program_id(1)
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = offsets < size
+    places = sample.to(tl.int64) * size + offsets
+    channel = (offsets // inner) % channels
+    scale = tl.load(of_channels + channel * channel_stride, mask=inside, other=0.0)
+    scale = tl.load(of_samples + sample * sample_stride) * scale
+    v = tl.load(x + places, mask=inside, other=0.0).to(tl.float32) * scale
+    tl.store(out + places, v.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def add_to_channels(x, addend, size, inner, channels, BLOCK: tl.constexpr):
+    """x += addend of the sample and the channel; `inner` values of a channel lie side by side."""
+    sample = tl.program_id(1).to(tl.int64)
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = offsets < size
+    places = sample * size + offsets
+    channel = (offsets // inner) % channels
+    added = tl.load(addend + sample * channels + channel, mask=inside, other=0.0)
+    tl.store(x + places, tl.load(x + places, mask=inside, other=0.0) + added, mask=inside)
 
 
 @triton.jit
@@ -71,17 +111,6 @@ def round_rows(weight, out, columns, qmax, smallest, BLOCK: tl.constexpr):
     step = tl.maximum(tl.div_rn(tl.max(tl.abs(w), axis=0), qmax), smallest)
     code = tl.clamp(w * tl.div_rn(1.0, step), -qmax, qmax, propagate_nan=tl.PropagateNan.ALL)
     tl.store(out + places, ((code + WHOLE) - WHOLE) * step, mask=inside)
-
-
-@triton.jit
-def codes(x, scale, out, size, stride, BLOCK: tl.constexpr):
-    """out = x / scale, whole numbers, in the type of `out`."""
-    group = tl.program_id(1)
-    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = offsets < size
-    places = group.to(tl.int64) * size + offsets
-    v = tl.load(x + places, mask=inside, other=0.0) * tl.div_rn(1.0, tl.load(scale + group * stride))
-    tl.store(out + places, ((v + WHOLE) - WHOLE).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

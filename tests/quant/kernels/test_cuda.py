@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(native.loaded() is None, reason="the passes of t
 SCRIPT = """
 import itertools
 import torch
-from asqcli.quant.kernels import adapted, adapted_cuda, cuda, eager
+from asqcli.quant.kernels import adapted, adapted_cuda, cuda, dispatch, eager
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.levels import apot_levels, post_levels
 
@@ -31,6 +31,16 @@ for grid in [UniformGrid(0, 3), UniformGrid(-128, 127), post_levels(4), post_lev
             found, expected = (form.fake_quantize_backward(grad, x, scale, grid) for form in (cuda, eager))
             assert torch.equal(found[0], expected[0]) and found[1].shape == scale.shape
             assert torch.allclose(found[1], expected[1], rtol=1e-3, atol=1e-3 * largest)
+            if largest == int(largest) and grid != post_levels(4, grid="exact"):
+                for dtype in (torch.bfloat16, torch.float32):
+                    codes = cuda.codes(x, scale, grid, dtype)
+                    assert codes.dtype == dtype and codes.stride() == x.stride()
+                    assert torch.equal(codes.float(), (eager.fake_quantize(x, scale, grid) / scale).round())
+                for g in (grad, grad.bfloat16(), grad.contiguous(memory_format=LAST) if grad.dim() == 4 else grad):
+                    found = cuda.codes_backward(g, x, scale, grid)
+                    expected = eager.fake_quantize_backward(g.bfloat16().float() / scale, x, scale, grid)
+                    assert torch.equal(found[0], expected[0]) and found[1].shape == scale.shape
+                    assert torch.allclose(found[1], expected[1], rtol=1e-3, atol=1e-3 * largest / scale.min().item())
 weight = torch.randn(7, 33)
 weight[3] = 0
 assert torch.equal(cuda.round_rows(weight, 127, 1e-30), eager.round_rows(weight, 127, 1e-30))
@@ -49,9 +59,37 @@ for shape in [(5, 16, 7, 9), (4, 70, 3, 3), (6, 40), (2, 9, 40)]:
             x_hat, answers = form.adapted_fake_quantize(x, step_size, layers, grid, channels_last=last)
             assert torch.equal(x_hat, eager.fake_quantize(x, answers.scale, grid))
             back = form.adapted_fake_quantize_backward(grad, x, step_size, layers, answers, grid, channels_last=last)
+            if form is adapted_cuda:  # by the gradient of codes: as by that of the values that it stands for
+                of_codes, of_values = (
+                    form.adapted_fake_quantize_backward(
+                        g, x, step_size, layers, answers, grid, channels_last=last, of_codes=codes
+                    )
+                    for g, codes in ((grad.bfloat16(), True), (dispatch.of_values(grad, answers.scale), False))
+                )
+                assert all(torch.equal(a, b) for a, b in zip(of_codes[:2], of_values[:2], strict=True))
             forms.append([*answers, *back[:2], *itertools.chain.from_iterable(back[2])])
         for a, b in zip(*forms, strict=True):
             assert a.shape == b.shape and (a.numel() == 0 or (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-6)
+
+OF_CONVOLUTIONS, OF_LINEAR_LAYERS = [(3, 5, 4, 6), (2, 70, 3, 3), (4, 6, 1, 1)], [(6, 40), (2, 9, 40), (2, 3, 4, 5)]
+for linear, shapes in enumerate((OF_CONVOLUTIONS, OF_LINEAR_LAYERS)):
+    for shape in shapes:
+        channels = shape[-1] if linear else shape[1]
+        for last in (False, True) if len(shape) == 4 and not linear else (False,):
+            drawn = torch.randn(shape).contiguous(memory_format=LAST if last else torch.contiguous_format)
+            for x, dtype in ((drawn, torch.bfloat16), (drawn.bfloat16(), torch.float32)):
+                for samples, of_channels in itertools.product((1, shape[0]), (1, channels)):
+                    a = torch.rand(samples, *[1] * (len(shape) - 1)) if samples > 1 else torch.rand(())
+                    b = torch.rand(of_channels) if linear else torch.rand(of_channels, 1, 1)
+                    y = cuda.scaled(x, a, b, dtype)
+                    expected = x.float() * (a * b)
+                    assert y.dtype == dtype and y.stride() == x.stride()
+                    assert (y.float() - expected).abs().max() <= (dtype == torch.bfloat16) * expected.abs().max() / 128
+            addend = torch.randn(shape[0], channels)
+            expected = drawn + (addend.reshape(shape[0], *[1] * (len(shape) - 2), channels) if linear
+                                else addend[:, :, None, None])
+            cuda.add_to_channels(drawn, addend, len(shape) - 1 if linear else 1)
+            assert torch.equal(drawn, expected)
 print("all equal")
 """
 
