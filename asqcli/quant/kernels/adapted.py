@@ -9,8 +9,8 @@ from torch import Tensor
 
 from asqcli.quant.kernels.answers import Answers, Layers
 from asqcli.quant.kernels.grid import Grid
-from asqcli.quant.kernels.memory import dense, laid_out_as
-from asqcli.quant.kernels.native import Pass, compiled, fill_pass
+from asqcli.quant.kernels.memory import dense
+from asqcli.quant.kernels.native import Pass, compiled, fill_gradient, fill_pass
 
 _pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -38,36 +38,52 @@ def adapted_fake_quantize(
     return x_hat, _adapt(x, step_size, layers, grid, x_hat, channels_last=channels_last)
 
 
+def adapted_codes(
+    x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, dtype: torch.dtype, *, channels_last: bool
+) -> tuple[Tensor, Answers]:
+    """Return the codes of `adapted_fake_quantize` in a type that holds them, and what the adapter answered."""
+    x = _in_order(x, channels_last)
+    codes = torch.empty_like(x, dtype=dtype)
+    return codes, _adapt(x, step_size, layers, grid, codes, channels_last=channels_last, in_codes=True)
+
+
 def adapt(x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool) -> Answers:
     """Return what an adapter answers, and leave the rounding to others; as `adapted_fake_quantize`."""
     return _adapt(_in_order(x, channels_last), step_size, layers, grid, None, channels_last=channels_last)
 
 
 def _adapt(
-    x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, out: Tensor | None, *, channels_last: bool
-) -> Answers:
+    x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, out: Tensor | None,
+    *, channels_last: bool, in_codes: bool = False,
+) -> Answers:  # fmt: skip
     samples, channels = x.shape[0], x.shape[-1 if channels_last else 1]
     units = layers[0][1].numel() if len(layers) > 1 else 0
     scale = x.new_empty(samples, *[1] * (x.dim() - 1))
     answers = Answers(scale, *(x.new_empty(samples, width) for width in (1, channels, units)))
-    task, _kept = _fill(x, step_size, layers, answers, grid, out, channels_last)
+    task, _kept = _fill(x, step_size, layers, answers, grid, out, channels_last, in_codes=in_codes)
     compiled().asq_adapted_fake_quantize(ctypes.byref(task))
     return answers
 
 
 def adapted_fake_quantize_backward(
-    grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, *, channels_last: bool
-) -> tuple[Tensor, Tensor, Layers]:
-    """Return the gradients of `x`, of `step_size` and of the layers."""
+    grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid,
+    *, channels_last: bool, of_codes: bool = False,
+) -> tuple[Tensor, Tensor, Layers]:  # fmt: skip
+    """Return the gradients of `x`, of `step_size` and of the layers.
+
+    Args:
+        of_codes: is it the gradient of `adapted_codes`?
+    """
     x = _in_order(x, channels_last)
     grad_x = torch.empty_like(x)
-    grad = laid_out_as(x, grad)
     grad_scale = torch.empty(x.shape[0], dtype=torch.float64)
     grad_t, grad_hidden = x.new_empty(x.shape[0], 1), torch.empty_like(answers.hidden)
     task, _kept = _fill(x, step_size, layers, answers, grid, grad_x, channels_last)
-    task.rounding.grad, task.rounding.grad_step = grad.data_ptr(), grad_scale.data_ptr()
+    kept_grad = fill_gradient(task.rounding, grad, x, of_codes=of_codes)
+    task.rounding.grad_step = grad_scale.data_ptr()
     task.grad_t, task.grad_hidden = grad_t.data_ptr(), grad_hidden.data_ptr()
     compiled().asq_adapted_fake_quantize_backward(ctypes.byref(task))
+    del kept_grad
     inputs, grads = [answers.means], [grad_t]
     if len(layers) > 1:
         inputs, grads = [answers.means, answers.hidden], [grad_hidden, grad_t]
@@ -81,10 +97,11 @@ def _in_order(x: Tensor, channels_last: bool) -> Tensor:
 
 
 def _fill(
-    x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, out: Tensor | None, channels_last: bool
-) -> tuple[_Adapted, object]:
+    x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, out: Tensor | None,
+    channels_last: bool, *, in_codes: bool = False,
+) -> tuple[_Adapted, object]:  # fmt: skip
     """Return the arguments of a pass, and what must live as long as they."""
-    task, kept = fill_pass(x, answers.scale, grid, out)
+    task, kept = fill_pass(x, answers.scale, grid, out, in_codes=in_codes)
     task.step_stride = 1  # also of one sample
     samples, channels = answers.means.shape
     layers = [(weight.contiguous(), bias.contiguous()) for weight, bias in layers]

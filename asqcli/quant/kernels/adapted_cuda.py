@@ -24,6 +24,14 @@ def adapted_fake_quantize(
     return cuda.fake_quantize(_in_order(x, channels_last), answers.scale, grid), answers
 
 
+def adapted_codes(
+    x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, dtype: torch.dtype, *, channels_last: bool
+) -> tuple[Tensor, Answers]:
+    """As `adapted.adapted_codes`."""
+    answers = adapt(x, step_size, layers, grid, channels_last=channels_last)
+    return cuda.codes(_in_order(x, channels_last), answers.scale, grid, dtype), answers
+
+
 def adapt(x: Tensor, step_size: Tensor, layers: Layers, _grid: Grid, *, channels_last: bool) -> Answers:
     """As `adapted.adapt`."""
     x = _in_order(x, channels_last)
@@ -45,11 +53,7 @@ def adapted_fake_quantize_backward(
     grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid,
     *, channels_last: bool, of_codes: bool = False,
 ) -> tuple[Tensor, Tensor, Layers]:  # fmt: skip
-    """As `adapted.adapted_fake_quantize_backward`.
-
-    Args:
-        of_codes: is it the gradient of `cuda.codes`?
-    """
+    """As `adapted.adapted_fake_quantize_backward`."""
     x = _in_order(x, channels_last)
     grad_x, sums = cuda.backward_in_blocks(grad, x, answers.scale, grid, of_codes=of_codes)
     (samples, channels), units = answers.means.shape, answers.hidden.shape[1]

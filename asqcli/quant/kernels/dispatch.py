@@ -30,16 +30,18 @@ def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -
 
 def codes(x: Tensor, scale: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
     """Return the nearest code of each value: of a grid of whole numbers, in a type that holds them."""
-    if cuda.takes(x, scale):
-        return cuda.codes(x, scale, grid, dtype)
-    return whole_numbers(fake_quantize(x, scale, grid), scale, dtype)
+    form = _form(x, scale)
+    if form is eager:
+        return whole_numbers(eager.fake_quantize(x, scale, grid), scale, dtype)
+    return form.codes(x, scale, grid, dtype)
 
 
 def codes_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return `fake_quantize_backward` by the gradient of the codes, which is rounded to bfloat16."""
-    if cuda.takes(x, scale) and grad.is_cuda:
-        return cuda.codes_backward(grad, x, scale, grid)
-    return fake_quantize_backward(of_values(grad, scale), x, scale, grid)
+    form = _form(x, scale)
+    if form is eager or grad.device != x.device or type(grad) is not Tensor:
+        return eager.fake_quantize_backward(of_values(grad, scale), x, scale, grid)
+    return form.codes_backward(grad, x, scale, grid)
 
 
 def whole_numbers(x_hat: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -62,6 +64,8 @@ def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtyp
     """
     if cuda.scales(x, of_samples, of_channels):
         return cuda.scaled(x, of_samples, of_channels, dtype)
+    if native.scales(x, of_samples, of_channels, dtype):
+        return native.scaled(x, of_samples, of_channels, dtype)
     return (x.float() * (of_samples * of_channels)).to(dtype)
 
 
@@ -87,11 +91,8 @@ def adapted_codes(
     x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, dtype: torch.dtype, *, channels_last: bool
 ) -> tuple[Tensor, Answers]:
     """Return the codes of `adapted_fake_quantize` in a type that holds them, and what the adapter answered."""
-    if x.is_cuda:
-        answers = adapt(x, step_size, layers, grid, channels_last=channels_last)
-        return codes(x, answers.scale, grid, dtype), answers
-    x_hat, answers = adapted_fake_quantize(x, step_size, layers, grid, channels_last=channels_last)
-    return whole_numbers(x_hat, answers.scale, dtype), answers
+    form = adapted_cuda if x.is_cuda else adapted
+    return form.adapted_codes(x, step_size, layers, grid, dtype, channels_last=channels_last)
 
 
 def adapt(x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool) -> Answers:
@@ -112,10 +113,10 @@ def adapted_codes_backward(
     grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, *, channels_last: bool
 ) -> tuple[Tensor, Tensor, Layers]:
     """Return `adapted_fake_quantize_backward` by the gradient of the codes, which is rounded to bfloat16."""
-    given = x, step_size, layers, answers, grid
-    if x.is_cuda:
-        return adapted_cuda.adapted_fake_quantize_backward(grad, *given, channels_last=channels_last, of_codes=True)
-    return adapted_fake_quantize_backward(of_values(grad, answers.scale), *given, channels_last=channels_last)
+    form = adapted_cuda if x.is_cuda else adapted
+    return form.adapted_fake_quantize_backward(
+        grad, x, step_size, layers, answers, grid, channels_last=channels_last, of_codes=True
+    )
 
 
 def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asqcli.quant.kernels.grid import Grid, UniformGrid, bounds
-from asqcli.quant.kernels.memory import dense, groups, is_plain, laid_out_as, shares_by_groups
+from asqcli.quant.kernels.memory import dense, groups, is_dense, is_plain, laid_out_as, shares_by_groups
 
 LIBRARY = Path(__file__).with_name("csrc") / "fake_quant.so"  # beside its source, where Python looks for no modules
 _pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -26,7 +26,17 @@ class Pass(ctypes.Structure):
     __slots__ = ()
     _fields_ = (
         ("x", _pointer), ("grad", _pointer), ("step", _pointer), ("out", _pointer), ("grad_step", _pointer),
-        ("groups", _int64), ("size", _int64), ("step_stride", _int64), ("grid", _Grid),
+        ("groups", _int64), ("size", _int64), ("step_stride", _int64), ("grid", _Grid), ("in_codes", _int64),
+        ("codes", _pointer), ("grad_of_codes", _pointer),
+    )  # fmt: skip
+
+
+class _Scaled(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (
+        ("x", _pointer), ("x_rounded", _pointer), ("out", _pointer), ("rounded", _pointer), ("of_samples", _pointer),
+        ("of_channels", _pointer), ("samples", _int64), ("pixels", _int64), ("channels", _int64),
+        ("sample_stride", _int64), ("channel_stride", _int64), ("planes", _int64),
     )  # fmt: skip
 
 
@@ -39,24 +49,74 @@ def takes(x: Tensor, scale: Tensor | None = None) -> bool:
 
 def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """As `dispatch.fake_quantize`."""
+    return _rounded(x, scale, grid, None)
+
+
+def codes(x: Tensor, scale: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """As `dispatch.codes`."""
+    return _rounded(x, scale, grid, dtype)
+
+
+def _rounded(x: Tensor, scale: Tensor, grid: Grid, codes_in: torch.dtype | None) -> Tensor:
     x = dense(x)
-    x_hat = torch.empty_like(x)
-    task, _kept = fill_pass(x, scale, grid, out=x_hat)
+    rounded = torch.empty_like(x, dtype=codes_in)
+    task, _kept = fill_pass(x, scale, grid, rounded, in_codes=codes_in is not None)
     compiled().asq_fake_quantize(ctypes.byref(task))
-    return x_hat
+    return rounded
 
 
 def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """As `dispatch.fake_quantize_backward`."""
+    return _backward(grad, x, scale, grid, of_codes=False)
+
+
+def codes_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """As `dispatch.codes_backward`."""
+    return _backward(grad, x, scale, grid, of_codes=True)
+
+
+def _backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, *, of_codes: bool) -> tuple[Tensor, Tensor]:
     x = dense(x)
     grad_x = torch.empty_like(x)
-    grad = laid_out_as(x, grad)
     shared = scale.numel() == 1
     sums = torch.empty(groups(x) if shared else scale.shape, dtype=torch.float64)
-    task, _kept = fill_pass(x, scale, grid, out=grad_x)
-    task.grad, task.grad_step = grad.data_ptr(), sums.data_ptr()
+    task, _kept = fill_pass(x, scale, grid, grad_x)
+    kept_grad = fill_gradient(task, grad, x, of_codes=of_codes)
+    task.grad_step = sums.data_ptr()
     compiled().asq_fake_quantize_backward(ctypes.byref(task))
+    del kept_grad
     return grad_x, sums.sum().to(scale.dtype).reshape(scale.shape) if shared else sums.to(scale.dtype)
+
+
+def scales(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> bool:
+    """Can `scaled` work on such tensors?"""
+    if loaded() is None or not (x.is_cpu and type(x) is Tensor and x.dim() > of_channels.dim() > 0 and is_dense(x)):
+        return False
+    if {x.dtype, dtype} != {torch.float32, torch.bfloat16}:
+        return False
+    return (
+        all(_is_plain(scale) for scale in (of_samples, of_channels))
+        and of_samples.numel() in (1, len(x))
+        and of_channels.numel() in (1, x.shape[x.dim() - of_channels.dim()])
+    )
+
+
+def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `dispatch.scaled`, where `scales`."""
+    out = torch.empty_like(x, dtype=dtype)
+    of_samples, of_channels = of_samples.contiguous(), of_channels.contiguous()
+    dimension = x.dim() - of_channels.dim()
+    channels = x.shape[dimension]
+    names = ("x", "rounded") if dtype == torch.bfloat16 else ("x_rounded", "out")
+    task = _Scaled(
+        **dict(zip(names, (x.data_ptr(), out.data_ptr()), strict=True)), of_samples=of_samples.data_ptr(),
+        of_channels=of_channels.data_ptr(), samples=len(x), pixels=x.numel() // max(len(x) * channels, 1),
+        channels=channels, sample_stride=int(of_samples.numel() > 1), channel_stride=int(of_channels.numel() > 1),
+        planes=int(x.stride(dimension) != 1),
+    )  # fmt: skip
+    if x.numel():
+        compiled().asq_scaled(ctypes.byref(task))
+    return out
 
 
 def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
@@ -74,14 +134,31 @@ def _is_plain(tensor: Tensor) -> bool:
     return tensor.is_cpu and is_plain(tensor)
 
 
-def fill_pass(x: Tensor, scale: Tensor, grid: Grid, out: Tensor | None) -> tuple[Pass, object]:
+def fill_pass(
+    x: Tensor, scale: Tensor, grid: Grid, out: Tensor | None, *, in_codes: bool = False
+) -> tuple[Pass, object]:
     """Return the arguments of a pass, and what must live as long as they."""
     count, scale, (native_grid, kept) = groups(x), scale.contiguous(), _native_grid(grid)
     task = Pass(
-        x=x.data_ptr(), step=scale.data_ptr(), out=None if out is None else out.data_ptr(), groups=count,
-        size=x.numel() // max(count, 1), step_stride=int(scale.numel() > 1), grid=native_grid,
+        x=x.data_ptr(), step=scale.data_ptr(), groups=count, size=x.numel() // max(count, 1),
+        step_stride=int(scale.numel() > 1), grid=native_grid, in_codes=int(in_codes),
     )  # fmt: skip
+    if out is not None and out.dtype == torch.bfloat16:
+        task.codes = out.data_ptr()
+    elif out is not None:
+        task.out = out.data_ptr()
     return task, (scale, kept)
+
+
+def fill_gradient(task: Pass, grad: Tensor, x: Tensor, *, of_codes: bool) -> Tensor:
+    """Give a pass over `x` the gradient that comes in; return what must live as long as it."""
+    if of_codes:
+        grad = laid_out_as(x, grad.to(torch.bfloat16))
+        task.grad_of_codes = grad.data_ptr()
+    else:
+        grad = laid_out_as(x, grad)
+        task.grad = grad.data_ptr()
+    return grad
 
 
 @cache
@@ -104,10 +181,15 @@ def compiled() -> ctypes.CDLL:
 
 @cache
 def loaded() -> ctypes.CDLL | None:
-    """Return the compiled passes, or None where they were not compiled."""
+    """Return the compiled passes, or None where they were not compiled, or of another source."""
     try:
         passes = ctypes.CDLL(str(LIBRARY))
-    except OSError:
+        for name, task in (("pass", Pass), ("scaled", _Scaled)):
+            size = getattr(passes, f"asq_{name}_size")
+            size.restype = _int64
+            if size() != ctypes.sizeof(task):
+                return None
+    except (OSError, AttributeError):  # AttributeError: it was compiled from an older source
         return None
     if (parallel := threads_of_torch()) is not None:
         passes.asq_use_threads(_pointer(parallel))

@@ -1,13 +1,14 @@
 """The compiled passes against those of PyTorch: the same values to the bit, and gradients as in double."""
 
+import ctypes
 import itertools
 
 import pytest
 import torch
 
 from asqcli.quant.fake_quant import fake_quantize
-from asqcli.quant.kernels import eager, native
-from asqcli.quant.kernels.adapted import adapted_fake_quantize, adapted_fake_quantize_backward
+from asqcli.quant.kernels import dispatch, eager, native
+from asqcli.quant.kernels.adapted import adapted_codes, adapted_fake_quantize, adapted_fake_quantize_backward
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.levels import apot_levels, post_levels, pot_levels
 
@@ -178,3 +179,89 @@ def test_a_scale_of_fewer_dimensions_lies_along_the_last_ones_as_everywhere_in_t
     x, scale = values((4, 4)), torch.tensor([0.1, 0.2, 0.3, 0.4])
     assert not native.takes(x, scale) and native.takes(x, scale[:, None])
     assert torch.equal(fake_quantize(x, scale, qmin=-8, qmax=7)[1], fake_quantize(x[1], scale, qmin=-8, qmax=7))
+
+
+WHOLE = [grid for grid in GRIDS if isinstance(grid, UniformGrid) or grid.integer]
+
+
+@pytest.mark.parametrize("grid", WHOLE, ids=str)
+@pytest.mark.parametrize("kind", ["one", "one of a weight", "each"])
+def test_codes_are_those_of_the_values(grid, kind):
+    """Whole numbers in either type, and gradients as of values, of a gradient that is rounded and divided."""
+    torch.manual_seed(0)
+    largest = max(grid.qmax if isinstance(grid, UniformGrid) else grid.largest, 1)
+    for shape, memory_format in SHAPES:
+        x, grad = values(shape, memory_format, spread=0.4 * largest), values(shape, memory_format)
+        scale = scales(shape, kind)
+        x_hat = native.fake_quantize(x, scale, grid)
+        for dtype in (torch.bfloat16, torch.float32):
+            codes = native.codes(x, scale, grid, dtype)
+            assert codes.dtype == dtype and codes.stride() == x.stride()
+            assert torch.equal(codes.float(), (x_hat / scale).round())
+        expected = native.fake_quantize_backward(grad.bfloat16().float() / scale, x, scale, grid)
+        for given in (grad, grad.bfloat16(), grad.bfloat16().contiguous()):
+            found = native.codes_backward(given, x, scale, grid)
+            assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
+def test_a_value_that_is_none_stays_one():
+    x = torch.tensor([float("nan"), float("inf"), 0.5, -0.5, 1.5])
+    codes = native.codes(x, torch.tensor(1.0), UniformGrid(-2, 3), torch.bfloat16)
+    assert codes.nan_to_num(9).tolist() == [9, 3, 0, 0, 2]
+    one = torch.ones(1)
+    scaled = native.scaled(torch.tensor([[float("nan"), float("inf"), 1.0 + 2**-8]]), one, one, torch.bfloat16)
+    assert scaled.nan_to_num(9, posinf=8).tolist() == [[9, 8, 1.0]]  # half to even
+
+
+@pytest.mark.parametrize("widths", [(16, 1), (16, 5, 1)])
+@pytest.mark.parametrize("shape", [(5, 16, 7, 9), (2, 9, 16)])
+def test_an_adapter_gives_the_codes_of_its_values(widths, shape):
+    torch.manual_seed(1)
+    x, grad, step_size, grid = torch.rand(shape) * 2 - 0.3, torch.randn(shape), torch.tensor(0.11), UniformGrid(0, 15)
+    layers = [(torch.randn(o, i) * 0.5, torch.randn(o) * 0.3) for i, o in itertools.pairwise(widths)]
+    last = len(shape) < 4
+    x_hat, answers = adapted_fake_quantize(x, step_size, layers, grid, channels_last=last)
+    for dtype in (torch.bfloat16, torch.float32):
+        codes, same = adapted_codes(x, step_size, layers, grid, dtype, channels_last=last)
+        assert codes.dtype == dtype and torch.equal(codes.float(), (x_hat / answers.scale).round())
+        assert all(torch.equal(a, b) for a, b in zip(answers, same, strict=True))
+    found, expected = (
+        adapted_fake_quantize_backward(g, x, step_size, layers, answers, grid, channels_last=last, of_codes=codes)
+        for g, codes in ((grad.bfloat16(), True), (grad.bfloat16().float() / answers.scale, False))
+    )
+    for a, b in zip(
+        (*found[:2], *itertools.chain(*found[2])), (*expected[:2], *itertools.chain(*expected[2])), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("shape", "memory_format"),
+    [((3, 5, 4, 6), LAST), ((3, 5, 4, 6), None), ((2, 1500, 2, 2), LAST), ((2, 1500, 2, 2), None), ((4, 6, 1, 1), LAST),
+     ((1, 16, 9, 9), LAST), ((6, 40), None), ((2, 9, 1100), None), ((2, 3, 4, 5), "linear"), ((0, 4, 3, 3), None)],
+    ids=str,
+)  # fmt: skip
+def test_results_are_scaled_as_by_pytorch(shape, memory_format):
+    torch.manual_seed(2)
+    linear = len(shape) < 4 or memory_format == "linear"
+    channels = shape[-1] if linear else shape[1]
+    drawn = values(shape, memory_format if memory_format is LAST else None)
+    for x, dtype in ((drawn, torch.bfloat16), (drawn.bfloat16(), torch.float32)):
+        for samples, per_channel in itertools.product((1, shape[0]), (1, channels)):
+            of_samples = torch.rand(shape[0], *[1] * (len(shape) - 1)) if samples > 1 else torch.rand(())
+            of_channels = torch.rand(per_channel) if linear else torch.rand(per_channel, 1, 1)
+            assert native.scales(x, of_samples, of_channels, dtype)
+            found = dispatch.scaled(x, of_samples, of_channels, dtype)
+            assert found.dtype == dtype and found.stride() == x.stride()
+            assert torch.equal(found, (x.float() * (of_samples * of_channels)).to(dtype))
+
+
+def test_a_library_of_another_source_is_none(monkeypatch):
+    find = native.loaded.__wrapped__
+    assert find() is not None
+
+    class Other(ctypes.Structure):
+        _fields_ = (*native.Pass._fields_, ("more", ctypes.c_int64))
+
+    monkeypatch.setattr(native, "Pass", Other)
+    assert find() is None

@@ -8,17 +8,22 @@
                   grad_step[group] = sum over the stretch of grad * code - grad_x * v         (Eq. 7)
 
    v is x * (1 / scale), as in evaluation and in the engine. Sums have a fixed order, whatever the threads and the
-   width of the vectors: LANES partial sums in float over a BLOCK, then double. */
+   width of the vectors: LANES partial sums in float over a BLOCK, then double.
+
+   A product in bfloat16 takes codes themselves, whole numbers that are exact there, and gives their gradient back in
+   bfloat16: grad = grad_of_codes / scale. */
 
 #include <math.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define LANES 16
 #define BLOCK 512         /* values whose v and code stay in the first cache */
 #define STRIP 64          /* channels whose gradients stay there, and pixels that are summed in float */
 #define TASK_VALUES 16384 /* a thread takes at least so many at once */
+#define ROW 1024          /* scales of channels that lie side by side */
 #define EXPORTED __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
@@ -33,6 +38,8 @@ typedef int32_t Mask __attribute__((vector_size(32), aligned(4), may_alias));
 #define FOR_EACH_PROCESSOR
 #endif
 
+typedef uint16_t BFloat16; /* the upper half of a float */
+
 /* Bounds in codes; and, where codes are levels, the magnitudes at which the next level begins, rising, and the levels. */
 typedef struct {
     float qmin, qmax;
@@ -46,6 +53,9 @@ typedef struct {
     double *grad_step;
     int64_t groups, size, step_stride;
     Grid grid;
+    int64_t in_codes;      /* is `out` codes instead of x_hat? */
+    BFloat16 *codes;       /* instead of `out` */
+    const BFloat16 *grad_of_codes; /* instead of `grad` */
 } Pass;
 
 /* ---- threads: those of the OpenMP that PyTorch runs on, so that no second team waits for the same cores ---- */
@@ -106,6 +116,29 @@ INLINE void find_codes(const float *restrict v, float *restrict codes, int64_t c
         codes[i] = copysignf(codes[i], v[i]);
 }
 
+INLINE float from_bfloat16(BFloat16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+INLINE BFloat16 to_bfloat16(float x) { /* half to even */
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return x != x ? 0x7fc0 : (BFloat16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+INLINE void store_codes(const float *restrict codes, BFloat16 *restrict out, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        out[i] = to_bfloat16(codes[i]);
+}
+
+INLINE void of_values(const BFloat16 *restrict grad_of_codes, float scale, float *restrict grad, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        grad[i] = from_bfloat16(grad_of_codes[i]) / scale;
+}
+
 INLINE void multiply(const float *restrict x, float factor, float *restrict out, int64_t count) {
     for (int64_t i = 0; i < count; i++)
         out[i] = x[i] * factor;
@@ -142,18 +175,20 @@ INLINE void backward_block(const float *restrict grad, const float *restrict v, 
 
 INLINE void forward_stretch(const Pass *pass, int64_t group) {
     float v[BLOCK], codes[BLOCK], scale = pass->step[group * pass->step_stride], reciprocal = 1.0f / scale;
-    const float *x = pass->x + group * pass->size;
-    float *out = pass->out + group * pass->size;
+    int64_t start = group * pass->size;
     for (int64_t at = 0; at < pass->size; at += BLOCK) {
         int64_t count = pass->size - at < BLOCK ? pass->size - at : BLOCK;
-        multiply(x + at, reciprocal, v, count);
+        multiply(pass->x + start + at, reciprocal, v, count);
         find_codes(v, codes, count, &pass->grid);
-        multiply(codes, scale, out + at, count);
+        if (pass->codes)
+            store_codes(codes, pass->codes + start + at, count);
+        else
+            multiply(codes, pass->in_codes ? 1.0f : scale, pass->out + start + at, count);
     }
 }
 
 INLINE void backward_stretch(const Pass *pass, int64_t group) {
-    float v[BLOCK], codes[BLOCK], reciprocal = 1.0f / pass->step[group * pass->step_stride];
+    float v[BLOCK], codes[BLOCK], grads[BLOCK], scale = pass->step[group * pass->step_stride], reciprocal = 1.0f / scale;
     int64_t start = group * pass->size;
     double total = 0.0;
     for (int64_t at = 0; at < pass->size; at += BLOCK) {
@@ -161,7 +196,12 @@ INLINE void backward_stretch(const Pass *pass, int64_t group) {
         float sums[LANES] = {0.0f};
         multiply(pass->x + start + at, reciprocal, v, count);
         find_codes(v, codes, count, &pass->grid);
-        backward_block(pass->grad + start + at, v, codes, pass->out + start + at, count, &pass->grid, sums);
+        const float *grad = grads;
+        if (pass->grad_of_codes)
+            of_values(pass->grad_of_codes + start + at, scale, grads, count);
+        else
+            grad = pass->grad + start + at;
+        backward_block(grad, v, codes, pass->out + start + at, count, &pass->grid, sums);
         for (int lane = 0; lane < LANES; lane++)
             total += sums[lane];
     }
@@ -189,7 +229,7 @@ EXPORTED void asq_fake_quantize_backward(const Pass *pass) { share(backward_rang
    beta    = 1 + t where t >= 0, else 1 / (1 - t)  scale = step_size * beta
 
    backward adds to grad_x what comes back through the means. hidden_count 0: one layer, t = weight2 means + bias2. A
-   forward whose pass has no `out` only finds the scales. */
+   forward whose pass has neither `out` nor `codes` only finds the scales. */
 
 typedef struct {
     Pass pass; /* step: (groups,), written by the forward; groups: samples */
@@ -303,7 +343,7 @@ FOR_EACH_PROCESSOR static void adapted_range(const void *argument, int64_t first
                   a->bias2[0];
         a->beta[sample] = t >= 0.0f ? 1.0f + t : 1.0f / (1.0f - t);
         ((float *)a->pass.step)[sample] = a->step_size * a->beta[sample];
-        if (a->pass.out)
+        if (a->pass.out || a->pass.codes)
             forward_stretch(&a->pass, sample);
     }
 }
@@ -346,6 +386,67 @@ EXPORTED void asq_adapted_fake_quantize(const Adapted *a) { share(adapted_range,
 EXPORTED void asq_adapted_fake_quantize_backward(const Adapted *a) {
     share(adapted_backward_range, a, a->pass.groups, a->pass.size);
 }
+
+/* ---- the result of a product of codes, and its gradient: times the scale of the sample and that of the channel ---- */
+
+typedef struct {
+    const float *x;                  /* is rounded to `rounded`; or NULL, */
+    const BFloat16 *x_rounded;       /* and this becomes `out` */
+    float *out;
+    BFloat16 *rounded;
+    const float *of_samples, *of_channels;
+    int64_t samples, pixels, channels, sample_stride, channel_stride;
+    int64_t planes; /* does each channel lie in one piece, or each pixel? */
+} Scaled;
+
+INLINE void scale_values(const Scaled *s, int64_t at, int64_t count, const float *restrict scales, int64_t stride) {
+    if (s->x) {
+        const float *restrict x = s->x + at;
+        BFloat16 *restrict out = s->rounded + at;
+        for (int64_t i = 0; i < count; i++)
+            out[i] = to_bfloat16(x[i] * scales[i * stride]);
+    } else {
+        const BFloat16 *restrict x = s->x_rounded + at;
+        float *restrict out = s->out + at;
+        for (int64_t i = 0; i < count; i++)
+            out[i] = from_bfloat16(x[i]) * scales[i * stride];
+    }
+}
+
+FOR_EACH_PROCESSOR static void scaled_range(const void *argument, int64_t first, int64_t last) {
+    const Scaled *s = argument;
+    int64_t size = s->pixels * s->channels;
+    for (int64_t sample = first; sample < last; sample++) {
+        float of_sample = s->of_samples[sample * s->sample_stride], scales[ROW];
+        int64_t start = sample * size;
+        if (s->planes)
+            for (int64_t c = 0; c < s->channels; c++) {
+                scales[0] = of_sample * s->of_channels[c * s->channel_stride];
+                scale_values(s, start + c * s->pixels, s->pixels, scales, 0);
+            }
+        else if (s->channels > ROW)
+            for (int64_t c = 0; c < s->channels; c += ROW) {
+                int64_t count = s->channels - c < ROW ? s->channels - c : ROW;
+                for (int64_t i = 0; i < count; i++)
+                    scales[i] = of_sample * s->of_channels[(c + i) * s->channel_stride];
+                for (int64_t pixel = 0; pixel < s->pixels; pixel++)
+                    scale_values(s, start + pixel * s->channels + c, count, scales, 1);
+            }
+        else { /* as many pixels at once as there is room for their scales */
+            int64_t period = ROW / s->channels * s->channels;
+            for (int64_t i = 0; i < period; i++)
+                scales[i] = of_sample * s->of_channels[i % s->channels * s->channel_stride];
+            for (int64_t at = 0; at < size; at += period)
+                scale_values(s, start + at, size - at < period ? size - at : period, scales, 1);
+        }
+    }
+}
+
+EXPORTED int64_t asq_pass_size(void) { return sizeof(Pass); } /* of the structs, which a caller may know otherwise */
+
+EXPORTED int64_t asq_scaled_size(void) { return sizeof(Scaled); }
+
+EXPORTED void asq_scaled(const Scaled *s) { share(scaled_range, s, s->samples, s->pixels * s->channels); }
 
 /* ---- an adapter's weights: whole numbers of a step for each row, whose largest magnitude has the code `qmax` ---- */
 
