@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,11 +23,11 @@ class Accuracy:
 
 
 class AccuracyCounter:
-    """Adds up batches. A NaN among the logits ranks before all others, so that it is never right by chance."""
+    """Adds up batches, of whatever size. A NaN among the logits ranks before all others: it is not right by chance."""
 
     def __init__(self) -> None:
         self._top1 = self._top5 = self._images = 0
-        self._loss = 0.0
+        self._losses: list[float] = []
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Count a batch; of equal logits the first class ranks higher.
@@ -42,7 +43,7 @@ class AccuracyCounter:
         self._top1 += int((rank < 1).sum())
         self._top5 += int((rank < 5).sum())
         self._images += len(labels)
-        self._loss -= float(log_softmax(logits)[rows, labels].sum())
+        self._losses += (-log_softmax(logits)[rows, labels]).tolist()
 
     def result(self, add_up: Callable[..., tuple[float, ...]] = lambda *sums: sums) -> Accuracy:
         """Return the accuracy of all batches so far, one image at least.
@@ -50,7 +51,8 @@ class AccuracyCounter:
         Args:
             add_up: adds each of these sums up with those of other counters.
         """
-        top1, top5, loss, n = add_up(self._top1, self._top5, self._loss, self._images)
+        loss = math.fsum(self._losses)  # exact: an engine and a network have batches of different sizes
+        top1, top5, loss, n = add_up(self._top1, self._top5, loss, self._images)
         return Accuracy(round(100 * top1 / n, 2), round(100 * top5 / n, 2), loss / n, int(n))
 
 

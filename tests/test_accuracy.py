@@ -28,3 +28,15 @@ def test_a_nan_is_never_right():
     for logits in ([math.nan] * 3, [1.0, math.nan, 0.0], [math.nan, 1.0, 0.0]):
         result = counted([logits], [0])
         assert result.top1 == 0 and math.isnan(result.loss)
+
+
+def test_the_loss_does_not_depend_on_the_batches():
+    rng = np.random.default_rng(1)
+    logits, labels = rng.normal(0, 3, (1000, 7)).astype(np.float32), rng.integers(0, 7, 1000)
+    losses = []
+    for size in (1, 7, 256, 1000):
+        counter = AccuracyCounter()
+        for first in range(0, 1000, size):
+            counter.add(logits[first : first + size], labels[first : first + size])
+        losses.append(counter.result().loss)
+    assert len(set(losses)) == 1
