@@ -24,7 +24,7 @@ from asqcli.nn.held_weights import held
 from asqcli.nn.products.product import product
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.bfloat16 import as_operand, as_result
-from asqcli.quant.fake_quant import computed_again
+from asqcli.quant.fake_quant import Codes, computed_again
 from asqcli.quant.weight_quantizers import WeightQuantizer
 
 
@@ -106,7 +106,7 @@ class _QuantLayer(MixedIn):
         if self.weight_quantizer is None:
             weight = as_operand(self.weight, None, dtype)
         else:
-            weight = self.weight_quantizer.fake_quantize(self.weight, result=dtype)
+            weight = self.weight_quantizer.fake_quantize(self.weight, result=Codes(dtype))
             of_channels = self._over_channels(self.weight_quantizer.scale)
         with computed_again(x):
             y = as_result(self._product(x, weight, None, *geometry), of_samples, of_channels)

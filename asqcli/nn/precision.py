@@ -84,7 +84,7 @@ class InBfloat16(TorchFunctionMode):
 
 
 def stays_exact(layer: nn.Module) -> bool:
-    """Is it a quantized layer whose levels are whole numbers up to 256?"""
-    if not isinstance(layer, QuantConv2d | QuantLinear):
+    """Is it a quantized layer whose levels are whole numbers up to 256? Not one whose author chose float64."""
+    if not isinstance(layer, QuantConv2d | QuantLinear) or layer.weight.dtype == torch.float64:
         return False
     return layer.weight_quantizer is None or layer.weight_quantizer.integer

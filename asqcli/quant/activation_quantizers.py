@@ -12,7 +12,7 @@ from asqcli.quant.adapter import Adapter
 from asqcli.quant.baselines import fake_quantize_offset, fake_quantize_pact, zero_point
 from asqcli.quant.bfloat16 import as_operand
 from asqcli.quant.bounds import integer_bounds
-from asqcli.quant.fake_quant import VALUES, Result, fake_quantize, fake_quantize_adapted, gradient_scale
+from asqcli.quant.fake_quant import VALUES, Codes, Result, fake_quantize, fake_quantize_adapted, gradient_scale
 from asqcli.quant.kernels import dispatch
 from asqcli.quant.rounding import quantize
 from asqcli.quant.spec import ActivationSpec, AsqActivations, LsqActivations, OffsetActivations, PactActivations
@@ -94,6 +94,7 @@ class StepSizeQuantizer(ActivationQuantizer):
         Args:
             result: what to return of it; a stand-in where `leaves_rounding`, codes unless `dequantizes_as_printed`.
         """
+        assert result == VALUES or not self.dequantizes_as_printed
         qmin, qmax, scale = self.qmin, self.qmax, gradient_scale(x.shape[1:].numel(), self.qmax)
         if self.adapter is None:
             x_hat = fake_quantize(x, self.step_size, qmin=qmin, qmax=qmax, step_gradient_scale=scale, result=result)
@@ -117,7 +118,7 @@ class StepSizeQuantizer(ActivationQuantizer):
         )
 
     def operand(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return super().operand(x, dtype) if self.dequantizes_as_printed else self.fake_quantize(x, result=dtype)
+        return super().operand(x, dtype) if self.dequantizes_as_printed else self.fake_quantize(x, result=Codes(dtype))
 
     def leaves_rounding(self, x: Tensor) -> bool:
         """May somebody else round `x` by the step sizes that `fake_quantize` returns?"""

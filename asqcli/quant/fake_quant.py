@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,10 +24,17 @@ from asqcli.quant.levels import LevelSet
 
 COMPUTED_AGAIN = "fake quantizer, again"  # what `computed_again` does in a backward, in a profile
 
+
+class Codes(NamedTuple):
+    """What a product in bfloat16 takes: codes in a type that holds them, whose gradient is rounded to bfloat16."""
+
+    dtype: torch.dtype
+
+
 # What a fake quantizer returns: values; or a stand-in without any, for whoever makes of its input what is made of them;
-# or what a product in bfloat16 takes, their codes in a type that holds them, whose gradient is rounded to bfloat16.
+# or codes.
 VALUES, STAND_IN = "values", "stand-in"
-Result = Literal["values", "stand-in"] | torch.dtype
+Result = Literal["values", "stand-in"] | Codes
 
 
 def gradient_scale(elements: int, qmax: int) -> float:
@@ -170,8 +177,8 @@ def computed_again(x_hat: Tensor) -> Generator[None]:
 def compute_again(x: Tensor, scale: Tensor, grid: Grid, result: Result = VALUES) -> Tensor:
     """Return `x` in whole numbers of the scale in a backward, under a name of its own in a profile."""
     with _named(COMPUTED_AGAIN):
-        if isinstance(result, torch.dtype):
-            return dispatch.codes(x, scale, grid, result)
+        if isinstance(result, Codes):
+            return dispatch.codes(x, scale, grid, result.dtype)
         return dispatch.fake_quantize(x, scale, grid)
 
 
@@ -205,15 +212,15 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, grid: Grid, scale_gradient_factor: float, result: Result) -> Tensor:
         ctx.save_for_backward(x, scale)
         ctx.grid, ctx.factor, ctx.result = grid, scale_gradient_factor, result
-        if isinstance(result, torch.dtype):
-            return dispatch.codes(x, scale, grid, result)
+        if isinstance(result, Codes):
+            return dispatch.codes(x, scale, grid, result.dtype)
         return dispatch.fake_quantize(x, scale, grid) if result == VALUES else _stand_in(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         x, scale = ctx.saved_tensors
-        of_codes = isinstance(ctx.result, torch.dtype)
+        of_codes = isinstance(ctx.result, Codes)
         backward = dispatch.codes_backward if of_codes else dispatch.fake_quantize_backward
         grad_x, grad_scale = backward(grad, x, scale, ctx.grid)
         return grad_x, grad_scale * ctx.factor, None, None, None
@@ -237,8 +244,8 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
         layers = tuple(tensor if index % 2 else round_weight(tensor) for index, tensor in enumerate(layers))
         pairs = _in_pairs(layers)
         given = x, step_size, pairs, grid
-        if isinstance(result, torch.dtype):
-            x_hat, answers = dispatch.adapted_codes(*given, result, channels_last=channels_last)
+        if isinstance(result, Codes):
+            x_hat, answers = dispatch.adapted_codes(*given, result.dtype, channels_last=channels_last)
         elif result == VALUES:
             x_hat, answers = dispatch.adapted_fake_quantize(*given, channels_last=channels_last)
         else:
@@ -254,7 +261,7 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result with a gradient
         x, *answers = ctx.saved_tensors
         answers, (step_size, *layers) = Answers(*answers[:4]), answers[4:]
-        of_codes = isinstance(ctx.result, torch.dtype)
+        of_codes = isinstance(ctx.result, Codes)
         backward = dispatch.adapted_codes_backward if of_codes else dispatch.adapted_fake_quantize_backward
         grad_x, grad_step_size, grad_layers = backward(
             grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last

@@ -30,7 +30,7 @@ WARM_STEPS, TIMED_STEPS, TRACED_STEPS = 3, 10, 3
 ACTIVITIES = [torch.profiler.ProfilerActivity.CPU]
 # Names of operators to the part of the step that they belong to; the first that matches counts.
 SMALL_PARTS = "adapters, pools and linear layers"
-ROUNDING = "codes, and rounding to bfloat16"
+ROUNDING = "rounding to bfloat16, and scales"
 PARTS = {
     "FakeQuantize": "fake quantizers",
     COMPUTED_AGAIN: "fake quantizers",

@@ -93,24 +93,36 @@ def test_forward_is_the_product_of_whole_numbers_rounded_once(weights, activatio
             assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("weights", [UniformWeights(bits=8), PostWeights(bits=4)], ids=str)
+@pytest.mark.parametrize("weights", [UniformWeights(bits=8), PostWeights(bits=4), None], ids=str)
 def test_gradients_differ_by_two_roundings(weights):
     """Of what comes in and of each sum: of each product's magnitude at most (1 + UNIT)^2 - 1."""
     for layer, x in cases():
         twin = quantized(layer, weights, LsqActivations(bits=4), x)
-        inputs = x.requires_grad_(), twin.weight, twin.bias
+        inputs = x.requires_grad_(), twin.weight, twin.bias, twin.activation_quantizer.step_size
         y = twin(x)
         grad = torch.randn(y.shape)
         plain = torch.autograd.grad(y, inputs, grad)
         with InBfloat16(torch.float32):
             y = twin(x)
         found = torch.autograd.grad(y, inputs, grad)
-        operands = [twin.activation_quantizer(x), twin.weight_quantizer(twin.weight)]
+        operands = [
+            twin.activation_quantizer(x),
+            twin.weight if weights is None else twin.weight_quantizer(twin.weight),
+        ]
         operands = [o.detach().double().abs().requires_grad_() for o in operands]
         bounds = torch.autograd.grad(twin._product(*operands, None), operands, grad.double().abs())
         for a, b, products in zip(found, plain, bounds, strict=False):
             assert ((a - b).abs() <= ((1 + UNIT) ** 2 - 1 + 1e-5) * products).all() and not torch.equal(a, b)
         torch.testing.assert_close(found[2], plain[2])  # rounded nowhere
+        torch.testing.assert_close(found[3], plain[3], rtol=0.1, atol=0.05)  # once, by the values
+
+
+def test_a_layer_in_double_stays_in_it():
+    layer, x = next(cases())
+    twin = quantized(layer, PostWeights(bits=4), LsqActivations(bits=4), x).double()
+    twin.bias = None
+    with InBfloat16(torch.float32):
+        assert twin(x.double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("dtype", MULTIPLIED, ids=str)

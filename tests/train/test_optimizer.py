@@ -1,4 +1,5 @@
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -150,3 +151,13 @@ def test_the_fused_form_takes_parameters_whose_first_gradient_comes_later():
             optimizer.step()
         found[form] = torch.cat([early, late]).detach()
     torch.testing.assert_close(found["fused"], found["foreach"], rtol=1e-6, atol=0)
+
+
+def test_momenta_are_made_once():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.ones(3)
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
+    with mock.patch("torch.zeros_like", wraps=torch.zeros_like) as made:
+        for _ in range(3):
+            give_momenta(optimizer)
+    assert made.call_count == 1 and optimizer.state[parameter]["momentum_buffer"].tolist() == [0, 0, 0]

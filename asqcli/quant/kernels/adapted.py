@@ -9,19 +9,8 @@ from torch import Tensor
 
 from asqcli.quant.kernels.answers import Answers, Layers
 from asqcli.quant.kernels.grid import Grid
-from asqcli.quant.kernels.memory import dense
-from asqcli.quant.kernels.native import Pass, compiled, fill_gradient, fill_pass
-
-_pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-
-
-class _Adapted(ctypes.Structure):
-    __slots__ = ()
-    _fields_ = (
-        ("rounding", Pass), ("pixels", _int64), ("channels", _int64), ("hidden_count", _int64), ("planes", _int64),
-        ("step_size", _float), ("weight1", _pointer), ("bias1", _pointer), ("weight2", _pointer), ("bias2", _pointer),
-        ("beta", _pointer), ("means", _pointer), ("hidden", _pointer), ("grad_t", _pointer), ("grad_hidden", _pointer),
-    )  # fmt: skip
+from asqcli.quant.kernels.memory import in_order
+from asqcli.quant.kernels.native import Adapted, compiled, fill_gradient, fill_pass
 
 
 def adapted_fake_quantize(
@@ -33,7 +22,7 @@ def adapted_fake_quantize(
         x: (N, C, H, W), or (N, .., C) when `channels_last`; float32 on the CPU.
         step_size: ().
     """
-    x = _in_order(x, channels_last)
+    x = in_order(x, channels_last)
     x_hat = torch.empty_like(x)
     return x_hat, _adapt(x, step_size, layers, grid, x_hat, channels_last=channels_last)
 
@@ -42,14 +31,14 @@ def adapted_codes(
     x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, dtype: torch.dtype, *, channels_last: bool
 ) -> tuple[Tensor, Answers]:
     """Return the codes of `adapted_fake_quantize` in a type that holds them, and what the adapter answered."""
-    x = _in_order(x, channels_last)
+    x = in_order(x, channels_last)
     codes = torch.empty_like(x, dtype=dtype)
     return codes, _adapt(x, step_size, layers, grid, codes, channels_last=channels_last, in_codes=True)
 
 
 def adapt(x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool) -> Answers:
     """Return what an adapter answers, and leave the rounding to others; as `adapted_fake_quantize`."""
-    return _adapt(_in_order(x, channels_last), step_size, layers, grid, None, channels_last=channels_last)
+    return _adapt(in_order(x, channels_last), step_size, layers, grid, None, channels_last=channels_last)
 
 
 def _adapt(
@@ -74,7 +63,7 @@ def adapted_fake_quantize_backward(
     Args:
         of_codes: is it the gradient of `adapted_codes`?
     """
-    x = _in_order(x, channels_last)
+    x = in_order(x, channels_last)
     grad_x = torch.empty_like(x)
     grad_scale = torch.empty(x.shape[0], dtype=torch.float64)
     grad_t, grad_hidden = x.new_empty(x.shape[0], 1), torch.empty_like(answers.hidden)
@@ -92,21 +81,17 @@ def adapted_fake_quantize_backward(
     return grad_x, grad_step_size.to(step_size.dtype), grad_layers
 
 
-def _in_order(x: Tensor, channels_last: bool) -> Tensor:
-    return x.contiguous() if channels_last else dense(x)
-
-
 def _fill(
     x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, out: Tensor | None,
     channels_last: bool, *, in_codes: bool = False,
-) -> tuple[_Adapted, object]:  # fmt: skip
+) -> tuple[Adapted, object]:  # fmt: skip
     """Return the arguments of a pass, and what must live as long as they."""
     task, kept = fill_pass(x, answers.scale, grid, out, in_codes=in_codes)
     task.step_stride = 1  # also of one sample
     samples, channels = answers.means.shape
     layers = [(weight.contiguous(), bias.contiguous()) for weight, bias in layers]
     (weight1, bias1), (weight2, bias2) = layers[0], layers[-1]
-    adapted = _Adapted(
+    adapted = Adapted(
         rounding=task, pixels=x.numel() // max(samples * channels, 1), channels=channels,
         hidden_count=answers.hidden.shape[1], planes=not channels_last and x.is_contiguous(),
         step_size=step_size.item(), weight1=weight1.data_ptr(), bias1=bias1.data_ptr(), weight2=weight2.data_ptr(),

@@ -11,7 +11,7 @@ from torch import Tensor
 from asqcli.quant.kernels import cuda, eager
 from asqcli.quant.kernels.answers import Answers, Layers
 from asqcli.quant.kernels.grid import Grid, UniformGrid
-from asqcli.quant.kernels.memory import dense
+from asqcli.quant.kernels.memory import in_order
 
 BLOCK = 32  # channels and hidden units that a program holds at once
 
@@ -20,21 +20,20 @@ def adapted_fake_quantize(
     x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool
 ) -> tuple[Tensor, Answers]:
     """As `adapted.adapted_fake_quantize`."""
-    answers = adapt(x, step_size, layers, grid, channels_last=channels_last)
-    return cuda.fake_quantize(_in_order(x, channels_last), answers.scale, grid), answers
+    answers = _adapt(x, step_size, layers, channels_last=channels_last)
+    return cuda.fake_quantize(in_order(x, channels_last), answers.scale, grid), answers
 
 
 def adapted_codes(
     x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, dtype: torch.dtype, *, channels_last: bool
 ) -> tuple[Tensor, Answers]:
     """As `adapted.adapted_codes`."""
-    answers = adapt(x, step_size, layers, grid, channels_last=channels_last)
-    return cuda.codes(_in_order(x, channels_last), answers.scale, grid, dtype), answers
+    answers = _adapt(x, step_size, layers, channels_last=channels_last)
+    return cuda.codes(in_order(x, channels_last), answers.scale, grid, dtype), answers
 
 
-def adapt(x: Tensor, step_size: Tensor, layers: Layers, _grid: Grid, *, channels_last: bool) -> Answers:
-    """As `adapted.adapt`."""
-    x = _in_order(x, channels_last)
+def _adapt(x: Tensor, step_size: Tensor, layers: Layers, *, channels_last: bool) -> Answers:
+    x = in_order(x, channels_last)
     pixels = _pixels(x, channels_last)
     sums = (x.sum(dim=pixels) if pixels else x).contiguous()
     samples, channels = sums.shape
@@ -54,7 +53,7 @@ def adapted_fake_quantize_backward(
     *, channels_last: bool, of_codes: bool = False,
 ) -> tuple[Tensor, Tensor, Layers]:  # fmt: skip
     """As `adapted.adapted_fake_quantize_backward`."""
-    x = _in_order(x, channels_last)
+    x = in_order(x, channels_last)
     grad_x, sums = cuda.backward_in_blocks(grad, x, answers.scale, grid, of_codes=of_codes)
     (samples, channels), units = answers.means.shape, answers.hidden.shape[1]
     grad_step, grad_t = x.new_empty(samples), x.new_empty(samples, 1)
@@ -97,10 +96,6 @@ def works(device: torch.device) -> bool:
         )
     except Exception:  # as in `cuda.works`
         return False
-
-
-def _in_order(x: Tensor, channels_last: bool) -> Tensor:
-    return x.contiguous() if channels_last else dense(x)
 
 
 def _pixels(x: Tensor, channels_last: bool) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The passes on a GPU, by Triton, for float32 tensors that lie dense in its memory.
+"""The passes on a GPU, by Triton, for float32 tensors that lie dense in its memory; codes may be bfloat16.
 
 PyTorch's operations take five kernels forward and a dozen backward, each of which goes through memory and waits for
 the one before; here it is one each, and one more to add up what the blocks have summed. Triton comes with PyTorch
@@ -86,11 +86,11 @@ def backward_in_blocks(
     return grad_x, sums
 
 
-def scales(x: Tensor, of_samples: Tensor, of_channels: Tensor) -> bool:
-    """Can `scaled` work on such tensors?"""
+def can_scale(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> bool:
+    """Can `scaled` work on such tensors, between float32 and bfloat16?"""
     if not (x.is_cuda and x.dim() > of_channels.dim() > 0 and type(x) is Tensor):
         return False
-    if x.dtype not in (torch.float32, torch.bfloat16):
+    if not {x.dtype, dtype} <= {torch.float32, torch.bfloat16}:
         return False
     if not (0 < x.numel() < MOST_VALUES and groups(x) <= MOST_GROUPS and is_dense(x) and works(x.device)):
         return False
@@ -103,7 +103,7 @@ def scales(x: Tensor, of_samples: Tensor, of_channels: Tensor) -> bool:
 
 
 def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> Tensor:
-    """As `dispatch.scaled`, where `scales`."""
+    """As `dispatch.scaled`, where `can_scale`."""
     out = torch.empty_like(x, dtype=dtype)
     size = x.numel() // groups(x)
     source().scaled[_blocks(size), groups(x)](
@@ -155,7 +155,10 @@ def works(device: torch.device) -> bool:
             expected = eager.fake_quantize_backward(x.bfloat16().float() / scale, x, scale, grid)
             if not (torch.equal(of_codes[0], expected[0]) and torch.allclose(of_codes[1], expected[1], rtol=1e-3)):
                 return False
-        return torch.equal(round_rows(x, 127, 1e-30), eager.round_rows(x, 127, 1e-30))
+        of_channels = torch.linspace(0.1, 2.0, x.shape[1], device=device)
+        rounded = x.bfloat16()
+        results = scaled(rounded, scale, of_channels, torch.float32), rounded.float() * (scale * of_channels)
+        return torch.equal(*results) and torch.equal(round_rows(x, 127, 1e-30), eager.round_rows(x, 127, 1e-30))
     except Exception:  # Triton raises whatever its compilers, or ours, raise
         return False
 

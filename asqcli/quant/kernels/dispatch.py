@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asqcli.quant.kernels import adapted, adapted_cuda, cuda, eager, native
 from asqcli.quant.kernels.answers import Answers, Layers
-from asqcli.quant.kernels.grid import Grid
+from asqcli.quant.kernels.grid import Grid, UniformGrid
 
 
 def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
@@ -45,7 +45,9 @@ def codes_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[
 
 
 def whole_numbers(x_hat: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return fake-quantized values in units of their scale, in a type that holds them."""
+    """Return fake-quantized values in units of their scale, whole numbers up to 256, in a type that holds them."""
+    if cuda.takes(x_hat, scale):
+        return cuda.codes(x_hat, scale, UniformGrid(-256, 256), dtype)
     return (x_hat * (1.0 / scale)).round_().to(dtype)
 
 
@@ -62,10 +64,9 @@ def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtyp
         of_samples: (), or (N, 1, .., 1).
         of_channels: (C, 1, 1) or (C,), as they broadcast to `x`; or one for all.
     """
-    if cuda.scales(x, of_samples, of_channels):
-        return cuda.scaled(x, of_samples, of_channels, dtype)
-    if native.scales(x, of_samples, of_channels, dtype):
-        return native.scaled(x, of_samples, of_channels, dtype)
+    for form in (native, cuda):
+        if form.can_scale(x, of_samples, of_channels, dtype):
+            return form.scaled(x, of_samples, of_channels, dtype)
     return (x.float() * (of_samples * of_channels)).to(dtype)
 
 
@@ -96,9 +97,8 @@ def adapted_codes(
 
 
 def adapt(x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_last: bool) -> Answers:
-    """Return what an adapter answers, without rounding; where `adapts`."""
-    form = adapted_cuda if x.is_cuda else adapted
-    return form.adapt(x, step_size, layers, grid, channels_last=channels_last)
+    """Return what an adapter answers, without rounding; where `adapts`, on a CPU."""
+    return adapted.adapt(x, step_size, layers, grid, channels_last=channels_last)
 
 
 def adapted_fake_quantize_backward(

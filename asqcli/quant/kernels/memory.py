@@ -31,6 +31,11 @@ def dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
+def in_order(x: Tensor, channels_last: bool) -> Tensor:
+    """Return `x`, or a copy of it, as adapters take it: dense, and where channels are its last dimension contiguous."""
+    return x.contiguous() if channels_last else dense(x)
+
+
 def laid_out_as(x: Tensor, grad: Tensor) -> Tensor:
     """Return the gradient of what was made from `x`, in the order of memory of `x`."""
     return grad if grad.stride() == x.stride() else torch.empty_like(x, dtype=grad.dtype).copy_(grad)

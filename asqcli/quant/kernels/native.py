@@ -1,4 +1,7 @@
-"""The compiled passes of `csrc/fake_quant.c`, for float32 tensors on the CPU that lie dense in memory."""
+"""The compiled passes of `csrc/fake_quant.c`, for float32 tensors on the CPU that lie dense in memory.
+
+Codes, their gradients and results of products of them may be bfloat16.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,15 @@ class Pass(ctypes.Structure):
         ("x", _pointer), ("grad", _pointer), ("step", _pointer), ("out", _pointer), ("grad_step", _pointer),
         ("groups", _int64), ("size", _int64), ("step_stride", _int64), ("grid", _Grid), ("in_codes", _int64),
         ("codes", _pointer), ("grad_of_codes", _pointer),
+    )  # fmt: skip
+
+
+class Adapted(ctypes.Structure):
+    __slots__ = ()
+    _fields_ = (
+        ("rounding", Pass), ("pixels", _int64), ("channels", _int64), ("hidden_count", _int64), ("planes", _int64),
+        ("step_size", _float), ("weight1", _pointer), ("bias1", _pointer), ("weight2", _pointer), ("bias2", _pointer),
+        ("beta", _pointer), ("means", _pointer), ("hidden", _pointer), ("grad_t", _pointer), ("grad_hidden", _pointer),
     )  # fmt: skip
 
 
@@ -88,12 +100,14 @@ def _backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, *, of_codes: b
     return grad_x, sums.sum().to(scale.dtype).reshape(scale.shape) if shared else sums.to(scale.dtype)
 
 
-def scales(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> bool:
-    """Can `scaled` work on such tensors?"""
+def can_scale(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> bool:
+    """Can `scaled` work on such tensors, from float32 to bfloat16 or back?"""
     if loaded() is None or not (x.is_cpu and type(x) is Tensor and x.dim() > of_channels.dim() > 0 and is_dense(x)):
         return False
     if {x.dtype, dtype} != {torch.float32, torch.bfloat16}:
         return False
+    if of_channels.dim() == 1 and not x.is_contiguous():
+        return False  # features in another order of memory: neither planes nor side by side
     return (
         all(_is_plain(scale) for scale in (of_samples, of_channels))
         and of_samples.numel() in (1, len(x))
@@ -102,7 +116,7 @@ def scales(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtyp
 
 
 def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> Tensor:
-    """As `dispatch.scaled`, where `scales`."""
+    """As `dispatch.scaled`, where `can_scale`."""
     out = torch.empty_like(x, dtype=dtype)
     of_samples, of_channels = of_samples.contiguous(), of_channels.contiguous()
     dimension = x.dim() - of_channels.dim()
@@ -184,7 +198,7 @@ def loaded() -> ctypes.CDLL | None:
     """Return the compiled passes, or None where they were not compiled, or of another source."""
     try:
         passes = ctypes.CDLL(str(LIBRARY))
-        for name, task in (("pass", Pass), ("scaled", _Scaled)):
+        for name, task in (("pass", Pass), ("adapted", Adapted), ("scaled", _Scaled)):
             size = getattr(passes, f"asq_{name}_size")
             size.restype = _int64
             if size() != ctypes.sizeof(task):

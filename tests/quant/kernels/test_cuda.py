@@ -75,7 +75,7 @@ OF_CONVOLUTIONS, OF_LINEAR_LAYERS = [(3, 5, 4, 6), (2, 70, 3, 3), (4, 6, 1, 1)],
 for linear, shapes in enumerate((OF_CONVOLUTIONS, OF_LINEAR_LAYERS)):
     for shape in shapes:
         channels = shape[-1] if linear else shape[1]
-        for last in (False, True) if len(shape) == 4 and not linear else (False,):
+        for last in (False, True) if len(shape) == 4 else (False,):
             drawn = torch.randn(shape).contiguous(memory_format=LAST if last else torch.contiguous_format)
             for x, dtype in ((drawn, torch.bfloat16), (drawn.bfloat16(), torch.float32)):
                 for samples, of_channels in itertools.product((1, shape[0]), (1, channels)):
@@ -88,8 +88,9 @@ for linear, shapes in enumerate((OF_CONVOLUTIONS, OF_LINEAR_LAYERS)):
             addend = torch.randn(shape[0], channels)
             expected = drawn + (addend.reshape(shape[0], *[1] * (len(shape) - 2), channels) if linear
                                 else addend[:, :, None, None])
-            cuda.add_to_channels(drawn, addend, len(shape) - 1 if linear else 1)
-            assert torch.equal(drawn, expected)
+            if not (linear and last):  # adapters of linear layers make their input contiguous
+                cuda.add_to_channels(drawn, addend, len(shape) - 1 if linear else 1)
+                assert torch.equal(drawn, expected)
 print("all equal")
 """
 

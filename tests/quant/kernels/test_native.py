@@ -238,19 +238,20 @@ def test_an_adapter_gives_the_codes_of_its_values(widths, shape):
 @pytest.mark.parametrize(
     ("shape", "memory_format"),
     [((3, 5, 4, 6), LAST), ((3, 5, 4, 6), None), ((2, 1500, 2, 2), LAST), ((2, 1500, 2, 2), None), ((4, 6, 1, 1), LAST),
-     ((1, 16, 9, 9), LAST), ((6, 40), None), ((2, 9, 1100), None), ((2, 3, 4, 5), "linear"), ((0, 4, 3, 3), None)],
+     ((1, 16, 9, 9), LAST), ((6, 40), None), ((2, 9, 1100), None), ((2, 3, 4, 5), "linear"),
+     ((2, 3, 4, 5), "linear, channels last"), ((0, 4, 3, 3), None)],
     ids=str,
 )  # fmt: skip
 def test_results_are_scaled_as_by_pytorch(shape, memory_format):
     torch.manual_seed(2)
-    linear = len(shape) < 4 or memory_format == "linear"
+    linear = len(shape) < 4 or memory_format in ("linear", "linear, channels last")
     channels = shape[-1] if linear else shape[1]
-    drawn = values(shape, memory_format if memory_format is LAST else None)
+    drawn = values(shape, LAST if memory_format in (LAST, "linear, channels last") else None)
     for x, dtype in ((drawn, torch.bfloat16), (drawn.bfloat16(), torch.float32)):
         for samples, per_channel in itertools.product((1, shape[0]), (1, channels)):
             of_samples = torch.rand(shape[0], *[1] * (len(shape) - 1)) if samples > 1 else torch.rand(())
             of_channels = torch.rand(per_channel) if linear else torch.rand(per_channel, 1, 1)
-            assert native.scales(x, of_samples, of_channels, dtype)
+            assert native.can_scale(x, of_samples, of_channels, dtype) == (x.is_contiguous() or not linear)
             found = dispatch.scaled(x, of_samples, of_channels, dtype)
             assert found.dtype == dtype and found.stride() == x.stride()
             assert torch.equal(found, (x.float() * (of_samples * of_channels)).to(dtype))

@@ -434,8 +434,10 @@ FOR_EACH_PROCESSOR static void scaled_range(const void *argument, int64_t first,
             }
         else { /* as many pixels at once as there is room for their scales */
             int64_t period = ROW / s->channels * s->channels;
-            for (int64_t i = 0; i < period; i++)
-                scales[i] = of_sample * s->of_channels[i % s->channels * s->channel_stride];
+            period = period < size ? period : size;
+            for (int64_t i = 0; i < period; i += s->channels)
+                for (int64_t c = 0; c < s->channels; c++)
+                    scales[i + c] = of_sample * s->of_channels[c * s->channel_stride];
             for (int64_t at = 0; at < size; at += period)
                 scale_values(s, start + at, size - at < period ? size - at : period, scales, 1);
         }
@@ -443,6 +445,8 @@ FOR_EACH_PROCESSOR static void scaled_range(const void *argument, int64_t first,
 }
 
 EXPORTED int64_t asq_pass_size(void) { return sizeof(Pass); } /* of the structs, which a caller may know otherwise */
+
+EXPORTED int64_t asq_adapted_size(void) { return sizeof(Adapted); }
 
 EXPORTED int64_t asq_scaled_size(void) { return sizeof(Scaled); }
 
