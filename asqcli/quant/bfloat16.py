@@ -72,7 +72,8 @@ class _Result(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        return _times(grad, *ctx.saved_tensors, torch.bfloat16).to(ctx.dtype), None, None
+        of_samples, of_channels = ctx.saved_tensors
+        return _times(grad, of_samples, of_channels, torch.bfloat16).to(ctx.dtype), None, None
 
 
 def _times(x: Tensor, of_samples: Tensor | None, of_channels: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -166,7 +166,8 @@ def _end_recording_of_random_numbers(device: torch.device) -> None:
 
     Up to PyTorch 2.13 the generator goes on believing that it is recorded, and refuses; a copy of its state does not.
     """
-    drawn = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    with torch.cuda.device(device):
+        drawn = torch.cuda.default_generators[torch.cuda.current_device()]
     drawn.graphsafe_set_state(drawn.clone_state())
 
 
