@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from asqcli.quant.kernels import dispatch
+from asqcli.quant.kernels.eager import of_values
 
 MULTIPLIED = (torch.bfloat16, torch.float32)  # what a processor may be given rounded numbers as
 
@@ -59,7 +60,7 @@ class _Operand(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         [scale] = ctx.saved_tensors
-        return grad.to(torch.bfloat16).float() if scale is None else dispatch.of_values(grad, scale), None, None
+        return grad.to(torch.bfloat16).float() if scale is None else of_values(grad, scale), None, None
 
 
 class _Result(torch.autograd.Function):

@@ -262,9 +262,8 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
         x, *answers = ctx.saved_tensors
         answers, (step_size, *layers) = Answers(*answers[:4]), answers[4:]
         of_codes = isinstance(ctx.result, Codes)
-        backward = dispatch.adapted_codes_backward if of_codes else dispatch.adapted_fake_quantize_backward
-        grad_x, grad_step_size, grad_layers = backward(
-            grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last
+        grad_x, grad_step_size, grad_layers = dispatch.adapted_fake_quantize_backward(
+            grad, x, step_size, _in_pairs(layers), answers, ctx.grid, channels_last=ctx.channels_last, of_codes=of_codes
         )
         grads = (tensor for layer in grad_layers for tensor in layer)
         return grad_x, grad_step_size * ctx.factor, None, None, None, None, None, *grads

@@ -68,11 +68,10 @@ def adapted_fake_quantize_backward(
     grad_scale = torch.empty(x.shape[0], dtype=torch.float64)
     grad_t, grad_hidden = x.new_empty(x.shape[0], 1), torch.empty_like(answers.hidden)
     task, _kept = _fill(x, step_size, layers, answers, grid, grad_x, channels_last)
-    kept_grad = fill_gradient(task.rounding, grad, x, of_codes=of_codes)
+    _kept_grad = fill_gradient(task.rounding, grad, x, of_codes=of_codes)
     task.rounding.grad_step = grad_scale.data_ptr()
     task.grad_t, task.grad_hidden = grad_t.data_ptr(), grad_hidden.data_ptr()
     compiled().asq_adapted_fake_quantize_backward(ctypes.byref(task))
-    del kept_grad
     inputs, grads = [answers.means], [grad_t]
     if len(layers) > 1:
         inputs, grads = [answers.means, answers.hidden], [grad_hidden, grad_t]

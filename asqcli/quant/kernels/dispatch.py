@@ -30,17 +30,12 @@ def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -
 
 def codes(x: Tensor, scale: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
     """Return the nearest code of each value: of a grid of whole numbers, in a type that holds them."""
-    form = _form(x, scale)
-    if form is eager:
-        return whole_numbers(eager.fake_quantize(x, scale, grid), scale, dtype)
-    return form.codes(x, scale, grid, dtype)
+    return _form(x, scale).codes(x, scale, grid, dtype)
 
 
 def codes_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return `fake_quantize_backward` by the gradient of the codes, which is rounded to bfloat16."""
-    form = _form(x, scale)
-    if form is eager or grad.device != x.device or type(grad) is not Tensor:
-        return eager.fake_quantize_backward(of_values(grad, scale), x, scale, grid)
+    form = _form(x, scale) if grad.device == x.device and type(grad) is Tensor else eager
     return form.codes_backward(grad, x, scale, grid)
 
 
@@ -48,12 +43,7 @@ def whole_numbers(x_hat: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Return fake-quantized values in units of their scale, whole numbers up to 256, in a type that holds them."""
     if cuda.takes(x_hat, scale):
         return cuda.codes(x_hat, scale, UniformGrid(-256, 256), dtype)
-    return (x_hat * (1.0 / scale)).round_().to(dtype)
-
-
-def of_values(grad: Tensor, scale: Tensor) -> Tensor:
-    """Return the gradient of fake-quantized values by that of their codes, which is rounded to bfloat16."""
-    return grad.to(torch.bfloat16).float().div_(scale)
+    return eager.whole_numbers(x_hat, scale, dtype)
 
 
 def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,20 +92,17 @@ def adapt(x: Tensor, step_size: Tensor, layers: Layers, grid: Grid, *, channels_
 
 
 def adapted_fake_quantize_backward(
-    grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, *, channels_last: bool
-) -> tuple[Tensor, Tensor, Layers]:
-    """Return the gradients of `x`, of `step_size` and of the layers."""
-    form = adapted_cuda if x.is_cuda else adapted
-    return form.adapted_fake_quantize_backward(grad, x, step_size, layers, answers, grid, channels_last=channels_last)
+    grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid,
+    *, channels_last: bool, of_codes: bool,
+) -> tuple[Tensor, Tensor, Layers]:  # fmt: skip
+    """Return the gradients of `x`, of `step_size` and of the layers.
 
-
-def adapted_codes_backward(
-    grad: Tensor, x: Tensor, step_size: Tensor, layers: Layers, answers: Answers, grid: Grid, *, channels_last: bool
-) -> tuple[Tensor, Tensor, Layers]:
-    """Return `adapted_fake_quantize_backward` by the gradient of the codes, which is rounded to bfloat16."""
+    Args:
+        of_codes: is it the gradient of `adapted_codes`, which is rounded to bfloat16?
+    """
     form = adapted_cuda if x.is_cuda else adapted
     return form.adapted_fake_quantize_backward(
-        grad, x, step_size, layers, answers, grid, channels_last=channels_last, of_codes=True
+        grad, x, step_size, layers, answers, grid, channels_last=channels_last, of_codes=of_codes
     )
 
 

@@ -28,6 +28,26 @@ def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -
     return grad_x, inner_product(grad, _codes(v, grid), scale.shape) - inside
 
 
+def codes(x: Tensor, scale: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """As `dispatch.codes`."""
+    return whole_numbers(fake_quantize(x, scale, grid), scale, dtype)
+
+
+def codes_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """As `dispatch.codes_backward`."""
+    return fake_quantize_backward(of_values(grad, scale), x, scale, grid)
+
+
+def whole_numbers(x_hat: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `dispatch.whole_numbers`."""
+    return (x_hat * (1.0 / scale)).round_().to(dtype)
+
+
+def of_values(grad: Tensor, scale: Tensor) -> Tensor:
+    """Return the gradient of fake-quantized values by that of their codes, which is rounded to bfloat16."""
+    return grad.to(torch.bfloat16).float().div_(scale)
+
+
 def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
     """As `dispatch.round_rows`."""
     scale = row_scale(weight, qmax, smallest)

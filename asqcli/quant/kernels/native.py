@@ -93,10 +93,9 @@ def _backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, *, of_codes: b
     shared = scale.numel() == 1
     sums = torch.empty(groups(x) if shared else scale.shape, dtype=torch.float64)
     task, _kept = fill_pass(x, scale, grid, grad_x)
-    kept_grad = fill_gradient(task, grad, x, of_codes=of_codes)
+    _kept_grad = fill_gradient(task, grad, x, of_codes=of_codes)
     task.grad_step = sums.data_ptr()
     compiled().asq_fake_quantize_backward(ctypes.byref(task))
-    del kept_grad
     return grad_x, sums.sum().to(scale.dtype).reshape(scale.shape) if shared else sums.to(scale.dtype)
 
 

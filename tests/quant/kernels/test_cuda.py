@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(native.loaded() is None, reason="the passes of t
 SCRIPT = """
 import itertools
 import torch
-from asqcli.quant.kernels import adapted, adapted_cuda, cuda, dispatch, eager
+from asqcli.quant.kernels import adapted, adapted_cuda, cuda, eager
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.levels import apot_levels, post_levels
 
@@ -64,7 +64,7 @@ for shape in [(5, 16, 7, 9), (4, 70, 3, 3), (6, 40), (2, 9, 40)]:
                     form.adapted_fake_quantize_backward(
                         g, x, step_size, layers, answers, grid, channels_last=last, of_codes=codes
                     )
-                    for g, codes in ((grad.bfloat16(), True), (dispatch.of_values(grad, answers.scale), False))
+                    for g, codes in ((grad.bfloat16(), True), (eager.of_values(grad, answers.scale), False))
                 )
                 assert all(torch.equal(a, b) for a, b in zip(of_codes[:2], of_values[:2], strict=True))
             forms.append([*answers, *back[:2], *itertools.chain.from_iterable(back[2])])

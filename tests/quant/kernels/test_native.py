@@ -43,14 +43,19 @@ def scales(shape, kind):
     return torch.rand(shape[0], *[1] * (len(shape) - 1)) + 0.1
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
-@pytest.mark.parametrize("kind", ["one", "one of a weight", "each"])
-def test_equals_the_operations_of_pytorch(grid, kind):
+def drawn(grid, kind):
+    """Yield (x, grad, scale) of each shape."""
     torch.manual_seed(0)
     largest = max(grid.qmax if isinstance(grid, UniformGrid) else grid.largest, 1)
     for shape, memory_format in SHAPES:
         x, grad = values(shape, memory_format, spread=0.4 * largest), values(shape, memory_format)
-        scale = scales(shape, kind)
+        yield x, grad, scales(shape, kind)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("kind", ["one", "one of a weight", "each"])
+def test_equals_the_operations_of_pytorch(grid, kind):
+    for x, grad, scale in drawn(grid, kind):
         assert native.takes(x, scale)
         x_hat = native.fake_quantize(x, scale, grid)
         assert torch.equal(x_hat, eager.fake_quantize(x, scale, grid)) and x_hat.stride() == x.stride()
@@ -188,11 +193,7 @@ WHOLE = [grid for grid in GRIDS if isinstance(grid, UniformGrid) or grid.integer
 @pytest.mark.parametrize("kind", ["one", "one of a weight", "each"])
 def test_codes_are_those_of_the_values(grid, kind):
     """Whole numbers in either type, and gradients as of values, of a gradient that is rounded and divided."""
-    torch.manual_seed(0)
-    largest = max(grid.qmax if isinstance(grid, UniformGrid) else grid.largest, 1)
-    for shape, memory_format in SHAPES:
-        x, grad = values(shape, memory_format, spread=0.4 * largest), values(shape, memory_format)
-        scale = scales(shape, kind)
+    for x, grad, scale in drawn(grid, kind):
         x_hat = native.fake_quantize(x, scale, grid)
         for dtype in (torch.bfloat16, torch.float32):
             codes = native.codes(x, scale, grid, dtype)
@@ -246,8 +247,8 @@ def test_results_are_scaled_as_by_pytorch(shape, memory_format):
     torch.manual_seed(2)
     linear = len(shape) < 4 or memory_format in ("linear", "linear, channels last")
     channels = shape[-1] if linear else shape[1]
-    drawn = values(shape, LAST if memory_format in (LAST, "linear, channels last") else None)
-    for x, dtype in ((drawn, torch.bfloat16), (drawn.bfloat16(), torch.float32)):
+    result = values(shape, LAST if memory_format in (LAST, "linear, channels last") else None)
+    for x, dtype in ((result, torch.bfloat16), (result.bfloat16(), torch.float32)):
         for samples, per_channel in itertools.product((1, shape[0]), (1, channels)):
             of_samples = torch.rand(shape[0], *[1] * (len(shape) - 1)) if samples > 1 else torch.rand(())
             of_channels = torch.rand(per_channel) if linear else torch.rand(per_channel, 1, 1)
