@@ -16,17 +16,17 @@ from asqcli.errors import DivergedError
 from asqcli.measures import ACCURACY, Measure
 from asqcli.nn.modes import to_training
 from asqcli.nn.precision import FLOAT32, multiplying_in
-from asqcli.nn.step_sizes import bounded_steps
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import Stream, seed_everything
 from asqcli.train.batch_norm import freeze_norms
 from asqcli.train.diagnose import first_nonfinite
 from asqcli.train.objective import Objective
-from asqcli.train.optimizer import RATE, learning_rate, make_optimizer, optimizer_state, restore_optimizer
+from asqcli.train.optimizer import learning_rate, make_optimizer, optimizer_state, restore_optimizer
 from asqcli.train.passes import Passes, fastest
 from asqcli.train.progress import BASELINES, Progress, TrainingState
 from asqcli.train.reporter import Reporter
 from asqcli.train.step_hooks import StepHook
+from asqcli.train.update import Update
 
 SAVE_EVERY_S = 600  # an hour-long epoch must not be lost to a crash
 
@@ -113,6 +113,7 @@ class Phase:
             model, objective, classes=classes, precision=settings.precision, device=device, processes=processes
         )
         self.passes = fastest(passes)
+        self.update = Update(model, self.optimizer, self.passes)
         if state is not None:
             restore_optimizer(model, self.optimizer, state.optimizer)
             for name, kept in state.hooks.items():
@@ -215,16 +216,12 @@ class Phase:
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, int, int]:
         """Take one step by this process's part of a batch; return (sum of losses, images right, images) of all."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * group[RATE]
-        self.optimizer.zero_grad(set_to_none=True)
         loss, right = self.passes(images, labels)
         loss_sum, correct, count = self.processes.sum(loss.item() * len(labels), int(right), len(labels))
         if not math.isfinite(loss_sum):
             self._diverged(loss_sum, images)
         self.processes.add_gradients(self.model, int(count))
-        with bounded_steps(self.model):
-            self.optimizer.step()
+        self.update(self.lr)
         for hook in self.hooks.values():
             hook.after_step(self.model)
         return loss_sum, int(correct), int(count)

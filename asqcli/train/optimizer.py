@@ -71,7 +71,23 @@ def make_optimizer(
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
     optimizer.register_step_pre_hook(give_momenta)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(lr, device=group["params"][0].device)
     return optimizer
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of an optimizer of `make_optimizer`, in which each group has its share."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr * group[RATE])
+        else:
+            group["lr"] = lr * group[RATE]
+
+
+def rate_is_read_on_the_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Does each update read its rate where the parameters are, so that a recorded one may have another each time?"""
+    return all(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
 
 
 def give_momenta(optimizer: torch.optim.Optimizer, *_: object) -> None:

@@ -7,10 +7,11 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,13 @@ class Passes:
         self.precision, self.device, self.processes = precision, device, processes
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a batch, or of this process's part; return (mean loss, images right), () each."""
+        """Give the parameters the gradients of a batch, or of this process's part, in place of those that they have.
+
+        Returns:
+            (mean loss, images right), () each.
+        """
+        for parameter in self.model.parameters():
+            parameter.grad = None
         loss, right = self.forward(images, labels)
         self.backward(loss, len(labels))
         return loss.detach(), right
@@ -74,16 +81,25 @@ class Passes:
             yield
 
 
-@dataclass(frozen=True)
+Result = TypeVar("Result")
+
+
+@dataclass
 class _Recorded:
-    """Passes as a graph, and the tensors that it reads and writes."""
+    """Passes as a graph, the tensors that it reads and writes, and what follows it, once that is recorded.
+
+    Attributes:
+        grads: of each parameter, or None.
+        places: of all tensors of the network, and of the gradients, in memory.
+    """
 
     graph: torch.cuda.CUDAGraph
     images: Tensor
     labels: Tensor
     results: tuple[Tensor, Tensor]
-    grads: list[Tensor | None]
+    grads: list[tuple[nn.Parameter, Tensor | None]]
     places: list[int]
+    follow_up: torch.cuda.CUDAGraph | None = None
 
 
 class ReplayedPasses:
@@ -97,30 +113,53 @@ class ReplayedPasses:
         self.passes, self.model = passes, passes.model
         self.stream = torch.cuda.Stream(passes.device)  # the usual one cannot be recorded
         self.recorded: dict[torch.Size, _Recorded] = {}
+        self.replayed: _Recorded | None = None  # what the last passes were replayed from
+        self.modules: list[nn.Module] = []
         self.taken, self.can_record = 0, True
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Passes`, where no parameter has a gradient yet."""
+        """As `Passes`."""
+        with self._on_own_stream():
+            return self._run(images, labels)
+
+    def follow_up(self, work: Callable[[], None]) -> None:
+        """Do what makes use of the last passes' gradients: replayed, too, where those were.
+
+        Args:
+            work: the same each time, in the same tensors but for the gradients; none of it can depend on their values.
+        """
+        if self.replayed is None:
+            work()
+            return
+        with self._on_own_stream():
+            if self.replayed.follow_up is None:
+                [self.replayed.follow_up, _] = self._as_graph(work)
+            self.replayed.follow_up.replay()
+
+    @contextmanager
+    def _on_own_stream(self) -> Generator[None]:
         usual = torch.cuda.current_stream(self.passes.device)
         self.stream.wait_stream(usual)
         with torch.cuda.stream(self.stream):
-            results = self._run(images, labels)
+            yield
         usual.wait_stream(self.stream)
-        return results
 
     def _run(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        self.replayed = None
         if self.taken < WARM or not self.can_record:
             return self._run_and_watch(images, labels)
         recorded = self.recorded.get(images.shape)
-        if recorded is None or recorded.places != self._places():  # a tensor was replaced by another
+        if recorded is None or recorded.places != self._places(recorded.grads):  # a tensor was replaced by another
             recorded = self._record(images, labels)
         if recorded is None:
             return self._run_and_watch(images, labels)
         recorded.images.copy_(images)
         recorded.labels.copy_(labels)
         recorded.graph.replay()
-        for parameter, grad in zip(self.model.parameters(), recorded.grads, strict=True):
-            parameter.grad = None if grad is None else grad.detach()
+        for parameter, grad in recorded.grads:
+            if parameter.grad is not grad:
+                parameter.grad = grad
+        self.replayed = recorded
         return recorded.results
 
     def _run_and_watch(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,29 +175,40 @@ class ReplayedPasses:
 
     def _record(self, images: Tensor, labels: Tensor) -> _Recorded | None:
         """Return the passes of such a batch as a graph; None where they cannot be recorded."""
-        graph = torch.cuda.CUDAGraph()
         inputs = images.clone(), labels.clone()
-        pool = next((r.graph.pool() for r in self.recorded.values()), None)
         try:
-            # Other threads, such as those that load images, may go on meanwhile.
-            with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"):
-                results = self.passes(*inputs)
+            graph, results = self._as_graph(lambda: self.passes(*inputs))
         except Exception as error:  # CUDA's own, or what a network raises at a value that is not there yet
             if ran_out_of_memory(error):
                 raise
             self.can_record = False
             self.recorded.clear()
             _end_recording_of_random_numbers(self.passes.device)
-            self.model.zero_grad(set_to_none=True)
             return None
-        # Tensors of their own over the memory that the graph writes: who moves the network to another device and back
-        # gives the parameters' gradients other memory.
-        grads = [None if p.grad is None else p.grad.detach() for p in self.model.parameters()]
-        self.recorded[images.shape] = recorded = _Recorded(graph, *inputs, results, grads, self._places())
+        grads = [(p, p.grad) for p in self.model.parameters()]
+        self.modules = list(self.model.modules())
+        self.recorded[images.shape] = recorded = _Recorded(graph, *inputs, results, grads, self._places(grads))
         return recorded
 
-    def _places(self) -> list[int]:
-        return [tensor.data_ptr() for tensor in chain(self.model.parameters(), self.model.buffers())]
+    def _as_graph(self, work: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+        """Record what is asked for in `work`, without doing it; return also what that returns."""
+        graph = torch.cuda.CUDAGraph()
+        pool = next((r.graph.pool() for r in self.recorded.values()), None)
+        # Other threads, such as those that load images, may go on meanwhile.
+        with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"):
+            return graph, work()
+
+    def _places(self, grads: list[tuple[nn.Parameter, Tensor | None]]) -> list[int]:
+        """Return what differs once a recording is of other memory than the network's.
+
+        Whoever moves the network to another device and back gives its tensors other memory, or only their gradients.
+        Asking the network for its parameters would take as long as the GPU for the passes of a small one.
+        """
+        tensors = [grad for _, grad in grads]
+        for module in self.modules:
+            tensors += chain(module._parameters.values(), module._buffers.values())
+        places = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+        return places + [id(child) for module in self.modules for child in module._modules.values()]
 
 
 def _end_recording_of_random_numbers(device: torch.device) -> None:

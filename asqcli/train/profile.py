@@ -17,7 +17,6 @@ from asqcli.nn.calibration import calibrate
 from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import to_evaluation, to_training
 from asqcli.nn.precision import BFLOAT16, FLOAT32, multiplies_bfloat16
-from asqcli.nn.step_sizes import bounded_steps
 from asqcli.quant.fake_quant import COMPUTED_AGAIN
 from asqcli.quant.spec import LayerSpec
 from asqcli.recipe.schema import Train
@@ -25,6 +24,7 @@ from asqcli.train.batch_norm import freeze_norms
 from asqcli.train.objective import Objective
 from asqcli.train.optimizer import make_optimizer
 from asqcli.train.passes import Passes, fastest
+from asqcli.train.update import Update
 
 WARM_STEPS, TIMED_STEPS, TRACED_STEPS = 3, 10, 3
 ACTIVITIES = [torch.profiler.ProfilerActivity.CPU]
@@ -159,6 +159,7 @@ class _Step:
         self.optimizer = make_optimizer(
             model, train.optimizer, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
         )
+        self.update, self.lr = Update(model, self.optimizer, self.passes), train.lr
         self.sections: dict[str, list[float]] = {}
 
     def __call__(self) -> float:
@@ -166,18 +167,14 @@ class _Step:
         images, labels = self.batches[self.taken % len(self.batches)]
         self.taken += 1
         begin = time.perf_counter()
-        self.optimizer.zero_grad(set_to_none=True)
         if isinstance(passes := self.passes, Passes):
+            self.optimizer.zero_grad(set_to_none=True)
             loss, _ = self._timed("forward", lambda: passes.forward(images, labels))
             self._timed("backward", lambda: passes.backward(loss, len(labels)))
         else:
             self._timed("forward and backward", lambda: passes(images, labels))
-        self._timed("update", self._update)
+        self._timed("update", lambda: self.update(self.lr))
         return 1000 * (time.perf_counter() - begin)
-
-    def _update(self) -> None:
-        with bounded_steps(self.model):
-            self.optimizer.step()
 
     def _timed(self, section: str, work: Callable[[], Any]) -> Any:
         begin = time.perf_counter()

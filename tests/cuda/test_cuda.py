@@ -15,7 +15,6 @@ from asqcli.api import quantize_module
 from asqcli.data.augment import flip, shift
 from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import to_evaluation, to_training
-from asqcli.nn.step_sizes import bounded_steps
 from asqcli.quant.kernels import adapted, adapted_cuda, cuda, dispatch, eager, native
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.levels import apot_levels, post_levels, pot_levels
@@ -24,6 +23,7 @@ from asqcli.run.context import select_device
 from asqcli.train.objective import Objective
 from asqcli.train.optimizer import make_optimizer
 from asqcli.train.passes import WARM, Passes, ReplayedPasses
+from asqcli.train.update import Update
 from tests.export.cases import SETTINGS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -155,23 +155,22 @@ def test_evaluation_gives_the_bits_of_the_cpu(tiny_net, chosen, device):
     assert torch.equal(here, there), (here - there).abs().max()
 
 
-def trained(model, run, steps, device, *, batches=(8, 7)):
-    optimizer = make_optimizer(model, "sgd", lr=0.01, momentum=0.9, weight_decay=1e-4)
+def trained(model, run, steps, device, *, batches=(8, 7), optimizer="sgd"):
+    optimizer = make_optimizer(model, optimizer, lr=0.01, momentum=0.9, weight_decay=1e-4, step_lr=0.5)
+    update = Update(model, optimizer, run)
     torch.manual_seed(1)
     losses = []
     for step in range(steps):
         count = batches[step % len(batches)]
         images = torch.randn(count, 3, 16, 16, device=device).to(memory_format=torch.channels_last)
         labels = torch.randint(0, 10, (count,), device=device)
-        optimizer.zero_grad(set_to_none=True)
         loss, right = run(images, labels)
         losses.append((loss.item(), int(right)))
-        with bounded_steps(model):
-            optimizer.step()
+        update(0.01 * (1 - step / steps))
     return losses, {name: tensor.clone() for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
 
 
-def by_kernel_and_replayed(tiny_net, prepare, steps, device, precision="float32"):
+def by_kernel_and_replayed(tiny_net, prepare, steps, device, precision="float32", optimizer="sgd"):
     """Train the same network in both ways; return what each gave, and the passes that may have been replayed."""
     start = {name: tensor.clone() for name, tensor in tiny_net.state_dict().items()}
     results = []
@@ -185,18 +184,29 @@ def by_kernel_and_replayed(tiny_net, prepare, steps, device, precision="float32"
         run = Passes(model, Objective(), classes=10, precision=precision, device=device)
         if replayed:
             run = ReplayedPasses(run)
-        results.append(trained(model, run, steps, device))
+        results.append(trained(model, run, steps, device, optimizer=optimizer))
     return results, run
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("chosen", SETTINGS)
-def test_replayed_passes_give_the_same_bits(tiny_net, chosen, precision, device):
+def test_replayed_steps_give_the_same_bits(tiny_net, chosen, precision, device):
     results, run = by_kernel_and_replayed(tiny_net, lambda net: quantized(net, chosen, device), 12, device, precision)
-    assert run.can_record and len(run.recorded) == 2
-    (losses, state), (again, replayed_state) = results
+    assert run.can_record and len(run.recorded) == 2 and all(kept.follow_up for kept in run.recorded.values())
+    assert_equal(*results)
+
+
+def assert_equal(one, other):
+    (losses, state), (again, replayed_state) = one, other
     assert losses == again
     assert all(torch.equal(state[name], replayed_state[name]) for name in state)
+
+
+def test_an_update_that_asks_python_for_its_rate_is_not_recorded(tiny_net, device):
+    prepare = lambda net: quantized(net, next(iter(SETTINGS)), device)  # noqa: E731
+    results, run = by_kernel_and_replayed(tiny_net, prepare, 12, device, optimizer="adamw")
+    assert run.can_record and not any(kept.follow_up for kept in run.recorded.values())
+    assert_equal(*results)
 
 
 class ByPython(nn.Module):
@@ -220,8 +230,8 @@ class ByPython(nn.Module):
 @pytest.mark.parametrize("kind", ["remembers", "draws", "reads"])
 def test_what_cannot_be_recorded_runs_kernel_by_kernel(tiny_net, kind, device):
     results, run = by_kernel_and_replayed(tiny_net, lambda net: ByPython(net, kind).to(device), WARM + 6, device)
-    assert not run.can_record and results[0][0] == results[1][0]
-    assert all(torch.equal(results[0][1][name], results[1][1][name]) for name in results[0][1])
+    assert not run.can_record
+    assert_equal(*results)
 
 
 def test_a_tensor_that_is_replaced_is_seen(tiny_net, device):
@@ -234,6 +244,39 @@ def test_a_tensor_that_is_replaced_is_seen(tiny_net, device):
     losses, _ = trained(model, run, 1, device, batches=(8,))
     assert run.recorded[torch.Size((8, 3, 16, 16))] is not before
     assert losses[0][0] == pytest.approx(2.3026, abs=0.2)
+
+
+class SkipsSmallBatches(nn.Module):
+    """A network that has a layer with no part in batches of fewer than 8."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.extra = net, nn.Linear(10, 10)
+
+    def forward(self, x):
+        logits = self.net(x)
+        return self.extra(logits) if len(x) == 8 else logits
+
+
+def test_a_layer_without_a_part_in_a_batch_has_no_gradient_of_another(tiny_net, device):
+    torch.manual_seed(0)
+    results, run = by_kernel_and_replayed(tiny_net, lambda net: SkipsSmallBatches(net).to(device), 12, device)
+    assert run.can_record and len(run.recorded) == 2
+    assert_equal(*results)
+
+
+def test_gradients_that_were_moved_are_made_anew(tiny_net, device):
+    model = tiny_net.to(device)
+    to_training(model)
+    run = ReplayedPasses(Passes(model, Objective(), classes=10, precision="float32", device=device))
+    images, labels = torch.randn(8, 3, 16, 16, device=device), torch.zeros(8, dtype=torch.int64, device=device)
+    for _ in range(WARM + 2):
+        run(images, labels)
+    before = [p.grad.clone() for p in model.parameters()]
+    model.cpu().to(device)
+    run(images, labels)
+    run(images, labels)
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), before, strict=True))
 
 
 def asq(*arguments):

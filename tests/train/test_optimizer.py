@@ -17,7 +17,9 @@ from asqcli.train.optimizer import (
     make_optimizer,
     optimizer_state,
     parameter_groups,
+    rate_is_read_on_the_device,
     restore_optimizer,
+    set_rate,
 )
 
 
@@ -107,8 +109,7 @@ def moved_by_a_step(model, kind, **rates):
     """Return how far each parameter moves, by its name, with gradients of its own."""
     model, drawn = copy.deepcopy(model), torch.Generator().manual_seed(3)
     optimizer = make_optimizer(model, kind, lr=0.01, momentum=0.9, weight_decay=1e-4, **rates)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.01 * group[RATE]
+    set_rate(optimizer, 0.01)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=drawn)
@@ -151,6 +152,26 @@ def test_the_fused_form_takes_parameters_whose_first_gradient_comes_later():
             optimizer.step()
         found[form] = torch.cat([early, late]).detach()
     torch.testing.assert_close(found["fused"], found["foreach"], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_each_group_has_its_share_of_a_rate_as_a_number_or_as_a_tensor(on_device):
+    """On a GPU they are tensors, which a recorded update reads anew; the fused form takes them on the CPU, too."""
+    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    groups = [{"params": [p], RATE: share} for p, share in zip(parameters, (1.0, 0.25), strict=True)]
+    optimizer = torch.optim.SGD(groups, lr=9.0, fused=True)
+    if on_device:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(9.0)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rate_is_read_on_the_device(optimizer) == on_device
+    for lr in (0.5, 0.25):
+        set_rate(optimizer, lr)
+        for parameter in parameters:
+            parameter.grad = torch.ones(1)
+        optimizer.step()
+    assert [p.item() for p in parameters] == [0.25, 0.8125]
+    assert not on_device or all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates, strict=True))
 
 
 def test_momenta_are_made_once():
