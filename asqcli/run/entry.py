@@ -29,6 +29,7 @@ from asqcli.recipe.layers import resolve_layers
 from asqcli.recipe.schema import Recipe, scheme_of
 from asqcli.run.baseline import baseline_in_words, baseline_phase
 from asqcli.run.checkpoint import Checkpoint, load_checkpoint
+from asqcli.run.compiled import missing_in_words
 from asqcli.run.context import RunContext, StopRequested, environment
 from asqcli.run.folder import LAST, TEACHER, RunFolder
 from asqcli.run.going_on import factory_that_teaches, how_to_go_on
@@ -120,8 +121,7 @@ def resume_run(
     context.reporter.note(
         f"going on with {folder.path}: {checkpoint.progress.phase}, epoch {checkpoint.progress.epoch + 1}"
     )
-    for note in precision_in_words(recipe, specs, context.device):
-        context.reporter.note(note)
+    _tell_of_the_machine(recipe, specs, context)
     run = Run(recipe, folder, data, context, model)
     return _interruptible(folder, context, lambda: run.resume(checkpoint, specs, kept))
 
@@ -177,9 +177,13 @@ def _load(
         classes=len(data.classes),
         tell=context.reporter.note,
     )
-    for note in precision_in_words(recipe, specs, context.device):
-        context.reporter.note(note)
+    _tell_of_the_machine(recipe, specs, context)
     return data, start, specs, teacher
+
+
+def _tell_of_the_machine(recipe: Recipe, specs: list[LayerSpec], context: RunContext) -> None:
+    for note in (*precision_in_words(recipe, specs, context.device), *missing_in_words(context.device)):
+        context.reporter.note(note)
 
 
 def _tell_of_images(recipe: Recipe, data: DataSet[Split], context: RunContext) -> None:

@@ -43,8 +43,8 @@ class Depthwise(ctypes.Structure):
 
 
 @cache
-def find_library() -> ctypes.CDLL | None:
-    """Return the compiled passes; None where they were not compiled, or of another source, or do not run here."""
+def compiled() -> ctypes.CDLL | None:
+    """Return the compiled passes, run they here or not; None where they were not compiled, or of another source."""
     try:
         found = ctypes.CDLL(str(LIBRARY))
         for name, task in (("winograd", Winograd), ("depthwise", Depthwise)):
@@ -57,7 +57,14 @@ def find_library() -> ctypes.CDLL | None:
     for name, task in (("winograd_gradients", Winograd), ("depthwise", Depthwise), ("depthwise_gradients", Depthwise)):
         function = getattr(found, f"asq_{name}")
         function.argtypes, function.restype = (ctypes.POINTER(task), pointer), None
-    return found if found.asq_products_supported() else None
+    return found
+
+
+@cache
+def find_library() -> ctypes.CDLL | None:
+    """Return the compiled passes; None where there are none, or none that run here."""
+    found = compiled()
+    return found if found is not None and found.asq_products_supported() else None
 
 
 def library() -> ctypes.CDLL:
