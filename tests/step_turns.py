@@ -47,7 +47,7 @@ def step_of(
     plain = Passes(model, Objective(), classes=CLASSES, precision=precision, device=images.device)
     passes = fastest(plain)
     optimizer = make_optimizer(model, "sgd", lr=LR, momentum=0.9, weight_decay=1e-4)
-    update = Update(model, optimizer, plain if update_by_python else passes)
+    update = Update(optimizer, plain if update_by_python else passes)
 
     def step() -> None:
         loss, right = passes(images, labels)

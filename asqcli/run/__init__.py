@@ -9,6 +9,7 @@ build         the float network of a recipe, the same one whenever it is built
 baseline      float training of what comes without weights, or with a new head
 preflight     what must hold of a float network before it is worth training
 precision     what a run tells of the precision that it multiplies in
+compiled      what it tells of compiled passes that are missing
 trial_export  can the trained network be exported, and what will its adapters take?
 phases        float warm-up, calibration, quantized training, result
 kept_phase    one of them, with the metrics, checkpoints and warnings that are kept of it

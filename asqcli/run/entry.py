@@ -182,7 +182,10 @@ def _load(
 
 
 def _tell_of_the_machine(recipe: Recipe, specs: list[LayerSpec], context: RunContext) -> None:
-    for note in (*precision_in_words(recipe, specs, context.device), *missing_in_words(context.device)):
+    for note in (
+        *precision_in_words(recipe, specs, context.device),
+        *missing_in_words(recipe, specs, context.device),
+    ):
         context.reporter.note(note)
 
 

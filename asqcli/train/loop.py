@@ -113,7 +113,7 @@ class Phase:
             model, objective, classes=classes, precision=settings.precision, device=device, processes=processes
         )
         self.passes = fastest(passes)
-        self.update = Update(model, self.optimizer, self.passes)
+        self.update = Update(self.optimizer, self.passes)
         if state is not None:
             restore_optimizer(model, self.optimizer, state.optimizer)
             for name, kept in state.hooks.items():

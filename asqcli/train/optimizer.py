@@ -71,8 +71,8 @@ def make_optimizer(
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
     optimizer.register_step_pre_hook(give_momenta)
-    for group in optimizer.param_groups:
-        group["lr"] = torch.tensor(lr, device=group["params"][0].device)
+    for group in optimizer.param_groups:  # tensors, which a recorded update reads anew each time
+        group["lr"] = torch.tensor(lr, dtype=torch.float32, device=group["params"][0].device)
     return optimizer
 
 
@@ -85,8 +85,8 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = lr * group[RATE]
 
 
-def rate_is_read_on_the_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Does each update read its rate where the parameters are, so that a recorded one may have another each time?"""
+def rates_are_tensors(optimizer: torch.optim.Optimizer) -> bool:
+    """Are the rates of all groups tensors, so that a recorded update may have another rate each time?"""
     return all(isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
 
 

@@ -1,4 +1,4 @@
-"""The passes of a training step: forward, loss and backward. On a GPU they are recorded once and replayed.
+"""The passes of a training step, forward, loss and backward; on a GPU they and what follows are recorded and replayed.
 
 A step of a small network is a thousand kernels of a few microseconds each, and Python takes several times as long to
 ask for them as the GPU to run them. A CUDA graph asks for all at once; what it computes, and in which order, is the
@@ -56,11 +56,15 @@ class Passes:
         Returns:
             (mean loss, images right), () each.
         """
-        for parameter in self.model.parameters():
-            parameter.grad = None
+        self.clear()
         loss, right = self.forward(images, labels)
         self.backward(loss, len(labels))
         return loss.detach(), right
+
+    def clear(self) -> None:
+        """Take the gradients from the parameters."""
+        for parameter in self.model.parameters():
+            parameter.grad = None
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (mean loss, images right), () each."""
@@ -86,11 +90,12 @@ Result = TypeVar("Result")
 
 @dataclass
 class _Recorded:
-    """Passes as a graph, the tensors that it reads and writes, and what follows it, once that is recorded.
+    """Passes as a graph, the tensors that it reads and writes, and what follows them.
 
     Attributes:
         grads: of each parameter, or None.
-        places: of all tensors of the network, and of the gradients, in memory.
+        places: `places` of network and gradients, as they were recorded.
+        follow_up: what makes use of the gradients, and that as a graph, once it is recorded.
     """
 
     graph: torch.cuda.CUDAGraph
@@ -99,14 +104,15 @@ class _Recorded:
     results: tuple[Tensor, Tensor]
     grads: list[tuple[nn.Parameter, Tensor | None]]
     places: list[int]
-    follow_up: torch.cuda.CUDAGraph | None = None
+    follow_up: tuple[Callable[[], None], torch.cuda.CUDAGraph] | None = None
 
 
 class ReplayedPasses:
     """`Passes` on a GPU, as a graph for each shape of batch; kernel by kernel where they cannot be recorded.
 
     They cannot where what is done depends on anything but the tensors: on values that Python reads, on random numbers
-    that the GPU does not draw, on what a module remembers.
+    that the GPU does not draw, on what a module remembers. Results and gradients are those of the last call: the next
+    one writes over them.
     """
 
     def __init__(self, passes: Passes) -> None:
@@ -126,15 +132,20 @@ class ReplayedPasses:
         """Do what makes use of the last passes' gradients: replayed, too, where those were.
 
         Args:
-            work: the same each time, in the same tensors but for the gradients; none of it can depend on their values.
+            work: the same each time, in the same tensors but for the gradients: it reads no number of Python's that
+                changes, and no value.
         """
-        if self.replayed is None:
+        recorded = self.replayed
+        if recorded is None:
             work()
             return
         with self._on_own_stream():
-            if self.replayed.follow_up is None:
-                [self.replayed.follow_up, _] = self._as_graph(work)
-            self.replayed.follow_up.replay()
+            if recorded.follow_up is not None and recorded.follow_up[0] == work:
+                recorded.follow_up[1].replay()
+                return
+            work()  # before it is recorded: what it makes once, such as momenta, would be made anew by each replay
+            graph = self._as_graph(work)
+            recorded.follow_up = None if graph is None else (work, graph[0])
 
     @contextmanager
     def _on_own_stream(self) -> Generator[None]:
@@ -149,7 +160,7 @@ class ReplayedPasses:
         if self.taken < WARM or not self.can_record:
             return self._run_and_watch(images, labels)
         recorded = self.recorded.get(images.shape)
-        if recorded is None or recorded.places != self._places(recorded.grads):  # a tensor was replaced by another
+        if recorded is None or recorded.places != places(self.modules, recorded.grads):
             recorded = self._record(images, labels)
         if recorded is None:
             return self._run_and_watch(images, labels)
@@ -176,8 +187,26 @@ class ReplayedPasses:
     def _record(self, images: Tensor, labels: Tensor) -> _Recorded | None:
         """Return the passes of such a batch as a graph; None where they cannot be recorded."""
         inputs = images.clone(), labels.clone()
+        made = self._as_graph(lambda: self.passes(*inputs))
+        if made is None:
+            return None
+        graph, results = made
+        grads = [(p, p.grad) for p in self.model.parameters()]
+        self.modules = list(self.model.modules())
+        self.recorded[images.shape] = _Recorded(graph, *inputs, results, grads, places(self.modules, grads))
+        return self.recorded[images.shape]
+
+    def _as_graph(self, work: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result] | None:
+        """Return a graph of what `work` asks for, without doing it, and what it returned.
+
+        None where that cannot be recorded: then nothing is from there on.
+        """
+        graph = torch.cuda.CUDAGraph()
+        pool = next((r.graph.pool() for r in self.recorded.values()), None)
         try:
-            graph, results = self._as_graph(lambda: self.passes(*inputs))
+            # Other threads, such as those that load images, may go on meanwhile.
+            with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"):
+                return graph, work()
         except Exception as error:  # CUDA's own, or what a network raises at a value that is not there yet
             if ran_out_of_memory(error):
                 raise
@@ -185,30 +214,20 @@ class ReplayedPasses:
             self.recorded.clear()
             _end_recording_of_random_numbers(self.passes.device)
             return None
-        grads = [(p, p.grad) for p in self.model.parameters()]
-        self.modules = list(self.model.modules())
-        self.recorded[images.shape] = recorded = _Recorded(graph, *inputs, results, grads, self._places(grads))
-        return recorded
 
-    def _as_graph(self, work: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
-        """Record what is asked for in `work`, without doing it; return also what that returns."""
-        graph = torch.cuda.CUDAGraph()
-        pool = next((r.graph.pool() for r in self.recorded.values()), None)
-        # Other threads, such as those that load images, may go on meanwhile.
-        with torch.cuda.graph(graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"):
-            return graph, work()
 
-    def _places(self, grads: list[tuple[nn.Parameter, Tensor | None]]) -> list[int]:
-        """Return what differs once a recording is of other memory than the network's.
+def places(modules: list[nn.Module], grads: list[tuple[nn.Parameter, Tensor | None]]) -> list[int]:
+    """Return what differs once a recording is of other memory than that of the network, which has these modules.
 
-        Whoever moves the network to another device and back gives its tensors other memory, or only their gradients.
-        Asking the network for its parameters would take as long as the GPU for the passes of a small one.
-        """
-        tensors = [grad for _, grad in grads]
-        for module in self.modules:
-            tensors += chain(module._parameters.values(), module._buffers.values())
-        places = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        return places + [id(child) for module in self.modules for child in module._modules.values()]
+    Addresses of all parameters, buffers and gradients, and which submodules there are. Who moves a network to another
+    device and back may give its tensors the addresses that they had, but not the gradients, which were in the graph's
+    own memory. Asking a small network for its parameters would take as long as its passes.
+    """
+    tensors = [grad for _, grad in grads]
+    for module in modules:
+        tensors += chain(module._parameters.values(), module._buffers.values())
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    return addresses + [id(child) for module in modules for child in module._modules.values()]
 
 
 def _end_recording_of_random_numbers(device: torch.device) -> None:

@@ -153,13 +153,13 @@ class _Step:
         to_training(model)
         if train.batch_norm == "frozen":
             freeze_norms(model)
-        self.model, self.batches, self.taken = model, batches, 0
+        self.batches, self.taken = batches, 0
         device = batches[0][0].device
         self.passes = fastest(Passes(model, Objective(), classes=classes, precision=precision, device=device))
         self.optimizer = make_optimizer(
             model, train.optimizer, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
         )
-        self.update, self.lr = Update(model, self.optimizer, self.passes), train.lr
+        self.update, self.lr = Update(self.optimizer, self.passes), train.lr
         self.sections: dict[str, list[float]] = {}
 
     def __call__(self) -> float:
@@ -168,7 +168,7 @@ class _Step:
         self.taken += 1
         begin = time.perf_counter()
         if isinstance(passes := self.passes, Passes):
-            self.optimizer.zero_grad(set_to_none=True)
+            passes.clear()
             loss, _ = self._timed("forward", lambda: passes.forward(images, labels))
             self._timed("backward", lambda: passes.backward(loss, len(labels)))
         else:

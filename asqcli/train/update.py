@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
 from torch.optim import Optimizer
 
 from asqcli.nn.step_sizes import bounded_steps
-from asqcli.train.optimizer import rate_is_read_on_the_device, set_rate
+from asqcli.train.optimizer import rates_are_tensors, set_rate
 from asqcli.train.passes import Passes, ReplayedPasses
 
 
@@ -16,17 +15,17 @@ class Update:
     An update is some hundred small parameters, of which a GPU takes care at once: most of its time is Python's.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, passes: Passes | ReplayedPasses) -> None:
-        self.model, self.optimizer, self.passes = model, optimizer, passes
+    def __init__(self, optimizer: Optimizer, passes: Passes | ReplayedPasses) -> None:
+        self.optimizer, self.passes = optimizer, passes
 
     def __call__(self, lr: float) -> None:
         """Move the parameters that have gradients at a learning rate, in which each group has its share."""
         set_rate(self.optimizer, lr)
-        if isinstance(self.passes, ReplayedPasses) and rate_is_read_on_the_device(self.optimizer):
+        if isinstance(self.passes, ReplayedPasses) and rates_are_tensors(self.optimizer):
             self.passes.follow_up(self._move)
         else:
             self._move()
 
     def _move(self) -> None:
-        with bounded_steps(self.model):
+        with bounded_steps(self.passes.model):
             self.optimizer.step()

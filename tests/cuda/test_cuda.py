@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from asqcli.quant.levels import apot_levels, post_levels, pot_levels
 from asqcli.run.checkpoint import load_checkpoint
 from asqcli.run.context import select_device
 from asqcli.train.objective import Objective
-from asqcli.train.optimizer import make_optimizer
+from asqcli.train.optimizer import make_optimizer, optimizer_state
 from asqcli.train.passes import WARM, Passes, ReplayedPasses
+from asqcli.train.step_hooks import WeightAverage
 from asqcli.train.update import Update
 from tests.export.cases import SETTINGS
 
@@ -155,9 +157,10 @@ def test_evaluation_gives_the_bits_of_the_cpu(tiny_net, chosen, device):
     assert torch.equal(here, there), (here - there).abs().max()
 
 
-def trained(model, run, steps, device, *, batches=(8, 7), optimizer="sgd"):
+def trained(model, run, steps, device, *, batches=(8, 7), optimizer="sgd", visit=None):
+    """Take steps; after that of number `visit` the network is on the CPU for a while, as where a run is saved."""
     optimizer = make_optimizer(model, optimizer, lr=0.01, momentum=0.9, weight_decay=1e-4, step_lr=0.5)
-    update = Update(model, optimizer, run)
+    update, average = Update(optimizer, run), WeightAverage(model, 0.5)
     torch.manual_seed(1)
     losses = []
     for step in range(steps):
@@ -167,10 +170,15 @@ def trained(model, run, steps, device, *, batches=(8, 7), optimizer="sgd"):
         loss, right = run(images, labels)
         losses.append((loss.item(), int(right)))
         update(0.01 * (1 - step / steps))
-    return losses, {name: tensor.clone() for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
+        average.after_step(model)
+        if step == visit:
+            model.cpu().to(device)
+    kept = {"network": model.state_dict(), "average": average.state(), **optimizer_state(model, optimizer)}
+    named = {f"{kind} of {name}": tensor for kind, tensors in kept.items() for name, tensor in tensors.items()}
+    return losses, {name: tensor.clone() for name, tensor in named.items() if torch.is_tensor(tensor)}
 
 
-def by_kernel_and_replayed(tiny_net, prepare, steps, device, precision="float32", optimizer="sgd"):
+def by_kernel_and_replayed(tiny_net, prepare, steps, device, precision="float32", **options):
     """Train the same network in both ways; return what each gave, and the passes that may have been replayed."""
     start = {name: tensor.clone() for name, tensor in tiny_net.state_dict().items()}
     results = []
@@ -184,14 +192,15 @@ def by_kernel_and_replayed(tiny_net, prepare, steps, device, precision="float32"
         run = Passes(model, Objective(), classes=10, precision=precision, device=device)
         if replayed:
             run = ReplayedPasses(run)
-        results.append(trained(model, run, steps, device, optimizer=optimizer))
+        results.append(trained(model, run, steps, device, **options))
     return results, run
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("chosen", SETTINGS)
 def test_replayed_steps_give_the_same_bits(tiny_net, chosen, precision, device):
-    results, run = by_kernel_and_replayed(tiny_net, lambda net: quantized(net, chosen, device), 12, device, precision)
+    prepare = partial(quantized, chosen=chosen, device=device)
+    results, run = by_kernel_and_replayed(tiny_net, prepare, 14, device, precision, visit=9)
     assert run.can_record and len(run.recorded) == 2 and all(kept.follow_up for kept in run.recorded.values())
     assert_equal(*results)
 
@@ -203,7 +212,7 @@ def assert_equal(one, other):
 
 
 def test_an_update_that_asks_python_for_its_rate_is_not_recorded(tiny_net, device):
-    prepare = lambda net: quantized(net, next(iter(SETTINGS)), device)  # noqa: E731
+    prepare = partial(quantized, chosen="post4", device=device)
     results, run = by_kernel_and_replayed(tiny_net, prepare, 12, device, optimizer="adamw")
     assert run.can_record and not any(kept.follow_up for kept in run.recorded.values())
     assert_equal(*results)
@@ -258,11 +267,27 @@ class SkipsSmallBatches(nn.Module):
         return self.extra(logits) if len(x) == 8 else logits
 
 
-def test_a_layer_without_a_part_in_a_batch_has_no_gradient_of_another(tiny_net, device):
-    torch.manual_seed(0)
-    results, run = by_kernel_and_replayed(tiny_net, lambda net: SkipsSmallBatches(net).to(device), 12, device)
+@pytest.mark.parametrize("batches", [(8, 7), (7, 7, 7, 7, 8)])
+def test_a_layer_without_a_part_in_a_batch_has_no_gradient_of_another(tiny_net, batches, device):
+    """In the second order its first gradient is a recorded one, and no replay is to make its momentum anew."""
+
+    def prepare(net):
+        return SkipsSmallBatches(net).to(device)
+
+    results, run = by_kernel_and_replayed(tiny_net, prepare, 20, device, batches=batches)
     assert run.can_record and len(run.recorded) == 2
     assert_equal(*results)
+
+
+def test_what_follows_and_cannot_be_recorded_is_done_by_python(tiny_net, device):
+    model, seen = tiny_net.to(device), []
+    to_training(model)
+    run = ReplayedPasses(Passes(model, Objective(), classes=10, precision="float32", device=device))
+    images, labels = torch.randn(8, 3, 16, 16, device=device), torch.zeros(8, dtype=torch.int64, device=device)
+    for _ in range(WARM + 3):
+        run(images, labels)
+        run.follow_up(lambda: seen.append(model.head.bias.grad.sum().item()))
+    assert not run.can_record and len(seen) == WARM + 3
 
 
 def test_gradients_that_were_moved_are_made_anew(tiny_net, device):
@@ -272,10 +297,13 @@ def test_gradients_that_were_moved_are_made_anew(tiny_net, device):
     images, labels = torch.randn(8, 3, 16, 16, device=device), torch.zeros(8, dtype=torch.int64, device=device)
     for _ in range(WARM + 2):
         run(images, labels)
-    before = [p.grad.clone() for p in model.parameters()]
+    before, recorded = [p.grad.clone() for p in model.parameters()], run.recorded[images.shape]
     model.cpu().to(device)
+    for parameter in model.parameters():
+        parameter.grad.zero_()
     run(images, labels)
     run(images, labels)
+    assert run.recorded[images.shape] is not recorded
     assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), before, strict=True))
 
 

@@ -17,7 +17,7 @@ from asqcli.train.optimizer import (
     make_optimizer,
     optimizer_state,
     parameter_groups,
-    rate_is_read_on_the_device,
+    rates_are_tensors,
     restore_optimizer,
     set_rate,
 )
@@ -154,24 +154,24 @@ def test_the_fused_form_takes_parameters_whose_first_gradient_comes_later():
     torch.testing.assert_close(found["fused"], found["foreach"], rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("on_device", [False, True])
-def test_each_group_has_its_share_of_a_rate_as_a_number_or_as_a_tensor(on_device):
-    """On a GPU they are tensors, which a recorded update reads anew; the fused form takes them on the CPU, too."""
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_each_group_has_its_share_of_a_rate_as_a_number_or_as_a_tensor(as_tensors):
+    """On a GPU they are tensors; the fused form takes them on the CPU, too."""
     parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
     groups = [{"params": [p], RATE: share} for p, share in zip(parameters, (1.0, 0.25), strict=True)]
     optimizer = torch.optim.SGD(groups, lr=9.0, fused=True)
-    if on_device:
+    if as_tensors:
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(9.0)
     rates = [group["lr"] for group in optimizer.param_groups]
-    assert rate_is_read_on_the_device(optimizer) == on_device
+    assert rates_are_tensors(optimizer) == as_tensors
     for lr in (0.5, 0.25):
         set_rate(optimizer, lr)
         for parameter in parameters:
             parameter.grad = torch.ones(1)
         optimizer.step()
     assert [p.item() for p in parameters] == [0.25, 0.8125]
-    assert not on_device or all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates, strict=True))
+    assert not as_tensors or all(group["lr"] is rate for group, rate in zip(optimizer.param_groups, rates, strict=True))
 
 
 def test_momenta_are_made_once():

@@ -43,8 +43,8 @@ class Depthwise(ctypes.Structure):
 
 
 @cache
-def compiled() -> ctypes.CDLL | None:
-    """Return the compiled passes, run they here or not; None where they were not compiled, or of another source."""
+def loaded() -> ctypes.CDLL | None:
+    """Return the compiled passes, whether they run here or not; None where there are none, or of another source."""
     try:
         found = ctypes.CDLL(str(LIBRARY))
         for name, task in (("winograd", Winograd), ("depthwise", Depthwise)):
@@ -63,7 +63,7 @@ def compiled() -> ctypes.CDLL | None:
 @cache
 def find_library() -> ctypes.CDLL | None:
     """Return the compiled passes; None where there are none, or none that run here."""
-    found = compiled()
+    found = loaded()
     return found if found is not None and found.asq_products_supported() else None
 
 

@@ -28,12 +28,12 @@ def test_a_struct_has_the_fields_of_the_header(struct):
     assert list(struct._fields_) == list(declared(header, struct.__name__))
 
 
-@pytest.mark.skipif(bindings.compiled() is None, reason="not compiled")
+@pytest.mark.skipif(bindings.loaded() is None, reason="not compiled")
 def test_a_library_of_another_source_is_none(monkeypatch, tmp_path):
     class Other(ctypes.Structure):
         _fields_ = (*bindings.Depthwise._fields_, ("more", bindings.int64))
 
-    find = bindings.compiled.__wrapped__
+    find = bindings.loaded.__wrapped__
     assert find() is not None
     with monkeypatch.context() as patch:
         patch.setattr(bindings, "Depthwise", Other)
