@@ -46,7 +46,34 @@ def call_factory(name: str, num_classes: int | None, seed: tuple[int, ...] | Non
             model = _call_by_any(factory, num_classes, seed) if _passes_on(factory) else _call(factory, seed)
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"the factory `{name}` returned {type(model).__name__}, not a torch.nn.Module")
+    if (circle := _circle(model)) is not None:
+        raise UnsupportedError(
+            f"in the network of `{name}` a module holds one that it is part of, as `{circle}`: PyTorch would go "
+            "round and round",
+            "hide it from PyTorch, as in a list: `self.parent = [parent]`",
+        )
     return model
+
+
+def _circle(model: nn.Module) -> str | None:
+    """Return the name by which a module is part of itself, None where none is."""
+    known, path = set[nn.Module](), list[nn.Module]()
+
+    def look(module: nn.Module, name: str) -> str | None:
+        if module in path:
+            return name
+        if module in known:
+            return None
+        known.add(module)
+        path.append(module)
+        children = (
+            look(child, f"{name}.{own}".lstrip(".")) for own, child in module._modules.items() if child is not None
+        )
+        found = next((circle for circle in children if circle is not None), None)
+        path.pop()
+        return found
+
+    return look(model, "")
 
 
 def takes_classes(name: str) -> bool:

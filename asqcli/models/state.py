@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from asqcli.errors import UnsupportedError
+from asqcli.errors import UnsupportedError, some_of
 from asqcli.user_code import guest
 
 EXTRA = "_extra_state"
@@ -96,6 +96,10 @@ def refuse_unsaveable(model: nn.Module) -> None:
     """
     with guest("the network's `state_dict()` raised"):
         state = model.state_dict()
+    if missing := [name for name, _ in model.named_parameters() if name not in state]:
+        raise UnsupportedError(
+            f"the `state_dict()` of the network leaves out {some_of(missing)}", "a checkpoint must hold every parameter"
+        )
     for name, value in state.items():
         module = name.rpartition(".")[0]
         where = f"layer `{module}`" if module else "the network itself"

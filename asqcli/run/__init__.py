@@ -11,6 +11,8 @@ preflight     what must hold of a float network before it is worth training
 precision     what a run tells of the precision that it multiplies in
 compiled      what it tells of compiled passes that are missing
 trial_export  can the trained network be exported, and what will its adapters take?
+trial_training does training reach the quantized layers that evaluation calls?
+images        how many there are and their labels, by which going on sees that they are the same
 phases        float warm-up, calibration, quantized training, result
 kept_phase    one of them, with the metrics, checkpoints and warnings that are kept of it
 network       what is trained, with its images: what it answers, and by which statistics

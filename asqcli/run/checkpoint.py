@@ -78,6 +78,7 @@ class _Facts(Strict):
     """`Progress.facts`; None stands for what is not known yet, and never in a file."""
 
     weights: str
+    images: str = UNKNOWN
     pretrained: bool = UNKNOWN
     warmup_epochs: Count = UNKNOWN
     finetune_epochs: Count = UNKNOWN

@@ -33,6 +33,7 @@ from asqcli.run.compiled import missing_in_words
 from asqcli.run.context import RunContext, StopRequested, environment
 from asqcli.run.folder import LAST, TEACHER, RunFolder
 from asqcli.run.going_on import factory_that_teaches, how_to_go_on
+from asqcli.run.images import require_same_images
 from asqcli.run.named_teacher import (
     NamedTeacher,
     find_teacher,
@@ -116,6 +117,8 @@ def resume_run(
         data = replace(data, classes=checkpoint.classes)
     if checkpoint.classes != data.classes:
         raise InputError(f"the classes in `{recipe.data.name}` are no longer those of `{folder.path}`")
+    known = checkpoint.progress.facts.get("images")
+    require_same_images(data, known, name=recipe.data.name, run=str(folder.path))
     require_alike(context.processes, recipe, data, checkpoint.progress)
     specs = checkpoint.specs or _specify(recipe, model, data.classes, context, str(folder.path))
     context.reporter.note(

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from asqcli.errors import InputError, UsageError
+from asqcli.errors import InputError, UsageError, quoted
 from asqcli.files import PART, check_readable, machine_errors, what_is_wrong, write_atomically
 from asqcli.pictures import is_own_png
 from asqcli.recipe.load import read_recipe
@@ -103,11 +103,12 @@ class RunFolder:
         """Make a fresh folder: `out`, or `runs/name`, numbered when that is taken and not to be replaced.
 
         Raises:
-            UsageError: `out` is there already and `force` is not given, it holds what no run wrote, or another process
-                is training it.
+            UsageError: `out` is there already and `force` is not given, it holds what no run wrote, another process is
+                training it, or its name is not UTF-8.
             MachineError: it cannot be written.
         """
         path = cls.place(out, name)
+        _require_utf8(path)
         if not out and not force:
             return cls(_make_numbered(path))
         with machine_errors(path):
@@ -301,6 +302,13 @@ class RunFolder:
                 f"`{path}` is corrupt: {what_is_wrong(error)}", "remove it and `--resume` the run"
             ) from error
         return json.loads(content)
+
+
+def _require_utf8(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the name {quoted(path)} is not UTF-8, as JSON must be", "choose another `--out`") from None
 
 
 def _make_numbered(path: Path) -> Path:

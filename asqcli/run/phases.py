@@ -22,6 +22,7 @@ from asqcli.run.checkpoint import Checkpoint, save_checkpoint
 from asqcli.run.context import RunContext
 from asqcli.run.fingerprint import take_fingerprint
 from asqcli.run.folder import FLOAT_TEACHER, TEACHER, RunFolder
+from asqcli.run.images import known_of
 from asqcli.run.kept_phase import KeptPhase
 from asqcli.run.named_teacher import NamedTeacher
 from asqcli.run.network import AVERAGE, NetworkInRun
@@ -59,9 +60,10 @@ class Run:
         self.folder.cut_metrics(0)  # of a run that was stopped before its first checkpoint
         if start.original is not None:
             self.original, start.original = start.original.to(self.context.device), None  # nobody else holds it then
+        facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}
+        facts["images"] = known_of(self.network.data)  # before the float network labels them
         if not self.recipe.data.labels:
             self.network.label_data(self._float_network)
-        facts: dict[str, Any] = {"weights": start.weights, "pretrained": start.pretrained}
         if told := [note.removeprefix(WARNING) for note in start.notes if note.startswith(WARNING)]:
             facts["warnings"] = told
         if start.new_head is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asqcli.errors import UnsupportedError, some_of
-from asqcli.models.state import refuse_unsaveable
+from asqcli.models.state import load_state, refuse_unsaveable
 from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import evaluating, modes_held, to_training
 from asqcli.nn.survey import QUANTIZABLE
 from asqcli.seeds import generator_states, held_generators, seed_everything
-from asqcli.train.forward import backward_errors, forward_in_training, has_auxiliary_outputs, pick_logits
+from asqcli.train.forward import backward_in_training, forward_in_training, has_auxiliary_outputs, pick_logits
+from asqcli.user_code import guest
 
 TRIES = 16  # evaluations of a network that draws random numbers, before they count as without effect
 
@@ -34,11 +36,12 @@ def require_trainable(
     """
     _look_at_parameters(model, tell)
     refuse_unsaveable(model)
-    with held_generators(), _held_tensors(model):
+    with held_generators(), held_tensors(model):
         seed_everything(0)
         images = torch.randn(min(batch_size, 2), 3, image_size, image_size)
         _require_same_answers(model, images[:1], tell)
-        _require_gradients(model, images, classes, tell)
+        with _all_in_its_state(model, images[:1]):
+            _require_gradients(model, images, classes, tell)
 
 
 def _look_at_parameters(model: nn.Module, tell: Callable[[str], None]) -> None:
@@ -97,6 +100,31 @@ def _require_same_answers(model: nn.Module, image: Tensor, tell: Callable[[str],
         tell(f"autocast is on inside the network; quantized layers compute in float32 all the same: {some_of(names)}")
 
 
+@contextmanager
+def _all_in_its_state(model: nn.Module, image: Tensor) -> Generator[None]:
+    """Let a forward in training change no more of the network than its state dict holds, and gives back."""
+
+    def answer() -> Tensor:
+        with evaluating(model):
+            return forward_in_evaluation(model, image)
+
+    before, state = answer(), copy.deepcopy(model.state_dict())
+    hidden = {name: buffer.clone() for name, buffer in model.named_buffers() if name not in state}
+    yield
+    with guest("the network does not take back its own state:"):
+        load_state(model, state)
+    if torch.allclose(before, answer(), rtol=0, atol=0, equal_nan=True):
+        return
+    changed = [name for name, buffer in model.named_buffers() if name in hidden and not hidden[name].equal(buffer)]
+    other = "an attribute, or what hooks on its state dict do"
+    where = f"what is not persistent, {some_of(changed)}" if changed else other
+    raise UnsupportedError(
+        "the network's state dict does not hold all that training changes: with its state of before a forward in "
+        f"training it answers otherwise: {where}",
+        "a checkpoint could not be opened again: `register_buffer` whatever answers depend on",
+    )
+
+
 def _require_gradients(model: nn.Module, images: Tensor, classes: int, tell: Callable[[str], None]) -> None:
     """Take half a step: the loss of a batch and its gradients, which are thrown away."""
     with modes_held(model), torch.enable_grad():
@@ -104,9 +132,14 @@ def _require_gradients(model: nn.Module, images: Tensor, classes: int, tell: Cal
         output = forward_in_training(model, images)
         logits = pick_logits(output, len(images), classes)
         loss = F.cross_entropy(logits, torch.zeros(len(images), dtype=torch.int64))
-        with backward_errors():
-            parameters = [p for p in model.parameters() if p.requires_grad]
-            torch.autograd.grad(loss, parameters, allow_unused=True)
+        grads = [parameter.grad for parameter in model.parameters()]
+        for parameter in model.parameters():
+            parameter.grad = None  # to which the backward would add
+        try:
+            backward_in_training(loss)
+        finally:
+            for parameter, grad in zip(model.parameters(), grads, strict=True):
+                parameter.grad = grad
     if has_auxiliary_outputs(output):
         tell(
             f"in training the network returns several outputs ({type(output).__name__}): the logits among them are "
@@ -115,8 +148,18 @@ def _require_gradients(model: nn.Module, images: Tensor, classes: int, tell: Cal
 
 
 @contextmanager
-def _held_tensors(model: nn.Module) -> Generator[None]:
-    """Let parameters and buffers be afterwards what they are; a forward in training moves statistics."""
+def held_tensors(model: nn.Module) -> Generator[None]:
+    """Let parameters and buffers be afterwards what they are; a forward in training moves statistics.
+
+    Raises:
+        UnsupportedError: one of them cannot be written.
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+            raise UnsupportedError(
+                f"several elements of `{name}` lie in one place of memory, as `expand` leaves them",
+                "none of them could be written: give it a memory of its own by `.clone()`",
+            )
     held: list[tuple[dict[str, Any], str, Tensor, Tensor]] = [
         (tensors, name, tensor, tensor.detach().clone())
         for module in model.modules()

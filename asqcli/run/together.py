@@ -11,6 +11,7 @@ from asqcli.errors import InputError, UsageError
 from asqcli.processes.alone import Processes
 from asqcli.recipe.schema import Recipe
 from asqcli.run.folder import RECIPE, RunFolder
+from asqcli.run.images import known_of
 from asqcli.train.progress import Progress
 
 
@@ -39,10 +40,7 @@ def require_alike(processes: Processes, recipe: Recipe, data: DataSet[Split], pr
     """
     if processes.size == 1:
         return
-    splits = [split for split in (data.training, data.result, data.watch) if split is not None]
-    labels = b"".join(split.labels.numpy().tobytes() for split in splits)
-    sizes = [len(split) for split in splits]
-    seen = repr((recipe.model_dump_json(), data.classes, sizes, hashlib.sha256(labels).hexdigest(), progress))
+    seen = repr((recipe.model_dump_json(), data.classes, known_of(data), progress))
     if len(set(processes.texts(hashlib.sha256(seen.encode()).hexdigest()))) > 1:
         raise InputError(
             "the processes do not see the same recipe, images or checkpoint",

@@ -13,6 +13,7 @@ from asqcli.export.network import export_network
 from asqcli.nn.prepare import prepared
 from asqcli.nn.proof import float_products
 from asqcli.quant.spec import LayerSpec
+from asqcli.run.trial_training import require_layers_in_training
 
 LARGE_ADAPTER_SHARE = 0.1  # share of the exported file
 SMALL_HIDDEN = 8  # the recipe of MobileNet-V2 has it
@@ -25,10 +26,12 @@ def findings(model: nn.Module, specs: list[LayerSpec], example: Tensor, classes:
         model: float, and so again afterwards.
         example: one input, (1, 3, H, W), on the model's device.
     Raises:
-        UnsupportedError: a layer cannot be replaced, or the network does not call what would replace it.
+        UnsupportedError: a layer cannot be replaced, or the network does not call what would replace it, in evaluation
+            or in training.
     """
     with prepared(model, specs, example) as run:
         products = float_products(run)
+        require_layers_in_training(run)
     if products:
         yield products
     try:

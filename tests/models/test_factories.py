@@ -31,6 +31,13 @@ def strict(**kwargs):
     return Net(10)
 def typed(**kwargs): raise TypeError("'num_classes' is not the matter")
 def fixed(): return Net(10)
+def circle():
+    net = Net(10)
+    net[0].parent = net
+    return net
+def twice():
+    net = Net(10)
+    return nn.Sequential(net[0], *net[1:], nn.Identity(), net[2])
 """
 
 
@@ -86,3 +93,9 @@ def test_a_factory_that_was_named_by_its_file(name, hint):
     with pytest.raises(UsageError) as failure:
         build_model(name, 3)
     assert hint in failure.value.hint
+
+
+def test_a_network_that_is_part_of_itself_is_refused_and_shared_modules_are_not():
+    with pytest.raises(UnsupportedError, match=r"a module holds one that it is part of, as `0\.parent`"):
+        build_model("factories_of_ours:circle", 10)
+    assert len(build_model("factories_of_ours:twice", 10)) == 6

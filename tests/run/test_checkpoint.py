@@ -254,6 +254,8 @@ def test_folders_are_numbered_and_never_overwritten(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="there already"):
         RunFolder.create("mine", "x", force=False)
     assert not (RunFolder.create("mine", "x", force=True).path / "recipe.yaml").exists()
+    with pytest.raises(UsageError, match=r"the name `\\xfe` is not UTF-8"):
+        RunFolder.create(os.fsdecode(b"\xfe"), "x", force=False)
 
 
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path, monkeypatch):

@@ -174,6 +174,21 @@ def test_all_options_together_resume_to_the_same_bits(tmp_path, image_folder):
     assert all(torch.equal(a[n], b[n]) for n in a)
 
 
+def test_other_images_than_a_run_began_with_are_refused(tmp_path, image_folder):
+    out = tmp_path / "run"
+    run(recipe_for(image_folder), out)
+    (image_folder / "ant" / "0.jpg").unlink()
+    with pytest.raises(
+        InputError, match=r"not those that `.*run` began with: .* images then, .* images now$"
+    ) as refused:
+        resume(out)
+    assert refused.value.exit_code == 3
+    last = load_checkpoint(out / "checkpoints" / "last")
+    del last.progress.facts["images"]  # of a run from before it was kept
+    save_checkpoint(out / "checkpoints" / "last", last)
+    resume(out)
+
+
 def test_a_checkpoint_with_another_step_hook_is_refused(tmp_path, image_folder):
     out = tmp_path / "run"
     run(recipe_for(image_folder), out)

@@ -111,3 +111,70 @@ def test_a_forward_without_gradients_is_refused_and_leaves_them_on():
 def test_a_batch_of_one_is_tried_as_such():
     with pytest.raises(UnsupportedError, match=r"fails in training on a batch of shape \(1, 3, 2, 2\): ValueError"):
         look(nn.Sequential(nn.Conv2d(3, 10, 2), nn.BatchNorm2d(10), nn.Flatten()), batch_size=1, image_size=2)
+
+
+class Remembers(TinyNet):
+    """Takes from its features what it saw in training, kept as `keep` makes it."""
+
+    def __init__(self, keep):
+        super().__init__()
+        keep(self)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if self.training:
+            self.seen = self.seen * 0.9 + x.detach().mean()
+        return self.head(self.pool(self.linear_bottleneck(self.pointwise(x - self.seen))).flatten(1))
+
+
+def as_buffer(net, persistent):
+    net.register_buffer("seen", torch.zeros(()), persistent=persistent)
+
+
+def as_attribute(net):
+    net.seen = torch.zeros(())
+
+
+def test_what_training_changes_must_be_in_the_state():
+    assert look(Remembers(lambda net: as_buffer(net, persistent=True))) == []
+    with pytest.raises(
+        UnsupportedError, match=r"state dict does not hold all .* otherwise: what is not persistent, seen$"
+    ):
+        look(Remembers(lambda net: as_buffer(net, persistent=False)))
+    with pytest.raises(UnsupportedError, match="state dict does not hold all that training changes"):
+        look(Remembers(as_attribute))
+
+
+def test_a_state_must_come_back_as_it_is():
+    model = TinyNet()
+
+    def double(_module, state, prefix, *_):
+        state[prefix + "head.bias"] = 2 * state[prefix + "head.bias"]
+
+    model.register_load_state_dict_pre_hook(double)
+    with pytest.raises(UnsupportedError, match="what hooks on its state dict do"):
+        look(model)
+
+
+class LeavesOut(TinyNet):
+    def state_dict(self, *args, **kwargs):
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if "stem" not in name}
+
+
+def test_a_state_must_hold_every_parameter():
+    with pytest.raises(UnsupportedError, match="`state_dict..` of the network leaves out stem.weight$"):
+        look(LeavesOut())
+
+
+def test_a_tensor_that_cannot_be_written_is_named():
+    model = TinyNet()
+    model.scale = nn.Parameter(torch.ones(1).expand(8))
+    with pytest.raises(UnsupportedError, match="several elements of `scale` lie in one place of memory"):
+        look(model)
+
+
+def test_gradients_stay_what_they_were():
+    model = TinyNet()
+    model.head.bias.grad = torch.ones(10)
+    assert look(model) == []
+    assert torch.equal(model.head.bias.grad, torch.ones(10)) and model.stem.weight.grad is None
