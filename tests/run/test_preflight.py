@@ -162,7 +162,7 @@ class LeavesOut(TinyNet):
 
 
 def test_a_state_must_hold_every_parameter():
-    with pytest.raises(UnsupportedError, match="`state_dict..` of the network leaves out stem.weight$"):
+    with pytest.raises(UnsupportedError, match=r"`state_dict..` of the network leaves out stem.weight$"):
         look(LeavesOut())
 
 
