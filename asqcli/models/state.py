@@ -96,9 +96,10 @@ def refuse_unsaveable(model: nn.Module) -> None:
     """
     with guest("the network's `state_dict()` raised"):
         state = model.state_dict()
-    if missing := [name for name, _ in model.named_parameters() if name not in state]:
+    if missing := [name for name, p in model.named_parameters() if p.requires_grad and name not in state]:
         raise UnsupportedError(
-            f"the `state_dict()` of the network leaves out {some_of(missing)}", "a checkpoint must hold every parameter"
+            f"the `state_dict()` of the network leaves out {some_of(missing)}",
+            "a checkpoint must hold all that is trained",
         )
     for name, value in state.items():
         module = name.rpartition(".")[0]

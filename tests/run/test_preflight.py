@@ -161,7 +161,11 @@ class LeavesOut(TinyNet):
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if "stem" not in name}
 
 
-def test_a_state_must_hold_every_parameter():
+def test_a_state_must_hold_every_parameter_that_is_trained():
+    model = LeavesOut()
+    model.stem.weight.requires_grad_(False)
+    with pytest.raises(UnsupportedError, match="does not take back its own state"):  # as far as it can tell
+        look(model)
     with pytest.raises(UnsupportedError, match=r"`state_dict..` of the network leaves out stem.weight$"):
         look(LeavesOut())
 

@@ -103,3 +103,15 @@ def test_layers_left_out_at_random_and_computed_again_are_taken():
         drawn = random.getstate()
         state = quantized(net).state_dict()
         assert all(torch.equal(state[name], tensor) for name, tensor in before.items()) and random.getstate() == drawn
+
+
+class WantsLabels(TinyNet):
+    """Returns its loss in training, which this trial does not know how to ask for."""
+
+    def forward(self, x, labels=None):
+        logits = super().forward(x)
+        return F.cross_entropy(logits, labels) if self.training else logits
+
+
+def test_a_network_that_raises_in_training_can_be_quantized_without():
+    assert hasattr(quantized(WantsLabels()).head, "weight_quantizer")
