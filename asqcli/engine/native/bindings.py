@@ -6,6 +6,8 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
+from asqcli.errors import MachineError
+
 BLOCK, DEPTH, MOST_ROWS = 16, 4, 64
 LAYOUT_PIXELS, LAYOUT_PLANES, LAYOUT_ROW_QUADS = range(3)
 OP_CONV, OP_ELEMENTWISE, OP_MULTIPLY, OP_GATE, OP_MAX_POOL, OP_AVG_POOL, OP_ROW_SUMS, OP_MEAN, OP_COPY = range(9)
@@ -129,7 +131,11 @@ class Batch(ctypes.Structure):
 
 @cache
 def find_library() -> ctypes.CDLL | None:
-    """Return the compiled kernels, or None where the package was installed without a compiler."""
+    """Return the compiled kernels, or None where the package was installed without a compiler.
+
+    Raises:
+        MachineError: they were compiled from another source, as in an installation that follows a checkout.
+    """
     if not LIBRARY.is_file():
         return None
     try:
@@ -154,8 +160,10 @@ def find_library() -> ctypes.CDLL | None:
     nothing = ("asq_run", "asq_run_images", "asq_convolve", "asq_worker_loop", "asq_shutdown")
     for function in (getattr(loaded, name) for name in nothing):
         function.restype = None
-    assert loaded.asq_op_size() == ctypes.sizeof(Op), "csrc/kernel.h and native/bindings.py differ"
-    assert loaded.asq_batch_size() == ctypes.sizeof(Batch), "csrc/batch.h and native/bindings.py differ"
+    for size, struct in ((loaded.asq_op_size, Op), (loaded.asq_batch_size, Batch)):
+        if size() != ctypes.sizeof(struct):
+            text = f"the compiled kernels are of another version of asq: they have another {struct.__name__}"
+            raise MachineError(text, "install asq again")
     return loaded
 
 

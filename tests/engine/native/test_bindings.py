@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from asqcli.engine.native import bindings
+from asqcli.errors import MachineError
 
 pytestmark = pytest.mark.native
 
@@ -95,3 +96,13 @@ def test_constants_have_the_values_of_the_header():
                 assert getattr(bindings, name) == int(value or index)
             checked.add(name)
     assert {"BLOCK", "LAYOUT_PIXELS", "OP_CONV", "GATE_SILU"} <= checked
+
+
+def test_kernels_of_another_source_are_an_error_that_says_what_to_do(monkeypatch):
+    class Other(ctypes.Structure):
+        _fields_ = (*bindings.Op._fields_, ("more", ctypes.c_int64))
+
+    monkeypatch.setattr(bindings, "Op", Other)
+    with pytest.raises(MachineError, match="of another version of asq: they have another Other") as told:
+        bindings.find_library.__wrapped__()
+    assert told.value.exit_code == 6 and told.value.hint == "install asq again"
