@@ -74,11 +74,18 @@ Percent = Annotated[float, Field(ge=0, le=100)]
 UNKNOWN: Any = None  # a value of every type, and so allowed nowhere else
 
 
+class _KnownImages(Strict):
+    """`asqcli.run.images.KnownImages`."""
+
+    counts: list[Count]
+    labels: str
+
+
 class _Facts(Strict):
     """`Progress.facts`; None stands for what is not known yet, and never in a file."""
 
     weights: str
-    images: str = UNKNOWN
+    images: _KnownImages = UNKNOWN
     pretrained: bool = UNKNOWN
     warmup_epochs: Count = UNKNOWN
     finetune_epochs: Count = UNKNOWN

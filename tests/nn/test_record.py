@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from asqcli.errors import UnsupportedError
 from asqcli.nn.prepare import prepare
-from asqcli.nn.record import INPUT, executions, record, record_or_refuse
+from asqcli.nn.record import INPUT, executions, record, record_or_refuse, storage_of
 from tests.nn.test_prepare import specs_for
 
 X = torch.zeros(2, 3, 8, 8)
@@ -119,3 +119,10 @@ def test_what_the_network_raises_is_told_with_its_place():
 
     with pytest.raises(UnsupportedError, match=r"\(2, 3, 8, 8\): ValueError: not today, at test_record.py:\d+: `raise"):
         record_or_refuse(Calls(function), X)
+
+
+def test_tensors_without_memory_of_their_own_are_known_by_themselves():
+    sparse, other = (torch.eye(2).to_sparse() for _ in range(2))
+    assert storage_of(sparse) == storage_of(sparse) != storage_of(other)
+    dense = torch.eye(2)
+    assert storage_of(dense) == storage_of(dense.t()) != storage_of(torch.eye(2))
