@@ -93,9 +93,10 @@ class _QuantLayer(MixedIn):
         return self._product(input, self.weight, self.bias, *geometry)
 
     def compute_in_bfloat16(self, input: Tensor, dtype: torch.dtype, *geometry: Geometry) -> Tensor:
-        """Return what `compute` does in training, by a product of codes and levels in bfloat16's precision.
+        """Return what `compute` does in training, by a product of codes and levels in bfloat16's precision; bfloat16.
 
         Args:
+            input: float32 or bfloat16.
             dtype: that codes and levels are handed over in, one of `asqcli.quant.bfloat16.MULTIPLIED`.
         """
         of_samples = of_channels = None
@@ -110,7 +111,7 @@ class _QuantLayer(MixedIn):
             of_channels = self._over_channels(self.weight_quantizer.scale)
         with computed_again(x):
             y = as_result(self._product(x, weight, None, *geometry), of_samples, of_channels)
-        return y if self.bias is None else y + self._over_channels(self.bias)
+        return y if self.bias is None else y + self._over_channels(self.bias).to(y.dtype)
 
     def _forward_fake(self, x: Tensor, *geometry: Geometry) -> Tensor:
         if self.training and (y := self._compiled_product(x, *geometry)) is not None:

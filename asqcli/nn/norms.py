@@ -48,6 +48,10 @@ class TwoStepNorm(MixedIn):
             input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, *self.multiplier_and_addend()
         )
 
+    def compute_in_bfloat16(self, input: Tensor, _dtype: torch.dtype, *_: Geometry) -> Tensor:
+        """Return what `compute` does, in the type of the input."""
+        return self.compute_in_float(input) if input.dtype == torch.bfloat16 else self.compute(input)
+
     def compute_in_float(self, input: Tensor) -> Tensor:
         """Return what the float layer gives."""
         return _BatchNorm.forward(self, input)  # pyright: ignore[reportArgumentType]: it is mixed into one

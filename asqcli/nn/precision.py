@@ -1,10 +1,13 @@
-"""The precision in which training multiplies: convolutions and linear layers, and nothing else."""
+"""The precision of a forward in training: what it multiplies in, and what lies between its layers.
+
+In bfloat16 a forward runs under PyTorch's autocast, but for convolutions, linear layers and all that asq quantizes.
+"""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,20 +15,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from asqcli.nn.layers import QuantConv2d, QuantLinear, quantized_layer, without_autocast
-from asqcli.quant.bfloat16 import as_operand, as_result
+from asqcli.nn.layers import QuantConv2d, QuantLinear, quantized_layer
+from asqcli.nn.norms import TwoStepNorm
+from asqcli.quant.bfloat16 import MULTIPLIED, as_operand, as_result
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 
 
-def multiplying_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which a forward in training, and its backward, multiply in `precision`.
+@contextmanager
+def forward_in(precision: str, device: torch.device) -> Generator[None]:
+    """Hold what a forward in training is in, for its layers to multiply in `precision`.
 
     It belongs inside `as_one_batch`, which does not go around the layers that it sees.
+    """
+    with backward_in(precision, device), autocast(device) if precision != FLOAT32 else nullcontext():
+        yield
+
+
+def backward_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context of a backward, in which a network may run parts of its forward again.
+
+    Whoever runs them restores their autocast; in the rest of a backward it would reach into the gradients.
     """
     if precision == FLOAT32:
         return nullcontext()
     return InBfloat16(torch.bfloat16 if multiplies_bfloat16(device) else torch.float32)
+
+
+def autocast(device: torch.device, *, enabled: bool = True) -> AbstractContextManager[object]:
+    """Return the context in which PyTorch's operations choose bfloat16 or float32 by themselves, or do not."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
@@ -44,7 +65,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 class InBfloat16(TorchFunctionMode):
-    """While a forward runs in it, convolutions and linear layers multiply operands in bfloat16's precision.
+    """While a forward runs in it, convolutions and linear layers multiply in bfloat16's precision, and give bfloat16.
 
     Args:
         dtype: that operands are handed over in. With float32 the numbers are rounded all the same: what results
@@ -63,9 +84,11 @@ class InBfloat16(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is quantized_layer and stays_exact(args[0]) and args[0].training:
+        if func is quantized_layer:
             layer, input, *geometry = args
-            return without_autocast(lambda x: layer.compute_in_bfloat16(x, self.dtype, *geometry), input)
+            if keeps_bfloat16(layer):
+                with autocast(input.device, enabled=False):
+                    return layer.compute_in_bfloat16(input, self.dtype, *geometry)
         if func in (F.conv2d, F.linear):
             return self._rounded(func, *args, **kwargs)
         return func(*args, **kwargs)
@@ -74,17 +97,25 @@ class InBfloat16(TorchFunctionMode):
         self, function: Callable[..., Tensor], input: Tensor, weight: Tensor, bias: Tensor | None = None,
         *geometry: Any, **named: Any,
     ) -> Tensor:  # fmt: skip
-        if input.dtype != torch.float32 or weight.dtype != torch.float32:
+        if input.dtype not in MULTIPLIED or weight.dtype != torch.float32:
             return function(input, weight, bias, *geometry, **named)  # its author chose
         operands = (as_operand(tensor, None, self.dtype) for tensor in (input, weight))
-        y = as_result(function(*operands, None, *geometry, **named))
+        with autocast(input.device, enabled=False):
+            y = as_result(function(*operands, None, *geometry, **named))
         if bias is None:
             return y
+        bias = bias.to(y.dtype)
         return y + (bias if function is F.linear else bias.reshape(-1, *[1] * 2))
 
 
-def stays_exact(layer: nn.Module) -> bool:
-    """Is it a quantized layer whose levels are whole numbers up to 256? Not one whose author chose float64."""
+def keeps_bfloat16(layer: nn.Module) -> bool:
+    """May activations stay in bfloat16 around what asq computes?
+
+    Not where evaluation's arithmetic is meant, where the levels of a layer are no whole numbers up to 256, or where its
+    author chose float64.
+    """
+    if isinstance(layer, TwoStepNorm):
+        return True
     if not isinstance(layer, QuantConv2d | QuantLinear) or layer.weight.dtype == torch.float64:
         return False
-    return layer.weight_quantizer is None or layer.weight_quantizer.integer
+    return layer.training and (layer.weight_quantizer is None or layer.weight_quantizer.integer)

@@ -51,8 +51,12 @@ class ActivationQuantizer(nn.Module, ABC):
         """Return `forward(x)`, and the real value of code 1: () or (N, 1, .., 1)."""
 
     def operand(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the codes of `x` for a product in bfloat16, as `dtype`, and the real value of code 1."""
-        x_hat, scale = self.fake_quantize(x)
+        """Return the codes of `x` for a product in bfloat16, as `dtype`, and the real value of code 1.
+
+        Args:
+            x: float32 or bfloat16.
+        """
+        x_hat, scale = self.fake_quantize(x.float())
         return as_operand(x_hat, scale, dtype), scale
 
     @abstractmethod
@@ -118,7 +122,10 @@ class StepSizeQuantizer(ActivationQuantizer):
         )
 
     def operand(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return super().operand(x, dtype) if self.dequantizes_as_printed else self.fake_quantize(x, result=Codes(dtype))
+        if self.dequantizes_as_printed:
+            return super().operand(x, dtype)
+        rounds_bfloat16 = self.adapter is None or self._is_one_pass(x)
+        return self.fake_quantize(x if rounds_bfloat16 else x.float(), result=Codes(dtype))
 
     def leaves_rounding(self, x: Tensor) -> bool:
         """May somebody else round `x` by the step sizes that `fake_quantize` returns?"""

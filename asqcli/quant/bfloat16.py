@@ -1,9 +1,10 @@
-"""Operands and results of a product in bfloat16, with gradients; the rest of training stays in float32.
+"""Operands and results of a product in bfloat16, with gradients; what lies between products is in bfloat16, too.
 
 Whole numbers up to 256 are exact in bfloat16: codes and levels of up to 8 bits are. A quantized layer multiplies these
-and scales the sums, so that its forward loses nothing but one rounding of each sum. With codes c of x, levels l of w:
+and scales the sums, so that its forward loses nothing but the rounding of each sum and of each result. With codes c of
+x, levels l of w:
 
-    y = bf16(c * l) s_x s_w      dx = bf16(dc) / s_x,  dc = l^T * bf16(dy s_x s_w)      dw = bf16(dl) / s_w,  likewise
+    y = bf16(bf16(c * l) s_x s_w)      dx = bf16(bf16(dc) / s_x),  dc = l^T * bf16(dy s_x s_w)      dw = bf16(dl) / s_w
 
 An operand that is not quantized is rounded: c = bf16(x), s_x = 1. The numbers are the same whether a processor
 multiplies bfloat16, or float32 numbers that were rounded to it, but for the order in which it adds.
@@ -26,10 +27,10 @@ MULTIPLIED = (torch.bfloat16, torch.float32)  # what a processor may be given ro
 def as_operand(x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Return what stands for `x` in a product, in bfloat16's precision.
 
-    Gradient of x: that of the operand, rounded to bfloat16, divided by the scale.
+    Gradient of x: that of the operand, rounded to bfloat16, divided by the scale; in the type of `x`.
 
     Args:
-        x: float32, fake-quantized where there is a scale.
+        x: float32, fake-quantized where there is a scale; or bfloat16.
         scale: broadcastable to `x`; the real value of code 1, of which `x` is whole multiples up to 256. It gets no
             gradient: `x` has that.
         dtype: of the result, one of MULTIPLIED.
@@ -41,7 +42,7 @@ def as_operand(x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
 
 
 def as_result(product: Tensor, of_samples: Tensor | None = None, of_channels: Tensor | None = None) -> Tensor:
-    """Return a product of operands rounded to bfloat16, times its scales, in float32. Its gradient is rounded, too.
+    """Return a product of operands rounded to bfloat16, times its scales, in bfloat16. Its gradient is rounded, too.
 
     Args:
         of_samples, of_channels: as for `dispatch.scaled`, or None; they get no gradient.
@@ -54,13 +55,15 @@ class _Operand(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(scale)
+        ctx.dtype = x.dtype
         return x.to(torch.bfloat16).to(dtype) if scale is None else dispatch.whole_numbers(x, scale, dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         [scale] = ctx.saved_tensors
-        return grad.to(torch.bfloat16).float() if scale is None else of_values(grad, scale), None, None
+        grad = grad.to(torch.bfloat16) if scale is None else of_values(grad, scale)
+        return grad.to(ctx.dtype), None, None
 
 
 class _Result(torch.autograd.Function):
@@ -68,17 +71,19 @@ class _Result(torch.autograd.Function):
     def forward(ctx: Any, product: Tensor, of_samples: Tensor | None, of_channels: Tensor | None) -> Tensor:
         ctx.save_for_backward(of_samples, of_channels)
         ctx.dtype = product.dtype
-        return _times(product.to(torch.bfloat16), of_samples, of_channels, torch.float32)
+        return _times(product, of_samples, of_channels)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
         of_samples, of_channels = ctx.saved_tensors
-        return _times(grad, of_samples, of_channels, torch.bfloat16).to(ctx.dtype), None, None
+        return _times(grad, of_samples, of_channels).to(ctx.dtype), None, None
 
 
-def _times(x: Tensor, of_samples: Tensor | None, of_channels: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _times(x: Tensor, of_samples: Tensor | None, of_channels: Tensor | None) -> Tensor:
+    """Return `x`, rounded, times its scales, rounded."""
+    x = x.to(torch.bfloat16)
     if of_samples is not None and of_channels is not None:
-        return dispatch.scaled(x, of_samples, of_channels, dtype)
+        return dispatch.scaled(x, of_samples, of_channels)
     scale = of_channels if of_samples is None else of_samples
-    return (x if scale is None else x.float() * scale).to(dtype)
+    return x if scale is None else (x.float() * scale).to(torch.bfloat16)

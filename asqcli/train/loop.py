@@ -15,7 +15,7 @@ from asqcli.data.splits import Split, batches_per_pass
 from asqcli.errors import DivergedError
 from asqcli.measures import ACCURACY, Measure
 from asqcli.nn.modes import to_training
-from asqcli.nn.precision import FLOAT32, multiplying_in
+from asqcli.nn.precision import FLOAT32, forward_in
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import Stream, seed_everything
 from asqcli.train.batch_norm import freeze_norms
@@ -227,7 +227,7 @@ class Phase:
         return loss_sum, int(correct), int(count)
 
     def _diverged(self, loss: float, images: torch.Tensor) -> None:
-        with multiplying_in(self.settings.precision, self.device):
+        with forward_in(self.settings.precision, self.device):
             found = first_nonfinite(self.model, images)
         p, origins = self.progress, self.processes.texts(found or "")
         origin = next(filter(None, origins), None)  # one process's part may be finite

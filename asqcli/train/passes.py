@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.errors import ran_out_of_memory
-from asqcli.nn.precision import multiplying_in
+from asqcli.nn.precision import backward_in, forward_in
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import generator_states
 from asqcli.train.forward import backward_in_training, logits_in_training
@@ -68,21 +68,15 @@ class Passes:
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (mean loss, images right), () each."""
-        with self._as_it_trains():
+        with as_one_batch(self.processes), forward_in(self.precision, self.device):
             logits = logits_in_training(self.model, images, self.classes)
         loss = self.objective(logits, labels, images)  # outside: a teacher evaluates
         return loss, (logits.detach().argmax(dim=1) == labels).sum()
 
     def backward(self, loss: Tensor, images: int) -> None:
         """Add the gradients of a mean loss over so many images."""
-        with self._as_it_trains():  # a network may run parts of its forward again
+        with as_one_batch(self.processes), backward_in(self.precision, self.device):
             backward_in_training(self.processes.weigh(loss, images))
-
-    @contextmanager
-    def _as_it_trains(self) -> Generator[None]:
-        """Hold what a forward in training and its backward run in."""
-        with as_one_batch(self.processes), multiplying_in(self.precision, self.device):
-            yield
 
 
 Result = TypeVar("Result")

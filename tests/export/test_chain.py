@@ -18,7 +18,7 @@ from asqcli.engine.verify import verify
 from asqcli.errors import UnsupportedError
 from asqcli.export.network import export_network
 from asqcli.export.torch_runner import TorchRunner
-from asqcli.nn.precision import multiplying_in
+from asqcli.nn.precision import forward_in
 from tests.engine.networks import USABLE
 from tests.export.cases import SETTINGS, sum_of_halves
 
@@ -113,7 +113,7 @@ def trained(network: nn.Module, images: torch.Tensor, precision: str = "float32"
     quantize_module(network, [images], start="lsq", **settings)
     optimizer = torch.optim.SGD(parameter_groups(network.train(), weight_decay=1e-4), lr=0.01)
     for _ in range(2):
-        with multiplying_in(precision, images.device):
+        with forward_in(precision, images.device):
             F.cross_entropy(network(images), torch.arange(len(images)) % 5).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -19,7 +19,7 @@ def adapted_fake_quantize(
     """Return the fake-quantized `x`, and what its adapter answered.
 
     Args:
-        x: (N, C, H, W), or (N, .., C) when `channels_last`; float32 on the CPU.
+        x: (N, C, H, W), or (N, .., C) when `channels_last`; float32 or bfloat16 on the CPU.
         step_size: ().
     """
     x = in_order(x, channels_last)
@@ -47,8 +47,8 @@ def _adapt(
 ) -> Answers:  # fmt: skip
     samples, channels = x.shape[0], x.shape[-1 if channels_last else 1]
     units = layers[0][1].numel() if len(layers) > 1 else 0
-    scale = x.new_empty(samples, *[1] * (x.dim() - 1))
-    answers = Answers(scale, *(x.new_empty(samples, width) for width in (1, channels, units)))
+    scale = x.new_empty(samples, *[1] * (x.dim() - 1), dtype=torch.float32)
+    answers = Answers(scale, *(scale.new_empty(samples, width) for width in (1, channels, units)))
     task, _kept = _fill(x, step_size, layers, answers, grid, out, channels_last, in_codes=in_codes)
     compiled().asq_adapted_fake_quantize(ctypes.byref(task))
     return answers
@@ -66,7 +66,7 @@ def adapted_fake_quantize_backward(
     x = in_order(x, channels_last)
     grad_x = torch.empty_like(x)
     grad_scale = torch.empty(x.shape[0], dtype=torch.float64)
-    grad_t, grad_hidden = x.new_empty(x.shape[0], 1), torch.empty_like(answers.hidden)
+    grad_t, grad_hidden = torch.empty_like(answers.beta), torch.empty_like(answers.hidden)
     task, _kept = _fill(x, step_size, layers, answers, grid, grad_x, channels_last)
     _kept_grad = fill_gradient(task.rounding, grad, x, of_codes=of_codes)
     task.rounding.grad_step = grad_scale.data_ptr()
@@ -90,11 +90,13 @@ def _fill(
     samples, channels = answers.means.shape
     layers = [(weight.contiguous(), bias.contiguous()) for weight, bias in layers]
     (weight1, bias1), (weight2, bias2) = layers[0], layers[-1]
+    workers = torch.get_num_threads()
+    in_float = torch.empty(workers if x.dtype == torch.bfloat16 else 0, task.size, dtype=torch.float32, device="cpu")
     adapted = Adapted(
         rounding=task, pixels=x.numel() // max(samples * channels, 1), channels=channels,
         hidden_count=answers.hidden.shape[1], planes=not channels_last and x.is_contiguous(),
         step_size=step_size.item(), weight1=weight1.data_ptr(), bias1=bias1.data_ptr(), weight2=weight2.data_ptr(),
         bias2=bias2.data_ptr(), beta=answers.beta.data_ptr(), means=answers.means.data_ptr(),
-        hidden=answers.hidden.data_ptr(),
+        hidden=answers.hidden.data_ptr(), most_workers=workers, samples_in_float=in_float.data_ptr(),
     )  # fmt: skip
-    return adapted, (kept, layers)
+    return adapted, (kept, layers, in_float)

@@ -35,11 +35,11 @@ def adapted_codes(
 def _adapt(x: Tensor, step_size: Tensor, layers: Layers, *, channels_last: bool) -> Answers:
     x = in_order(x, channels_last)
     pixels = _pixels(x, channels_last)
-    sums = (x.sum(dim=pixels) if pixels else x).contiguous()
+    sums = (x.sum(dim=pixels, dtype=torch.float32) if pixels else x.float()).contiguous()
     samples, channels = sums.shape
     units = layers[0][1].numel() if len(layers) > 1 else 0
-    scale = x.new_empty(samples, *[1] * (x.dim() - 1))
-    answers = Answers(scale, *(x.new_empty(samples, width) for width in (1, channels, units)))
+    scale = step_size.new_empty(samples, *[1] * (x.dim() - 1))
+    answers = Answers(scale, *(scale.new_empty(samples, width) for width in (1, channels, units)))
     layers = [(weight.contiguous(), bias.contiguous()) for weight, bias in layers]
     cuda.source().adapt[samples,](
         sums, step_size, *layers[0], *layers[-1], answers.means, answers.hidden, answers.beta, scale, channels, units,
@@ -54,16 +54,18 @@ def adapted_fake_quantize_backward(
 ) -> tuple[Tensor, Tensor, Layers]:  # fmt: skip
     """As `adapted.adapted_fake_quantize_backward`."""
     x = in_order(x, channels_last)
-    grad_x, sums = cuda.backward_in_blocks(grad, x, answers.scale, grid, of_codes=of_codes)
+    grad = cuda.taken_gradient(grad, x, of_codes=of_codes)
+    sums = cuda.gradients_of_scales(grad, x, answers.scale, grid, of_codes=of_codes)
     (samples, channels), units = answers.means.shape, answers.hidden.shape[1]
-    grad_step, grad_t = x.new_empty(samples), x.new_empty(samples, 1)
+    grad_step, grad_t = sums.new_empty(samples), torch.empty_like(answers.beta)
     grad_hidden, grad_pixel = torch.empty_like(answers.hidden), torch.empty_like(answers.means)
     cuda.source().adapt_backward[samples,](
         sums, sums.shape[1], step_size, layers[0][0].contiguous(), layers[-1][0].contiguous(), answers.hidden,
         answers.beta, grad_step, grad_t, grad_hidden, grad_pixel, channels, units, float(x[0].numel() // channels),
         LAYERS=len(layers), BLOCK=BLOCK,
     )  # fmt: skip
-    cuda.add_to_channels(grad_x, grad_pixel, x.dim() - 1 if channels_last else 1)
+    dimension = x.dim() - 1 if channels_last else 1
+    grad_x = cuda.gradient_of_adapted(grad, x, answers.scale, grid, grad_pixel, dimension, of_codes=of_codes)
     inputs, grads = [answers.means], [grad_t]
     if len(layers) > 1:
         inputs, grads = [answers.means, answers.hidden], [grad_hidden, grad_t]

@@ -1,4 +1,4 @@
-"""The passes on a GPU, by Triton, for float32 tensors that lie dense in its memory; codes may be bfloat16.
+"""The passes on a GPU, by Triton, for tensors that lie dense in its memory, of the types that `native` takes, too.
 
 PyTorch's operations take five kernels forward and a dozen backward, each of which goes through memory and waits for
 the one before; here it is one each, and one more to add up what the blocks have summed. Triton comes with PyTorch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asqcli.quant.kernels import eager
 from asqcli.quant.kernels.grid import Grid, UniformGrid, bounds
-from asqcli.quant.kernels.memory import dense, groups, is_dense, is_plain, laid_out_as, shares_by_groups
+from asqcli.quant.kernels.memory import ROUNDED, dense, groups, is_dense, is_plain, laid_out_as, shares_by_groups
 from asqcli.quant.levels import LevelSet, post_levels
 from asqcli.quant.rounding import level_tables
 
@@ -24,12 +24,14 @@ MOST_VALUES, MOST_GROUPS = 1 << 31, 65_535  # 32-bit places; the second axis of 
 
 
 def takes(x: Tensor, scale: Tensor | None = None) -> bool:
-    """Can the passes work on such tensors, by a scale for all values or one for each index of the first dimension?"""
-    if not (x.is_cuda and is_plain(x) and 0 < x.numel() < MOST_VALUES and works(x.device)):
+    """As `native.takes`."""
+    if not (x.is_cuda and 0 < x.numel() < MOST_VALUES and works(x.device)):
         return False
-    if scale is not None and scale.numel() > MOST_GROUPS:
+    if scale is None:
+        return is_plain(x)
+    if not (is_plain(x, *ROUNDED) and is_plain(scale)) or scale.device != x.device or scale.numel() > MOST_GROUPS:
         return False
-    return scale is None or (scale.device == x.device and is_plain(scale) and shares_by_groups(x, scale))
+    return shares_by_groups(x, scale)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
@@ -46,7 +48,7 @@ def _rounded(x: Tensor, scale: Tensor, grid: Grid, codes_in: torch.dtype | None)
     x, scale = dense(x), scale.contiguous()
     rounded = torch.empty_like(x, dtype=codes_in)
     count, size = _divided(x, scale)
-    low, high, levels = *bounds(grid), _level_tables(grid, x)
+    low, high, levels = *bounds(grid), _level_tables(grid, scale)
     source().forward[_blocks(size), count](
         x, scale, rounded, *levels, size, float(low), float(high), int(count > 1),
         COUNT=_levels(grid), IN_CODES=codes_in is not None, BLOCK=BLOCK,
@@ -56,41 +58,75 @@ def _rounded(x: Tensor, scale: Tensor, grid: Grid, codes_in: torch.dtype | None)
 
 def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """As `dispatch.fake_quantize_backward`."""
-    return _added_up(backward_in_blocks(grad, x, scale, grid), scale)
+    return _backward(grad, x, scale, grid, of_codes=False)
 
 
 def codes_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """As `dispatch.codes_backward`."""
-    return _added_up(backward_in_blocks(grad, x, scale, grid, of_codes=True), scale)
+    return _backward(grad, x, scale, grid, of_codes=True)
 
 
-def _added_up(in_blocks: tuple[Tensor, Tensor], scale: Tensor) -> tuple[Tensor, Tensor]:
-    grad_x, sums = in_blocks
+def _backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, *, of_codes: bool) -> tuple[Tensor, Tensor]:
+    x = dense(x)
+    grad_x = torch.empty_like(x)
+    sums = _in_blocks(taken_gradient(grad, x, of_codes=of_codes), x, scale, grid, grad_x, of_codes=of_codes)
     return grad_x, sums.sum(dim=1).reshape(scale.shape)
 
 
-def backward_in_blocks(
-    grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, *, of_codes: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient of `x`, and that of each scale in parts that are still to be added up, (scales, blocks)."""
-    x, scale = dense(x), scale.contiguous()
-    grad_x = torch.empty_like(x)
-    grad = laid_out_as(x, grad.to(torch.bfloat16) if of_codes else grad)
+def gradients_of_scales(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, *, of_codes: bool) -> Tensor:
+    """Return the gradient of each scale in parts that are still to be added up, (scales, blocks).
+
+    Args:
+        grad: a `taken_gradient`.
+        x: dense.
+    """
+    return _in_blocks(grad, x, scale, grid, None, of_codes=of_codes)
+
+
+def gradient_of_adapted(
+    grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, grad_pixel: Tensor, dimension: int, *, of_codes: bool
+) -> Tensor:
+    """Return the gradient of `x`, by STE and by what each value of a sample's channel gets from its adapter.
+
+    Args:
+        grad: a `taken_gradient`.
+        x: dense.
+        scale: (N, 1, .., 1).
+        grad_pixel: (N, C).
+        dimension: of the channels.
+    """
+    grad_x, size = torch.empty_like(x), x.numel() // groups(x)
+    low, high = bounds(grid)
+    source().backward_of_adapted[_blocks(size), groups(x)](
+        grad, x, scale.contiguous(), grad_pixel, grad_x, size, float(low), float(high), *_channels(x, dimension),
+        IN_CODES=of_codes, BLOCK=BLOCK,
+    )  # fmt: skip
+    return grad_x
+
+
+def taken_gradient(grad: Tensor, x: Tensor, *, of_codes: bool) -> Tensor:
+    """Return the gradient of what was made of a dense `x`, as kernels read it."""
+    return laid_out_as(x, grad.to(torch.bfloat16) if of_codes else grad)
+
+
+def _in_blocks(
+    grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, grad_x: Tensor | None, *, of_codes: bool
+) -> Tensor:
+    """Write the gradient of `x`, if anywhere; return that of each scale in parts, (scales, blocks)."""
+    scale = scale.contiguous()
     count, size = _divided(x, scale)
-    sums = x.new_empty(count, _blocks(size))
-    low, high, levels = *bounds(grid), _level_tables(grid, x)
+    sums = scale.new_empty(count, _blocks(size))
+    low, high, levels = *bounds(grid), _level_tables(grid, scale)
     source().backward[_blocks(size), count](
         grad, x, scale, grad_x, sums, *levels, size, float(low), float(high), int(count > 1),
-        COUNT=_levels(grid), IN_CODES=of_codes, BLOCK=BLOCK,
+        COUNT=_levels(grid), IN_CODES=of_codes, SUMS_ALONE=grad_x is None, BLOCK=BLOCK,
     )  # fmt: skip
-    return grad_x, sums
+    return sums
 
 
-def can_scale(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> bool:
-    """Can `scaled` work on such tensors, between float32 and bfloat16?"""
-    if not (x.is_cuda and x.dim() > of_channels.dim() > 0 and type(x) is Tensor):
-        return False
-    if not {x.dtype, dtype} <= {torch.float32, torch.bfloat16}:
+def can_scale(x: Tensor, of_samples: Tensor, of_channels: Tensor) -> bool:
+    """Can `scaled` work on such tensors?"""
+    if not (x.is_cuda and is_plain(x, torch.bfloat16) and x.dim() > of_channels.dim() > 0):
         return False
     if not (0 < x.numel() < MOST_VALUES and groups(x) <= MOST_GROUPS and is_dense(x) and works(x.device)):
         return False
@@ -102,21 +138,15 @@ def can_scale(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.d
     )
 
 
-def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> Tensor:
+def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor) -> Tensor:
     """As `dispatch.scaled`, where `can_scale`."""
-    out = torch.empty_like(x, dtype=dtype)
+    out = torch.empty_like(x)
     size = x.numel() // groups(x)
     source().scaled[_blocks(size), groups(x)](
         x, of_samples.contiguous(), of_channels.contiguous(), out, size, *_channels(x, x.dim() - of_channels.dim()),
         int(of_samples.numel() > 1), int(of_channels.numel() > 1), BLOCK=BLOCK,
     )  # fmt: skip
     return out
-
-
-def add_to_channels(x: Tensor, addend: Tensor, dimension: int) -> None:
-    """Add to all values of a sample's channel what `addend`, (N, C), has for it; `x` is dense, channels a dimension."""
-    size = x.numel() // groups(x)
-    source().add_to_channels[_blocks(size), groups(x)](x, addend, size, *_channels(x, dimension), BLOCK=BLOCK)
 
 
 def _channels(x: Tensor, dimension: int) -> tuple[int, int]:
@@ -151,14 +181,17 @@ def works(device: torch.device) -> bool:
             whole = codes(x, scale, grid, torch.bfloat16)
             if not torch.equal(whole.float(), (x_hat * (1.0 / scale)).round()):
                 return False
-            of_codes = codes_backward(x.bfloat16(), x, scale, grid)
-            expected = eager.fake_quantize_backward(x.bfloat16().float() / scale, x, scale, grid)
-            if not (torch.equal(of_codes[0], expected[0]) and torch.allclose(of_codes[1], expected[1], rtol=1e-3)):
-                return False
+            for given in (x, x.bfloat16()):
+                of_codes = codes_backward(x.bfloat16(), given, scale, grid)
+                expected = eager.fake_quantize_backward(x.bfloat16().float() / scale, given, scale, grid)
+                # Triton's interpreter, in tests, rounds to bfloat16 otherwise than a GPU.
+                pairs = zip(of_codes, expected, (2**-7, 1e-3), strict=True)
+                if not all(torch.allclose(a.float(), b.float(), rtol=rtol, atol=0.0) for a, b, rtol in pairs):
+                    return False
         of_channels = torch.linspace(0.1, 2.0, x.shape[1], device=device)
         rounded = x.bfloat16()
-        results = scaled(rounded, scale, of_channels, torch.float32), rounded.float() * (scale * of_channels)
-        return torch.equal(*results) and torch.equal(round_rows(x, 127, 1e-30), eager.round_rows(x, 127, 1e-30))
+        results = scaled(rounded, scale, of_channels).float(), rounded.float() * (scale * of_channels)
+        return torch.allclose(*results, rtol=2**-7) and torch.equal(round_rows(x, 127, 1e-30), eager.round_rows(x, 127, 1e-30))
     except Exception:  # Triton raises whatever its compilers, or ours, raise
         return False
 
@@ -177,11 +210,11 @@ def _levels(grid: Grid) -> int:
     return len(grid.magnitudes) if isinstance(grid, LevelSet) else 0
 
 
-def _level_tables(grid: Grid, x: Tensor) -> tuple[Tensor, Tensor]:
+def _level_tables(grid: Grid, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return (boundaries, magnitudes), smallest first; of a uniform grid anything."""
     if isinstance(grid, UniformGrid):
-        return x, x
-    boundaries, magnitudes = level_tables(grid, x.dtype, x.device)
+        return scale, scale
+    boundaries, magnitudes = level_tables(grid, scale.dtype, scale.device)
     return boundaries, magnitudes[1:]
 
 

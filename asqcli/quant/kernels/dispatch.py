@@ -16,7 +16,7 @@ def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """Return the nearest code of each value times the scale; shape and dtype of `x`.
 
     Args:
-        x: any shape, real units.
+        x: any shape, real units. Here and below it may be bfloat16, and so is its gradient then.
         scale: the real value of code 1, above 0; (), or broadcastable to `x`.
     """
     return _form(x, scale).fake_quantize(x, scale, grid)
@@ -24,7 +24,7 @@ def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return the gradients of `x`, by STE and 0 where clipped, and of `scale`, by Eq. 7."""
-    form = _form(x, scale)
+    form, grad = _form(x, scale), eager.widened(grad)
     return (form if form.takes(grad) else eager).fake_quantize_backward(grad, x, scale, grid)
 
 
@@ -46,18 +46,18 @@ def whole_numbers(x_hat: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return eager.whole_numbers(x_hat, scale, dtype)
 
 
-def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return `x` times the product of both scales, in float32, then as `dtype`.
+def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor) -> Tensor:
+    """Return `x` times the product of both scales, in float32, and rounded again.
 
     Args:
-        x: float32 or bfloat16.
+        x: bfloat16.
         of_samples: (), or (N, 1, .., 1).
         of_channels: (C, 1, 1) or (C,), as they broadcast to `x`; or one for all.
     """
     for form in (native, cuda):
-        if form.can_scale(x, of_samples, of_channels, dtype):
-            return form.scaled(x, of_samples, of_channels, dtype)
-    return (x.float() * (of_samples * of_channels)).to(dtype)
+        if form.can_scale(x, of_samples, of_channels):
+            return form.scaled(x, of_samples, of_channels)
+    return (x.float() * (of_samples * of_channels)).to(torch.bfloat16)
 
 
 def adapts(x: Tensor, step_size: Tensor) -> bool:

@@ -17,20 +17,20 @@ def takes(_x: Tensor, _scale: Tensor | None = None) -> bool:
 
 def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """As `dispatch.fake_quantize`."""
-    return _codes(x * (1.0 / scale), grid).mul_(scale)
+    return _rounded(widened(x), scale, grid).to(x.dtype)
 
 
 def fake_quantize_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """As `dispatch.fake_quantize_backward`."""
-    v = x * (1.0 / scale)
+    v, grad = widened(x) * (1.0 / scale), widened(grad)
     grad_x = torch.ops.aten.hardtanh_backward(grad, v, *bounds(grid))  # grad where v is inside, else 0
     inside = inner_product(grad_x, v, scale.shape)
-    return grad_x, inner_product(grad, _codes(v, grid), scale.shape) - inside
+    return grad_x.to(x.dtype), inner_product(grad, _codes(v, grid), scale.shape) - inside
 
 
 def codes(x: Tensor, scale: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
     """As `dispatch.codes`."""
-    return whole_numbers(fake_quantize(x, scale, grid), scale, dtype)
+    return whole_numbers(_rounded(widened(x), scale, grid), scale, dtype)
 
 
 def codes_backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -46,6 +46,11 @@ def whole_numbers(x_hat: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 def of_values(grad: Tensor, scale: Tensor) -> Tensor:
     """Return the gradient of fake-quantized values by that of their codes, which is rounded to bfloat16."""
     return grad.to(torch.bfloat16).float().div_(scale)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return `x` in float32 where it is bfloat16: all between that is rounded to it is not."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def round_rows(weight: Tensor, qmax: int, smallest: float) -> Tensor:
@@ -70,6 +75,10 @@ def inner_product(a: Tensor, b: Tensor, shape: torch.Size) -> Tensor:
         # In the order of memory: over channels that come last PyTorch sums ten times as long.
         return products.permute(0, 2, 3, 1).flatten(1).sum(dim=1).reshape(shape)
     return products.sum_to_size(shape)
+
+
+def _rounded(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
+    return _codes(x * (1.0 / scale), grid).mul_(scale)
 
 
 def _codes(v: Tensor, grid: Grid) -> Tensor:

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 
 
-def is_plain(tensor: Tensor) -> bool:
-    """Does a tensor hold float32 values in the memory of its device? One of a subclass may hold none at all."""
-    return tensor.dtype == torch.float32 and type(tensor) in (Tensor, nn.Parameter)
+ROUNDED = torch.float32, torch.bfloat16  # what passes round is one of these; all else that they read, and sum, is float32
+
+
+def is_plain(tensor: Tensor, *dtypes: torch.dtype) -> bool:
+    """Does a tensor hold values of a type, else float32, in its device's memory? One of a subclass may hold none."""
+    return tensor.dtype in (dtypes or (torch.float32,)) and type(tensor) in (Tensor, nn.Parameter)
 
 
 def shares_by_groups(x: Tensor, scale: Tensor) -> bool:

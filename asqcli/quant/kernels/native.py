@@ -1,6 +1,6 @@
 """The compiled passes of `csrc/fake_quant.c`, for float32 tensors on the CPU that lie dense in memory.
 
-Codes, their gradients and results of products of them may be bfloat16.
+What is rounded, codes, and their gradients may be bfloat16, and results of products of codes are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from asqcli.quant.kernels.grid import Grid, UniformGrid, bounds
-from asqcli.quant.kernels.memory import dense, groups, is_dense, is_plain, laid_out_as, shares_by_groups
+from asqcli.quant.kernels.memory import ROUNDED, dense, groups, is_dense, is_plain, laid_out_as, shares_by_groups
 
 LIBRARY = Path(__file__).with_name("csrc") / "fake_quant.so"  # beside its source, where Python looks for no modules
 _pointer, _int64, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -30,7 +30,7 @@ class Pass(ctypes.Structure):
     _fields_ = (
         ("x", _pointer), ("grad", _pointer), ("step", _pointer), ("out", _pointer), ("grad_step", _pointer),
         ("groups", _int64), ("size", _int64), ("step_stride", _int64), ("grid", _Grid), ("in_codes", _int64),
-        ("codes", _pointer), ("grad_of_codes", _pointer),
+        ("rounded_x", _pointer), ("grad_of_codes", _pointer), ("rounded_out", _pointer),
     )  # fmt: skip
 
 
@@ -40,23 +40,28 @@ class Adapted(ctypes.Structure):
         ("rounding", Pass), ("pixels", _int64), ("channels", _int64), ("hidden_count", _int64), ("planes", _int64),
         ("step_size", _float), ("weight1", _pointer), ("bias1", _pointer), ("weight2", _pointer), ("bias2", _pointer),
         ("beta", _pointer), ("means", _pointer), ("hidden", _pointer), ("grad_t", _pointer), ("grad_hidden", _pointer),
+        ("most_workers", _int64), ("samples_in_float", _pointer),
     )  # fmt: skip
 
 
 class _Scaled(ctypes.Structure):
     __slots__ = ()
     _fields_ = (
-        ("x", _pointer), ("x_rounded", _pointer), ("out", _pointer), ("rounded", _pointer), ("of_samples", _pointer),
-        ("of_channels", _pointer), ("samples", _int64), ("pixels", _int64), ("channels", _int64),
+        ("x", _pointer), ("out", _pointer), ("of_samples", _pointer), ("of_channels", _pointer), ("samples", _int64), ("pixels", _int64), ("channels", _int64),
         ("sample_stride", _int64), ("channel_stride", _int64), ("planes", _int64),
     )  # fmt: skip
 
 
 def takes(x: Tensor, scale: Tensor | None = None) -> bool:
-    """Can the passes work on such tensors, by a scale for all values or one for each index of the first dimension?"""
-    if loaded() is None or not (_is_plain(x) and (scale is None or _is_plain(scale))):
+    """Can the passes work on such tensors, by a scale for all values or one for each index of the first dimension?
+
+    Without a scale: is `x` float32, as all but what is rounded by one has to be?
+    """
+    if loaded() is None or not x.is_cpu:
         return False
-    return scale is None or shares_by_groups(x, scale)
+    if scale is None:
+        return is_plain(x)
+    return is_plain(x, *ROUNDED) and _is_plain(scale) and shares_by_groups(x, scale)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
@@ -99,11 +104,11 @@ def _backward(grad: Tensor, x: Tensor, scale: Tensor, grid: Grid, *, of_codes: b
     return grad_x, sums.sum().to(scale.dtype).reshape(scale.shape) if shared else sums.to(scale.dtype)
 
 
-def can_scale(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> bool:
-    """Can `scaled` work on such tensors, from float32 to bfloat16 or back?"""
-    if loaded() is None or not (x.is_cpu and type(x) is Tensor and x.dim() > of_channels.dim() > 0 and is_dense(x)):
+def can_scale(x: Tensor, of_samples: Tensor, of_channels: Tensor) -> bool:
+    """Can `scaled` work on such tensors?"""
+    if loaded() is None or not (x.is_cpu and is_plain(x, torch.bfloat16) and x.dim() > of_channels.dim() > 0):
         return False
-    if {x.dtype, dtype} != {torch.float32, torch.bfloat16}:
+    if not is_dense(x):
         return False
     if of_channels.dim() == 1 and not x.is_contiguous():
         return False  # features in another order of memory: neither planes nor side by side
@@ -114,16 +119,15 @@ def can_scale(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.d
     )
 
 
-def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor, dtype: torch.dtype) -> Tensor:
+def scaled(x: Tensor, of_samples: Tensor, of_channels: Tensor) -> Tensor:
     """As `dispatch.scaled`, where `can_scale`."""
-    out = torch.empty_like(x, dtype=dtype)
+    out = torch.empty_like(x)
     of_samples, of_channels = of_samples.contiguous(), of_channels.contiguous()
     dimension = x.dim() - of_channels.dim()
     channels = x.shape[dimension]
-    names = ("x", "rounded") if dtype == torch.bfloat16 else ("x_rounded", "out")
     task = _Scaled(
-        **dict(zip(names, (x.data_ptr(), out.data_ptr()), strict=True)), of_samples=of_samples.data_ptr(),
-        of_channels=of_channels.data_ptr(), samples=len(x), pixels=x.numel() // max(len(x) * channels, 1),
+        x=x.data_ptr(), out=out.data_ptr(), of_samples=of_samples.data_ptr(), of_channels=of_channels.data_ptr(),
+        samples=len(x), pixels=x.numel() // max(len(x) * channels, 1),
         channels=channels, sample_stride=int(of_samples.numel() > 1), channel_stride=int(of_channels.numel() > 1),
         planes=int(x.stride(dimension) != 1),
     )  # fmt: skip
@@ -153,13 +157,12 @@ def fill_pass(
     """Return the arguments of a pass, and what must live as long as they."""
     count, scale, (native_grid, kept) = groups(x), scale.contiguous(), _native_grid(grid)
     task = Pass(
-        x=x.data_ptr(), step=scale.data_ptr(), groups=count, size=x.numel() // max(count, 1),
-        step_stride=int(scale.numel() > 1), grid=native_grid, in_codes=int(in_codes),
+        step=scale.data_ptr(), groups=count, size=x.numel() // max(count, 1), step_stride=int(scale.numel() > 1),
+        grid=native_grid, in_codes=int(in_codes),
     )  # fmt: skip
-    if out is not None and out.dtype == torch.bfloat16:
-        task.codes = out.data_ptr()
-    elif out is not None:
-        task.out = out.data_ptr()
+    for name, tensor in (("x", x), ("out", out)):
+        if tensor is not None:
+            setattr(task, f"rounded_{name}" if tensor.dtype == torch.bfloat16 else name, tensor.data_ptr())
     return task, (scale, kept)
 
 

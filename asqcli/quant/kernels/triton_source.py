@@ -40,43 +40,65 @@ def forward(
     inside = offsets < size
     places = group.to(tl.int64) * size + offsets
     step = tl.load(scale + group * stride)
-    v = tl.load(x + places, mask=inside, other=0.0) * tl.div_rn(1.0, step)
+    v = tl.load(x + places, mask=inside, other=0.0).to(tl.float32) * tl.div_rn(1.0, step)
     code = _nearest(v, boundaries, levels, low, high, COUNT)
     result = code if IN_CODES else code * step
     tl.store(out + places, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def backward(
-    grad, x, scale, grad_x, sums, boundaries, levels, size, low, high, stride,
-    COUNT: tl.constexpr, IN_CODES: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """grad_x = grad, 0 where clipped; sums = of each block grad * nearest(v) - grad_x * v, for v = x / scale.
+def _passed(grad, x, scale, group, stride, places, inside, low, high, IN_CODES: tl.constexpr, BLOCK: tl.constexpr):
+    """Return v = x / scale, the gradient of its nearest code's value, and that of v in its place, 0 where clipped.
 
     The gradient of codes comes in bfloat16, and that of their values is made of it.
     """
+    step = tl.load(scale + group * stride)
+    v = tl.load(x + places, mask=inside, other=0.0).to(tl.float32) * tl.div_rn(1.0, step)
+    g = tl.load(grad + places, mask=inside, other=0.0)
+    if IN_CODES:
+        g = tl.div_rn(g.to(tl.float32), step + tl.zeros([BLOCK], dtype=tl.float32))
+    return v, g, tl.where((v <= low) | (v >= high), 0.0, g)
+
+
+@triton.jit
+def backward(
+    grad, x, scale, grad_x, sums, boundaries, levels, size, low, high, stride,
+    COUNT: tl.constexpr, IN_CODES: tl.constexpr, SUMS_ALONE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """grad_x = grad, 0 where clipped; sums = of each block grad * nearest(v) - grad_x * v, for v = x / scale."""
     group = tl.program_id(1)
     block = tl.program_id(0)
     offsets = block * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < size
     places = group.to(tl.int64) * size + offsets
-    step = tl.load(scale + group * stride)
-    v = tl.load(x + places, mask=inside, other=0.0) * tl.div_rn(1.0, step)
-    g = tl.load(grad + places, mask=inside, other=0.0)
-    if IN_CODES:
-        g = tl.div_rn(g.to(tl.float32), step + tl.zeros([BLOCK], dtype=tl.float32))
-    passed = tl.where((v <= low) | (v >= high), 0.0, g)
-    tl.store(grad_x + places, passed, mask=inside)
+    v, g, passed = _passed(grad, x, scale, group, stride, places, inside, low, high, IN_CODES, BLOCK)
+    if not SUMS_ALONE:
+        tl.store(grad_x + places, passed.to(grad_x.dtype.element_ty), mask=inside)
     terms = g * _nearest(v, boundaries, levels, low, high, COUNT) - passed * v
     total = tl.sum(tl.where(inside, terms, 0.0), axis=0)
     tl.store(sums + group * tl.num_programs(0) + block, total)
 
 
 @triton.jit
+def backward_of_adapted(
+    grad, x, scale, grad_pixel, grad_x, size, low, high, inner, channels, IN_CODES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """grad_x = grad, 0 where clipped, + grad_pixel of the sample's channel; `inner` of its values lie side by side."""
+    sample = tl.program_id(1)
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = offsets < size
+    places = sample.to(tl.int64) * size + offsets
+    _, _, passed = _passed(grad, x, scale, sample, 1, places, inside, low, high, IN_CODES, BLOCK)
+    channel = (offsets // inner) % channels
+    passed += tl.load(grad_pixel + sample.to(tl.int64) * channels + channel, mask=inside, other=0.0)
+    tl.store(grad_x + places, passed.to(grad_x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def scaled(
     x, of_samples, of_channels, out, size, inner, channels, sample_stride, channel_stride, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out = x * (of_samples * of_channels), in the type of `out`; `inner` values of a channel lie side by side."""
+    """out = x * (of_samples * of_channels), rounded; `inner` values of a channel lie side by side."""
     sample = tl.program_id(1)
     offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = offsets < size
@@ -86,18 +108,6 @@ def scaled(
     scale = tl.load(of_samples + sample * sample_stride) * scale
     v = tl.load(x + places, mask=inside, other=0.0).to(tl.float32) * scale
     tl.store(out + places, v.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def add_to_channels(x, addend, size, inner, channels, BLOCK: tl.constexpr):
-    """x += addend of the sample and the channel; `inner` values of a channel lie side by side."""
-    sample = tl.program_id(1).to(tl.int64)
-    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = offsets < size
-    places = sample * size + offsets
-    channel = (offsets // inner) % channels
-    added = tl.load(addend + sample * channels + channel, mask=inside, other=0.0)
-    tl.store(x + places, tl.load(x + places, mask=inside, other=0.0) + added, mask=inside)
 
 
 @triton.jit

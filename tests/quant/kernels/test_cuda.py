@@ -19,6 +19,12 @@ from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.levels import apot_levels, post_levels
 
 cpu, LAST = torch.device("cpu"), torch.channels_last
+
+
+def rounded_alike(a, b):  # a GPU rounds to the nearest, the interpreter towards 0
+    return a.dtype == torch.bfloat16 and torch.allclose(a.float(), b.float(), rtol=2**-7, atol=0.0)
+
+
 assert cuda.works(cpu) and adapted_cuda.works(cpu)
 torch.manual_seed(0)
 for grid in [UniformGrid(0, 3), UniformGrid(-128, 127), post_levels(4), post_levels(4, grid="exact"), apot_levels(4)]:
@@ -41,6 +47,12 @@ for grid in [UniformGrid(0, 3), UniformGrid(-128, 127), post_levels(4), post_lev
                     expected = eager.fake_quantize_backward(g.bfloat16().float() / scale, x, scale, grid)
                     assert torch.equal(found[0], expected[0]) and found[1].shape == scale.shape
                     assert torch.allclose(found[1], expected[1], rtol=1e-3, atol=1e-3 * largest / scale.min().item())
+                    of_rounded = cuda.codes_backward(g, x.bfloat16(), scale, grid)
+                    expected = cuda.codes_backward(g, x.bfloat16().float(), scale, grid)
+                    assert rounded_alike(of_rounded[0], expected[0])
+                    assert torch.equal(of_rounded[1], expected[1])
+                codes = [cuda.codes(given, scale, grid, dtype) for given in (x.bfloat16(), x.bfloat16().float())]
+                assert torch.equal(*codes)
 weight = torch.randn(7, 33)
 weight[3] = 0
 assert torch.equal(cuda.round_rows(weight, 127, 1e-30), eager.round_rows(weight, 127, 1e-30))
@@ -67,6 +79,22 @@ for shape in [(5, 16, 7, 9), (4, 70, 3, 3), (6, 40), (2, 9, 40)]:
                     for g, codes in ((grad.bfloat16(), True), (eager.of_values(grad, answers.scale), False))
                 )
                 assert all(torch.equal(a, b) for a, b in zip(of_codes[:2], of_values[:2], strict=True))
+                rounded, in_float = (  # an input in bfloat16: all but its gradient is that of the same in float32
+                    [
+                        given,
+                        *form.adapted_codes(given, step_size, layers, grid, torch.bfloat16, channels_last=last),
+                    ]
+                    for given in (x.bfloat16(), x.bfloat16().float())
+                )
+                assert torch.equal(rounded[1], in_float[1])
+                assert all(torch.equal(a, b) for a, b in zip(rounded[2], in_float[2], strict=True))
+                of_rounded, of_float = (
+                    form.adapted_fake_quantize_backward(
+                        grad, given, step_size, layers, answers, grid, channels_last=last, of_codes=True
+                    )
+                    for given, _, answers in (rounded, in_float)
+                )
+                assert rounded_alike(of_rounded[0], of_float[0]) and torch.equal(of_rounded[1], of_float[1])
             forms.append([*answers, *back[:2], *itertools.chain.from_iterable(back[2])])
         for a, b in zip(*forms, strict=True):
             assert a.shape == b.shape and (a.numel() == 0 or (a - b).abs().max() <= 1e-4 * a.abs().max() + 1e-6)
@@ -77,20 +105,26 @@ for linear, shapes in enumerate((OF_CONVOLUTIONS, OF_LINEAR_LAYERS)):
         channels = shape[-1] if linear else shape[1]
         for last in (False, True) if len(shape) == 4 else (False,):
             drawn = torch.randn(shape).contiguous(memory_format=LAST if last else torch.contiguous_format)
-            for x, dtype in ((drawn, torch.bfloat16), (drawn.bfloat16(), torch.float32)):
-                for samples, of_channels in itertools.product((1, shape[0]), (1, channels)):
-                    a = torch.rand(samples, *[1] * (len(shape) - 1)) if samples > 1 else torch.rand(())
-                    b = torch.rand(of_channels) if linear else torch.rand(of_channels, 1, 1)
-                    y = cuda.scaled(x, a, b, dtype)
-                    expected = x.float() * (a * b)
-                    assert y.dtype == dtype and y.stride() == x.stride()
-                    assert (y.float() - expected).abs().max() <= (dtype == torch.bfloat16) * expected.abs().max() / 128
-            addend = torch.randn(shape[0], channels)
-            expected = drawn + (addend.reshape(shape[0], *[1] * (len(shape) - 2), channels) if linear
-                                else addend[:, :, None, None])
-            if not (linear and last):  # adapters of linear layers make their input contiguous
-                cuda.add_to_channels(drawn, addend, len(shape) - 1 if linear else 1)
-                assert torch.equal(drawn, expected)
+            x = drawn.bfloat16()
+            for samples, of_channels in itertools.product((1, shape[0]), (1, channels)):
+                a = torch.rand(samples, *[1] * (len(shape) - 1)) if samples > 1 else torch.rand(())
+                b = torch.rand(of_channels) if linear else torch.rand(of_channels, 1, 1)
+                y = cuda.scaled(x, a, b)
+                expected = x.float() * (a * b)
+                assert y.dtype == torch.bfloat16 and y.stride() == x.stride()
+                assert (y.float() - expected).abs().max() <= expected.abs().max() / 128
+            if linear and last:  # adapters of linear layers make their input contiguous
+                continue
+            grad, scale, grid = torch.randn_like(x), torch.rand(shape[0], *[1] * (len(shape) - 1)), UniformGrid(-8, 7)
+            dimension, addend = len(shape) - 1 if linear else 1, torch.randn(shape[0], channels)
+            for given, of_codes in ((x, True), (drawn, True), (drawn, False)):
+                g = cuda.taken_gradient(grad if of_codes else grad.float(), given, of_codes=of_codes)
+                found = cuda.gradient_of_adapted(g, given, scale, grid, addend, dimension, of_codes=of_codes)
+                of_values = eager.of_values(g, scale) if of_codes else g
+                expected, _ = eager.fake_quantize_backward(of_values, given.float(), scale, grid)
+                expected = expected + (addend.reshape(shape[0], *[1] * (len(shape) - 2), channels) if linear
+                                       else addend[:, :, None, None])
+                assert torch.equal(found, expected) if given is drawn else rounded_alike(found, expected)
 print("all equal")
 """
 

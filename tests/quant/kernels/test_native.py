@@ -205,12 +205,35 @@ def test_codes_are_those_of_the_values(grid, kind):
             assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("grid", WHOLE, ids=str)
+@pytest.mark.parametrize("kind", ["one", "one of a weight", "each"])
+def test_of_bfloat16_all_but_what_is_written_is_in_float(grid, kind):
+    for x, grad, scale in drawn(grid, kind):
+        rounded, grad = x.bfloat16(), grad.bfloat16()
+        in_float = rounded.float()
+        assert native.takes(rounded, scale) and not native.takes(rounded)
+        for form in (native, eager):
+            found, expected = (form.fake_quantize(given, scale, grid) for given in (rounded, in_float))
+            assert torch.equal(found, expected.bfloat16())
+            for dtype in (torch.bfloat16, torch.float32):
+                assert torch.equal(form.codes(rounded, scale, grid, dtype), native.codes(in_float, scale, grid, dtype))
+            assert_rounded(*(form.codes_backward(grad, given, scale, grid) for given in (rounded, in_float)))
+        pairs = (grad, rounded), (grad.float(), in_float)
+        assert_rounded(*(dispatch.fake_quantize_backward(g, given, scale, grid) for g, given in pairs))
+
+
+def assert_rounded(found, expected):
+    (grad_x, *others), (in_float, *same) = found, expected
+    assert torch.equal(grad_x, in_float.bfloat16()) and grad_x.stride() == in_float.stride()
+    assert all(torch.equal(a, b) for a, b in zip(others, same, strict=True))
+
+
 def test_a_value_that_is_none_stays_one():
     x = torch.tensor([float("nan"), float("inf"), 0.5, -0.5, 1.5])
     codes = native.codes(x, torch.tensor(1.0), UniformGrid(-2, 3), torch.bfloat16)
     assert codes.nan_to_num(9).tolist() == [9, 3, 0, 0, 2]
     one = torch.ones(1)
-    scaled = native.scaled(torch.tensor([[float("nan"), float("inf"), 1.0 + 2**-8]]), one, one, torch.bfloat16)
+    scaled = native.scaled(torch.tensor([[float("nan"), float("inf"), 1.0]]).bfloat16(), one, one * (1 + 2**-8))
     assert scaled.nan_to_num(9, posinf=8).tolist() == [[9, 8, 1.0]]  # half to even
 
 
@@ -236,6 +259,32 @@ def test_an_adapter_gives_the_codes_of_its_values(widths, shape):
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("units", [0, 9])
+@pytest.mark.parametrize("shape", [(5, 16, 17, 90), (5, 70, 17, 9), (40, 9, 70), (600, 40)])
+def test_of_bfloat16_an_adapter_adapts_in_float(shape, units, threads):
+    torch.manual_seed(1)
+    linear, usual = len(shape) < 4, torch.get_num_threads()
+    channels = shape[-1] if linear else shape[1]
+    widths = (channels, units, 1) if units else (channels, 1)
+    layers = [(torch.randn(o, i) * 0.2, torch.randn(o) * 0.3) for i, o in itertools.pairwise(widths)]
+    step_size, grid = torch.tensor(0.11), UniformGrid(0, 15)
+    try:
+        torch.set_num_threads(threads)
+        for memory_format in (None,) if linear else (None, LAST):
+            x, grad = values(shape, memory_format).bfloat16(), values(shape, memory_format).bfloat16()
+            results = []
+            for given in (x, x.float()):
+                codes, answers = adapted_codes(given, step_size, layers, grid, torch.bfloat16, channels_last=linear)
+                grad_x, grad_step, grad_layers = adapted_fake_quantize_backward(
+                    grad, given, step_size, layers, answers, grid, channels_last=linear, of_codes=True
+                )
+                results.append((grad_x, grad_step, codes, *answers, *itertools.chain(*grad_layers)))
+            assert_rounded(*results)
+    finally:
+        torch.set_num_threads(usual)
+
+
 @pytest.mark.parametrize(
     ("shape", "memory_format"),
     [((3, 5, 4, 6), LAST), ((3, 5, 4, 6), None), ((2, 1500, 2, 2), LAST), ((2, 1500, 2, 2), None), ((4, 6, 1, 1), LAST),
@@ -247,15 +296,14 @@ def test_results_are_scaled_as_by_pytorch(shape, memory_format):
     torch.manual_seed(2)
     linear = len(shape) < 4 or memory_format in ("linear", "linear, channels last")
     channels = shape[-1] if linear else shape[1]
-    result = values(shape, LAST if memory_format in (LAST, "linear, channels last") else None)
-    for x, dtype in ((result, torch.bfloat16), (result.bfloat16(), torch.float32)):
-        for samples, per_channel in itertools.product((1, shape[0]), (1, channels)):
-            of_samples = torch.rand(shape[0], *[1] * (len(shape) - 1)) if samples > 1 else torch.rand(())
-            of_channels = torch.rand(per_channel) if linear else torch.rand(per_channel, 1, 1)
-            assert native.can_scale(x, of_samples, of_channels, dtype) == (x.is_contiguous() or not linear)
-            found = dispatch.scaled(x, of_samples, of_channels, dtype)
-            assert found.dtype == dtype and found.stride() == x.stride()
-            assert torch.equal(found, (x.float() * (of_samples * of_channels)).to(dtype))
+    x = values(shape, LAST if memory_format in (LAST, "linear, channels last") else None).bfloat16()
+    for samples, per_channel in itertools.product((1, shape[0]), (1, channels)):
+        of_samples = torch.rand(shape[0], *[1] * (len(shape) - 1)) if samples > 1 else torch.rand(())
+        of_channels = torch.rand(per_channel) if linear else torch.rand(per_channel, 1, 1)
+        assert native.can_scale(x, of_samples, of_channels) == (x.is_contiguous() or not linear)
+        found = dispatch.scaled(x, of_samples, of_channels)
+        assert found.dtype == torch.bfloat16 and found.stride() == x.stride()
+        assert torch.equal(found, (x.float() * (of_samples * of_channels)).bfloat16())
 
 
 def test_a_library_of_another_source_is_none(monkeypatch):

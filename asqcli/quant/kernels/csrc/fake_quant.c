@@ -11,7 +11,8 @@
    width of the vectors: LANES partial sums in float over a BLOCK, then double.
 
    A product in bfloat16 takes codes themselves, whole numbers that are exact there, and gives their gradient back in
-   bfloat16: grad = grad_of_codes / scale. */
+   bfloat16: grad = grad_of_codes / scale. What it is a product of may be bfloat16 itself, and its gradient is then: all
+   between is in float. */
 
 #include <math.h>
 #include <stdatomic.h>
@@ -53,9 +54,9 @@ typedef struct {
     double *grad_step;
     int64_t groups, size, step_stride;
     Grid grid;
-    int64_t in_codes;      /* is `out` codes instead of x_hat? */
-    BFloat16 *codes;       /* instead of `out` */
-    const BFloat16 *grad_of_codes; /* instead of `grad` */
+    int64_t in_codes; /* is `out` codes instead of x_hat? */
+    const BFloat16 *rounded_x, *grad_of_codes; /* instead of `x` and `grad` */
+    BFloat16 *rounded_out;                     /* instead of `out` */
 } Pass;
 
 /* ---- threads: those of the OpenMP that PyTorch runs on, so that no second team waits for the same cores ---- */
@@ -65,30 +66,37 @@ static Parallel parallel;
 
 EXPORTED void asq_use_threads(Parallel function) { parallel = function; }
 
+typedef void (*Range)(const void *argument, int64_t worker, int64_t first, int64_t last);
+
 typedef struct {
-    void (*range)(const void *, int64_t first, int64_t last);
+    Range range;
     const void *argument;
-    int64_t items, at_once;
-    atomic_int_fast64_t next;
+    int64_t items, at_once, most_workers;
+    atomic_int_fast64_t next, workers;
 } Work;
 
 static void take_work(void *shared) {
     Work *work = shared;
-    for (;;) {
+    int64_t worker = atomic_fetch_add(&work->workers, 1);
+    while (worker < work->most_workers) {
         int64_t first = atomic_fetch_add(&work->next, work->at_once);
         if (first >= work->items)
             return;
         int64_t last = first + work->at_once;
-        work->range(work->argument, first, last < work->items ? last : work->items);
+        work->range(work->argument, worker, first, last < work->items ? last : work->items);
     }
 }
 
-static void share(void (*range)(const void *, int64_t, int64_t), const void *argument, int64_t items, int64_t values) {
-    Work work = {range, argument, items, TASK_VALUES / (values ? values : 1) + 1, 0};
+static void share_among(int64_t most_workers, Range range, const void *argument, int64_t items, int64_t values) {
+    Work work = {range, argument, items, TASK_VALUES / (values ? values : 1) + 1, most_workers, 0, 0};
     if (parallel && work.at_once < items)
         parallel(take_work, &work, 0, 0);
     else
-        range(argument, 0, items);
+        range(argument, 0, 0, items);
+}
+
+static void share(Range range, const void *argument, int64_t items, int64_t values) {
+    share_among(INT64_MAX, range, argument, items, values);
 }
 
 /* ---- one block ---- */
@@ -129,9 +137,14 @@ INLINE BFloat16 to_bfloat16(float x) { /* half to even */
     return x != x ? 0x7fc0 : (BFloat16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-INLINE void store_codes(const float *restrict codes, BFloat16 *restrict out, int64_t count) {
+INLINE void widen(const BFloat16 *restrict x, float *restrict out, int64_t count) {
     for (int64_t i = 0; i < count; i++)
-        out[i] = to_bfloat16(codes[i]);
+        out[i] = from_bfloat16(x[i]);
+}
+
+INLINE void store_rounded(const float *restrict x, BFloat16 *restrict out, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        out[i] = to_bfloat16(x[i]);
 }
 
 INLINE void of_values(const BFloat16 *restrict grad_of_codes, float scale, float *restrict grad, int64_t count) {
@@ -173,49 +186,69 @@ INLINE void backward_block(const float *restrict grad, const float *restrict v, 
 
 /* ---- one stretch ---- */
 
+/* Writes v of a block. */
+INLINE void divide(const Pass *pass, int64_t at, int64_t count, float reciprocal, float *v) {
+    const float *x = pass->x + at;
+    if (pass->rounded_x) {
+        widen(pass->rounded_x + at, v, count);
+        x = v;
+    }
+    for (int64_t i = 0; i < count; i++)
+        v[i] = x[i] * reciprocal;
+}
+
 INLINE void forward_stretch(const Pass *pass, int64_t group) {
     float v[BLOCK], codes[BLOCK], scale = pass->step[group * pass->step_stride], reciprocal = 1.0f / scale;
+    float factor = pass->in_codes ? 1.0f : scale;
     int64_t start = group * pass->size;
     for (int64_t at = 0; at < pass->size; at += BLOCK) {
         int64_t count = pass->size - at < BLOCK ? pass->size - at : BLOCK;
-        multiply(pass->x + start + at, reciprocal, v, count);
+        divide(pass, start + at, count, reciprocal, v);
         find_codes(v, codes, count, &pass->grid);
-        if (pass->codes)
-            store_codes(codes, pass->codes + start + at, count);
-        else
-            multiply(codes, pass->in_codes ? 1.0f : scale, pass->out + start + at, count);
+        if (pass->rounded_out) {
+            multiply(codes, factor, v, count);
+            store_rounded(v, pass->rounded_out + start + at, count);
+        } else
+            multiply(codes, factor, pass->out + start + at, count);
     }
 }
 
-INLINE void backward_stretch(const Pass *pass, int64_t group) {
-    float v[BLOCK], codes[BLOCK], grads[BLOCK], scale = pass->step[group * pass->step_stride], reciprocal = 1.0f / scale;
+/* Writes the gradient to `out` or, where that is NULL, rounded to where the pass says. */
+INLINE void backward_stretch(const Pass *pass, int64_t group, float *out) {
+    float v[BLOCK], codes[BLOCK], grads[BLOCK], passed[BLOCK];
+    float scale = pass->step[group * pass->step_stride], reciprocal = 1.0f / scale;
     int64_t start = group * pass->size;
     double total = 0.0;
     for (int64_t at = 0; at < pass->size; at += BLOCK) {
         int64_t count = pass->size - at < BLOCK ? pass->size - at : BLOCK;
         float sums[LANES] = {0.0f};
-        multiply(pass->x + start + at, reciprocal, v, count);
+        divide(pass, start + at, count, reciprocal, v);
         find_codes(v, codes, count, &pass->grid);
         const float *grad = grads;
         if (pass->grad_of_codes)
             of_values(pass->grad_of_codes + start + at, scale, grads, count);
         else
             grad = pass->grad + start + at;
-        backward_block(grad, v, codes, pass->out + start + at, count, &pass->grid, sums);
+        backward_block(grad, v, codes, out ? out + at : passed, count, &pass->grid, sums);
+        if (!out)
+            store_rounded(passed, pass->rounded_out + start + at, count);
         for (int lane = 0; lane < LANES; lane++)
             total += sums[lane];
     }
     pass->grad_step[group] = total;
 }
 
-FOR_EACH_PROCESSOR static void forward_range(const void *pass, int64_t first, int64_t last) {
+FOR_EACH_PROCESSOR static void forward_range(const void *pass, int64_t worker, int64_t first, int64_t last) {
+    (void)worker;
     for (int64_t group = first; group < last; group++)
         forward_stretch(pass, group);
 }
 
-FOR_EACH_PROCESSOR static void backward_range(const void *pass, int64_t first, int64_t last) {
+FOR_EACH_PROCESSOR static void backward_range(const void *argument, int64_t worker, int64_t first, int64_t last) {
+    const Pass *pass = argument;
+    (void)worker;
     for (int64_t group = first; group < last; group++)
-        backward_stretch(pass, group);
+        backward_stretch(pass, group, pass->rounded_out ? NULL : pass->out + group * pass->size);
 }
 
 EXPORTED void asq_fake_quantize(const Pass *pass) { share(forward_range, pass, pass->groups, pass->size); }
@@ -229,7 +262,8 @@ EXPORTED void asq_fake_quantize_backward(const Pass *pass) { share(backward_rang
    beta    = 1 + t where t >= 0, else 1 / (1 - t)  scale = step_size * beta
 
    backward adds to grad_x what comes back through the means. hidden_count 0: one layer, t = weight2 means + bias2. A
-   forward whose pass has neither `out` nor `codes` only finds the scales. */
+   forward whose pass has neither `out` nor `rounded_out` only finds the scales. Of bfloat16 each worker has a sample in
+   floats, for the means and for the gradient that is still added to. */
 
 typedef struct {
     Pass pass; /* step: (groups,), written by the forward; groups: samples */
@@ -238,7 +272,11 @@ typedef struct {
     float step_size;
     const float *weight1, *bias1, *weight2, *bias2;
     float *beta, *means, *hidden, *grad_t, *grad_hidden; /* (samples,), (samples, channels), (samples, hidden), .. */
+    int64_t most_workers;
+    float *samples_in_float; /* (most_workers, size) */
 } Adapted;
+
+INLINE float *sample_in_float(const Adapted *a, int64_t worker) { return a->samples_in_float + worker * a->pass.size; }
 
 INLINE float sum_of(const float *restrict x, int64_t count) {
     double total = 0.0;
@@ -330,11 +368,16 @@ INLINE void add_to_pixels(float *out, const float *grad, int64_t count, int64_t 
             out[pixel * channels + c] += grad[c];
 }
 
-FOR_EACH_PROCESSOR static void adapted_range(const void *argument, int64_t first, int64_t last) {
+FOR_EACH_PROCESSOR static void adapted_range(const void *argument, int64_t worker, int64_t first, int64_t last) {
     const Adapted *a = argument;
     for (int64_t sample = first; sample < last; sample++) {
         float *means = a->means + sample * a->channels, *hidden = a->hidden + sample * a->hidden_count;
-        find_means(a->pass.x + sample * a->pass.size, means, a);
+        const float *x = a->pass.x + sample * a->pass.size;
+        if (a->pass.rounded_x) {
+            x = sample_in_float(a, worker);
+            widen(a->pass.rounded_x + sample * a->pass.size, sample_in_float(a, worker), a->pass.size);
+        }
+        find_means(x, means, a);
         for (int64_t j = 0; j < a->hidden_count; j++) {
             float sum = dot(a->weight1 + j * a->channels, means, a->channels) + a->bias1[j];
             hidden[j] = sum < 0.0f ? 0.0f : sum; /* a NaN stays one */
@@ -343,19 +386,20 @@ FOR_EACH_PROCESSOR static void adapted_range(const void *argument, int64_t first
                   a->bias2[0];
         a->beta[sample] = t >= 0.0f ? 1.0f + t : 1.0f / (1.0f - t);
         ((float *)a->pass.step)[sample] = a->step_size * a->beta[sample];
-        if (a->pass.out || a->pass.codes)
+        if (a->pass.out || a->pass.rounded_out)
             forward_stretch(&a->pass, sample);
     }
 }
 
-FOR_EACH_PROCESSOR static void adapted_backward_range(const void *argument, int64_t first, int64_t last) {
+FOR_EACH_PROCESSOR static void adapted_backward_range(const void *argument, int64_t worker, int64_t first, int64_t last) {
     const Adapted *a = argument;
     for (int64_t sample = first; sample < last; sample++) {
-        backward_stretch(&a->pass, sample);
+        float *out = a->pass.rounded_out ? sample_in_float(a, worker) : a->pass.out + sample * a->pass.size;
+        backward_stretch(&a->pass, sample, out);
         float beta = a->beta[sample], slope = beta >= 1.0f ? 1.0f : beta * beta;
         float grad_t = (float)a->pass.grad_step[sample] * a->step_size * slope;
         a->grad_t[sample] = grad_t;
-        float *out = a->pass.out + sample * a->pass.size, *grad_hidden = a->grad_hidden + sample * a->hidden_count;
+        float *grad_hidden = a->grad_hidden + sample * a->hidden_count;
         const float *hidden = a->hidden + sample * a->hidden_count;
         for (int64_t j = 0; j < a->hidden_count; j++)
             grad_hidden[j] = hidden[j] > 0.0f ? grad_t * a->weight2[j] : 0.0f;
@@ -378,43 +422,39 @@ FOR_EACH_PROCESSOR static void adapted_backward_range(const void *argument, int6
             else
                 add_to_pixels(out + start, grad, count, a->pixels, a->channels);
         }
+        if (a->pass.rounded_out)
+            store_rounded(out, a->pass.rounded_out + sample * a->pass.size, a->pass.size);
     }
 }
 
-EXPORTED void asq_adapted_fake_quantize(const Adapted *a) { share(adapted_range, a, a->pass.groups, a->pass.size); }
+EXPORTED void asq_adapted_fake_quantize(const Adapted *a) {
+    share_among(a->most_workers, adapted_range, a, a->pass.groups, a->pass.size);
+}
 
 EXPORTED void asq_adapted_fake_quantize_backward(const Adapted *a) {
-    share(adapted_backward_range, a, a->pass.groups, a->pass.size);
+    share_among(a->most_workers, adapted_backward_range, a, a->pass.groups, a->pass.size);
 }
 
 /* ---- the result of a product of codes, and its gradient: times the scale of the sample and that of the channel ---- */
 
 typedef struct {
-    const float *x;                  /* is rounded to `rounded`; or NULL, */
-    const BFloat16 *x_rounded;       /* and this becomes `out` */
-    float *out;
-    BFloat16 *rounded;
+    const BFloat16 *x;
+    BFloat16 *out;
     const float *of_samples, *of_channels;
     int64_t samples, pixels, channels, sample_stride, channel_stride;
     int64_t planes; /* does each channel lie in one piece, or each pixel? */
 } Scaled;
 
 INLINE void scale_values(const Scaled *s, int64_t at, int64_t count, const float *restrict scales, int64_t stride) {
-    if (s->x) {
-        const float *restrict x = s->x + at;
-        BFloat16 *restrict out = s->rounded + at;
-        for (int64_t i = 0; i < count; i++)
-            out[i] = to_bfloat16(x[i] * scales[i * stride]);
-    } else {
-        const BFloat16 *restrict x = s->x_rounded + at;
-        float *restrict out = s->out + at;
-        for (int64_t i = 0; i < count; i++)
-            out[i] = from_bfloat16(x[i]) * scales[i * stride];
-    }
+    const BFloat16 *restrict x = s->x + at;
+    BFloat16 *restrict out = s->out + at;
+    for (int64_t i = 0; i < count; i++)
+        out[i] = to_bfloat16(from_bfloat16(x[i]) * scales[i * stride]);
 }
 
-FOR_EACH_PROCESSOR static void scaled_range(const void *argument, int64_t first, int64_t last) {
+FOR_EACH_PROCESSOR static void scaled_range(const void *argument, int64_t worker, int64_t first, int64_t last) {
     const Scaled *s = argument;
+    (void)worker;
     int64_t size = s->pixels * s->channels;
     for (int64_t sample = first; sample < last; sample++) {
         float of_sample = s->of_samples[sample * s->sample_stride], scales[ROW];
