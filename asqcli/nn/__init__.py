@@ -16,6 +16,8 @@ layers      the quantized layers; their evaluation is the integer engine's arith
 geometry    how a convolution goes over its input
 products/   convolutions in training by compiled passes, and their gradients
 norms       batch norm in training, and as a multiplication and an addition
+norm_calls  a network's calls of batch norm in training, for who computes them otherwise
+norm_kernels/  batch norm in training on a GPU
 precision   what convolutions and linear layers multiply in while they train
 layer_calls the functions of torch that layers consist of, as a forward calls them
 derived     twins of layers whose class an author derived from torch's: quantized around that call

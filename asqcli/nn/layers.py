@@ -21,6 +21,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from asqcli.arithmetic.constants import EXACT_FLOAT32
 from asqcli.nn.geometry import Geometry
 from asqcli.nn.held_weights import held
+from asqcli.nn.products import images
 from asqcli.nn.products.product import product
 from asqcli.quant.activation_quantizers import ActivationQuantizer
 from asqcli.quant.bfloat16 import as_operand, as_result
@@ -100,18 +101,24 @@ class _QuantLayer(MixedIn):
             dtype: that codes and levels are handed over in, one of `asqcli.quant.bfloat16.MULTIPLIED`.
         """
         of_samples = of_channels = None
-        if self.activation_quantizer is None:
-            x = as_operand(input, None, dtype)
-        else:
-            x, of_samples = self.activation_quantizer.operand(input, dtype)
         if self.weight_quantizer is None:
             weight = as_operand(self.weight, None, dtype)
         else:
             weight = self.weight_quantizer.fake_quantize(self.weight, result=Codes(dtype))
             of_channels = self._over_channels(self.weight_quantizer.scale)
-        with computed_again(x):
-            y = as_result(self._product(x, weight, None, *geometry), of_samples, of_channels)
+        if self.activation_quantizer is None:
+            product = self._product(as_operand(input, None, dtype), weight, None, *geometry)
+        else:
+            product, of_samples = self._product_of_codes(input, weight, self.activation_quantizer, *geometry)
+        y = as_result(product, of_samples, of_channels)
         return y if self.bias is None else y + self._over_channels(self.bias).to(y.dtype)
+
+    def _product_of_codes(
+        self, input: Tensor, weight: Tensor, quantizer: ActivationQuantizer, *geometry: Geometry
+    ) -> tuple[Tensor, Tensor]:
+        """Return the product of the input's codes and `weight`, and the real value of code 1."""
+        codes, scale = quantizer.operand(input, weight.dtype)
+        return self._product(codes, weight, None, *geometry), scale
 
     def _forward_fake(self, x: Tensor, *geometry: Geometry) -> Tensor:
         if self.training and (y := self._compiled_product(x, *geometry)) is not None:
@@ -184,6 +191,14 @@ class QuantConv2d(_QuantLayer, nn.Conv2d):
             return None
         [g] = geometry or [Geometry.of(self)]
         return product(x, self.weight, self.bias, g, self.activation_quantizer, self.weight_quantizer)
+
+    def _product_of_codes(
+        self, input: Tensor, weight: Tensor, quantizer: ActivationQuantizer, *geometry: Geometry
+    ) -> tuple[Tensor, Tensor]:
+        [g] = geometry or [Geometry.of(self)]
+        if self.padding_mode == "zeros" and images.fits(input, quantizer, g):
+            return images.product(input, quantizer, weight, g), quantizer.scale_parameter
+        return super()._product_of_codes(input, weight, quantizer, *geometry)
 
     @staticmethod
     def _over_channels(per_channel: Tensor) -> Tensor:

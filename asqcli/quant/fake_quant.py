@@ -159,7 +159,7 @@ def computed_again(x_hat: Tensor) -> Generator[None]:
         yield
         return
     x, scale = (saved.detach() for saved in node.saved_tensors[:2])
-    grid, result = node.grid, node.result
+    grid = node.grid
     place = _place(x_hat)
 
     def keep(saved: Tensor) -> Tensor | None:
@@ -168,17 +168,15 @@ def computed_again(x_hat: Tensor) -> Generator[None]:
     def give_back(kept: Tensor | None) -> Tensor:
         if kept is not None:
             return kept
-        return compute_again(x, scale, grid, result)
+        return compute_again(x, scale, grid)
 
     with saved_tensors_hooks(keep, give_back):
         yield
 
 
-def compute_again(x: Tensor, scale: Tensor, grid: Grid, result: Result = VALUES) -> Tensor:
+def compute_again(x: Tensor, scale: Tensor, grid: Grid) -> Tensor:
     """Return `x` in whole numbers of the scale in a backward, under a name of its own in a profile."""
     with _named(COMPUTED_AGAIN):
-        if isinstance(result, Codes):
-            return dispatch.codes(x, scale, grid, result.dtype)
         return dispatch.fake_quantize(x, scale, grid)
 
 

@@ -1,7 +1,6 @@
 """Batch norm in training over the batch of all processes, of which each has a part.
 
-A function mode takes the place of `F.batch_norm` wherever a network calls it in training: in layers of torch, in their
-quantized twins, in classes derived from either. Derivation, per channel, over all N values of the whole batch:
+Derivation, per channel, over all N values of the whole batch:
 
     mean = sum(x) / N      variance = sum(x^2) / N - mean^2      u = (x - mean) / sqrt(variance + eps)      y = w u + b
     dw = sum(dy u)      db = sum(dy)      dx = w / sqrt(variance + eps) * (dy - db / N - u dw / N)
@@ -13,7 +12,6 @@ gradients are added up after the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,67 +19,31 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from asqcli.nn.layers import quantized_layer, without_autocast
+from asqcli.nn.norm_calls import BatchNormsBy
 from asqcli.processes.alone import Processes
 
 
 def as_one_batch(processes: Processes) -> AbstractContextManager[object]:
     """Return the context in which a forward in training, and its backward, take the parts of a batch as one."""
-    return _BatchNormOfAll(processes) if processes.size > 1 else nullcontext()
+    return _OfAll(processes) if processes.size > 1 else nullcontext()
 
 
-class _BatchNormOfAll(TorchFunctionMode):
+class _OfAll(BatchNormsBy):
     def __init__(self, processes: Processes) -> None:
         super().__init__()
         self.processes = processes
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **kwargs)
-        if func is torch.batch_norm:
-            return self._torch_batch_norm(*args, **kwargs)
-        if func is quantized_layer:  # a mode does not see what is called in its stead: enter it again
-            layer, input, *geometry = args
-            with self:
-                return without_autocast(lambda x: layer.compute(x, *geometry), input)
-        return func(*args, **kwargs)
-
-    def _torch_batch_norm(
+    def batch_norm(
         self,
         input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
         weight: Tensor | None,
         bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        training: bool,
         momentum: float,
         eps: float,
-        cudnn_enabled: bool,
     ) -> Tensor:
-        return self._batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-
-    def _batch_norm(
-        self,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if not training:
-            return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
         x = input if input.dtype == torch.float64 else input.float()
         with torch.no_grad():
             mean, variance, count = _statistics(x, self.processes)

@@ -8,7 +8,7 @@ same.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.errors import ran_out_of_memory
+from asqcli.nn.norm_kernels.cuda import by_kernels
 from asqcli.nn.precision import backward_in, forward_in
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import generator_states
@@ -68,15 +69,19 @@ class Passes:
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (mean loss, images right), () each."""
-        with as_one_batch(self.processes), forward_in(self.precision, self.device):
+        with self._batch_norms(), forward_in(self.precision, self.device):
             logits = logits_in_training(self.model, images, self.classes)
         loss = self.objective(logits, labels, images)  # outside: a teacher evaluates
         return loss, (logits.detach().argmax(dim=1) == labels).sum()
 
     def backward(self, loss: Tensor, images: int) -> None:
         """Add the gradients of a mean loss over so many images."""
-        with as_one_batch(self.processes), backward_in(self.precision, self.device):
+        with self._batch_norms(), backward_in(self.precision, self.device):
             backward_in_training(self.processes.weigh(loss, images))
+
+    def _batch_norms(self) -> AbstractContextManager[object]:
+        """Return the context of the networks' batch norms, in a backward, too: it may run parts of a forward again."""
+        return as_one_batch(self.processes) if self.processes.size > 1 else by_kernels(self.device)
 
 
 Result = TypeVar("Result")

@@ -39,6 +39,7 @@ PARTS = {
     "conv": "convolutions",
     "_Product": "convolutions",
     "batch_norm": "batch norm",
+    "_BatchNorm": "batch norm",
     "mean": SMALL_PARTS,
     "mm": SMALL_PARTS,
     "linear": SMALL_PARTS,

@@ -3,6 +3,7 @@
 product     the function of autograd, and when a layer has it
 winograd    gradients of 3x3 convolutions
 depthwise   depthwise convolutions and their gradients
+images      products of codes whose input needs no gradient, as the first layer's of images
 bindings    the compiled passes, as ctypes sees them
 csrc/       their source in C
 

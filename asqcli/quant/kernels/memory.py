@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
-ROUNDED = torch.float32, torch.bfloat16  # what passes round is one of these; all else that they read, and sum, is float32
+ROUNDED = torch.float32, torch.bfloat16  # types of what passes round; all else is float32
 
 
 def is_plain(tensor: Tensor, *dtypes: torch.dtype) -> bool:

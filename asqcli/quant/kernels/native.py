@@ -47,8 +47,9 @@ class Adapted(ctypes.Structure):
 class _Scaled(ctypes.Structure):
     __slots__ = ()
     _fields_ = (
-        ("x", _pointer), ("out", _pointer), ("of_samples", _pointer), ("of_channels", _pointer), ("samples", _int64), ("pixels", _int64), ("channels", _int64),
-        ("sample_stride", _int64), ("channel_stride", _int64), ("planes", _int64),
+        ("x", _pointer), ("out", _pointer), ("of_samples", _pointer), ("of_channels", _pointer), ("samples", _int64),
+        ("pixels", _int64), ("channels", _int64), ("sample_stride", _int64), ("channel_stride", _int64),
+        ("planes", _int64),
     )  # fmt: skip
 
 

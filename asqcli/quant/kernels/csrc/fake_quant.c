@@ -31,7 +31,9 @@
 /* LANES are two of them: sums stay in registers. Read from anywhere in memory. */
 typedef float Vector __attribute__((vector_size(32), aligned(4), may_alias));
 typedef int32_t Mask __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint16_t Half __attribute__((vector_size(16), aligned(2), may_alias)); /* a Vector in bfloat16 */
 #define WIDTH 8
+#define WHOLE 12582912.0f /* 1.5 * 2^23: added to and taken from a value below 2^22 it leaves the nearest whole number */
 
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(ASQ_ONE_TARGET)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
@@ -157,24 +159,24 @@ INLINE void multiply(const float *restrict x, float factor, float *restrict out,
         out[i] = x[i] * factor;
 }
 
-/* Writes the gradients of some values; returns what each adds to that of the scale. */
-INLINE Vector backward_vector(const float *grad, const float *v, const float *codes, float *grad_x, float low, float high) {
-    Vector g = *(const Vector *)grad, value = *(const Vector *)v;
-    Mask clipped = (value <= low) | (value >= high); /* of a NaN neither holds */
+/* Returns the gradient of some values; adds what each adds to that of the scale. */
+INLINE Vector backward_vector(Vector g, Vector v, Vector codes, float low, float high, Vector *sum) {
+    Mask clipped = (v <= low) | (v >= high); /* of a NaN neither holds */
     Vector inside = (Vector)((Mask)g & ~clipped);
-    *(Vector *)grad_x = inside;
-    return g * *(const Vector *)codes - inside * value;
+    *sum += g * codes - inside * v;
+    return inside;
 }
 
 INLINE void backward_block(const float *restrict grad, const float *restrict v, const float *restrict codes,
                            float *restrict grad_x, int64_t count, const Grid *grid, float *restrict sums) {
     float low = grid->qmin, high = grid->qmax;
-    Vector first = {0}, second = {0};
+    Vector both[2] = {{0}, {0}};
     int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        first += backward_vector(grad + i, v + i, codes + i, grad_x + i, low, high);
-        second += backward_vector(grad + i + WIDTH, v + i + WIDTH, codes + i + WIDTH, grad_x + i + WIDTH, low, high);
-    }
+    for (; i + LANES <= count; i += LANES)
+        for (int64_t at = i, half = 0; half < 2; half++, at += WIDTH)
+            *(Vector *)(grad_x + at) = backward_vector(*(const Vector *)(grad + at), *(const Vector *)(v + at),
+                                                       *(const Vector *)(codes + at), low, high, &both[half]);
+    Vector first = both[0], second = both[1];
     *(Vector *)sums += first;
     *(Vector *)(sums + WIDTH) += second;
     for (int lane = 0; i < count; i++, lane++) {
@@ -182,6 +184,49 @@ INLINE void backward_block(const float *restrict grad, const float *restrict v, 
         grad_x[i] = inside;
         sums[lane] += grad[i] * codes[i] - inside * v[i];
     }
+}
+
+/* ---- one block of whole LANES between uniform bounds: each value is loaded and stored once ---- */
+
+INLINE Vector chosen(Mask which, Vector yes, Vector no) { return (Vector)(((Mask)yes & which) | ((Mask)no & ~which)); }
+
+INLINE Vector nearest_whole(Vector v, const Grid *grid) { /* a NaN stays one */
+    Vector low = grid->qmin - (Vector){0}, high = grid->qmax - (Vector){0};
+    v = chosen(v < low, low, v);
+    v = chosen(v > high, high, v);
+    return (v + WHOLE) - WHOLE;
+}
+
+INLINE Vector loaded(const float *x, const BFloat16 *rounded_x, int64_t at, int of_rounded) {
+    if (of_rounded)
+        return (Vector)(__builtin_convertvector(*(const Half *)(rounded_x + at), Mask) << 16);
+    return *(const Vector *)(x + at);
+}
+
+INLINE void forward_lanes(const Pass *pass, int64_t at, int64_t count, float reciprocal, float factor, float *out,
+                          int of_rounded) {
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        Vector v = loaded(pass->x, pass->rounded_x, at + i, of_rounded) * reciprocal;
+        *(Vector *)(out + i) = nearest_whole(v, &pass->grid) * factor;
+    }
+}
+
+/* As `backward_block`, of the place `at` in the tensor. */
+INLINE void backward_lanes(const Pass *pass, int64_t at, int64_t count, float scale, float *out, float *sums, int of_rounded,
+                           int of_codes) {
+    float reciprocal = 1.0f / scale;
+    Vector both[2] = {{0}, {0}};
+    for (int64_t i = 0; i < count; i += LANES)
+        for (int64_t half = 0, here = i; half < 2; half++, here += WIDTH) {
+            int64_t place = at + here;
+            Vector g = loaded(pass->grad, pass->grad_of_codes, place, of_codes);
+            if (of_codes)
+                g /= scale;
+            Vector v = loaded(pass->x, pass->rounded_x, place, of_rounded) * reciprocal, codes = nearest_whole(v, &pass->grid);
+            *(Vector *)(out + here) = backward_vector(g, v, codes, pass->grid.qmin, pass->grid.qmax, &both[half]);
+        }
+    *(Vector *)sums += both[0];
+    *(Vector *)(sums + WIDTH) += both[1];
 }
 
 /* ---- one stretch ---- */
@@ -198,18 +243,24 @@ INLINE void divide(const Pass *pass, int64_t at, int64_t count, float reciprocal
 }
 
 INLINE void forward_stretch(const Pass *pass, int64_t group) {
-    float v[BLOCK], codes[BLOCK], scale = pass->step[group * pass->step_stride], reciprocal = 1.0f / scale;
-    float factor = pass->in_codes ? 1.0f : scale;
+    float v[BLOCK], codes[BLOCK], results[BLOCK];
+    float scale = pass->step[group * pass->step_stride], reciprocal = 1.0f / scale, factor = pass->in_codes ? 1.0f : scale;
     int64_t start = group * pass->size;
     for (int64_t at = 0; at < pass->size; at += BLOCK) {
-        int64_t count = pass->size - at < BLOCK ? pass->size - at : BLOCK;
-        divide(pass, start + at, count, reciprocal, v);
-        find_codes(v, codes, count, &pass->grid);
-        if (pass->rounded_out) {
-            multiply(codes, factor, v, count);
-            store_rounded(v, pass->rounded_out + start + at, count);
-        } else
-            multiply(codes, factor, pass->out + start + at, count);
+        int64_t count = pass->size - at < BLOCK ? pass->size - at : BLOCK, place = start + at;
+        int64_t lanes = pass->grid.count ? 0 : count / LANES * LANES;
+        float *out = pass->rounded_out ? results : pass->out + place;
+        if (pass->rounded_x)
+            forward_lanes(pass, place, lanes, reciprocal, factor, out, 1);
+        else
+            forward_lanes(pass, place, lanes, reciprocal, factor, out, 0);
+        if (lanes < count) {
+            divide(pass, place + lanes, count - lanes, reciprocal, v);
+            find_codes(v, codes, count - lanes, &pass->grid);
+            multiply(codes, factor, out + lanes, count - lanes);
+        }
+        if (pass->rounded_out)
+            store_rounded(results, pass->rounded_out + place, count);
     }
 }
 
@@ -220,18 +271,30 @@ INLINE void backward_stretch(const Pass *pass, int64_t group, float *out) {
     int64_t start = group * pass->size;
     double total = 0.0;
     for (int64_t at = 0; at < pass->size; at += BLOCK) {
-        int64_t count = pass->size - at < BLOCK ? pass->size - at : BLOCK;
-        float sums[LANES] = {0.0f};
-        divide(pass, start + at, count, reciprocal, v);
-        find_codes(v, codes, count, &pass->grid);
-        const float *grad = grads;
-        if (pass->grad_of_codes)
-            of_values(pass->grad_of_codes + start + at, scale, grads, count);
+        int64_t count = pass->size - at < BLOCK ? pass->size - at : BLOCK, place = start + at;
+        int64_t lanes = pass->grid.count ? 0 : count / LANES * LANES;
+        float sums[LANES] = {0.0f}, *to = out ? out + at : passed;
+        if (pass->rounded_x && pass->grad_of_codes)
+            backward_lanes(pass, place, lanes, scale, to, sums, 1, 1);
+        else if (pass->grad_of_codes)
+            backward_lanes(pass, place, lanes, scale, to, sums, 0, 1);
+        else if (pass->rounded_x)
+            backward_lanes(pass, place, lanes, scale, to, sums, 1, 0);
         else
-            grad = pass->grad + start + at;
-        backward_block(grad, v, codes, out ? out + at : passed, count, &pass->grid, sums);
+            backward_lanes(pass, place, lanes, scale, to, sums, 0, 0);
+        if (lanes < count) {
+            int64_t rest = place + lanes;
+            const float *grad = grads;
+            divide(pass, rest, count - lanes, reciprocal, v);
+            find_codes(v, codes, count - lanes, &pass->grid);
+            if (pass->grad_of_codes)
+                of_values(pass->grad_of_codes + rest, scale, grads, count - lanes);
+            else
+                grad = pass->grad + rest;
+            backward_block(grad, v, codes, to + lanes, count - lanes, &pass->grid, sums);
+        }
         if (!out)
-            store_rounded(passed, pass->rounded_out + start + at, count);
+            store_rounded(passed, pass->rounded_out + place, count);
         for (int lane = 0; lane < LANES; lane++)
             total += sums[lane];
     }
