@@ -5,15 +5,16 @@ v = v * g[c]        v = v + b[c]        each rounded to float32, so that an inte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from asqcli.nn.geometry import Geometry
 from asqcli.nn.layers import MixedIn, as_class, quantized_layer
+from asqcli.quant.gradients import Gradients, from_saved
 
 Norm = TypeVar("Norm", bound="TwoStepNorm")
 
@@ -90,9 +91,9 @@ class _ByStatistics(torch.autograd.Function):
         return x.mul(g.reshape(-1, *pixels)).add_(b.reshape(-1, *pixels))
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        x, weight, mean, variance = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], gradient: Tensor) -> Gradients:
+        x, weight, mean, variance = saved
         grads = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, None, None, False, ctx.eps, list(ctx.needs_input_grad[:3])
         )

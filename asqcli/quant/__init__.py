@@ -11,6 +11,6 @@ so that training's fake quantizer, its evaluation and an integer engine can all 
     rounding   float to codes and levels                 fake_quant the paper's autograd functions
     kernels    their passes over memory, in C and torch  baselines  PACT's and LSQ+'s
     step_size  starting values                           adapter    activation statistics to beta
-    bfloat16   operands and results of products in it
+    bfloat16   operands and results of products in it    gradients  what backwards have in common
     weight_quantizers, activation_quantizers             the modules that layers hold, built from all of the above
 """

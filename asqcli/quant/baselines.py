@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from asqcli.arithmetic.division import divided
+from asqcli.quant.gradients import Gradients, from_saved
 from asqcli.quant.kernels.eager import inner_product
 from asqcli.quant.rounding import quantize
 
@@ -39,9 +40,9 @@ class _PactFakeQuantize(torch.autograd.Function):
         return x_hat
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        x, x_hat, clipping_threshold = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], grad: Tensor) -> Gradients:
+        x, x_hat, clipping_threshold = saved
         scaled = x * (1.0 / divided(clipping_threshold, ctx.bounds[1]))
         grad_x = torch.ops.aten.hardtanh_backward(grad, scaled, *ctx.bounds)
         # Where clipped, x_hat is plus or minus the threshold, or 0 at an unsigned input's lower bound.
@@ -85,9 +86,9 @@ class _OffsetFakeQuantize(torch.autograd.Function):
         return x_hat
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        x, x_hat, step_size, zero = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], grad: Tensor) -> Gradients:
+        x, x_hat, step_size, zero = saved
         scaled = x * (1.0 / step_size)
         grad_x = torch.ops.aten.hardtanh_backward(grad, scaled + zero, 0, ctx.qmax)
         shape = step_size.shape

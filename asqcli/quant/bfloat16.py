@@ -12,12 +12,13 @@ multiplies bfloat16, or float32 numbers that were rounded to it, but for the ord
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from asqcli.quant.gradients import Gradients, from_saved
 from asqcli.quant.kernels import dispatch
 from asqcli.quant.kernels.eager import of_values
 
@@ -59,9 +60,9 @@ class _Operand(torch.autograd.Function):
         return x.to(torch.bfloat16).to(dtype) if scale is None else dispatch.whole_numbers(x, scale, dtype)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        [scale] = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], grad: Tensor) -> Gradients:
+        [scale] = saved
         grad = grad.to(torch.bfloat16) if scale is None else of_values(grad, scale)
         return grad.to(ctx.dtype), None, None
 
@@ -74,9 +75,9 @@ class _Result(torch.autograd.Function):
         return _times(product, of_samples, of_channels)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        of_samples, of_channels = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], grad: Tensor) -> Gradients:
+        of_samples, of_channels = saved
         return _times(grad, of_samples, of_channels).to(ctx.dtype), None, None
 
 

@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.autograd.profiler import record_function
 
 from asqcli.arithmetic.division import divided
 from asqcli.errors import BoundsError
+from asqcli.quant.gradients import Gradients, from_saved
 from asqcli.quant.kernels import dispatch
 from asqcli.quant.kernels.answers import Answers
 from asqcli.quant.kernels.grid import Grid, UniformGrid
@@ -215,9 +215,9 @@ class _FakeQuantize(torch.autograd.Function):
         return dispatch.fake_quantize(x, scale, grid) if result == VALUES else _stand_in(x)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        x, scale = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], grad: Tensor) -> Gradients:
+        x, scale = saved
         of_codes = isinstance(ctx.result, Codes)
         backward = dispatch.codes_backward if of_codes else dispatch.fake_quantize_backward
         grad_x, grad_scale = backward(grad, x, scale, ctx.grid)
@@ -255,9 +255,9 @@ class _AdaptedFakeQuantize(torch.autograd.Function):
         return x_hat, answers.scale
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result with a gradient
-        x, *answers = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], grad: Tensor, _: None) -> Gradients:
+        x, *answers = saved
         answers, (step_size, *layers) = Answers(*answers[:4]), answers[4:]
         of_codes = isinstance(ctx.result, Codes)
         grad_x, grad_step_size, grad_layers = dispatch.adapted_fake_quantize_backward(
@@ -285,6 +285,6 @@ class _ScaleGradient(torch.autograd.Function):
         return tensor.view_as(tensor)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
+    @from_saved
+    def backward(ctx: Any, _: Sequence[Any], grad: Tensor) -> Gradients:
         return grad * ctx.factor, None

@@ -12,16 +12,17 @@ gradients are added up after the backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from asqcli.nn.norm_calls import BatchNormsBy
 from asqcli.processes.alone import Processes
+from asqcli.quant.gradients import Gradients, from_saved
 
 
 def as_one_batch(processes: Processes) -> AbstractContextManager[object]:
@@ -74,9 +75,9 @@ class _Normalize(torch.autograd.Function):
         return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        x, weight, mean, variance, count = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], gradient: Tensor) -> Gradients:
+        x, weight, mean, variance, count = saved
         # As in evaluation: the sums over this part, by the statistics given.
         _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]

@@ -5,16 +5,17 @@ PyTorch's kernels for these take three to eight times as long as reading and wri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from asqcli.nn.norm_calls import BatchNormsBy
+from asqcli.quant.gradients import Gradients, from_saved
 from asqcli.quant.kernels.memory import ROUNDED, is_plain, laid_out_as
 
 VALUES = 4096  # of a tile
@@ -106,9 +107,9 @@ class _BatchNorm(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        x, weight, mean, inverse = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], grad: Tensor) -> Gradients:
+        x, weight, mean, inverse = saved
         (rows, channels), run, grad = _matrix(x), source(), laid_out_as(x, grad)
         sums, tiles = _sums(x), _tiles(channels)
         run.gradient_sums[_programs(rows, channels)](

@@ -11,16 +11,17 @@ so that it costs another gradient of the weights, which is made along with their
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from asqcli.nn.geometry import Geometry
 from asqcli.quant.activation_quantizers import ActivationQuantizer, StepSizeQuantizer
 from asqcli.quant.fake_quant import gradient_scale
+from asqcli.quant.gradients import Gradients, from_saved
 from asqcli.quant.kernels import dispatch
 from asqcli.quant.kernels.grid import UniformGrid, bounds
 
@@ -61,9 +62,9 @@ class _Product(torch.autograd.Function):
         return F.conv2d(codes, levels, None, geometry.stride, geometry.padding, geometry.dilation, geometry.groups)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        step_size, levels, x = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], grad: Tensor) -> Gradients:
+        step_size, levels, x = saved
         codes = dispatch.codes(x, step_size, ctx.grid, levels.dtype)
         if not ctx.needs_input_grad[0]:
             return None, _of_levels(grad, codes, levels, ctx.geometry), *[None] * 4

@@ -7,11 +7,11 @@ in the engine. The gradients are those of the float product either way, of activ
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from asqcli.engine.native.batch import Convolution, convolve
@@ -21,6 +21,7 @@ from asqcli.nn.geometry import Geometry
 from asqcli.nn.products import depthwise, winograd
 from asqcli.quant.activation_quantizers import StepSizeQuantizer
 from asqcli.quant.fake_quant import STAND_IN, VALUES, compute_again
+from asqcli.quant.gradients import Gradients, from_saved
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.kernels.native import takes, threads_of_torch
 from asqcli.quant.weight_quantizers import WeightQuantizer
@@ -133,9 +134,9 @@ class _Product(torch.autograd.Function):
         return F.conv2d(x_hat, weight, bias, convolution.stride, layout.padding[:2], layout.dilation, layout.groups)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]  # one result, one gradient
-        x, scale, weight = ctx.saved_tensors
+    @from_saved
+    def backward(ctx: Any, saved: Sequence[Any], grad: Tensor) -> Gradients:
+        x, scale, weight = saved
         c: Convolution = ctx.convolution
         of_x, of_weight, of_bias = wanted = ctx.needs_input_grad[:3]
         grads = None

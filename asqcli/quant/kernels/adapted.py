@@ -71,6 +71,10 @@ def adapted_fake_quantize_backward(
     _kept_grad = fill_gradient(task.rounding, grad, x, of_codes=of_codes)
     task.rounding.grad_step = grad_scale.data_ptr()
     task.grad_t, task.grad_hidden = grad_t.data_ptr(), grad_hidden.data_ptr()
+    if x.dtype == torch.bfloat16:
+        task.most_workers = torch.get_num_threads()
+        in_float = torch.empty(task.most_workers, task.rounding.size, dtype=torch.float32, device="cpu")
+        task.samples_in_float = in_float.data_ptr()
     compiled().asq_adapted_fake_quantize_backward(ctypes.byref(task))
     inputs, grads = [answers.means], [grad_t]
     if len(layers) > 1:
@@ -90,13 +94,11 @@ def _fill(
     samples, channels = answers.means.shape
     layers = [(weight.contiguous(), bias.contiguous()) for weight, bias in layers]
     (weight1, bias1), (weight2, bias2) = layers[0], layers[-1]
-    workers = torch.get_num_threads()
-    in_float = torch.empty(workers if x.dtype == torch.bfloat16 else 0, task.size, dtype=torch.float32, device="cpu")
     adapted = Adapted(
         rounding=task, pixels=x.numel() // max(samples * channels, 1), channels=channels,
         hidden_count=answers.hidden.shape[1], planes=not channels_last and x.is_contiguous(),
         step_size=step_size.item(), weight1=weight1.data_ptr(), bias1=bias1.data_ptr(), weight2=weight2.data_ptr(),
         bias2=bias2.data_ptr(), beta=answers.beta.data_ptr(), means=answers.means.data_ptr(),
-        hidden=answers.hidden.data_ptr(), most_workers=workers, samples_in_float=in_float.data_ptr(),
+        hidden=answers.hidden.data_ptr(),
     )  # fmt: skip
-    return adapted, (kept, layers, in_float)
+    return adapted, (kept, layers)

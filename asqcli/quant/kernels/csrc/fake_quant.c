@@ -231,15 +231,12 @@ INLINE void backward_lanes(const Pass *pass, int64_t at, int64_t count, float sc
 
 /* ---- one stretch ---- */
 
-/* Writes v of a block. */
-INLINE void divide(const Pass *pass, int64_t at, int64_t count, float reciprocal, float *v) {
-    const float *x = pass->x + at;
-    if (pass->rounded_x) {
-        widen(pass->rounded_x + at, v, count);
-        x = v;
-    }
-    for (int64_t i = 0; i < count; i++)
-        v[i] = x[i] * reciprocal;
+/* Returns where the floats of a block are: in the tensor, or in the buffer. */
+INLINE const float *in_float(const Pass *pass, int64_t at, int64_t count, float *buffer) {
+    if (!pass->rounded_x)
+        return pass->x + at;
+    widen(pass->rounded_x + at, buffer, count);
+    return buffer;
 }
 
 INLINE void forward_stretch(const Pass *pass, int64_t group) {
@@ -255,7 +252,7 @@ INLINE void forward_stretch(const Pass *pass, int64_t group) {
         else
             forward_lanes(pass, place, lanes, reciprocal, factor, out, 0);
         if (lanes < count) {
-            divide(pass, place + lanes, count - lanes, reciprocal, v);
+            multiply(in_float(pass, place + lanes, count - lanes, codes), reciprocal, v, count - lanes);
             find_codes(v, codes, count - lanes, &pass->grid);
             multiply(codes, factor, out + lanes, count - lanes);
         }
@@ -285,7 +282,7 @@ INLINE void backward_stretch(const Pass *pass, int64_t group, float *out) {
         if (lanes < count) {
             int64_t rest = place + lanes;
             const float *grad = grads;
-            divide(pass, rest, count - lanes, reciprocal, v);
+            multiply(in_float(pass, rest, count - lanes, codes), reciprocal, v, count - lanes);
             find_codes(v, codes, count - lanes, &pass->grid);
             if (pass->grad_of_codes)
                 of_values(pass->grad_of_codes + rest, scale, grads, count - lanes);
@@ -326,7 +323,7 @@ EXPORTED void asq_fake_quantize_backward(const Pass *pass) { share(backward_rang
 
    backward adds to grad_x what comes back through the means. hidden_count 0: one layer, t = weight2 means + bias2. A
    forward whose pass has neither `out` nor `rounded_out` only finds the scales. Of bfloat16 each worker has a sample in
-   floats, for the means and for the gradient that is still added to. */
+   floats, of the gradient that is still added to. */
 
 typedef struct {
     Pass pass; /* step: (groups,), written by the forward; groups: samples */
@@ -341,31 +338,33 @@ typedef struct {
 
 INLINE float *sample_in_float(const Adapted *a, int64_t worker) { return a->samples_in_float + worker * a->pass.size; }
 
-INLINE float sum_of(const float *restrict x, int64_t count) {
+/* Sum over a piece of the tensor. */
+INLINE float sum_of(const Pass *pass, int64_t start, int64_t count) {
     double total = 0.0;
     for (int64_t at = 0; at < count; at += BLOCK) {
         int64_t size = count - at < BLOCK ? count - at : BLOCK, i = 0;
-        float lanes[LANES] = {0.0f};
+        float lanes[LANES] = {0.0f}, buffer[BLOCK];
+        const float *x = in_float(pass, start + at, size, buffer);
         for (; i + LANES <= size; i += LANES)
             for (int lane = 0; lane < LANES; lane++)
-                lanes[lane] += x[at + i + lane];
+                lanes[lane] += x[i + lane];
         for (int lane = 0; i < size; i++, lane++)
-            lanes[lane] += x[at + i];
+            lanes[lane] += x[i];
         for (int lane = 0; lane < LANES; lane++)
             total += lanes[lane];
     }
     return (float)total;
 }
 
-/* Sums over the pixels of fewer than LANES channels. */
-INLINE void sum_few(const float *x, float *sums, int64_t count, int64_t pixels, int64_t channels) {
+/* Sums over the pixels of fewer than LANES channels, of which the first is at `start`. */
+INLINE void sum_few(const Pass *pass, int64_t start, float *sums, int64_t count, int64_t pixels, int64_t channels) {
     for (int64_t c = 0; c < count; c++) {
         double total = 0.0;
         for (int64_t at = 0; at < pixels; at += STRIP) {
-            float part = 0.0f;
+            float part = 0.0f, value;
             int64_t end = at + STRIP < pixels ? at + STRIP : pixels;
             for (int64_t pixel = at; pixel < end; pixel++)
-                part += x[pixel * channels + c];
+                part += *in_float(pass, start + pixel * channels + c, 1, &value);
             total += part;
         }
         sums[c] = (float)total;
@@ -373,15 +372,15 @@ INLINE void sum_few(const float *x, float *sums, int64_t count, int64_t pixels, 
 }
 
 /* The same of LANES channels. */
-INLINE void sum_lanes(const float *x, float *sums, int64_t pixels, int64_t channels) {
+INLINE void sum_lanes(const Pass *pass, int64_t start, float *sums, int64_t pixels, int64_t channels, int of_rounded) {
     double totals[LANES] = {0.0};
     for (int64_t at = 0; at < pixels; at += STRIP) {
         Vector first = {0}, second = {0};
         float part[LANES];
         int64_t end = at + STRIP < pixels ? at + STRIP : pixels;
-        for (int64_t pixel = at; pixel < end; pixel++) {
-            first += *(const Vector *)(x + pixel * channels);
-            second += *(const Vector *)(x + pixel * channels + WIDTH);
+        for (int64_t place = start + at * channels; place < start + end * channels; place += channels) {
+            first += loaded(pass->x, pass->rounded_x, place, of_rounded);
+            second += loaded(pass->x, pass->rounded_x, place + WIDTH, of_rounded);
         }
         *(Vector *)part = first;
         *(Vector *)(part + WIDTH) = second;
@@ -392,15 +391,18 @@ INLINE void sum_lanes(const float *x, float *sums, int64_t pixels, int64_t chann
         sums[lane] = (float)totals[lane];
 }
 
-INLINE void find_means(const float *x, float *means, const Adapted *a) {
+INLINE void find_means(const Adapted *a, int64_t start, float *means) {
     if (a->planes)
         for (int64_t c = 0; c < a->channels; c++)
-            means[c] = sum_of(x + c * a->pixels, a->pixels);
+            means[c] = sum_of(&a->pass, start + c * a->pixels, a->pixels);
     else {
         int64_t c = 0;
         for (; c + LANES <= a->channels; c += LANES)
-            sum_lanes(x + c, means + c, a->pixels, a->channels);
-        sum_few(x + c, means + c, a->channels - c, a->pixels, a->channels);
+            if (a->pass.rounded_x)
+                sum_lanes(&a->pass, start + c, means + c, a->pixels, a->channels, 1);
+            else
+                sum_lanes(&a->pass, start + c, means + c, a->pixels, a->channels, 0);
+        sum_few(&a->pass, start + c, means + c, a->channels - c, a->pixels, a->channels);
     }
     for (int64_t c = 0; c < a->channels; c++)
         means[c] /= (float)a->pixels;
@@ -433,14 +435,10 @@ INLINE void add_to_pixels(float *out, const float *grad, int64_t count, int64_t 
 
 FOR_EACH_PROCESSOR static void adapted_range(const void *argument, int64_t worker, int64_t first, int64_t last) {
     const Adapted *a = argument;
+    (void)worker;
     for (int64_t sample = first; sample < last; sample++) {
         float *means = a->means + sample * a->channels, *hidden = a->hidden + sample * a->hidden_count;
-        const float *x = a->pass.x + sample * a->pass.size;
-        if (a->pass.rounded_x) {
-            x = sample_in_float(a, worker);
-            widen(a->pass.rounded_x + sample * a->pass.size, sample_in_float(a, worker), a->pass.size);
-        }
-        find_means(x, means, a);
+        find_means(a, sample * a->pass.size, means);
         for (int64_t j = 0; j < a->hidden_count; j++) {
             float sum = dot(a->weight1 + j * a->channels, means, a->channels) + a->bias1[j];
             hidden[j] = sum < 0.0f ? 0.0f : sum; /* a NaN stays one */
@@ -490,12 +488,11 @@ FOR_EACH_PROCESSOR static void adapted_backward_range(const void *argument, int6
     }
 }
 
-EXPORTED void asq_adapted_fake_quantize(const Adapted *a) {
-    share_among(a->most_workers, adapted_range, a, a->pass.groups, a->pass.size);
-}
+EXPORTED void asq_adapted_fake_quantize(const Adapted *a) { share(adapted_range, a, a->pass.groups, a->pass.size); }
 
 EXPORTED void asq_adapted_fake_quantize_backward(const Adapted *a) {
-    share_among(a->most_workers, adapted_backward_range, a, a->pass.groups, a->pass.size);
+    int64_t most_workers = a->pass.rounded_out ? a->most_workers : INT64_MAX;
+    share_among(most_workers, adapted_backward_range, a, a->pass.groups, a->pass.size);
 }
 
 /* ---- the result of a product of codes, and its gradient: times the scale of the sample and that of the channel ---- */
