@@ -16,6 +16,7 @@ from asqcli.api import quantize_module
 from asqcli.data.augment import flip, shift
 from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import to_evaluation, to_training
+from asqcli.nn.norm_kernels import cuda as norm_kernels
 from asqcli.quant.kernels import adapted, adapted_cuda, cuda, dispatch, eager, native
 from asqcli.quant.kernels.grid import UniformGrid
 from asqcli.quant.levels import apot_levels, post_levels, pot_levels
@@ -48,7 +49,7 @@ def quantized(net, chosen, device):
 
 
 def test_triton_works_here(device):
-    assert cuda.works(device) and adapted_cuda.works(device)
+    assert cuda.works(device) and adapted_cuda.works(device) and norm_kernels.works(device)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -146,6 +147,37 @@ def test_adapters_answer_as_on_the_cpu(shape, device):
                 assert a.shape == b.shape and a.dtype == b.dtype
                 bound = 2**-7 if a.dtype == torch.bfloat16 else 1e-3  # of two that are rounded, a neighbour
                 assert (a.float() - b.cpu().float()).abs().max() <= bound * a.float().abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(128, 16, 32, 32), (5, 20, 9, 7), (64, 512, 7, 7), (4, 300, 5, 5), (256, 3, 56, 56), (4, 3, 1, 1)],
+    ids=str,
+)
+def test_batches_are_normalized_as_in_double(shape, dtype, device):
+    """The forward within a rounding, gradients within those of float32 sums, and the same bits each time."""
+    torch.manual_seed(5)
+    spread = torch.linspace(0.1, 3.0, shape[1])[:, None, None]
+    x = (torch.randn(shape) * spread + 20).to(dtype).contiguous(memory_format=torch.channels_last)
+    grad, weight, bias = torch.randn(shape).to(dtype), torch.linspace(-1.0, 2.0, shape[1]), torch.randn(shape[1])
+    forms = {
+        "kernels": (norm_kernels.batch_norm, lambda t: t.to(device)),
+        "again": (norm_kernels.batch_norm, lambda t: t.to(device)),
+        "double": (norm_kernels._by_pytorch, lambda t: t.double()),
+    }
+    results = {}
+    for name, (form, change) in forms.items():
+        inputs = [change(t).detach().requires_grad_() for t in (x, weight, bias)]
+        running = change(torch.zeros(shape[1])), change(torch.ones(shape[1]))
+        assert name == "double" or norm_kernels.takes(inputs[0], *inputs[1:], *running)
+        y = form(*inputs, *running, 0.1, 1e-5)
+        results[name] = [y, *running, *torch.autograd.grad(y, inputs, change(grad))]
+    size = (grad.double().abs().amax() * (1 + weight.abs().max()) * 10).item()  # of gradients that cancel
+    for a, b, expected in zip(*results.values(), strict=True):
+        assert torch.equal(a, b)
+        bound = 2**-8 if a.dtype == torch.bfloat16 else 1e-5
+        assert (a.cpu().double() - expected).abs().max() <= bound * expected.abs().max() + 1e-5 * size
 
 
 def test_augmentation_draws_the_same(device):

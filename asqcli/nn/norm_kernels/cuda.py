@@ -22,7 +22,7 @@ VALUES = 4096  # of a tile
 MOST_CHANNELS = 256  # of a tile, at most
 MOST_PROGRAMS = 1024  # that make sums together; no number of a device's own, on which the sums would depend
 PROGRAMS_AT_ONCE, CHANNELS_AT_ONCE = 128, 16  # whose sums are added up
-MOST_VALUES = 1 << 31  # a row's number has 32 bits
+MOST_ROWS = 1 << 31  # whose numbers have 32 bits
 
 
 def by_kernels(device: torch.device) -> AbstractContextManager[object]:
@@ -52,9 +52,14 @@ def takes(x: Tensor, *of_channels: Tensor | None) -> bool:
     Args:
         of_channels: weight, bias and running statistics, as far as there are any.
     """
-    if not (x.is_cuda and is_plain(x, *ROUNDED) and x.dim() == 4 and x.shape[1] > 1 and works(x.device)):
+    return x.is_cuda and fits(x, *of_channels) and works(x.device)
+
+
+def fits(x: Tensor, *of_channels: Tensor | None) -> bool:
+    """Do such tensors lie in memory as the kernels read them? As `takes`."""
+    if not (is_plain(x, *ROUNDED) and x.dim() == 4 and x.shape[1] > 1 and 1 < _rows(x) < MOST_ROWS):
         return False
-    if not x.is_contiguous(memory_format=torch.channels_last) or not 1 < _rows(x) < MOST_VALUES:
+    if not x.is_contiguous(memory_format=torch.channels_last):
         return False
     return all(is_plain(t) and t.device == x.device and t.is_contiguous() for t in of_channels if t is not None)
 
@@ -134,14 +139,17 @@ def works(device: torch.device) -> bool:
     drawn = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(3, 20, 9, 7, generator=drawn).to(device, memory_format=torch.channels_last) for _ in "xg")
     weight, bias = torch.linspace(0.5, 2.0, 20, device=device), torch.linspace(-1.0, 1.0, 20, device=device)
-    results = []
     try:
-        for form in (batch_norm, _by_pytorch):
-            inputs = [t.clone().requires_grad_() for t in (x, weight, bias)]
-            running = torch.zeros(20, device=device), torch.ones(20, device=device)
-            y = form(inputs[0], inputs[1], inputs[2], *running, 0.1, 1e-5)
-            results.append([y, *running, *torch.autograd.grad(y, inputs, grad)])
-        return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(*results, strict=True))
+        for dtype, bound in ((torch.float32, 1e-4), (torch.bfloat16, 2**-5)):
+            results = []
+            for form in (batch_norm, _by_pytorch):
+                inputs = [t.clone().requires_grad_() for t in (x.to(dtype), weight, bias)]
+                running = torch.zeros(20, device=device), torch.ones(20, device=device)
+                y = form(inputs[0], inputs[1], inputs[2], *running, 0.1, 1e-5)
+                results.append([y, *running, *torch.autograd.grad(y, inputs, grad.to(dtype))])
+            if not all(torch.allclose(a, b, rtol=bound, atol=bound) for a, b in zip(*results, strict=True)):
+                return False
+        return True
     except Exception:  # Triton raises whatever its compilers, or ours, raise
         return False
 
