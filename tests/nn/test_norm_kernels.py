@@ -27,7 +27,8 @@ cuda.MOST_PROGRAMS = 5
 SHAPES = [(3, 20, 9, 7), (16, 16, 24, 24), (4, 300, 5, 5), (5, 3, 2, 1)]
 for shape, dtype in itertools.product(SHAPES, (torch.float32, torch.bfloat16)):
     channels = shape[1]
-    x = (torch.randn(shape) * torch.linspace(0.1, 3, channels)[:, None, None] + 20).to(dtype).contiguous(memory_format=LAST)
+    x = torch.randn(shape) * torch.linspace(0.1, 3, channels)[:, None, None] + 20
+    x = x.to(dtype).contiguous(memory_format=LAST)
     grad = torch.randn(shape).to(dtype)
     weight, bias = torch.linspace(-1, 2, channels), torch.randn(channels)
     for with_weight, with_bias, tracked in ((True, True, True), (True, False, False), (False, False, True)):
