@@ -1,4 +1,4 @@
-"""Training steps in turns: of the float network, and of the quantized one by PyTorch's products and by compiled passes.
+"""Training steps in turns: of the float network by PyTorch, and of the quantized one by its products and by our own.
 
 With --bfloat16 both networks' in bfloat16, too. On a GPU all are in bfloat16: of the float network as `torch.compile`
 makes them, and of both networks by recordings, with the update recorded, too, or by Python.
@@ -40,11 +40,19 @@ WARM_TURNS = WARM + 2  # on a GPU the passes are recorded after some, and `torch
 
 
 def step_of(
-    model: nn.Module, images: Tensor, labels: Tensor, precision: str = FLOAT32, *, update_by_python: bool = False
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    precision: str = FLOAT32,
+    *,
+    update_by_python: bool = False,
+    own_kernels: bool = True,
 ) -> Callable[[], None]:
     """Return what takes a step of a network, as training does."""
     to_training(model)
-    plain = Passes(model, Objective(), classes=CLASSES, precision=precision, device=images.device)
+    plain = Passes(
+        model, Objective(), classes=CLASSES, precision=precision, device=images.device, own_kernels=own_kernels
+    )
     passes = fastest(plain)
     optimizer = make_optimizer(model, "sgd", lr=LR, momentum=0.9, weight_decay=1e-4)
     update = Update(optimizer, plain if update_by_python else passes)
@@ -89,12 +97,12 @@ def on_a_cpu(
 ) -> dict[str, Callable[[], None]]:
     """Return the steps by name."""
     steps = {
-        "float": step_of(copy.deepcopy(model), images, labels),
-        "by PyTorch": by_pytorch(step_of(copy.deepcopy(quantized), images, labels)),
+        "float": step_of(copy.deepcopy(model), images, labels, own_kernels=False),
+        "by PyTorch": by_pytorch(step_of(copy.deepcopy(quantized), images, labels, own_kernels=False)),
         "compiled": step_of(copy.deepcopy(quantized), images, labels),
     }
     if bfloat16:
-        steps["float, bfloat16"] = step_of(model, images, labels, BFLOAT16)
+        steps["float, bfloat16"] = step_of(model, images, labels, BFLOAT16, own_kernels=False)
         steps["quantized, bfloat16"] = step_of(quantized, images, labels, BFLOAT16)
     return steps
 

@@ -172,8 +172,8 @@ class Train(Strict):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="what convolutions and linear layers multiply in while they train; in `bfloat16` quantized ones "
-        "multiply codes and levels, which are exact in it. Evaluation is the same",
+        description="what convolutions and linear layers multiply in while they train, and what lies between layers; "
+        "in `bfloat16` quantized ones multiply codes and levels, which are exact in it. Evaluation is the same",
     )
     warmup: Warmup
     finetune: Finetune | None = Field(

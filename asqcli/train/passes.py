@@ -8,7 +8,7 @@ same.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import TypeVar
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from asqcli.errors import ran_out_of_memory
-from asqcli.nn.norm_kernels.cuda import by_kernels
+from asqcli.nn.norm_kernels.batch_norm import ByKernels
 from asqcli.nn.precision import backward_in, forward_in
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import generator_states
@@ -36,6 +36,7 @@ class Passes:
         classes: that it tells apart.
         precision: that forward and backward multiply in.
         device: of model and batches.
+        own_kernels: are batch norms by them? Not where a float step stands for PyTorch's.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Passes:
         precision: str,
         device: torch.device,
         processes: Processes = ALONE,
+        own_kernels: bool = True,
     ) -> None:
         self.model, self.objective, self.classes = model, objective, classes
         self.precision, self.device, self.processes = precision, device, processes
+        self.own_kernels = own_kernels
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Give the parameters the gradients of a batch, or of this process's part, in place of those that they have.
@@ -81,7 +84,9 @@ class Passes:
 
     def _batch_norms(self) -> AbstractContextManager[object]:
         """Return the context of the networks' batch norms, in a backward, too: it may run parts of a forward again."""
-        return as_one_batch(self.processes) if self.processes.size > 1 else by_kernels(self.device)
+        if self.processes.size > 1:
+            return as_one_batch(self.processes)
+        return ByKernels() if self.own_kernels else nullcontext()
 
 
 Result = TypeVar("Result")

@@ -56,8 +56,8 @@ class StepProfile:
     Attributes:
         precision: that the quantized step multiplies in.
         float_ms, float_bf16_ms, quantized_ms: medians of a whole step, taking turns in one run: of the float network in
-            float32 and in bfloat16, and of the quantized one. The second is None where nobody asked for bfloat16 and
-            nothing here multiplies it.
+            float32 and in bfloat16, with PyTorch's batch norm, and of the quantized one. The second is None where
+            nobody asked for bfloat16 and nothing here multiplies it.
         teacher_ms: median of what a teacher takes to answer a batch, which each quantized step waits for beside its own
             time; None where none teaches.
         images_per_second: of quantized steps, with the teacher's answers.
@@ -113,11 +113,13 @@ def profile_step(
     batches = list(batches)
     twin, device = copy.deepcopy(model), batches[0][0].device
     teacher = copy.deepcopy(model) if teacher == "itself" else teacher
-    in_bfloat16 = train.precision == BFLOAT16 or multiplies_bfloat16(device)
     calibrate(model, specs, [images for images, _ in batches], start=start)
+    in_bfloat16 = None
+    if train.precision == BFLOAT16 or multiplies_bfloat16(device):
+        in_bfloat16 = _Step(copy.deepcopy(twin), batches, train, classes, BFLOAT16, own_kernels=False)
     taken = {
-        "float": _Step(twin, batches, train, classes, FLOAT32),
-        **({"float_bf16": _Step(copy.deepcopy(twin), batches, train, classes, BFLOAT16)} if in_bfloat16 else {}),
+        "float": _Step(twin, batches, train, classes, FLOAT32, own_kernels=False),
+        **({"float_bf16": in_bfloat16} if in_bfloat16 else {}),
         "quantized": _Step(model, batches, train, classes, train.precision),
     }
     steps: dict[str, Callable[[], float]] = {**taken, **({"teacher": _Answers(teacher, batches)} if teacher else {})}
@@ -149,14 +151,24 @@ class _Step:
     """One step of training, timed by section."""
 
     def __init__(
-        self, model: nn.Module, batches: list[tuple[Tensor, Tensor]], train: Train, classes: int, precision: str
+        self,
+        model: nn.Module,
+        batches: list[tuple[Tensor, Tensor]],
+        train: Train,
+        classes: int,
+        precision: str,
+        *,
+        own_kernels: bool = True,
     ) -> None:
         to_training(model)
         if train.batch_norm == "frozen":
             freeze_norms(model)
         self.batches, self.taken = batches, 0
         device = batches[0][0].device
-        self.passes = fastest(Passes(model, Objective(), classes=classes, precision=precision, device=device))
+        passes = Passes(
+            model, Objective(), classes=classes, precision=precision, device=device, own_kernels=own_kernels
+        )
+        self.passes = fastest(passes)
         self.optimizer = make_optimizer(
             model, train.optimizer, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay
         )

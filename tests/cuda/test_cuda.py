@@ -11,11 +11,13 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from asqcli.api import quantize_module
 from asqcli.data.augment import flip, shift
 from asqcli.nn.forward import forward_in_evaluation
 from asqcli.nn.modes import to_evaluation, to_training
+from asqcli.nn.norm_kernels import batch_norm as norms
 from asqcli.nn.norm_kernels import cuda as norm_kernels
 from asqcli.quant.kernels import adapted, adapted_cuda, cuda, dispatch, eager, native
 from asqcli.quant.kernels.grid import UniformGrid
@@ -161,20 +163,19 @@ def test_batches_are_normalized_as_in_double(shape, dtype, device):
     spread = torch.linspace(0.1, 3.0, shape[1])[:, None, None]
     x = (torch.randn(shape) * spread + 20).to(dtype).contiguous(memory_format=torch.channels_last)
     grad, weight, bias = torch.randn(shape).to(dtype), torch.linspace(-1.0, 2.0, shape[1]), torch.randn(shape[1])
-    forms = {
-        "kernels": (norm_kernels.batch_norm, lambda t: t.to(device)),
-        "again": (norm_kernels.batch_norm, lambda t: t.to(device)),
-        "double": (norm_kernels._by_pytorch, lambda t: t.double()),
-    }
-    results = {}
-    for name, (form, change) in forms.items():
+    results = []
+    for again in range(3):
+        change = torch.Tensor.double if again == 2 else partial(torch.Tensor.to, device=device)
         inputs = [change(t).detach().requires_grad_() for t in (x, weight, bias)]
         running = change(torch.zeros(shape[1])), change(torch.ones(shape[1]))
-        assert name == "double" or norm_kernels.takes(inputs[0], *inputs[1:], *running)
-        y = form(*inputs, *running, 0.1, 1e-5)
-        results[name] = [y, *running, *torch.autograd.grad(y, inputs, change(grad))]
+        if again == 2:
+            y = F.batch_norm(inputs[0], *running, *inputs[1:], True, 0.1, 1e-5)
+        else:
+            assert norms.form_for(*inputs, *running) is norm_kernels
+            y = norms.batch_norm(norm_kernels, *inputs, *running, 0.1, 1e-5)
+        results.append([y, *running, *torch.autograd.grad(y, inputs, change(grad))])
     size = (grad.double().abs().amax() * (1 + weight.abs().max()) * 10).item()  # of gradients that cancel
-    for a, b, expected in zip(*results.values(), strict=True):
+    for a, b, expected in zip(*results, strict=True):
         assert torch.equal(a, b)
         bound = 2**-8 if a.dtype == torch.bfloat16 else 1e-5
         assert (a.cpu().double() - expected).abs().max() <= bound * expected.abs().max() + 1e-5 * size

@@ -1,91 +1,164 @@
-"""Batch norm by the kernels of a GPU, by Triton's interpreter, which needs none: against PyTorch's in double."""
+"""Batch norm by kernels of our own: in C, and those of a GPU by Triton's interpreter; against PyTorch's in double."""
 
+import copy
+import importlib.util
+import itertools
 import os
 import subprocess
 import sys
 
 import pytest
-
-pytest.importorskip("triton", reason="Triton comes with PyTorch where that is built for CUDA")
-
-SCRIPT = """
-import copy
-import itertools
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
 from asqcli.api import quantize_module
 from asqcli.nn.modes import to_training
-from asqcli.nn.norm_kernels import cuda
+from asqcli.nn.norm_kernels import batch_norm as norms
+from asqcli.nn.norm_kernels import cuda, native
 from asqcli.nn.precision import backward_in, forward_in
+from asqcli.train.batch_norm import freeze_norms
+from asqcli.train.forward import backward_in_training
 
-cpu, LAST = torch.device("cpu"), torch.channels_last
-assert cuda.works(cpu)
-torch.manual_seed(0)
-# One tile and many, channels that fill none, that need several; sums of several programs; a mean far from 0.
-cuda.MOST_PROGRAMS = 5
-SHAPES = [(3, 20, 9, 7), (16, 16, 24, 24), (4, 300, 5, 5), (5, 3, 2, 1)]
-for shape, dtype in itertools.product(SHAPES, (torch.float32, torch.bfloat16)):
-    channels = shape[1]
-    x = torch.randn(shape) * torch.linspace(0.1, 3, channels)[:, None, None] + 20
-    x = x.to(dtype).contiguous(memory_format=LAST)
-    grad = torch.randn(shape).to(dtype)
-    weight, bias = torch.linspace(-1, 2, channels), torch.randn(channels)
-    for with_weight, with_bias, tracked in ((True, True, True), (True, False, False), (False, False, True)):
-        results = []
-        for double in (False, True):
-            change = (lambda t: t.double()) if double else (lambda t: t)
-            inputs = [change(x).clone(), change(weight) if with_weight else None, change(bias) if with_bias else None]
-            inputs = [t if t is None else t.detach().requires_grad_() for t in inputs]
-            running = [change(t) for t in (torch.full([channels], 3.0), torch.full([channels], 2.0))] if tracked else []
-            mean, variance = running or (None, None)
-            if double:
-                y = F.batch_norm(inputs[0], mean, variance, inputs[1], inputs[2], True, 0.3, 1e-3)
-            else:
-                y = cuda.batch_norm(*inputs, mean, variance, 0.3, 1e-3)
-                assert y.dtype == dtype and y.stride() == x.stride()
-            grads = torch.autograd.grad(y, [t for t in inputs if t is not None], change(grad))
-            results.append([y, *running, *grads])
-        for index, (a, b) in enumerate(zip(*results, strict=True)):
-            bound = 2**-7 if a.dtype == torch.bfloat16 else 2e-5  # the interpreter rounds towards 0
-            assert (a.double() - b).abs().max() <= bound * b.abs().max() + 1e-5, (shape, dtype, index)
+LAST, CPU = torch.channels_last, torch.device("cpu")
+in_c = pytest.mark.skipif(native.find_library() is None, reason="batch norm of training was not compiled")
+# Channels that fill no vector or tile, or several; few rows, and rows of several parts; large means.
+SHAPES = [(5, 3, 2, 1), (3, 20, 9, 7), (4, 300, 5, 5), (2, 1030, 3, 3), (16, 16, 24, 24), (9, 45, 21, 17)]
 
-nan = torch.full((2, 4, 3, 3), torch.nan).contiguous(memory_format=LAST)
-assert cuda.batch_norm(nan, None, None, None, None, 0.1, 1e-5).isnan().all()
-assert not cuda.fits(torch.randn(2, 4, 3, 3)) and not cuda.fits(torch.randn(1, 4, 1, 1)) and not cuda.takes(nan)
 
-# In a network: the kernels are called for each of its norms, in either precision, and give what PyTorch's give.
-net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),
-                    nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-images = torch.randn(8, 3, 12, 12).contiguous(memory_format=LAST)
-# Float layers: a code that a last bit turns over would tell more than the norms do.
-model = quantize_module(net.to(memory_format=LAST), [images], scheme="lsq", bits=8)
-for layer in (model[0], model[3], model[7]):
-    layer.weight_quantizer = layer.activation_quantizer = None
-to_training(model)
-calls, batch_norm = [], cuda.batch_norm
-cuda.takes, cuda.batch_norm = cuda.fits, lambda *given: calls.append(given[0].dtype) or batch_norm(*given)
-for precision in ("float32", "bfloat16"):
+def cases(shapes):
+    for shape, dtype in itertools.product(shapes, (torch.float32, torch.bfloat16)):
+        torch.manual_seed(0)
+        x = torch.randn(shape) * torch.linspace(0.1, 3, shape[1])[:, None, None] + 20
+        x, grad = (t.to(dtype).contiguous(memory_format=LAST) for t in (x, torch.randn(shape)))
+        weight, bias = torch.linspace(-1, 2, shape[1]), torch.randn(shape[1])
+        for tracked, given in itertools.product((True, False), ((weight, bias), (weight, None), (None, bias))):
+            yield x, grad, *given, tracked
+
+
+def check(form, shapes, rounded):
+    """Compare a form's passes with PyTorch's in double; `rounded`: the largest relative error of a rounding."""
+    for x, grad, weight, bias, tracked in cases(shapes):
+        running = [torch.full((x.shape[1],), 3.0), torch.full((x.shape[1],), 2.0)] if tracked else []
+        in_double = [t.double() for t in running]
+        y, mean, inverse = form.forward(x, weight, bias, *(running or (None, None)), 0.3, 1e-3)
+        of_x, of_weight, of_bias = form.backward(grad, x, weight, mean, inverse, of_x=True)
+        found = [
+            y,
+            *running,
+            of_x,
+            *([of_weight] if weight is not None else []),
+            *([of_bias] if bias is not None else []),
+        ]
+        inputs = [None if t is None else t.double().requires_grad_() for t in (x, weight, bias)]
+        y = F.batch_norm(inputs[0], *(in_double or (None, None)), *inputs[1:], True, 0.3, 1e-3)
+        expected = [y, *in_double, *torch.autograd.grad(y, [t for t in inputs if t is not None], grad.double())]
+        assert found[0].dtype == x.dtype and found[0].stride() == of_x.stride() == x.stride()
+        for index, (a, b) in enumerate(zip(found, expected, strict=True)):
+            bound = rounded if a.dtype == torch.bfloat16 else 2e-5
+            assert (a.double() - b).abs().max() <= bound * b.abs().max() + 1e-5, (x.shape, x.dtype, index)
+        assert form.backward(grad, x, weight, mean, inverse, of_x=False)[0] is None
+    nan = torch.full((2, 4, 3, 3), torch.nan).contiguous(memory_format=LAST)
+    assert form.forward(nan, None, None, None, None, 0.1, 1e-5)[0].isnan().all()
+
+
+@in_c
+def test_in_c_as_in_double():
+    check(native, SHAPES, 2**-8)
+
+
+@in_c
+def test_threads_change_no_bit():
+    threads = torch.get_num_threads()
     results = []
-    for context in (cuda._ByKernels, torch.enable_grad):
-        twin = copy.deepcopy(model)
-        with context(), forward_in(precision, cpu):
-            y = twin(images)
-        with context(), backward_in(precision, cpu):
-            y.float().square().sum().backward()
-        # Gradients of a few values are little more than roundings to bfloat16.
-        grads = [p.grad for p in twin.parameters()] if precision == "float32" else []
-        results.append([y.float(), *(b.float() for b in twin.buffers()), *grads])
-    assert calls == [getattr(torch, precision)] * 2, calls
-    calls.clear()
-    for index, (a, b) in enumerate(zip(*results, strict=True)):
-        bound = 0.05 if precision == "bfloat16" else 1e-3
-        assert (a - b).abs().max() <= bound * b.abs().max() + 1e-3, (precision, index, a, b)
-print("all equal")
-"""
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            for x, grad, weight, bias, _ in cases([(16, 16, 24, 24)]):
+                y, mean, inverse = native.forward(x, weight, bias, None, None, 0.1, 1e-5)
+                results.append([count, y, mean, inverse, *native.backward(grad, x, weight, mean, inverse, of_x=True)])
+    finally:
+        torch.set_num_threads(threads)
+    one, two, three = ([r[1:] for r in results if r[0] == count] for count in (1, 2, 3))
+    for alone, *others in zip(one, two, three, strict=True):
+        assert all(torch.equal(a, b) for other in others for a, b in zip(alone, other, strict=True))
 
 
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton comes with PyTorch for CUDA")
 def test_by_the_interpreter(tmp_path):  # elsewhere than in the sources, which may lie beside the installed package
+    script = (
+        f"import sys; sys.path.insert(0, {os.getcwd()!r}); from tests.nn import test_norm_kernels as t; t.by_triton()"
+    )
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == "all equal\n", done.stderr
+
+
+def by_triton():
+    assert cuda.works(CPU)
+    cuda.MOST_PROGRAMS = 5  # which have several tiles each
+    check(cuda, SHAPES[:3] + SHAPES[4:5], 2**-7)  # the interpreter rounds towards 0
+    print("all equal")
+
+
+def test_what_the_kernels_do_not_take():
+    x = torch.randn(2, 4, 3, 3)
+    last = x.contiguous(memory_format=LAST)
+    assert norms.form_for(x) is norms.form_for(last.double()) is norms.form_for(x[:1, :, :1, :1]) is None
+    assert norms.form_for(last[:, :, :, 0]) is norms.form_for(last, torch.ones(4).double()) is None
+    assert norms.form_for(last.to("meta")) is None
+
+
+class Net(nn.Module):
+    """Two convolutions with their norms, one of which is run again in a backward where it is `checkpointed`."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8, momentum=None), nn.AdaptiveAvgPool2d(1))
+        self.head, self.checkpointed = nn.Linear(8, 4), False
+
+    def forward(self, x):
+        x = self.first(x)
+        x = checkpoint(self.second, x, use_reentrant=False) if self.checkpointed else self.second(x)
+        return self.head(x.flatten(1))
+
+
+@in_c
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_network_s_norms_are_by_the_kernels(quantized, precision, checkpointed, monkeypatch):
+    torch.manual_seed(1)
+    images = torch.randn(8, 3, 12, 12).contiguous(memory_format=LAST)
+    model = Net().to(memory_format=LAST)
+    if quantized:
+        model = quantize_module(model, [images], scheme="lsq", bits=8)
+    to_training(model)
+    model.checkpointed = checkpointed
+    calls, forward, results = [], native.forward, []
+    monkeypatch.setattr(native, "forward", lambda x, *given: calls.append(x.dtype) or forward(x, *given))
+    for context in (norms.ByKernels, torch.enable_grad):
+        twin = copy.deepcopy(model)
+        with context(), forward_in(precision, CPU):
+            y = twin(images)
+        with context(), backward_in(precision, CPU):
+            backward_in_training(y.float().square().sum())
+        # Gradients of a few values are little more than roundings to bfloat16; codes turn over by a last bit.
+        exact = precision == "float32" and not quantized
+        grads = [p.grad for p in twin.parameters()] if exact else []
+        results.append([y.float(), *(b.float() for b in twin.buffers()), *grads])
+    assert calls == [getattr(torch, precision)] * (3 if checkpointed else 2)
+    for a, b in zip(*results, strict=True):
+        assert (a - b).abs().max() <= (0.05 if precision == "bfloat16" else 1e-3) * b.abs().max() + 1e-3
+
+
+def test_frozen_norms_stay_pytorch_s(monkeypatch):
+    model = Net().to(memory_format=LAST)
+    images = torch.randn(8, 3, 12, 12).contiguous(memory_format=LAST)
+    to_training(model)
+    freeze_norms(model)
+    monkeypatch.setattr(norms, "batch_norm", None)
+    with norms.ByKernels(), forward_in("bfloat16", CPU):
+        assert model(images).isfinite().all()

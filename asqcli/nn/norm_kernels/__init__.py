@@ -1,5 +1,7 @@
-"""Batch norm in training on a GPU, by kernels of our own: each value is read and written once a pass.
+"""Batch norm in training by kernels of our own: each value is read and written once a pass, whatever its type.
 
-cuda           the function of autograd, when it serves, and the context in which networks call it
-triton_source  its passes, as Triton compiles them
+batch_norm     the function of autograd, when it serves, and the context in which networks call it
+native         its passes on a CPU, and their source in C (csrc/)
+cuda           the same on a GPU
+triton_source  these, as Triton compiles them
 """
