@@ -47,12 +47,14 @@ def quantized_layer(layer: _Computes, input: Tensor, *geometry: Geometry) -> Ten
 
 
 def without_autocast(function: Callable[[Tensor], Tensor], input: Tensor) -> Tensor:
-    """Return `function(input)` in float32, also where its network has autocast on: codes are exact in no type below."""
+    """Return `function(input)` in no type below float32, in which codes are not exact, autocast or not."""
     kind = input.device.type
+    if input.dtype in (torch.bfloat16, torch.float16):
+        input = input.float()
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return function(input)
     with torch.autocast(kind, enabled=False):
-        return function(input.float())
+        return function(input)
 
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ class _QuantLayer(MixedIn):
         return self._product(input, self.weight, self.bias, *geometry)
 
     def compute_in_bfloat16(self, input: Tensor, dtype: torch.dtype, *geometry: Geometry) -> Tensor:
-        """Return what `compute` does in training, by a product of codes and levels in bfloat16's precision; bfloat16.
+        """Return what `compute` does in training, in bfloat16, by a product of codes and levels in its precision.
 
         Args:
             input: float32 or bfloat16.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from asqcli.nn.geometry import Geometry
@@ -51,7 +52,9 @@ class TwoStepNorm(MixedIn):
 
     def compute_in_bfloat16(self, input: Tensor, _dtype: torch.dtype, *_: Geometry) -> Tensor:
         """Return what `compute` does, in the type of the input."""
-        return self.compute_in_float(input) if input.dtype == torch.bfloat16 else self.compute(input)
+        if self.training or self.running_mean is None or input.dtype != torch.bfloat16:
+            return self.compute(input)
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
     def compute_in_float(self, input: Tensor) -> Tensor:
         """Return what the float layer gives."""

@@ -26,7 +26,7 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 def forward_in(precision: str, device: torch.device) -> Generator[None]:
     """Hold what a forward in training is in, for its layers to multiply in `precision`.
 
-    It belongs inside `as_one_batch`, which does not go around the layers that it sees.
+    It belongs inside that of batch norms (`BatchNormsBy`), which does not go around the layers that this one sees.
     """
     with backward_in(precision, device), autocast(device) if precision != FLOAT32 else nullcontext():
         yield
@@ -35,7 +35,8 @@ def forward_in(precision: str, device: torch.device) -> Generator[None]:
 def backward_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
     """Return the context of a backward, in which a network may run parts of its forward again.
 
-    Whoever runs them restores their autocast; in the rest of a backward it would reach into the gradients.
+    PyTorch's checkpointing restores their autocast. Where nobody does, layers give the type that they were given: in
+    the rest of a backward autocast would reach into the gradients.
     """
     if precision == FLOAT32:
         return nullcontext()
@@ -46,7 +47,8 @@ def autocast(device: torch.device, *, enabled: bool = True) -> AbstractContextMa
     """Return the context in which PyTorch's operations choose bfloat16 or float32 by themselves, or do not."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    # Without the cache: what it holds may be recorded once and freed, or first made where no gradients are.
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
@@ -65,7 +67,9 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 class InBfloat16(TorchFunctionMode):
-    """While a forward runs in it, convolutions and linear layers multiply in bfloat16's precision, and give bfloat16.
+    """While a forward runs in it, convolutions and linear layers multiply in bfloat16's precision.
+
+    They give bfloat16 under autocast, and of bfloat16; else, where an author has switched that off, the input's type.
 
     Args:
         dtype: that operands are handed over in. With float32 the numbers are rounded all the same: what results
@@ -86,9 +90,10 @@ class InBfloat16(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is quantized_layer:
             layer, input, *geometry = args
+            given = input.dtype if isinstance(layer, TwoStepNorm) else _given(input)
             if keeps_bfloat16(layer):
                 with autocast(input.device, enabled=False):
-                    return layer.compute_in_bfloat16(input, self.dtype, *geometry)
+                    return layer.compute_in_bfloat16(input, self.dtype, *geometry).to(given)
         if func in (F.conv2d, F.linear):
             return self._rounded(func, *args, **kwargs)
         return func(*args, **kwargs)
@@ -100,12 +105,21 @@ class InBfloat16(TorchFunctionMode):
         if input.dtype not in MULTIPLIED or weight.dtype != torch.float32:
             return function(input, weight, bias, *geometry, **named)  # its author chose
         operands = (as_operand(tensor, None, self.dtype) for tensor in (input, weight))
+        given = _given(input)
         with autocast(input.device, enabled=False):
-            y = as_result(function(*operands, None, *geometry, **named))
+            y = as_result(function(*operands, None, *geometry, **named)).to(given)
         if bias is None:
             return y
         bias = bias.to(y.dtype)
         return y + (bias if function is F.linear else bias.reshape(-1, *[1] * 2))
+
+
+def _given(input: Tensor) -> torch.dtype:
+    """Return the type that the result of a layer has."""
+    kind = input.device.type
+    # A device without autocast is none that its author could have switched it off for.
+    chosen = not torch.amp.is_autocast_available(kind) or torch.is_autocast_enabled(kind)
+    return torch.bfloat16 if chosen or input.dtype == torch.bfloat16 else input.dtype
 
 
 def keeps_bfloat16(layer: nn.Module) -> bool:

@@ -4,7 +4,9 @@ Whole numbers up to 256 are exact in bfloat16: codes and levels of up to 8 bits 
 and scales the sums, so that its forward loses nothing but the rounding of each sum and of each result. With codes c of
 x, levels l of w:
 
-    y = bf16(bf16(c * l) s_x s_w)      dx = bf16(bf16(dc) / s_x),  dc = l^T * bf16(dy s_x s_w)      dw = bf16(dl) / s_w
+    y = bf16(bf16(c * l) s_x s_w)      dx = bf16(dc) / s_x,  dc = l^T * bf16(dy s_x s_w)      dw = bf16(dl) / s_w
+
+dx is rounded once more where x is bfloat16.
 
 An operand that is not quantized is rounded: c = bf16(x), s_x = 1. The numbers are the same whether a processor
 multiplies bfloat16, or float32 numbers that were rounded to it, but for the order in which it adds.
@@ -48,6 +50,8 @@ def as_result(product: Tensor, of_samples: Tensor | None = None, of_channels: Te
     Args:
         of_samples, of_channels: as for `dispatch.scaled`, or None; they get no gradient.
     """
+    if of_samples is None and of_channels is None:
+        return product.to(torch.bfloat16)
     scales = (None if scale is None else scale.detach() for scale in (of_samples, of_channels))
     return _Result.apply(product, *scales)
 
@@ -86,5 +90,5 @@ def _times(x: Tensor, of_samples: Tensor | None, of_channels: Tensor | None) -> 
     x = x.to(torch.bfloat16)
     if of_samples is not None and of_channels is not None:
         return dispatch.scaled(x, of_samples, of_channels)
-    scale = of_channels if of_samples is None else of_samples
-    return x if scale is None else (x.float() * scale).to(torch.bfloat16)
+    [scale] = (scale for scale in (of_samples, of_channels) if scale is not None)
+    return (x.float() * scale).to(torch.bfloat16)

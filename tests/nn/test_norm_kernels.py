@@ -99,6 +99,7 @@ def by_triton():
     assert cuda.works(CPU)
     cuda.MOST_PROGRAMS = 5  # which have several tiles each
     check(cuda, SHAPES[:3] + SHAPES[4:5], 2**-7)  # the interpreter rounds towards 0
+    check_first_value(cuda)
     print("all equal")
 
 
@@ -107,7 +108,23 @@ def test_what_the_kernels_do_not_take():
     last = x.contiguous(memory_format=LAST)
     assert norms.form_for(x) is norms.form_for(last.double()) is norms.form_for(x[:1, :, :1, :1]) is None
     assert norms.form_for(last[:, :, :, 0]) is norms.form_for(last, torch.ones(4).double()) is None
-    assert norms.form_for(last.to("meta")) is None
+    assert norms.form_for(last.to("meta")) is norms.form_for(last, torch.ones(3)) is None
+
+
+@in_c
+def test_a_first_value_far_from_all_others():
+    check_first_value(native)
+
+
+def check_first_value(form):
+    """What is taken away from all values before their squares are summed is no single one."""
+    torch.manual_seed(3)
+    x = torch.randn(8, 4, 30, 30).contiguous(memory_format=LAST)
+    x[0, :, 0, 0] = 300.0
+    _, mean, inverse = form.forward(x, None, None, None, None, 0.1, 0.0)
+    exact = x.double().transpose(0, 1).flatten(1)
+    assert torch.allclose(mean.double(), exact.mean(1), rtol=1e-4)
+    assert torch.allclose(inverse.double() ** -2, exact.var(1, correction=0), rtol=1e-4)
 
 
 class Net(nn.Module):
@@ -152,6 +169,19 @@ def test_a_network_s_norms_are_by_the_kernels(quantized, precision, checkpointed
     assert calls == [getattr(torch, precision)] * (3 if checkpointed else 2)
     for a, b in zip(*results, strict=True):
         assert (a - b).abs().max() <= (0.05 if precision == "bfloat16" else 1e-3) * b.abs().max() + 1e-3
+
+
+def test_frozen_norms_of_bfloat16_are_those_of_float32_rounded():
+    torch.manual_seed(2)
+    images = torch.randn(8, 3, 12, 12).contiguous(memory_format=LAST)
+    model = quantize_module(Net().to(memory_format=LAST), [images], scheme="lsq", bits=8)
+    to_training(model)
+    freeze_norms(model)
+    for norm in (model.first[1], model.second[1]):
+        x = torch.randn(4, 8, 5, 5).bfloat16()
+        with forward_in("bfloat16", CPU):
+            found = norm(x)
+        assert torch.allclose(found.float(), norm(x.float()), rtol=2**-7, atol=2**-7) and found.dtype == x.dtype
 
 
 def test_frozen_norms_stay_pytorch_s(monkeypatch):

@@ -15,7 +15,7 @@ from asqcli.nn.norm_kernels import cuda, native
 from asqcli.quant.gradients import Gradients, from_saved
 from asqcli.quant.kernels.memory import ROUNDED, is_plain, laid_out_as
 
-MOST_ROWS = 1 << 31  # whose numbers have 32 bits
+MOST_ROWS = 1 << 30  # whose numbers, and those of the next tile, have 32 bits
 
 
 class ByKernels(BatchNormsBy):
@@ -48,8 +48,11 @@ def form_for(x: Tensor, *of_channels: Tensor | None) -> ModuleType | None:
         return None
     if not x.is_contiguous(memory_format=torch.channels_last):
         return None
-    if not all(is_plain(t) and t.device == x.device and t.is_contiguous() for t in of_channels if t is not None):
+    present = [t for t in of_channels if t is not None]
+    if not all(is_plain(t) and t.device == x.device and t.is_contiguous() for t in present):
         return None
+    if not all(t.shape == x.shape[1:2] for t in present):
+        return None  # PyTorch tells
     form = {"cpu": native, "cuda": cuda}.get(x.device.type)
     return form if form is not None and form.works(x.device) else None
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from asqcli.quant.gradients import undisturbed
+
 VALUES = 4096  # of a tile
 MOST_CHANNELS = 256  # of a tile, at most
 MOST_PROGRAMS = 1024  # that make sums together; no number of a device's own, on which the sums would depend
@@ -30,10 +32,10 @@ def forward(
     """As `native.forward`."""
     (rows, channels), run = _matrix(x), source()
     sums, tiles = _sums(x), _tiles(channels)
-    run.statistics[_programs(rows, channels)](x, sums, rows, channels, _rows_each(rows, channels), **tiles)
     mean, inverse = (torch.empty(channels, dtype=torch.float32, device=x.device) for _ in range(2))
+    run.statistics[_programs(rows, channels)](x, sums, mean, rows, channels, _rows_each(rows, channels), **tiles)
     run.finish_statistics[_channel_programs(channels)](
-        x, sums, len(sums), mean, inverse, running_mean, running_var, rows, channels, momentum, eps,
+        sums, len(sums), mean, inverse, running_mean, running_var, rows, channels, momentum, eps,
         RUNNING=running_mean is not None, PROGRAMS=PROGRAMS_AT_ONCE, CHANNELS=CHANNELS_AT_ONCE,
     )  # fmt: skip
     out = torch.empty_like(x)
@@ -65,7 +67,6 @@ def backward(
 
 
 @cache
-@torch.no_grad()
 def works(device: torch.device) -> bool:
     """Does Triton work on a device, and normalize as PyTorch does?"""
     drawn = torch.Generator().manual_seed(0)
@@ -77,10 +78,10 @@ def works(device: torch.device) -> bool:
             x, grad = x.to(dtype), grad.to(dtype)
             y, mean, inverse = forward(x, weight, bias, running[0], running[1], 0.1, 1e-5)
             found = [y, *running, *backward(grad, x, weight, mean, inverse, of_x=True)]
-            with torch.enable_grad():
+            with undisturbed(device):
                 inputs = [t.clone().requires_grad_() for t in (x, weight, bias)]
                 y = F.batch_norm(inputs[0], same[0], same[1], inputs[1], inputs[2], True, 0.1, 1e-5)
-            expected = [y, *same, *torch.autograd.grad(y, inputs, grad)]
+                expected = [y, *same, *torch.autograd.grad(y, inputs, grad)]
             pairs = zip(found, expected, strict=True)
             if not all(a is not None and torch.allclose(a, b, rtol=bound, atol=bound) for a, b in pairs):
                 return False

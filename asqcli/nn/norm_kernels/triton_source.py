@@ -27,14 +27,17 @@ def _load(x, places, inside):
 
 
 @triton.jit
-def statistics(x, sums, rows, channels, rows_each, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """sums[program] = of each channel the sums of x - k and of its square, for k = the channel's first value.
+def statistics(x, sums, shift_by, rows, channels, rows_each, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """sums[program] = of each channel the sums of x - k and of its square, for k = the mean of the batch's first rows.
 
     What is taken away first keeps small variances of large means from cancelling.
     """
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
-    shift = _load(x, channel, known)
+    places, inside = _tile(0, rows, channels, ROWS, CHANNELS)
+    shift = tl.sum(_load(x, places, inside), axis=0) / tl.minimum(rows, ROWS)
+    if tl.program_id(0) == 0:
+        tl.store(shift_by + channel, shift, mask=known)
     total = tl.zeros([ROWS, CHANNELS], dtype=tl.float32)
     squares = tl.zeros([ROWS, CHANNELS], dtype=tl.float32)
     for start in range(0, rows_each, ROWS):
@@ -63,15 +66,18 @@ def _added_up(sums, programs, channels, channel, known, PROGRAMS: tl.constexpr, 
 
 @triton.jit
 def finish_statistics(
-    x, sums, programs, mean, inverse, running_mean, running_var, rows, channels, momentum, eps,
+    sums, programs, mean, inverse, running_mean, running_var, rows, channels, momentum, eps,
     RUNNING: tl.constexpr, PROGRAMS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """mean and inverse = 1 / sqrt(variance + eps) of each channel; running statistics move towards the batch's."""
+    """mean and inverse = 1 / sqrt(variance + eps) of each channel; running statistics move towards the batch's.
+
+    `mean` held what `statistics` took away.
+    """
     channel = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
     known = channel < channels
     total, squares = _added_up(sums, programs, channels, channel, known, PROGRAMS, CHANNELS)
     shifted = total / rows
-    average = _load(x, channel, known) + shifted
+    average = _load(mean, channel, known) + shifted
     variance = squares / rows - shifted * shifted
     variance = tl.where(variance < 0, 0.0, variance)  # a NaN stays one
     tl.store(mean + channel, average, mask=known)

@@ -8,6 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from asqcli.quant.gradients import undisturbed
 from asqcli.quant.kernels import cuda, eager
 from asqcli.quant.kernels.answers import Answers, Layers
 from asqcli.quant.kernels.grid import Grid, UniformGrid
@@ -74,9 +75,13 @@ def adapted_fake_quantize_backward(
 
 
 @cache
-@torch.enable_grad()
 def works(device: torch.device) -> bool:
     """Do these kernels work on a device, and adapt as autograd does with PyTorch's operations?"""
+    with undisturbed(device):
+        return _works(device)
+
+
+def _works(device: torch.device) -> bool:
     drawn = torch.Generator().manual_seed(0)
     widths = [(7, 40), (7,), (1, 7), (1,)]
     x, *parameters = (torch.randn(shape, generator=drawn).to(device) for shape in [(3, 40, 6, 6), *widths])
@@ -87,7 +92,6 @@ def works(device: torch.device) -> bool:
         found = adapted_fake_quantize_backward(x, x, step_size, layers, answers, grid, channels_last=False)
         for tensor in (x, step_size, *parameters):
             tensor.requires_grad_()
-        # By `@`: a mode may round what `F.linear` gets.
         t = (x.mean(dim=(2, 3)) @ weight1.t() + bias1).relu() @ weight2.t() + bias2
         scale = step_size * torch.where(t >= 0, 1 + t, 1 / (1 - t.clamp(max=0)))[:, :, None, None]
         of_x, of_scale = eager.fake_quantize_backward(x.detach(), x.detach(), scale.detach(), grid)

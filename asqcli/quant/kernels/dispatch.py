@@ -100,7 +100,7 @@ def adapted_fake_quantize_backward(
     Args:
         of_codes: is it the gradient of `adapted_codes`, which is rounded to bfloat16?
     """
-    form = adapted_cuda if x.is_cuda else adapted
+    form, grad = adapted_cuda if x.is_cuda else adapted, grad if of_codes else eager.widened(grad)
     return form.adapted_fake_quantize_backward(
         grad, x, step_size, layers, answers, grid, channels_last=channels_last, of_codes=of_codes
     )

@@ -173,7 +173,7 @@ def fill_gradient(task: Pass, grad: Tensor, x: Tensor, *, of_codes: bool) -> Ten
         grad = laid_out_as(x, grad.to(torch.bfloat16))
         task.grad_of_codes = grad.data_ptr()
     else:
-        grad = laid_out_as(x, grad)
+        grad = laid_out_as(x, grad.float())
         task.grad = grad.data_ptr()
     return grad
 

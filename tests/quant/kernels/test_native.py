@@ -218,7 +218,7 @@ def test_of_bfloat16_all_but_what_is_written_is_in_float(grid, kind):
             for dtype in (torch.bfloat16, torch.float32):
                 assert torch.equal(form.codes(rounded, scale, grid, dtype), native.codes(in_float, scale, grid, dtype))
             assert_rounded(*(form.codes_backward(grad, given, scale, grid) for given in (rounded, in_float)))
-        pairs = (grad, rounded), (grad.float(), in_float)
+        pairs = (grad, rounded), (grad.float(), in_float)  # gradients of values
         assert_rounded(*(dispatch.fake_quantize_backward(g, given, scale, grid) for g, given in pairs))
 
 
@@ -281,6 +281,14 @@ def test_of_bfloat16_an_adapter_adapts_in_float(shape, units, threads):
                 )
                 results.append((grad_x, grad_step, codes, *answers, *itertools.chain(*grad_layers)))
             assert_rounded(*results)
+            _, answers = adapted_fake_quantize(x, step_size, layers, grid, channels_last=linear)
+            found = [  # of values, whose gradient is bfloat16, too
+                dispatch.adapted_fake_quantize_backward(
+                    g, x, step_size, layers, answers, grid, channels_last=linear, of_codes=False
+                )
+                for g in (grad, grad.float())
+            ]
+            assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
     finally:
         torch.set_num_threads(usual)
 

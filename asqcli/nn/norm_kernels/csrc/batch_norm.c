@@ -1,7 +1,7 @@
 /* Batch norm in training on a CPU, of images whose channels lie side by side; Python calls it through ctypes.
 
    A batch is `rows` values of each of its channels, float or bfloat16; all between is in float, and sums over more than
-   STRIP rows in double. With k = the channel's first value, which keeps small variances of large means from cancelling,
+   STRIP rows in double. With k = the mean of the first rows, which keeps small variances of large means from cancelling,
 
        forward    mean = k + sum(x - k) / rows      variance = sum((x - k)^2) / rows - (mean - k)^2
                   inverse = 1 / sqrt(variance + eps)             y = (x - mean) * inverse * weight + bias
@@ -245,8 +245,12 @@ EXPORTED int64_t asq_batch_norm_size(void) { return sizeof(BatchNorm); }
 EXPORTED int64_t asq_batch_norm_sums(const BatchNorm *b) { return parts_of(b) * 2 * b->channels; }
 
 EXPORTED void asq_batch_norm(const BatchNorm *b, Parallel parallel) {
+    int64_t rows = smaller(STRIP, b->rows);
     for (int64_t c = 0; c < b->channels; c++)
-        b->mean[c] = one(b->x, c, (int)b->rounded);
+        b->mean[c] = 0.0f;
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t c = 0; c < b->channels; c++)
+            b->mean[c] += one(b->x, row * b->channels + c, (int)b->rounded) / (float)rows;
     share(statistics_part, b, parts_of(b), parallel);
     finish_statistics(b);
     share(normalize_part, b, parts_of(b), parallel);
