@@ -19,13 +19,11 @@ ALONE = {  # libraries of one file: its source, and its flags
     "fake_quant": (Path("asqcli/quant/kernels/csrc/fake_quant.c"), []),
     # No format promises how gradients are rounded, and sums of whole numbers are not.
     "products": (Path("asqcli/nn/products/csrc/products.c"), ["-ffp-contract=fast"]),
-    "batch_norm": (Path("asqcli/nn/norm_kernels/csrc/batch_norm.c"), ["-ffp-contract=fast"]),
 }
 WITHOUT = {  # what happens where a library cannot be compiled
     "native": "the native kernels were not compiled ({}); `asq infer` will use NumPy, training multiply more in floats",
     "fake_quant": "the passes of training were not compiled ({}); PyTorch's own will do, and take longer",
     "products": "the convolutions of training were not compiled ({}); PyTorch's own will do, and take longer",
-    "batch_norm": "batch norm of training was not compiled ({}); PyTorch's own will do, and take longer",
 }
 EXTRA = os.environ.get("ASQ_NATIVE_FLAGS", "").split()  # sanitizers, for example
 COMMON = ["-O3", "-fno-wrapv", "-Wno-psabi", "-g0", "-std=gnu11", "-fvisibility=hidden", "-ffp-contract=off"]

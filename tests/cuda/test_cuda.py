@@ -171,8 +171,8 @@ def test_batches_are_normalized_as_in_double(shape, dtype, device):
         if again == 2:
             y = F.batch_norm(inputs[0], *running, *inputs[1:], True, 0.1, 1e-5)
         else:
-            assert norms.form_for(*inputs, *running) is norm_kernels
-            y = norms.batch_norm(norm_kernels, *inputs, *running, 0.1, 1e-5)
+            assert norms.takes(*inputs, *running)
+            y = norms.batch_norm(*inputs, *running, 0.1, 1e-5)
         results.append([y, *running, *torch.autograd.grad(y, inputs, change(grad))])
     size = (grad.double().abs().amax() * (1 + weight.abs().max()) * 10).item()  # of gradients that cancel
     for a, b, expected in zip(*results, strict=True):

@@ -1,7 +1,8 @@
-"""Batch norm in training by kernels of our own: each value is read and written once a pass, whatever its type.
+"""Batch norm in training on a GPU, by kernels of our own: each value is read and written once a pass.
 
 batch_norm     the function of autograd, when it serves, and the context in which networks call it
-native         its passes on a CPU, and their source in C (csrc/)
-cuda           the same on a GPU
+cuda           its passes
 triton_source  these, as Triton compiles them
+
+On a CPU PyTorch's are as fast (bench/RESULTS.md).
 """

@@ -29,7 +29,7 @@ def forward(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `native.forward`."""
+    """Return the normalized batch, and (mean, 1 / deviation) of each channel, (C,)."""
     (rows, channels), run = _matrix(x), source()
     sums, tiles = _sums(x), _tiles(channels)
     mean, inverse = (torch.empty(channels, dtype=torch.float32, device=x.device) for _ in range(2))
@@ -49,7 +49,11 @@ def forward(
 def backward(
     grad: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, inverse: Tensor, *, of_x: bool
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """As `native.backward`."""
+    """Return the gradients of `x`, where it is asked for, of weight and bias.
+
+    Args:
+        grad: in the order of memory of `x`.
+    """
     (rows, channels), run = _matrix(x), source()
     sums, tiles = _sums(x), _tiles(channels)
     run.gradient_sums[_programs(rows, channels)](
