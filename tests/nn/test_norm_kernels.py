@@ -24,7 +24,7 @@ from asqcli.train.forward import backward_in_training
 
 LAST, CPU = torch.channels_last, torch.device("cpu")
 # Channels that fill no vector or tile, or several; few rows, and rows of several parts; large means.
-SHAPES = [(5, 3, 2, 1), (3, 20, 9, 7), (4, 300, 5, 5), (16, 16, 24, 24)]
+SHAPES = [(5, 3, 2, 1), (4, 300, 3, 5), (9, 16, 24, 24)]
 
 
 def cases():
@@ -33,7 +33,7 @@ def cases():
         x = torch.randn(shape) * torch.linspace(0.1, 3, shape[1])[:, None, None] + 20
         x, grad = (t.to(dtype).contiguous(memory_format=LAST) for t in (x, torch.randn(shape)))
         weight, bias = torch.linspace(-1, 2, shape[1]), torch.randn(shape[1])
-        for tracked, given in itertools.product((True, False), ((weight, bias), (weight, None), (None, bias))):
+        for tracked, given in ((True, (weight, bias)), (False, (weight, None)), (True, (None, bias))):
             yield x, grad, *given, tracked
 
 
@@ -55,12 +55,8 @@ def check():
         expected = [y, *in_double, *torch.autograd.grad(y, [t for t in inputs if t is not None], grad.double())]
         assert found[0].dtype == x.dtype and found[0].stride() == of_x.stride() == x.stride()
         for index, (a, b) in enumerate(zip(found, expected, strict=True)):
-            bound = 2**-7 if a.dtype == torch.bfloat16 else 2e-5
-            assert (a.double() - b).abs().max() <= bound * b.abs().max() + 1e-5, (
-                x.shape,
-                x.dtype,
-                index,
-            )  # it rounds towards 0
+            bound = 2**-7 if a.dtype == torch.bfloat16 else 2e-5  # the interpreter rounds towards 0
+            assert (a.double() - b).abs().max() <= bound * b.abs().max() + 1e-5, (x.shape, x.dtype, index)
         assert cuda.backward(grad, x, weight, mean, inverse, of_x=False)[0] is None
     nan = torch.full((2, 4, 3, 3), torch.nan).contiguous(memory_format=LAST)
     assert cuda.forward(nan, None, None, None, None, 0.1, 1e-5)[0].isnan().all()
@@ -82,8 +78,8 @@ def by_triton():
     check()
     check_first_value()
     norms.takes = norms.fits
-    for quantized, precision, checkpointed in itertools.product((False, True), ("float32", "bfloat16"), (False, True)):
-        check_network(quantized, precision, checkpointed)
+    for precision, checkpointed in itertools.product(("float32", "bfloat16"), (False, True)):
+        check_network(precision == "bfloat16", precision, checkpointed)
     print("all equal")
 
 
