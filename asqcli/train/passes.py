@@ -16,9 +16,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from asqcli.errors import ran_out_of_memory
+from asqcli.errors import UnsupportedError, ran_out_of_memory
 from asqcli.nn.norm_kernels.batch_norm import ByKernels
-from asqcli.nn.precision import backward_in, forward_in
+from asqcli.nn.precision import FLOAT32, backward_in, forward_in
 from asqcli.processes.alone import ALONE, Processes
 from asqcli.seeds import generator_states
 from asqcli.train.forward import backward_in_training, logits_in_training
@@ -72,15 +72,26 @@ class Passes:
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (mean loss, images right), () each."""
-        with self._batch_norms(), forward_in(self.precision, self.device):
+        with self._told_of_types(), self._batch_norms(), forward_in(self.precision, self.device):
             logits = logits_in_training(self.model, images, self.classes)
         loss = self.objective(logits, labels, images)  # outside: a teacher evaluates
         return loss, (logits.detach().argmax(dim=1) == labels).sum()
 
     def backward(self, loss: Tensor, images: int) -> None:
         """Add the gradients of a mean loss over so many images."""
-        with self._batch_norms(), backward_in(self.precision, self.device):
+        with self._told_of_types(), self._batch_norms(), backward_in(self.precision, self.device):
             backward_in_training(self.processes.weigh(loss, images))
+
+    @contextmanager
+    def _told_of_types(self) -> Generator[None]:
+        """Say what to do about a network that takes the types of float32 training alone."""
+        try:
+            yield
+        except UnsupportedError as error:
+            if self.precision == FLOAT32 or not any(word in str(error) for word in ("BFloat16", "dtype")):
+                raise
+            hint = "an operation of the network takes no bfloat16 beside float32: `--precision float32` trains it"
+            raise UnsupportedError(str(error), hint) from error.__cause__
 
     def _batch_norms(self) -> AbstractContextManager[object]:
         """Return the context of the networks' batch norms, in a backward, too: it may run parts of a forward again."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from asqcli.errors import UnsupportedError
 from asqcli.nn.modes import to_training
 from asqcli.train.objective import Objective
 from asqcli.train.passes import Passes, places, remembered
@@ -96,3 +97,26 @@ def test_what_a_recording_would_not_follow_is_seen(change, is_seen):
     assert before == places(modules, grads)
     change(net)
     assert (places(modules, grads) != before) == is_seen and kept
+
+
+class InFloat32(nn.Module):
+    """Has an operation that takes no bfloat16 beside float32."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.pairs = net, nn.Bilinear(10, 10, 10)
+
+    def forward(self, x):
+        logits = self.net(x)
+        return self.pairs(logits, logits)
+
+
+def test_a_network_that_takes_no_bfloat16_is_told_what_trains_it(tiny_net):
+    model = InFloat32(tiny_net)
+    to_training(model)
+    batch = torch.randn(8, 3, 16, 16), torch.zeros(8, dtype=torch.int64)
+    Passes(model, Objective(), classes=10, precision="float32", device=torch.device("cpu"))(*batch)
+    passes = Passes(model, Objective(), classes=10, precision="bfloat16", device=torch.device("cpu"))
+    with pytest.raises(UnsupportedError, match=r"BFloat16.*self\.pairs") as caught:
+        passes(*batch)
+    assert "--precision float32" in caught.value.hint
