@@ -97,7 +97,8 @@ class Passes:
         """Return the context of the networks' batch norms, in a backward, too: it may run parts of a forward again."""
         if self.processes.size > 1:
             return as_one_batch(self.processes)
-        return ByKernels() if self.own_kernels else nullcontext()
+        # Not on a CPU, where no kernels are: a mode sees all that a network calls, which takes as long as a small pass.
+        return ByKernels() if self.own_kernels and self.device.type == "cuda" else nullcontext()
 
 
 Result = TypeVar("Result")

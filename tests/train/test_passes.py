@@ -1,8 +1,11 @@
 """Passes, and what decides on a GPU whether they can be recorded and replayed; the recording is in tests/cuda."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from asqcli.errors import UnsupportedError
 from asqcli.nn.modes import to_training
@@ -97,6 +100,13 @@ def test_what_a_recording_would_not_follow_is_seen(change, is_seen):
     assert before == places(modules, grads)
     change(net)
     assert (places(modules, grads) != before) == is_seen and kept
+
+
+def test_in_float32_on_a_cpu_no_mode_sees_what_a_network_calls(tiny_net):
+    """It would take as long as the passes of a small network."""
+    passes = Passes(tiny_net, Objective(), classes=10, precision="float32", device=torch.device("cpu"))
+    on_a_gpu = Passes(tiny_net, Objective(), classes=10, precision="float32", device=torch.device("cuda"))
+    assert isinstance(passes._batch_norms(), nullcontext) and isinstance(on_a_gpu._batch_norms(), TorchFunctionMode)
 
 
 class InFloat32(nn.Module):

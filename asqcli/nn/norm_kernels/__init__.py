@@ -3,6 +3,4 @@
 batch_norm     the function of autograd, when it serves, and the context in which networks call it
 cuda           its passes
 triton_source  these, as Triton compiles them
-
-On a CPU PyTorch's are as fast (bench/RESULTS.md).
 """

@@ -47,10 +47,9 @@ for grid in [UniformGrid(0, 3), UniformGrid(-128, 127), post_levels(4), post_lev
                     expected = eager.fake_quantize_backward(g.bfloat16().float() / scale, x, scale, grid)
                     assert torch.equal(found[0], expected[0]) and found[1].shape == scale.shape
                     assert torch.allclose(found[1], expected[1], rtol=1e-3, atol=1e-3 * largest / scale.min().item())
-                    of_rounded = cuda.codes_backward(g, x.bfloat16(), scale, grid)
-                    expected = cuda.codes_backward(g, x.bfloat16().float(), scale, grid)
-                    assert rounded_alike(of_rounded[0], expected[0])
-                    assert torch.equal(of_rounded[1], expected[1])
+                of_rounded = cuda.codes_backward(grad, x.bfloat16(), scale, grid)
+                expected = cuda.codes_backward(grad, x.bfloat16().float(), scale, grid)
+                assert rounded_alike(of_rounded[0], expected[0]) and torch.equal(of_rounded[1], expected[1])
                 codes = [cuda.codes(given, scale, grid, dtype) for given in (x.bfloat16(), x.bfloat16().float())]
                 assert torch.equal(*codes)
 weight = torch.randn(7, 33)
