@@ -2,7 +2,7 @@
 
 Forward, three forms give the same values to the bit; backward, the same gradients but for rounding:
 
-    native     compiled C, `csrc/fake_quant.c`: each value is read once a pass; for float32 on the CPU
+    native     compiled C, in `csrc/`: each value is read once a pass; for float32 on the CPU
     cuda       kernels of Triton, `triton_source.py`: the same on a GPU, where Triton works
     eager      operations of PyTorch, for all else: other devices and types, no compiler
     dispatch   whichever serves the tensors at hand

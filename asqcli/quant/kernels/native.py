@@ -1,4 +1,4 @@
-"""The compiled passes of `csrc/fake_quant.c`, for float32 tensors on the CPU that lie dense in memory.
+"""The compiled passes of `csrc/`, for float32 tensors on the CPU that lie dense in memory.
 
 What is rounded, codes, and their gradients may be bfloat16, and results of products of codes are.
 """
