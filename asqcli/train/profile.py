@@ -114,14 +114,10 @@ def profile_step(
     twin, device = copy.deepcopy(model), batches[0][0].device
     teacher = copy.deepcopy(model) if teacher == "itself" else teacher
     calibrate(model, specs, [images for images, _ in batches], start=start)
-    in_bfloat16 = None
+    taken = {"float": _Step(twin, batches, train, classes, FLOAT32, own_kernels=False)}
     if train.precision == BFLOAT16 or multiplies_bfloat16(device):
-        in_bfloat16 = _Step(copy.deepcopy(twin), batches, train, classes, BFLOAT16, own_kernels=False)
-    taken = {
-        "float": _Step(twin, batches, train, classes, FLOAT32, own_kernels=False),
-        **({"float_bf16": in_bfloat16} if in_bfloat16 else {}),
-        "quantized": _Step(model, batches, train, classes, train.precision),
-    }
+        taken["float_bf16"] = _Step(copy.deepcopy(twin), batches, train, classes, BFLOAT16, own_kernels=False)
+    taken["quantized"] = _Step(model, batches, train, classes, train.precision)
     steps: dict[str, Callable[[], float]] = {**taken, **({"teacher": _Answers(teacher, batches)} if teacher else {})}
     for step in steps.values():
         for _ in range(WARM_STEPS):

@@ -77,17 +77,8 @@ def batch_norm(
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
-        y, mean, inverse = cuda.forward(x, weight, bias, running_mean, running_var, momentum, eps)
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, *statistics: Any) -> Tensor:
+        y, mean, inverse = cuda.forward(x, weight, bias, *statistics)
         ctx.save_for_backward(x, weight, mean, inverse)
         ctx.with_bias = bias is not None
         return y
